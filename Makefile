@@ -1,0 +1,34 @@
+PYTHON ?= python3
+BIN := .venv/bin
+# JupyterLab and papermill find the kernel of this environment first, whatever else is installed.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: setup demo test check lab bench clean
+
+setup: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13) and "Python 3.11 to 3.13 is needed: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv || { echo "venv is missing: install your system's python3-venv"; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: setup  ## train on generated mammograms, through papermill
+	papermill notebooks/03_train.ipynb out.ipynb -f notebooks/params/demo.json
+
+test: check
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+lab: setup
+	$(BIN)/jupyter lab notebooks
+
+bench: setup
+	for file in tests/bench/bench_*.py; do echo "== $$file" && $(BIN)/python $$file || exit 1; done
+
+clean:  ## what can be made again; run folders and data stay
+	rm -rf .venv out.ipynb .mypy_cache .pytest_cache .ruff_cache *.egg-info

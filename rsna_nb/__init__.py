@@ -1,0 +1,7 @@
+"""A breast-cancer detector for screening mammograms: from DICOM files to an honest evaluation."""
+
+import os
+
+# Read by TensorFlow when it starts, which is after this package is imported.
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # take GPU memory as needed, not all at once
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # no start-up lines
