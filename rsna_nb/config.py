@@ -1,0 +1,214 @@
+"""Every setting of a run, validated before anything else starts.
+
+The parameters cell of notebooks/03_train.ipynb holds one line for each field of `RunConfig`,
+with the same default and the same help text.
+"""
+
+import ast
+import difflib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
+
+SCHEMA_VERSION = 1
+
+
+class ConfigError(ValueError):
+    """A setting is unknown, of the wrong type or out of range; the message names it."""
+
+
+def setting(default: Any, help: str, rule: str = "", check: Callable[[Any], bool] = lambda value: True) -> Any:
+    """A dataclass field that carries its help text and its rule, in words and as a function."""
+    return field(default=default, metadata={"help": help, "rule": rule, "check": check})
+
+
+def one_of(default: str, choices: tuple[str, ...], help: str) -> Any:
+    return setting(default, help, f"one of {', '.join(choices)}", lambda value: value in choices)
+
+
+def number(default: float, low: float, high: float, help: str) -> Any:
+    """A number in [low, high); `high` may be infinite."""
+    rule = f"at least {low:g}" + (f" and below {high:g}" if high < float("inf") else "")
+    return setting(default, help, rule, lambda value: low <= value < high)
+
+
+def is_image_size(size: int | list[int]) -> bool:
+    sides = size if isinstance(size, list) else [size, size]
+    return len(sides) == 2 and all(type(side) is int and side >= 32 and side % 32 == 0 for side in sides)
+
+
+def is_folder_name(name: str) -> bool:
+    return all(character.isalnum() or character in "-_." for character in name) and not name.startswith(".")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Settings of a training run: immutable, validated on construction.
+
+    Raises `ConfigError` where a value has the wrong type or is out of range. Text as papermill
+    passes it is understood where it is unambiguous: "true" for a bool, "[1024, 512]" for a size.
+    """
+
+    data_dir: str = setting(
+        "", 'folder with train.csv and train_images; "" makes the demo set (on Kaggle: the mounted data)'
+    )
+    store_dir: str = setting("data/prepared", "where prepared pictures are kept")
+    runs_dir: str = setting("runs", "where run folders are made")
+    run_name: str = setting("", "a word added to the run id", "letters, digits, - _ .", is_folder_name)
+    limit_patients: int = number(0, 0, float("inf"), "0: all women; else so many, the share with cancer kept")
+    img_size: int | list[int] = setting(
+        512,
+        "512 or 1024, any multiple of 32, or [height, width]",
+        "a multiple of 32, or [height, width] of such",
+        is_image_size,
+    )
+    backbone: str = setting("resnet50v2", "a name in rsna_nb.backbones.BACKBONES")
+    weights: str = setting("imagenet", '"imagenet", "none" or a weights file', "not empty", bool)
+    freeze_backbone: bool = setting(True, "train the head alone")
+    pooling: str = one_of("avg", ("avg", "max"), '"avg" or "max", over the backbone\'s last feature map')
+    dropout: float = number(0.2, 0, 1, "share of pooled features dropped in training")
+    augmentation: str = one_of("flips", ("none", "flips"), '"none" or "flips" (horizontal and vertical)')
+    imbalance: str = one_of("class_weight", ("none", "class_weight"), '"none" or "class_weight"')
+    epochs: int = number(35, 1, float("inf"), "passes over the training images")
+    batch_size_per_gpu: int = number(256, 1, float("inf"), "the global batch is this times the GPUs")
+    learning_rate: float = number(1e-3, 1e-12, 10, "of Adam, at the start")
+    val_fraction: float = number(0.2, 0.01, 0.9, "share of women for validation, unless fold asks for one")
+    test_fraction: float = number(0.0, 0, 0.9, "share of women set aside, unseen by training and checkpoint choice")
+    fold: int = number(-1, -1, float("inf"), "-1: one hold-out; else this fold is the validation")
+    n_folds: int = number(5, 2, float("inf"), "folds of women, of which fold names one")
+    monitor: str = one_of(
+        "val_loss", ("val_loss", "val_auc", "val_pf1"), '"val_loss", "val_auc" or "val_pf1": picks the best epoch'
+    )
+    reduce_lr_patience: int = number(3, 0, float("inf"), "epochs without gain before the rate falls; 0: never")
+    reduce_lr_factor: float = number(0.5, 0.01, 1, "what the learning rate is multiplied by then")
+    early_stopping_patience: int = number(10, 0, float("inf"), "epochs without gain before the end; 0: never")
+    mixed_precision: str = one_of(
+        "auto",
+        ("auto", "float32", "bfloat16", "float16"),
+        '"auto" (bfloat16 where the GPU has it), "float32", "bfloat16", "float16"',
+    )
+    seed: int = number(42, 0, 2**31, "of the split, the order, the flips and the weights")
+    schema_version: int = setting(
+        SCHEMA_VERSION,
+        "of these settings; not to be changed",
+        f"{SCHEMA_VERSION}",
+        lambda value: value == SCHEMA_VERSION,
+    )
+
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            value = coerce(entry.name, getattr(self, entry.name), type(entry.default))
+            if not entry.metadata["check"](value):
+                raise ConfigError(f"{entry.name} must be {entry.metadata['rule']}, not {value!r}")
+            object.__setattr__(self, entry.name, value)
+        if self.val_fraction + self.test_fraction >= 1:
+            raise ConfigError(
+                f"val_fraction {self.val_fraction} and test_fraction {self.test_fraction} leave no women to train on"
+            )
+        if self.fold >= self.n_folds:
+            raise ConfigError(f"fold must be below n_folds {self.n_folds}, not {self.fold}")
+        if self.freeze_backbone and self.weights == "none":
+            raise ConfigError(
+                'freeze_backbone with weights "none" would keep random features: '
+                "set freeze_backbone to false, or give weights"
+            )
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> Self:
+        """From names and values; raises `ConfigError` that names every unknown key."""
+        refuse_unknown(settings)
+        return cls(**settings)
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> Self:
+        """From a file that `to_json` or a person wrote; settings that it leaves out take their defaults."""
+        try:
+            settings = json.loads(Path(path).read_text())
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"{path}: not valid JSON: {error}") from error
+        if not isinstance(settings, dict):
+            raise ConfigError(f"{path}: must hold an object of settings, not {type(settings).__name__}")
+        try:
+            return cls.from_dict(settings)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from error
+
+    @classmethod
+    def from_notebook(cls, namespace: Mapping[str, Any]) -> Self:
+        """From `globals()` of a notebook, after its parameters cell and the one that papermill injects.
+
+        papermill only warns of a misspelt `-p`; here it is an error. The names come from the source of
+        the cells that begin with "# Parameters", the last run of each, as IPython's `In` holds it.
+        """
+        cells = {cell.splitlines()[0]: cell for cell in namespace.get("In", []) if cell.startswith("# Parameters")}
+        assigned = {name: namespace.get(name) for cell in cells.values() for name in assigned_names(cell)}
+        refuse_unknown(assigned)
+        return cls(**{entry.name: namespace[entry.name] for entry in fields(cls) if entry.name in namespace})
+
+    def to_json(self, path: str | Path) -> None:
+        """Write every setting, defaults filled in: a file for `from_json` and for papermill's -f."""
+        Path(path).write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        height, width = self.img_size if isinstance(self.img_size, list) else (self.img_size, self.img_size)
+        return height, width
+
+
+def refuse_unknown(settings: Mapping[str, Any]) -> None:
+    names = [entry.name for entry in fields(RunConfig)]
+    faults = []
+    for name in settings:
+        if name not in names:
+            close = difflib.get_close_matches(name, names, n=1)
+            faults.append(f"{name} is not a setting" + (f" (did you mean {close[0]}?)" if close else ""))
+    if faults:
+        raise ConfigError("; ".join(faults))
+
+
+def coerce(name: str, value: Any, kind: type) -> Any:
+    """`value` as `kind`, where nothing is lost by it; `ConfigError` otherwise."""
+    if name == "img_size" and isinstance(value, str | list | tuple):
+        return parse_sides(value)
+    if kind is bool and isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    if kind is float and type(value) is int:
+        return float(value)
+    if kind is str and isinstance(value, Path):
+        return str(value)
+    if type(value) is not kind:
+        hint = f"; papermill keeps text as it is with -r {name} <text>" if kind is str else ""
+        raise ConfigError(f"{name} must be of type {kind.__name__}, not {type(value).__name__} {value!r}{hint}")
+    return value
+
+
+def parse_sides(value: str | list | tuple) -> Any:
+    try:
+        parsed = json.loads(value) if isinstance(value, str) else value
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"img_size must be a number or [height, width], not {value!r}") from error
+    return list(parsed) if isinstance(parsed, list | tuple) else parsed
+
+
+def assigned_names(source: str) -> list[str]:
+    """Names that the top-level assignments in `source` bind, in their order."""
+    names = []
+    for statement in ast.parse(source).body:
+        targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+        names += [target.id for target in targets if isinstance(target, ast.Name)]
+    return names
+
+
+def resolve(folder: str | Path) -> Path:
+    """`folder` as an absolute path: from the project's root inside a checkout, else from the working folder.
+
+    JupyterLab starts a notebook in notebooks/ and papermill in the shell's folder: both find the same data.
+    """
+    working = Path.cwd()
+    for candidate in (working, *working.parents):
+        if (candidate / "rsna_nb" / "config.py").is_file() and (candidate / "pyproject.toml").is_file():
+            return candidate / folder
+    return working / folder

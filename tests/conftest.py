@@ -1,0 +1,115 @@
+"""Small data that the tests share. Real files are used where RSNA_NB_SAMPLES (or ../shared) has them."""
+
+import os
+
+os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # the tests' numbers are a CPU's
+
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import pandas as pd
+import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
+from pydicom.pixels.encoders import RLELosslessEncoder
+from pydicom.uid import (
+    UID,
+    DigitalMammographyXRayImageStorageForPresentation,
+    ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    RLELossless,
+)
+
+from rsna_nb import synthetic
+
+SAMPLES = Path(os.environ.get("RSNA_NB_SAMPLES", Path(__file__).parents[2] / "shared"))
+REAL_DIR, OTHER_DIR = SAMPLES / "real_mammograms", SAMPLES / "dicom_samples"
+needs_real_files = pytest.mark.skipif(not REAL_DIR.is_dir(), reason="no real mammograms in RSNA_NB_SAMPLES")
+
+
+def rle_encoded(pixels: np.ndarray) -> bytes:
+    return RLELosslessEncoder.encode(
+        pixels,
+        rows=pixels.shape[0],
+        columns=pixels.shape[1],
+        samples_per_pixel=1,
+        number_of_frames=1,
+        bits_allocated=8 * pixels.itemsize,
+        bits_stored=12,
+        pixel_representation=0,
+        photometric_interpretation="MONOCHROME2",
+    )
+
+
+ENCODERS = {
+    JPEG2000Lossless: lambda pixels: imagecodecs.jpeg2k_encode(pixels, codecformat="j2k", reversible=True, level=0),
+    JPEGLosslessSV1: lambda pixels: imagecodecs.jpeg8_encode(pixels, lossless=True, predictor=1),
+    JPEGLSLossless: imagecodecs.jpegls_encode,
+    RLELossless: rle_encoded,
+}
+
+
+@pytest.fixture(scope="session")
+def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A generated data set of 24 women, half of them with cancer."""
+    return synthetic.generate(tmp_path_factory.mktemp("data") / "generated", 24, 0.5, seed=1, scale=0.06, workers=1)
+
+
+def write_dicom(path: Path, pixels: np.ndarray, syntax: UID = ExplicitVRLittleEndian, **attributes: object) -> Path:
+    """A single-frame mammogram; `attributes` set or, where None, remove elements by keyword."""
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = DigitalMammographyXRayImageStorageForPresentation
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3.4"
+    dataset.Rows, dataset.Columns = pixels.shape[:2]
+    dataset.SamplesPerPixel = 1
+    dataset.PhotometricInterpretation = "MONOCHROME2"
+    dataset.BitsAllocated = 8 * pixels.itemsize
+    dataset.BitsStored, dataset.HighBit = 12, 11
+    dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
+    for keyword, value in attributes.items():
+        if value is not None:
+            setattr(dataset, keyword, value)
+    content = ENCODERS[syntax](pixels) if syntax in ENCODERS else pixels.tobytes()
+    dataset.PixelData = encapsulate([content]) if syntax.is_compressed else content
+    dataset["PixelData"].VR = "OB" if syntax.is_compressed else "OW"
+    dataset["PixelData"].is_undefined_length = syntax.is_compressed
+    for keyword, value in attributes.items():
+        if value is None:
+            delattr(dataset, keyword)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+@pytest.fixture
+def breast() -> np.ndarray:
+    """12-bit stored values (400, 300): dark air and a textured half disc of tissue at the left edge."""
+    y, x = np.mgrid[:400, :300]
+    inside = ((y - 200) / 150) ** 2 + (x / 180) ** 2 < 1
+    texture = np.random.default_rng(0).normal(1800, 250, inside.shape)
+    return np.where(inside, np.clip(texture, 900, 4000), 5).astype(np.uint16)
+
+
+def table_of(women: int, with_cancer: int, images_a_woman: int = 4) -> pd.DataFrame:
+    """A metadata table without files; the images of a woman with cancer are all positive."""
+    rows = [
+        {
+            "site_id": 1 + woman % 2,
+            "patient_id": str(woman),
+            "image_id": f"{woman}{image}",
+            "laterality": "LR"[image % 2],
+            "view": ["CC", "MLO"][image // 2 % 2],
+            "age": 50.0,
+            "cancer": int(woman < with_cancer),
+            "implant": 0,
+            "machine_id": 49 + woman % 3,
+        }
+        for woman in range(women)
+        for image in range(images_a_woman)
+    ]
+    return pd.DataFrame(rows)

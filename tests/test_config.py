@@ -1,0 +1,81 @@
+import json
+
+import pytest
+
+from rsna_nb.config import ConfigError, RunConfig, resolve
+
+
+def test_json_gives_the_same_settings_back(tmp_path):
+    config = RunConfig(img_size=[1024, 512], epochs=3, run_name="x")
+    config.to_json(tmp_path / "config.json")
+    assert RunConfig.from_json(tmp_path / "config.json") == config
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epochz": 3}, "epochz is not a setting (did you mean epochs?)"),
+        ({"img_size": 500}, "img_size must be a multiple of 32"),
+        ({"img_size": [512]}, "img_size"),
+        ({"img_size": 0}, "img_size"),
+        ({"val_fraction": 1.5}, "val_fraction must be at least 0.01 and below 0.9, not 1.5"),
+        ({"val_fraction": 0.5, "test_fraction": 0.5}, "leave no women"),
+        ({"val_fraction": float("nan")}, "val_fraction"),
+        ({"epochs": 0}, "epochs must be at least 1"),
+        ({"epochs": 2.5}, "epochs must be of type int"),
+        ({"epochs": True}, "epochs must be of type int"),
+        ({"monitor": "val_los"}, "monitor must be one of val_loss"),
+        ({"fold": 5}, "fold must be below n_folds 5"),
+        ({"weights": "none"}, "freeze_backbone"),
+        ({"run_name": "../x"}, "run_name"),
+        ({"run_name": 20260901}, "-r run_name"),
+        ({"schema_version": 2}, "schema_version must be 1"),
+    ],
+)
+def test_a_wrong_setting_is_named(settings, message):
+    with pytest.raises(ConfigError) as caught:
+        RunConfig.from_dict(settings)
+    assert message in str(caught.value)
+
+
+def test_what_papermill_passes_as_text_is_understood():
+    config = RunConfig.from_dict({"freeze_backbone": "true", "img_size": "[1024, 512]", "learning_rate": 1})
+    assert (config.freeze_backbone, config.img_size, config.learning_rate) == (True, [1024, 512], 1.0)
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text("{")
+    with pytest.raises(ConfigError, match=r"config\.json: not valid JSON"):
+        RunConfig.from_json(path)
+    path.write_text(json.dumps({"img_size": 500}))
+    with pytest.raises(ConfigError, match=r"config\.json: img_size"):
+        RunConfig.from_json(path)
+
+
+def test_settings_are_immutable():
+    with pytest.raises(AttributeError):
+        RunConfig().epochs = 3
+
+
+def test_a_notebook_gives_its_variables_and_misspelt_ones_are_refused():
+    cells = ["# Parameters: all\nepochs = 35", "# Parameters\nepochs = 3"]
+    assert RunConfig.from_notebook({"In": cells, "epochs": 3, "df": "anything"}).epochs == 3
+    with pytest.raises(ConfigError, match=r"epochz is not a setting \(did you mean epochs\?\)"):
+        RunConfig.from_notebook({"In": [cells[0], "# Parameters\nepochz = 3"], "epochs": 35, "epochz": 3})
+
+
+def test_a_notebook_forgets_a_misspelling_that_was_mended():
+    cells = ["# Parameters: all\nepochz = 35", "x = 1", "# Parameters: all\nepochs = 35"]
+    assert RunConfig.from_notebook({"In": cells, "epochs": 35, "epochz": 35}).epochs == 35
+
+
+def test_folders_are_the_projects_inside_a_checkout_and_the_working_ones_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert resolve("runs") == tmp_path / "runs"
+    (tmp_path / "rsna_nb").mkdir()
+    (tmp_path / "rsna_nb" / "config.py").touch()
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    assert resolve("runs") == tmp_path / "runs"

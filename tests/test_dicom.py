@@ -1,0 +1,331 @@
+import io
+import pickle
+import warnings
+
+import imagecodecs
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
+from pydicom.dataset import Dataset
+from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
+from pydicom.sequence import Sequence
+from pydicom.uid import (
+    MPEG2MPML,
+    ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    RLELossless,
+)
+
+from rsna_nb import dicom
+from rsna_nb.dicom import DicomError, read, read_mammogram
+from tests.conftest import OTHER_DIR, REAL_DIR, needs_real_files, write_dicom
+
+SYNTAXES = [ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless]
+
+
+def brightness(path) -> np.ndarray:
+    dataset = dicom.read_dataset(path)
+    stored, bits = dicom.stored_values(dataset)
+    return dicom.to_brightness(stored, dataset, bits)[0]
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda syntax: syntax.name[:20])
+def test_every_syntax_gives_the_stored_values_and_the_same_picture(tmp_path, breast, syntax):
+    path = write_dicom(tmp_path / "x.dcm", breast, syntax)
+    stored, bits = dicom.stored_values(dicom.read_dataset(path))
+    np.testing.assert_array_equal(stored, breast)
+    assert bits == 12
+    plain = write_dicom(tmp_path / "plain.dcm", breast)
+    np.testing.assert_array_equal(read_mammogram(path, 128), read_mammogram(plain, 128))
+
+
+def test_a_picture_has_the_size_asked_for_and_lies_between_0_and_1(tmp_path, breast):
+    path = write_dicom(tmp_path / "x.dcm", breast)
+    for size, shape in ((96, (96, 96)), ((128, 64), (128, 64)), ([64, 128], (64, 128))):
+        picture = read_mammogram(path, size)
+        assert picture.shape == shape
+        assert picture.dtype == np.float32
+        assert picture.min() == 0
+        assert 0.5 < picture.max() <= 1
+
+
+WINDOWS = {
+    "linear": {"WindowCenter": 2000, "WindowWidth": 1500},
+    "first of several": {"WindowCenter": [2000, 100], "WindowWidth": [1500, 10]},
+    "exact": {"WindowCenter": 2000, "WindowWidth": 1500, "VOILUTFunction": "LINEAR_EXACT"},
+    "after slope": {"WindowCenter": 900, "WindowWidth": 700, "RescaleSlope": 0.5, "RescaleIntercept": -100},
+}
+
+
+@pytest.mark.parametrize("attributes", WINDOWS.values(), ids=WINDOWS)
+def test_a_window_equals_pydicoms(tmp_path, breast, attributes):
+    path = write_dicom(tmp_path / "x.dcm", breast, **attributes)
+    dataset = pydicom.dcmread(path)
+    values = apply_voi_lut(apply_modality_lut(dataset.pixel_array, dataset), dataset, index=0)
+    expected = (values - values.min()) / (values.max() - values.min())
+    np.testing.assert_allclose(brightness(path), expected, atol=2e-3)
+
+
+def test_a_falling_slope_is_followed(tmp_path, breast):
+    """pydicom turns such a picture upside down, since it takes the largest stored value for the largest output."""
+    attributes = {"WindowCenter": -2000, "WindowWidth": 1501, "RescaleSlope": -1, "RescaleIntercept": 0}
+    path = write_dicom(tmp_path / "x.dcm", breast, **attributes)
+    expected = np.clip((-breast.astype(float) + 2000.5) / 1500 + 0.5, 0, 1)
+    np.testing.assert_allclose(brightness(path), expected, atol=1e-6)
+
+
+def test_a_sigmoid_window_takes_the_ends_of_the_stored_range_to_0_and_1(tmp_path, breast):
+    breast[0, :2] = (0, 4095)
+    path = write_dicom(
+        tmp_path / "x.dcm", breast, WindowCenter=[2048, 1], WindowWidth=[3000, 1], VOILUTFunction="SIGMOID"
+    )
+    dataset = pydicom.dcmread(path)
+    values = apply_voi_lut(dataset.pixel_array, dataset, index=0)
+    assert values.min() > 0.05 * 4095  # what DICOM's own formula leaves
+    expected = (values - values.min()) / (values.max() - values.min())
+    np.testing.assert_allclose(brightness(path), expected, atol=1e-4)
+
+
+def test_a_voi_lut_comes_before_a_window(tmp_path, breast):
+    table = Dataset()
+    table.LUTDescriptor = [4096, 0, 16]
+    table.LUTData = (np.arange(4096) ** 2 // 256).astype("<u2").tobytes()
+    path = write_dicom(
+        tmp_path / "x.dcm", breast, VOILUTSequence=Sequence([table]), WindowCenter=2000, WindowWidth=1500
+    )
+    expected = (breast.astype(np.int64) ** 2 // 256) / (4095**2 // 256)
+    np.testing.assert_allclose(brightness(path), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {},
+        {"WindowCenter": 2000},
+        {"WindowCenter": 2000, "WindowWidth": -3},
+        {"WindowCenter": 9e6, "WindowWidth": 10},
+        {"WindowCenter": 2000, "WindowWidth": 1500, "VOILUTFunction": "CUBIC"},
+    ],
+)
+def test_without_a_usable_window_the_range_of_the_pixels_is_taken_and_said(tmp_path, breast, attributes):
+    path = write_dicom(tmp_path / "x.dcm", breast, **attributes)
+    low, high = breast.min(), breast.max()
+    np.testing.assert_allclose(brightness(path), (breast.astype(float) - low) / (high - low), atol=1e-6)
+    assert read(path, 64).window.startswith(f"min-max {low} {high}")
+
+
+@pytest.mark.parametrize(("center", "width"), [("", ""), ("abc", "def"), ("2000", "1e")])
+def test_a_window_in_words_is_no_window(tmp_path, breast, center, width):
+    path = write_dicom(tmp_path / "x.dcm", breast)
+    dataset = pydicom.dcmread(path)
+    for keyword, value in (("WindowCenter", center), ("WindowWidth", width)):
+        with warnings.catch_warnings(action="ignore"):
+            element = pydicom.DataElement(
+                pydicom.datadict.tag_for_keyword(keyword), "LO", value, validation_mode=pydicom.config.IGNORE
+            )
+        dataset.add(element)
+    dataset.save_as(path)
+    assert read(path, 64).window.startswith("min-max")
+
+
+def test_monochrome1_is_inverted(tmp_path, breast):
+    upright = write_dicom(tmp_path / "2.dcm", breast, WindowCenter=2048, WindowWidth=4096)
+    inverted = write_dicom(
+        tmp_path / "1.dcm",
+        (4095 - breast).astype(np.uint16),
+        PhotometricInterpretation="MONOCHROME1",
+        WindowCenter=2048,
+        WindowWidth=4096,
+    )
+    np.testing.assert_allclose(brightness(inverted), brightness(upright), atol=1e-3)
+
+
+def test_padding_is_air_and_takes_no_part_in_the_range(tmp_path, breast):
+    breast[:, 280:] = 4095
+    path = write_dicom(tmp_path / "x.dcm", breast)
+    dataset = pydicom.dcmread(path)
+    dataset.add_new("PixelPaddingValue", "US", 4095)
+    dataset.save_as(path)
+    bright = brightness(path)
+    assert (bright[:, 280:] == 0).all()
+    assert bright[:, :280].max() == 1
+
+
+def test_signed_values_keep_their_sign(tmp_path, breast):
+    signed = breast.astype(np.int16) - 2048
+    path = write_dicom(tmp_path / "x.dcm", signed, WindowCenter=0, WindowWidth=4096)
+    np.testing.assert_array_equal(dicom.stored_values(dicom.read_dataset(path))[0], signed)
+    plain = write_dicom(tmp_path / "plain.dcm", breast, WindowCenter=2048, WindowWidth=4096)
+    np.testing.assert_allclose(brightness(path), brightness(plain), atol=1e-3)
+
+
+def test_a_pixel_above_bits_stored_widens_the_range(tmp_path, breast):
+    breast[200, 10] = 5000
+    path = write_dicom(tmp_path / "x.dcm", breast, JPEG2000Lossless)
+    stored, bits = dicom.stored_values(dicom.read_dataset(path))
+    assert (stored[200, 10], bits) == (5000, 13)
+
+
+def edited(path, **attributes):
+    dataset = pydicom.dcmread(path)
+    for keyword, value in attributes.items():
+        setattr(dataset, keyword, value)
+    dataset.save_as(path)
+    return path
+
+
+def cut(path, share: float = 0.6):
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    return path
+
+
+def as_text(path):
+    path.write_text("no DICOM at all")
+    return path
+
+
+def emptied(path):
+    path.write_bytes(b"")
+    return path
+
+
+FAULTS = {
+    "empty": (emptied, "the file is empty"),
+    "text": (as_text, "not a DICOM file"),
+    "missing": (lambda path: path.with_name("nowhere.dcm"), "the file is missing"),
+    "truncated": (cut, "cut off"),
+    "truncated in the header": (lambda path: cut(path, 0.001), "no PixelData"),
+    "colour": (lambda path: edited(path, PhotometricInterpretation="RGB", SamplesPerPixel=3), "not a greyscale image"),
+    "two frames": (lambda path: edited(path, NumberOfFrames=2), "2 frames"),
+    "no photometric": (lambda path: edited(path, PhotometricInterpretation=""), "not a greyscale image"),
+    "wrong rows": (lambda path: edited(path, Rows=401), "cut off"),
+    "32 bits": (lambda path: edited(path, BitsAllocated=32), "BitsAllocated"),
+}
+
+
+@pytest.mark.parametrize(("fault", "reason"), FAULTS.values(), ids=FAULTS)
+def test_a_faulty_file_is_refused_with_its_reason(tmp_path, breast, fault, reason):
+    path = fault(write_dicom(tmp_path / "x.dcm", breast))
+    with pytest.raises(DicomError) as caught:
+        read_mammogram(path, 64)
+    assert reason in caught.value.reason
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES[1:], ids=lambda syntax: syntax.name[:20])
+def test_a_compressed_file_that_is_cut_off_is_refused(tmp_path, breast, syntax):
+    with pytest.raises(DicomError):
+        read_mammogram(cut(write_dicom(tmp_path / "x.dcm", breast, syntax)), 64)
+
+
+@pytest.mark.parametrize("syntax", [JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless], ids=lambda s: s.name[:20])
+def test_a_codestream_of_another_size_than_the_header_is_refused(tmp_path, breast, syntax):
+    path = edited(write_dicom(tmp_path / "x.dcm", breast, syntax), Rows=399)
+    with pytest.raises(DicomError, match=r"\(400, 300\) pixels, the header says \(399, 300\)"):
+        read_mammogram(path, 64)
+
+
+def test_a_file_without_pixels_is_refused(tmp_path, breast):
+    with pytest.raises(DicomError, match="no PixelData"):
+        read_mammogram(write_dicom(tmp_path / "x.dcm", breast, PixelData=None), 64)
+
+
+def test_an_unknown_transfer_syntax_is_named(tmp_path, breast):
+    path = write_dicom(tmp_path / "x.dcm", breast, JPEG2000Lossless)
+    dataset = pydicom.dcmread(path)
+    dataset.file_meta.TransferSyntaxUID = MPEG2MPML
+    dataset.save_as(path)
+    with pytest.raises(DicomError, match="MPEG2"):
+        read_mammogram(path, 64)
+
+
+@pytest.mark.parametrize("value", [0, 4095])
+def test_an_image_of_one_value_is_refused(tmp_path, value):
+    path = write_dicom(tmp_path / "x.dcm", np.full((400, 300), value, np.uint16))
+    with pytest.raises(DicomError, match=f"every pixel has the same value, {value}"):
+        read_mammogram(path, 64)
+
+
+def test_an_image_of_air_alone_is_refused(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 20, (400, 300)).astype(np.uint16)
+    path = write_dicom(tmp_path / "x.dcm", noise, WindowCenter=2048, WindowWidth=4096)
+    with pytest.raises(DicomError, match="no tissue"):
+        read_mammogram(path, 64)
+
+
+def test_an_error_survives_the_way_from_another_process():
+    error = pickle.loads(pickle.dumps(DicomError("a.dcm", "broken")))
+    assert (error.path, error.reason, str(error)) == ("a.dcm", "broken", "a.dcm: broken")
+
+
+REAL_FILES = sorted(REAL_DIR.glob("train_images/*/*.dcm"))
+
+
+@needs_real_files
+@pytest.mark.parametrize("size", [512, 1024])
+@pytest.mark.parametrize("path", REAL_FILES, ids=lambda path: path.stem)
+def test_a_real_mammogram_is_whole_bright_and_on_black(path, size):
+    reading = read(path, size)
+    picture = reading.picture
+    x_min, y_min, x_max, y_max = reading.crop
+    assert max((picture > 0).any(axis=1).sum(), (picture > 0).any(axis=0).sum()) > 0.99 * size  # it fills one side
+    assert (y_max - y_min) > 0.6 * reading.rows or (x_max - x_min) > 0.6 * reading.columns
+    assert np.median(picture[picture > 0]) > 0.1
+    corners = [picture[:8, :8], picture[:8, -8:], picture[-8:, :8], picture[-8:, -8:]]
+    assert all((corner == 0).all() for corner in corners)
+
+
+@needs_real_files
+@pytest.mark.parametrize("path", REAL_FILES[:4], ids=lambda path: path.stem)
+def test_the_marker_of_a_real_mammogram_is_outside_of_the_crop_and_the_breast_inside(path):
+    bright = brightness(path)
+    x_min, y_min, x_max, y_max = read(path, 64).crop
+    outside = bright.copy()
+    outside[y_min:y_max, x_min:x_max] = 0
+    rows, columns = np.nonzero(outside > 0.3)
+    assert rows.max() - rows.min() < 0.05 * len(bright)  # a line of text
+    assert columns.max() - columns.min() < 0.12 * bright.shape[1]
+    assert len(rows) > 500
+
+
+@needs_real_files
+@pytest.mark.parametrize("name", ["966_fixed", "RG2_JPLL", "JPEGLosslessP14SV1_1s_1f_u_16_16"])
+def test_other_real_files_are_read_as_pydicom_reads_their_values(name):
+    """pydicom has no decoder of its own for these: the stored values are compared with a second codec's."""
+    path = OTHER_DIR / f"{name}.dcm"
+    dataset = dicom.read_dataset(path)
+    stored, bits = dicom.stored_values(dataset)
+    np.testing.assert_array_equal(stored, second_decoder(dataset))
+    values, low, high = stored.astype(float), stored.min(), stored.max()
+    if dataset.get("WindowCenter"):
+        values = apply_voi_lut(apply_modality_lut(stored, dataset), dataset, index=0).astype(float)
+        low, high = 0, 2**bits - 1
+    expected = (values - low) / (high - low)
+    if dataset.PhotometricInterpretation == "MONOCHROME1":
+        expected = 1 - expected
+    np.testing.assert_allclose(dicom.to_brightness(stored, dataset, bits)[0], expected, atol=2e-3)
+    assert 0 < read_mammogram(path, 512).mean() < 1
+
+
+def second_decoder(dataset: Dataset) -> np.ndarray:
+    codestream = pydicom.encaps.get_frame(dataset.PixelData, 0, number_of_frames=1)
+    if dataset.file_meta.TransferSyntaxUID == JPEGLosslessSV1:
+        return imagecodecs.jpegsof3_decode(codestream)
+    return np.asarray(Image.open(io.BytesIO(codestream))) >> (16 - dataset.BitsStored)
+
+
+@needs_real_files
+def test_a_window_that_leaves_nothing_is_set_aside_and_said():
+    reading = read(OTHER_DIR / "JPEG2KLossless_1s_1f_u_16_16.dcm", 256)
+    assert reading.window == "min-max 32744 65535 (LINEAR 2725 5310 cannot be used)"
+    assert reading.picture.std() > 0.1
+
+
+@needs_real_files
+def test_a_defective_real_codestream_is_refused_with_its_reason():
+    with pytest.raises(DicomError, match="defective JPEG 2000"):
+        read_mammogram(OTHER_DIR / "966_broken.dcm", 512)
