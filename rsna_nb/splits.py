@@ -1,0 +1,124 @@
+"""Women -> training, validation, test and folds. No woman is ever on two sides.
+
+Women are dealt by stratum: with cancer or without, by site. Within a stratum those with the most positive
+images are dealt first, so that positive images are spread as evenly as positive women.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from rsna_nb.config import RunConfig
+
+Indices = np.ndarray  # positions of rows, int, ascending
+
+
+class SplitError(ValueError):
+    """The table has too few women, or too few with cancer, for the split asked for."""
+
+
+def hold_out(metadata: pd.DataFrame, fraction: float, seed: int) -> tuple[Indices, Indices]:
+    """(rest, held out): positions of the rows of two groups of women, the second with `fraction` of them.
+
+    Each stratum gives its share, rounded to whole women, one at least where it has two.
+    """
+    held_out = []
+    for women in strata(metadata, seed):
+        count = round(fraction * len(women))
+        if fraction > 0 and len(women) > 1:
+            count = min(max(count, 1), len(women) - 1)
+        places = np.floor((np.arange(count) + 0.5) * len(women) / max(count, 1)).astype(int)
+        held_out += [women[place] for place in places]
+    return both_sides(metadata, metadata["patient_id"].isin(held_out))
+
+
+def k_folds(metadata: pd.DataFrame, n_folds: int, seed: int) -> list[tuple[Indices, Indices]]:
+    """(training, validation) positions for each fold; every woman is in one validation."""
+    fold_of = {}
+    turn = 0
+    for women in strata(metadata, seed):
+        for woman in women:
+            fold_of[woman] = turn % n_folds
+            turn += 1
+    folds = metadata["patient_id"].map(fold_of)
+    return [both_sides(metadata, folds == fold) for fold in range(n_folds)]
+
+
+def leave_one_out(metadata: pd.DataFrame, column: str) -> dict[object, tuple[Indices, Indices]]:
+    """For each value of `column` (a site, a machine): (rows of the women who never have it, its rows).
+
+    A woman with images of two machines is in neither machine's training.
+    """
+    splits = {}
+    for value in sorted(metadata[column].dropna().unique()):
+        inside = metadata[column] == value
+        women = metadata.loc[inside, "patient_id"]
+        outside = ~metadata["patient_id"].isin(women)
+        splits[value] = (np.flatnonzero(outside), np.flatnonzero(inside))
+    return splits
+
+
+def strata(metadata: pd.DataFrame, seed: int) -> Iterator[list[str]]:
+    """The women of each stratum in the order in which they are dealt."""
+    site = metadata["site_id"].astype(str) if "site_id" in metadata else pd.Series("", index=metadata.index)
+    women = (
+        pd.DataFrame({"patient_id": metadata["patient_id"], "cancer": metadata["cancer"], "site": site})
+        .groupby("patient_id", sort=True)
+        .agg(positives=("cancer", "sum"), site=("site", "first"))
+    )
+    women = women.sample(frac=1, random_state=seed)
+    women["cancer"] = women["positives"] > 0
+    women = women.sort_values("positives", ascending=False, kind="stable")
+    for _, group in women.groupby(["cancer", "site"], sort=True):
+        yield list(group.index)
+
+
+def both_sides(metadata: pd.DataFrame, inside: pd.Series) -> tuple[Indices, Indices]:
+    return np.flatnonzero(~inside), np.flatnonzero(inside)
+
+
+def limit_patients(metadata: pd.DataFrame, patients: int, seed: int) -> pd.DataFrame:
+    """The rows of `patients` women, the share with cancer kept; all rows where `patients` is 0 or too many."""
+    total = metadata["patient_id"].nunique()
+    if patients == 0 or patients >= total:
+        return metadata
+    _, kept = hold_out(metadata, patients / total, seed)
+    return metadata.iloc[kept].reset_index(drop=True)
+
+
+def assign(metadata: pd.DataFrame, config: RunConfig) -> pd.Series:
+    """ "train", "validation" or "test" for each row, as the settings ask.
+
+    The test women are set aside first; the folds or the hold-out share the others.
+
+    Raises
+    ------
+    SplitError
+        Where a side has no women with cancer, or none without.
+    """
+    split = pd.Series("train", index=metadata.index, name="split")
+    rest = np.arange(len(metadata))
+    if config.test_fraction > 0:
+        rest, test = hold_out(metadata, config.test_fraction, config.seed)
+        split.iloc[test] = "test"
+    others = metadata.iloc[rest]
+    if config.fold >= 0:
+        _, validation = k_folds(others, config.n_folds, config.seed)[config.fold]
+    else:
+        _, validation = hold_out(others, config.val_fraction / (1 - config.test_fraction), config.seed)
+    split.iloc[rest[validation]] = "validation"
+    check_sides(metadata["cancer"], split, ["train", "validation"] + ["test"] * (config.test_fraction > 0))
+    return split
+
+
+def check_sides(cancer: pd.Series, split: pd.Series, sides: list[str]) -> None:
+    for value, words in ((1, "with cancer"), (0, "without cancer")):
+        if not (cancer == value).any():
+            raise SplitError(f"the table has no image {words} (column cancer is never {value}): nothing can be learned")
+        for side in sides:
+            if not (cancer[split == side] == value).any():
+                raise SplitError(
+                    f"the {side} split would have no image {words}, of {(cancer == value).sum()} in the table: "
+                    "it has too few women, or limit_patients is too small"
+                )
