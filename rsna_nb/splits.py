@@ -61,9 +61,10 @@ def leave_one_out(metadata: pd.DataFrame, column: str) -> dict[object, tuple[Ind
 
 def strata(metadata: pd.DataFrame, seed: int) -> Iterator[list[str]]:
     """The women of each stratum in the order in which they are dealt."""
-    site = metadata["site_id"].astype(str) if "site_id" in metadata else pd.Series("", index=metadata.index)
+    site = metadata["site_id"].map(str) if "site_id" in metadata else ""
     women = (
-        pd.DataFrame({"patient_id": metadata["patient_id"], "cancer": metadata["cancer"], "site": site})
+        metadata[["patient_id", "cancer"]]
+        .assign(site=site)
         .groupby("patient_id", sort=True)
         .agg(positives=("cancer", "sum"), site=("site", "first"))
     )

@@ -1,0 +1,203 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless
+
+from rsna_nb import ledger, prepare
+from rsna_nb.dicom import read_mammogram
+from rsna_nb.metadata import load_metadata
+from rsna_nb.prepare import PrepareError, image_file, prepare_images, store_path
+from tests.conftest import write_dicom
+
+
+@pytest.fixture
+def few(tmp_path, breast) -> pd.DataFrame:
+    """Six files in tmp_path/data, named 0 to 5."""
+    paths = [write_dicom(tmp_path / "data" / f"{i}.dcm", np.maximum(breast, i).astype(np.uint16)) for i in range(6)]
+    return pd.DataFrame({"patient_id": "1", "image_id": [path.stem for path in paths], "path": map(str, paths)})
+
+
+def prepared(tmp_path: Path, df: pd.DataFrame, size: int = 64) -> pd.DataFrame:
+    with ThreadPoolExecutor(1) as executor:
+        return prepare_images(df, tmp_path / "data", tmp_path / "stores", size, executor)
+
+
+def store_of(tmp_path: Path, size: int = 64) -> Path:
+    return store_path(tmp_path / "stores", tmp_path / "data", size)
+
+
+def contents(store: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(store)): path.read_bytes() for path in store.rglob("*.p*") if path.is_file()}
+
+
+def test_every_image_becomes_an_8_bit_png_and_a_ledger_row(generated, tmp_path):
+    df = load_metadata(generated)
+    rows = prepare_images(df, generated, tmp_path, [96, 64])
+    assert rows["image_id"].tolist() == df["image_id"].tolist()
+    assert (rows["status"] == "ok").all()
+    assert rows["transfer_syntax"].nunique() > 1
+    store = store_path(tmp_path, generated, [96, 64])
+    for row, path in zip(rows.itertuples(), df["path"], strict=True):
+        picture = cv2.imread(str(image_file(store, row.patient_id, row.image_id)), cv2.IMREAD_UNCHANGED)
+        np.testing.assert_array_equal(picture, prepare.to_8_bits(read_mammogram(path, [96, 64])))
+
+
+def test_a_second_call_reads_nothing_again(few, tmp_path):
+    prepared(tmp_path, few)
+    before = {path: path.stat().st_mtime_ns for path in store_of(tmp_path).rglob("*.png")}
+    rows = prepared(tmp_path, few)
+    assert {path: path.stat().st_mtime_ns for path in store_of(tmp_path).rglob("*.png")} == before
+    assert len(rows) == 6
+
+
+def test_another_size_is_another_store(few, tmp_path):
+    prepared(tmp_path, few, 64)
+    prepared(tmp_path, few, 96)
+    assert store_of(tmp_path, 64) != store_of(tmp_path, 96)
+    assert len(list((tmp_path / "stores").rglob("*.png"))) == 12
+
+
+def test_a_changed_file_and_a_damaged_picture_are_read_again(few, tmp_path, breast):
+    prepared(tmp_path, few)
+    store = store_of(tmp_path)
+    whole = contents(store)
+    changed = image_file(store, "1", "0")
+    write_dicom(tmp_path / "data" / "0.dcm", np.where(breast > 1000, 3000 + breast // 8, breast).astype(np.uint16))
+    image_file(store, "1", "1").write_bytes(b"half a pict")
+    image_file(store, "1", "2").unlink()
+    prepared(tmp_path, few)
+    after = contents(store)
+    name = str(changed.relative_to(store))
+    assert after.pop(name) != whole.pop(name)
+    assert after == whole
+
+
+def test_faulty_files_are_rows_with_their_reason_and_the_rest_goes_on(few, tmp_path):
+    Path(few["path"][1]).write_text("no DICOM")
+    Path(few["path"][2]).unlink()
+    rows = prepared(tmp_path, few)
+    assert rows["error"].tolist() == ["", "not a DICOM file", "the file is missing", "", "", ""]
+    assert sorted(path.stem for path in store_of(tmp_path).rglob("*.png")) == ["0", "3", "4", "5"]
+
+
+def test_a_file_that_was_mended_is_read_at_the_next_call(few, tmp_path, breast):
+    Path(few["path"][1]).write_text("no DICOM")
+    prepared(tmp_path, few)
+    write_dicom(Path(few["path"][1]), breast)
+    assert (prepared(tmp_path, few)["status"] == "ok").all()
+
+
+@pytest.mark.parametrize("damage", ["1,9,o", "1,9,ok,,,\n", "\0\0\0\0\n", "\n\n"])
+def test_a_damaged_ledger_loses_only_the_damaged_rows(few, tmp_path, damage):
+    prepared(tmp_path, few)
+    path = store_of(tmp_path) / "ledger.csv"
+    whole = path.read_text()
+    path.write_text(whole + damage)
+    assert len(ledger.read(store_of(tmp_path))) == 6
+    prepared(tmp_path, few)
+    assert path.read_text() == whole
+
+
+def test_a_row_after_a_cut_off_one_is_kept(tmp_path):
+    ledger.append(tmp_path, ledger.Record("1", "2"))
+    with (tmp_path / "ledger.csv").open("a") as file:
+        file.write("1,3,o")
+    ledger.append(tmp_path, ledger.Record("1", "4", error='a "reason", with a comma'))
+    assert ledger.read(tmp_path) == {
+        ("1", "2"): ledger.Record("1", "2"),
+        ("1", "4"): ledger.Record("1", "4", error='a "reason", with a comma'),
+    }
+
+
+def test_the_space_needed_is_checked_first(few, tmp_path, monkeypatch):
+    usage = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr(prepare.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(PrepareError, match="set store_dir to another disk"):
+        prepared(tmp_path, few)
+    assert not list(store_of(tmp_path).rglob("*.png"))
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from rsna_nb.metadata import load_metadata
+from rsna_nb.prepare import prepare_images
+
+if __name__ == "__main__":
+    prepare_images(load_metadata(Path(sys.argv[1])), sys.argv[1], sys.argv[2], 64)
+"""
+
+
+def test_killed_and_started_again_the_store_equals_one_never_interrupted(generated, tmp_path):
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED)
+    prepare_images(load_metadata(generated), generated, tmp_path / "whole", 64)
+    whole = store_path(tmp_path / "whole", generated, 64)
+    killed = store_path(tmp_path / "killed", generated, 64)
+    for rows in (10, 40):
+        child = subprocess.Popen(
+            [sys.executable, script, generated, tmp_path / "killed"], stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        while len(ledger.read(killed)) < rows and child.poll() is None:
+            time.sleep(0.005)
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+    assert 0 < len(ledger.read(killed)) < len(ledger.read(whole))
+    rows = prepare_images(load_metadata(generated), generated, tmp_path / "killed", 64)
+    assert contents(killed) == contents(whole)
+
+    def without_timings(store: Path) -> list:
+        return [{**vars(row), "milliseconds": 0} for row in ledger.read(store).values()]
+
+    assert without_timings(killed) == without_timings(whole)
+    assert len(rows) == len(load_metadata(generated))
+
+
+def test_two_processes_on_one_store_share_the_work(generated, tmp_path):
+    script = tmp_path / "both.py"
+    script.write_text(KILLED)
+    command = [sys.executable, script, generated, tmp_path / "stores"]
+    both = [subprocess.Popen(command, stderr=subprocess.DEVNULL) for _ in range(2)]
+    assert [child.wait() for child in both] == [0, 0]
+    text = (store_path(tmp_path / "stores", generated, 64) / "ledger.csv").read_text()
+    assert len(text.splitlines()) == 1 + len(load_metadata(generated))
+
+
+def test_reading_preparing_and_scoring_start_without_tensorflow():
+    modules = "metadata dicom prepare splits metrics plots config runs data".split()
+    code = f"import sys, {', '.join('rsna_nb.' + module for module in modules)}; print('tensorflow' in sys.modules)"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout == "False\n"
+
+
+MEASURED = """
+import resource, sys
+from rsna_nb.prepare import Task, prepare_one
+from pathlib import Path
+
+records = [prepare_one(Task(Path(sys.argv[1]), (1024, 1024), "1", Path(path).stem, path)) for path in sys.argv[2:]]
+assert all(record.status == "ok" for record in records), records
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+def test_a_worker_stays_under_600_mb_on_the_largest_files(tmp_path, breast):
+    large = cv2.resize(breast, (3328, 4096), interpolation=cv2.INTER_LINEAR)
+    large += np.random.default_rng(0).integers(0, 16, large.shape, dtype=np.uint16)
+    window = {"WindowCenter": 2048, "WindowWidth": 3000, "VOILUTFunction": "SIGMOID", "RescaleIntercept": 0}
+    window |= {"RescaleSlope": 1, "PixelPaddingValue": 0}
+    syntaxes = [ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless]
+    paths = [write_dicom(tmp_path / f"{i}.dcm", large, syntax, **window) for i, syntax in enumerate(syntaxes)]
+    answer = subprocess.run(
+        [sys.executable, "-c", MEASURED, tmp_path / "store", *paths], capture_output=True, text=True, check=True
+    )
+    assert int(answer.stdout) < 600

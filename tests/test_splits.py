@@ -1,0 +1,95 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from rsna_nb.config import RunConfig
+from rsna_nb.splits import SplitError, assign, hold_out, k_folds, leave_one_out, limit_patients
+from tests.conftest import table_of
+
+
+@pytest.fixture
+def table() -> pd.DataFrame:
+    return table_of(200, 30)
+
+
+def women(df: pd.DataFrame, rows: np.ndarray) -> set[str]:
+    return set(df["patient_id"].iloc[rows])
+
+
+def test_a_hold_out_parts_women_and_keeps_the_share_of_cancer_and_site(table):
+    rest, held = hold_out(table, 0.2, seed=1)
+    assert not women(table, rest) & women(table, held)
+    assert sorted([*rest, *held]) == list(range(len(table)))
+    assert len(women(table, held)) == 40
+    assert table["cancer"].iloc[held].sum() == 24
+    assert table["site_id"].iloc[held].value_counts().tolist() == [80, 80]
+
+
+def test_the_same_seed_gives_the_same_split_in_any_order_of_rows(table):
+    _, held = hold_out(table, 0.2, seed=1)
+    shuffled = table.sample(frac=1, random_state=0)
+    _, again = hold_out(shuffled, 0.2, seed=1)
+    assert women(table, held) == women(shuffled, again)
+    assert women(table, held) != women(table, hold_out(table, 0.2, seed=2)[1])
+
+
+def test_folds_cover_every_woman_once_and_are_alike(table):
+    folds = k_folds(table, 5, seed=3)
+    assert sorted(np.concatenate([validation for _, validation in folds])) == list(range(len(table)))
+    for training, validation in folds:
+        assert not women(table, training) & women(table, validation)
+        assert len(women(table, validation)) == 40
+        assert table["cancer"].iloc[validation].sum() == 24
+
+
+def test_leaving_a_machine_out_leaves_its_women_out(table):
+    table.loc[table["image_id"] == "00", "machine_id"] = 93  # woman 0 has two machines
+    splits = leave_one_out(table, "machine_id")
+    assert set(splits) == {49, 50, 51, 93}
+    training, left_out = splits[93]
+    assert women(table, left_out) == {"0"}
+    assert "0" not in women(table, training)
+    for training, left_out in splits.values():
+        assert not women(table, training) & women(table, left_out)
+
+
+@pytest.mark.parametrize("settings", [{}, {"test_fraction": 0.25}, {"fold": 2}, {"fold": 2, "test_fraction": 0.25}])
+def test_no_woman_is_on_two_sides_and_the_shares_are_of_all_women(table, settings):
+    config = RunConfig(val_fraction=0.25, **settings)
+    split = assign(table, config)
+    assert table.assign(split=split).groupby("patient_id")["split"].nunique().eq(1).all()
+    shares = split.value_counts(normalize=True)
+    assert shares.get("test", 0) == pytest.approx(config.test_fraction, abs=0.01)
+    fold_share = (1 - config.test_fraction) / config.n_folds
+    assert shares["validation"] == pytest.approx(fold_share if config.fold >= 0 else 0.25, abs=0.01)
+
+
+def test_the_test_women_are_the_same_for_every_fold(table):
+    splits = [assign(table, RunConfig(test_fraction=0.2, fold=fold)) for fold in range(5)]
+    tests = [frozenset(table["patient_id"][split == "test"]) for split in splits]
+    assert len(set(tests)) == 1
+    validations = [set(table["patient_id"][split == "validation"]) for split in splits]
+    assert sum(map(len, validations)) + len(tests[0]) == 200
+
+
+def test_a_limit_keeps_the_share_with_cancer(table):
+    df = limit_patients(table, 40, seed=0)
+    assert df["patient_id"].nunique() == 40
+    assert df["cancer"].sum() == 24
+    assert limit_patients(table, 0, seed=0) is table
+
+
+@pytest.mark.parametrize(("with_cancer", "message"), [(0, "no image with cancer"), (20, "no image without cancer")])
+def test_a_table_of_one_class_is_refused(with_cancer, message):
+    with pytest.raises(SplitError, match=message):
+        assign(table_of(20, with_cancer), RunConfig())
+
+
+def test_too_few_women_for_a_side_are_refused():
+    with pytest.raises(SplitError, match="the validation split would have no image with cancer, of 4"):
+        assign(table_of(20, 1), RunConfig())
+
+
+def test_a_table_without_sites_is_split():
+    df = table_of(20, 10).assign(site_id=float("nan"))
+    assert assign(df, RunConfig()).value_counts().to_dict() == {"train": 64, "validation": 16}
