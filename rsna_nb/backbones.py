@@ -1,0 +1,169 @@
+"""A name -> a network that carries its own preprocessing: grey (height, width, 1) in 0-1 -> a feature map.
+
+Every network of keras.applications, and a small one to be trained from scratch.
+"""
+
+import difflib
+import os
+import socket
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+from keras import applications, layers
+
+IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CAFFE_MEAN = (103.939, 116.779, 123.68)  # blue, green, red, of 0-255
+DOWNLOAD_TIMEOUT = 30  # seconds without an answer
+
+
+class WeightsError(RuntimeError):
+    """Weights that cannot be had or do not fit; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """What a network wants of a picture in 0-1: `scale` * picture + `offset`, for each of three channels."""
+
+    scale: tuple[float, ...]
+    offset: tuple[float, ...]
+
+
+SCALINGS = {
+    "tf": Scaling((2.0, 2.0, 2.0), (-1.0, -1.0, -1.0)),
+    "torch": Scaling(
+        tuple(1 / deviation for deviation in IMAGENET_DEVIATION),
+        tuple(-mean / deviation for mean, deviation in zip(IMAGENET_MEAN, IMAGENET_DEVIATION, strict=True)),
+    ),
+    "caffe": Scaling((255.0, 255.0, 255.0), tuple(-mean for mean in CAFFE_MEAN)),
+    "bytes": Scaling((255.0, 255.0, 255.0), (0.0, 0.0, 0.0)),  # the network has a layer for the rest
+}
+FAMILIES = {
+    "tf": "InceptionResNetV2 InceptionV3 MobileNet MobileNetV2 NASNetLarge NASNetMobile "
+    "ResNet50V2 ResNet101V2 ResNet152V2 Xception",
+    "torch": "DenseNet121 DenseNet169 DenseNet201",
+    "caffe": "ResNet50 ResNet101 ResNet152 VGG16 VGG19",
+    "bytes": "ConvNeXtTiny ConvNeXtSmall ConvNeXtBase ConvNeXtLarge ConvNeXtXLarge "
+    "EfficientNetB0 EfficientNetB1 EfficientNetB2 EfficientNetB3 EfficientNetB4 EfficientNetB5 EfficientNetB6 "
+    "EfficientNetB7 EfficientNetV2B0 EfficientNetV2B1 EfficientNetV2B2 EfficientNetV2B3 EfficientNetV2S "
+    "EfficientNetV2M EfficientNetV2L MobileNetV3Small MobileNetV3Large",
+}
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """`build(shape, weights, synchronized)` returns the network; `imagenet` says whether such weights exist."""
+
+    build: Callable[[tuple[int, int], str | None, bool], keras.Model]
+    imagenet: bool = True
+
+
+def of_applications(name: str, scaling: Scaling) -> Backbone:
+    """A network of keras.applications behind its own scaling."""
+
+    def build(shape: tuple[int, int], weights: str | None, synchronized: bool) -> keras.Model:
+        image = keras.Input((*shape, 1), name="image")
+        colour = layers.Concatenate(name="three_channels")([image, image, image])
+        scaled = layers.Rescaling(scaling.scale, scaling.offset, name="scaling")(colour)
+        network = getattr(applications, name)(include_top=False, weights=weights, input_shape=(*shape, 3))
+        return keras.Model(image, network(scaled), name="backbone")
+
+    return Backbone(build)
+
+
+def build_small(shape: tuple[int, int], weights: str | None, synchronized: bool) -> keras.Model:
+    """A residual network of 0.3 million parameters, for training from scratch on a laptop; no ImageNet weights."""
+    image = keras.Input((*shape, 1), name="image")
+
+    def convolution(x: keras.KerasTensor, filters: int, size: int, stride: int = 1) -> keras.KerasTensor:
+        x = layers.Conv2D(filters, size, stride, padding="same", use_bias=False)(x)
+        return layers.BatchNormalization(momentum=0.9, synchronized=synchronized)(x)
+
+    x = layers.ReLU()(convolution(image, 16, 5, 2))
+    for filters in (24, 48, 96):
+        x = layers.ReLU()(convolution(x, filters, 3, 2))
+        y = layers.ReLU()(convolution(x, filters, 3))
+        x = layers.ReLU()(layers.Add()([x, convolution(y, filters, 3)]))
+    network = keras.Model(image, x, name="backbone")
+    if weights:
+        network.load_weights(weights)
+    return network
+
+
+BACKBONES: dict[str, Backbone] = {"small": Backbone(build_small, imagenet=False)} | {
+    name.lower(): of_applications(name, SCALINGS[scaling])
+    for scaling, names in FAMILIES.items()
+    for name in names.split()
+}
+
+
+def build_backbone(
+    name: str, img_size: int | list[int] | tuple[int, int], weights: str = "imagenet", synchronized: bool = False
+) -> keras.Model:
+    """A network from a grey picture in 0-1, (height, width, 1), to its last feature map, (h, w, channels).
+
+    Parameters
+    ----------
+    name
+        A key of `BACKBONES`.
+    img_size
+        Side of a square or (height, width), in pixels.
+    weights
+        "imagenet" (from Keras's cache, downloaded when it is missing), "none" or the path of a weights file
+        made for the network without its top, as Keras publishes them.
+    synchronized
+        Whether batch normalisation takes its statistics over all replicas; the small network alone has the choice.
+
+    Raises
+    ------
+    ValueError
+        For a name that is not in the registry.
+    WeightsError
+        For weights that do not exist, cannot be downloaded, or do not fit.
+    """
+    if name not in BACKBONES:
+        close = difflib.get_close_matches(name, BACKBONES, n=3)
+        raise ValueError(
+            f"backbone {name} is not known; the nearest names are {', '.join(close) or ', '.join(BACKBONES)}"
+        )
+    height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+    build = BACKBONES[name].build
+    if weights == "none":
+        return build((height, width), None, synchronized)
+    if weights == "imagenet":
+        if not BACKBONES[name].imagenet:
+            raise WeightsError(f'backbone {name} has no ImageNet weights: set weights to "none" or to a file')
+        with explained_download():
+            return build((height, width), "imagenet", synchronized)
+    path = Path(weights)
+    if not path.is_file():
+        raise WeightsError(f'weights {weights}: no such file; give "imagenet", "none" or the path of a weights file')
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # Keras only warns of layers that it finds no weights for
+            return build((height, width), str(path), synchronized)
+    except (ValueError, OSError, KeyError, UserWarning) as error:
+        raise WeightsError(f"weights {weights} do not fit backbone {name}: {error}") from error
+
+
+@contextmanager
+def explained_download() -> Iterator[None]:
+    """Turn a failed download by keras.utils.get_file into an error that says which file is wanted and where."""
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
+    try:
+        yield
+    except Exception as error:  # get_file raises bare Exceptions
+        if "URL fetch failure" not in str(error):
+            raise
+        url = str(error).split(" on ", 1)[-1].split(": ", 1)[0]
+        cache = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "models"
+        raise WeightsError(
+            f"the ImageNet weights cannot be downloaded ({error}). Put {url.rsplit('/', 1)[-1]} into {cache}, or set "
+            'weights to a weights file of your own, or to "none" with freeze_backbone=False'
+        ) from error
+    finally:
+        socket.setdefaulttimeout(timeout)

@@ -1,0 +1,55 @@
+"""Settings -> the images of a run: each with its metadata, its side of the split and its picture in the store."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from rsna_nb import metrics, splits
+from rsna_nb.config import RunConfig, resolve
+from rsna_nb.metadata import find_data, load_metadata
+from rsna_nb.prepare import PrepareError, image_file, prepare_images, store_path
+
+MOST_FAILED = 0.1  # share of unreadable files above which something is wrong with the data as a whole
+
+
+@dataclass(frozen=True)
+class Data:
+    """`table` has a row for each picture in the store, with `split` and `file`; `ledger` for each image."""
+
+    table: pd.DataFrame
+    ledger: pd.DataFrame
+
+    def rows(self, split: str) -> pd.DataFrame:
+        """The rows of "train", "validation" or "test"."""
+        return self.table[self.table["split"] == split].reset_index(drop=True)
+
+
+def split_table(config: RunConfig) -> tuple[pd.DataFrame, Path]:
+    """The checked table with its column `split`, and the folder it came from. Needs no picture."""
+    data_dir = find_data(config.data_dir)
+    table = splits.limit_patients(load_metadata(data_dir), config.limit_patients, config.seed)
+    return table.assign(split=splits.assign(table, config)), data_dir
+
+
+def prepare(config: RunConfig, table: pd.DataFrame, data_dir: Path) -> Data:
+    """Fill the store with the table's pictures; raises `PrepareError` where more than a tenth is unreadable."""
+    store_dir = resolve(config.store_dir)
+    ledger = prepare_images(table, data_dir, store_dir, config.img_size)
+    failed = ledger["status"] != "ok"
+    if failed.mean() > MOST_FAILED:
+        first = ledger[failed].iloc[0]
+        raise PrepareError(
+            f"{failed.sum()} of {len(ledger)} images cannot be read, more than {MOST_FAILED:.0%}: the first is "
+            f"{first['patient_id']}/{first['image_id']}: {first['error']}"
+        )
+    store = store_path(store_dir, data_dir, config.img_size)
+    readable = table[~failed.to_numpy()].reset_index(drop=True)
+    splits.check_sides(readable["cancer"], readable["split"], sorted(table["split"].unique()))
+    files = [str(image_file(store, *ids)) for ids in zip(readable["patient_id"], readable["image_id"], strict=True)]
+    return Data(readable.assign(file=files), ledger)
+
+
+def class_weights(config: RunConfig, training: pd.DataFrame) -> dict[int, float]:
+    """{0: weight, 1: weight} of the training and the validation loss, as the setting `imbalance` asks."""
+    return metrics.class_weights(training["cancer"]) if config.imbalance == "class_weight" else {0: 1.0, 1: 1.0}

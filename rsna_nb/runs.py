@@ -1,0 +1,207 @@
+"""The run folder: everything that a run was made from and everything that it made.
+
+config/config.json       every setting: papermill's -f repeats the run with it
+config/environment.json  versions, devices, commit, command, fingerprints of the table and the store
+code/                    rsna_nb and the notebook's cells as they ran
+logs/                    train.log, history.csv
+tensorboard/, checkpoints/, predictions.csv, metrics.json
+"""
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import logging
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pandas as pd
+
+from rsna_nb.config import RunConfig, resolve
+from rsna_nb.ledger import write_whole
+
+PACKAGE = Path(__file__).parent
+PACKAGES = ["rsna_nb", "tensorflow", "keras", "numpy", "pandas", "scikit-learn", "pydicom", "imagecodecs", "papermill"]
+PACKAGES += ["opencv-python-headless"]
+TEXT_COLUMNS = {"patient_id": str, "image_id": str}
+
+
+class RunError(RuntimeError):
+    """A run folder that is not there, or lacks what is asked of it."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder. Files that the run has not written yet raise `RunError` when asked for."""
+
+    path: Path
+
+    @property
+    def id(self) -> str:
+        return self.path.name
+
+    @cached_property
+    def config(self) -> RunConfig:
+        return RunConfig.from_json(self.file("config/config.json"))
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """One row an epoch."""
+        return pd.read_csv(self.file("logs/history.csv"))
+
+    @property
+    def predictions(self) -> pd.DataFrame:
+        """One row a validation or test image, ids as text."""
+        return pd.read_csv(self.file("predictions.csv"), dtype=TEXT_COLUMNS)
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        return json.loads(self.file("metrics.json").read_text())
+
+    @property
+    def checkpoint(self) -> Path:
+        """The best model."""
+        return self.file("checkpoints/best.keras")
+
+    def file(self, name: str) -> Path:
+        path = self.path / name
+        if not path.is_file():
+            raise RunError(
+                f"run {self.id} has no {name}: it was stopped before, see {self.path / 'logs' / 'train.log'}"
+            )
+        return path
+
+    def write_json(self, name: str, content: dict[str, Any]) -> None:
+        write_whole(self.path / name, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def new_run(config: RunConfig) -> Run:
+    """Make a folder with the time as its id, the run's name added, and write the settings and the code into it.
+
+    Two runs started in the same second get different ids.
+    """
+    runs_dir = resolve(config.runs_dir)
+    runs_dir.mkdir(parents=True, exist_ok=True)
+    stem = "-".join(filter(None, [datetime.now().strftime("%Y%m%d-%H%M%S"), config.run_name]))
+    for count in range(1, 1000):
+        path = runs_dir / (stem if count == 1 else f"{stem}-{count}")
+        try:
+            path.mkdir()
+        except FileExistsError:
+            continue
+        break
+    for name in ("config", "code", "logs", "tensorboard", "checkpoints"):
+        (path / name).mkdir()
+    config.to_json(path / "config" / "config.json")
+    copy_code(path / "code")
+    return Run(path)
+
+
+def load_run(path: str | Path, runs_dir: str | Path = "runs") -> Run:
+    """A run by its folder, or by its id in `runs_dir`; `RunError` where there is none."""
+    for candidate in (Path(path), resolve(runs_dir) / path):
+        if (candidate / "config" / "config.json").is_file():
+            return Run(candidate.resolve())
+    known = [run.id for run in list_runs(runs_dir)]
+    raise RunError(f"there is no run {path} in {resolve(runs_dir)}; it has {', '.join(known[-5:]) or 'none'}")
+
+
+def list_runs(runs_dir: str | Path = "runs") -> list[Run]:
+    """Every run in the folder, the oldest first."""
+    configs = resolve(runs_dir).glob("*/config/config.json")
+    return [Run(path.parent.parent) for path in sorted(configs)]
+
+
+def copy_code(folder: Path) -> None:
+    """The package's modules, and the cells of the notebook that called, as they ran."""
+    (folder / "rsna_nb").mkdir()
+    for module in PACKAGE.glob("*.py"):
+        shutil.copy2(module, folder / "rsna_nb")
+    cells = notebook_cells()
+    if cells:
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+        nbformat.write(notebook, folder / "notebook.ipynb")
+
+
+def notebook_cells() -> list[str]:
+    """The sources of the cells run so far, none where no notebook runs this."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return [cell for cell in shell.user_ns["In"] if cell] if shell else []
+
+
+def environment(devices: list[str], metadata: pd.DataFrame, ledger: pd.DataFrame) -> dict[str, Any]:
+    """What the run was made with: config/environment.json."""
+    return {
+        "packages": {name: version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "devices": devices,
+        "command": sys.argv,
+        "working_folder": str(Path.cwd()),
+        "git": git_state(),
+        "table_fingerprint": fingerprint(metadata.drop(columns="path")),
+        "store_fingerprint": fingerprint(ledger.drop(columns=["milliseconds", "source_mtime"])),
+    }
+
+
+def version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"
+
+
+def git_state() -> dict[str, Any] | None:
+    """Commit and whether files differ from it; None outside a checkout."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(PACKAGE), *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def fingerprint(df: pd.DataFrame) -> str:
+    """SHA-256 of the table as CSV."""
+    return hashlib.sha256(df.to_csv(index=False).encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def logged(run: Run) -> Iterator[logging.Logger]:
+    """The package's log goes to the console and to logs/train.log; an exception's reason is its last line."""
+    log = logging.getLogger("rsna_nb")
+    file = logging.FileHandler(run.path / "logs" / "train.log")
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(file)
+    try:
+        yield log
+    except BaseException as error:
+        log.error("stopped: %s: %s", type(error).__name__, error)
+        raise
+    finally:
+        log.removeHandler(file)
+        file.close()
+
+
+def log_to_console() -> None:
+    """Show the package's log on standard output, once, however often it is called."""
+    log = logging.getLogger("rsna_nb")
+    log.setLevel(logging.INFO)
+    if not any(type(handler) is logging.StreamHandler for handler in log.handlers):
+        console = logging.StreamHandler(sys.stdout)
+        console.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        log.addHandler(console)
