@@ -1,0 +1,112 @@
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+
+from rsna_nb import runs
+from rsna_nb.config import RunConfig
+from tests.test_training import SMALL
+
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+TRAIN = NOTEBOOKS / "03_train.ipynb"
+
+
+def papermill_run(folder: Path, *arguments: object, notebook: Path = TRAIN) -> subprocess.CompletedProcess:
+    """papermill as a shell in `folder` runs it."""
+    command = [sys.executable, "-m", "papermill", notebook, folder / "out.ipynb", *arguments, "--no-progress-bar"]
+    return subprocess.run([str(part) for part in command], cwd=folder, capture_output=True, text=True, check=False)
+
+
+def last_error_line(answer: subprocess.CompletedProcess) -> str:
+    return answer.stderr.strip().splitlines()[-1]
+
+
+@pytest.fixture
+def data_settings(generated, tmp_path) -> list[str]:
+    """Of a run on the small generated set; its own folders are relative to the shell's."""
+    settings = SMALL | {"data_dir": str(generated), "store_dir": "stores", "runs_dir": "runs", "run_name": "notebook"}
+    (tmp_path / "small.json").write_text(json.dumps(settings))
+    return ["-f", str(tmp_path / "small.json")]
+
+
+def test_the_parameters_cell_is_the_settings_with_their_defaults_and_help():
+    cell = papermill.inspect_notebook(TRAIN)
+    fields = {field.name: field for field in dataclasses.fields(RunConfig)}
+    assert list(cell) == list(fields)
+    for name, parameter in cell.items():
+        assert eval(parameter["default"]) == fields[name].default, name
+        assert parameter["help"] == fields[name].metadata["help"], name
+
+
+@pytest.mark.parametrize("path", sorted((NOTEBOOKS / "params").glob("*.json")), ids=lambda path: path.stem)
+def test_every_parameter_file_is_valid(path):
+    RunConfig.from_json(path)
+
+
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_notebook_is_short_clean_and_runs_anywhere(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert not any(cell.outputs or cell.execution_count for cell in code)
+    assert sum(len(cell.source.splitlines()) for cell in code) <= 200
+    assert sum("parameters" in cell.metadata.get("tags", []) for cell in code) == 1
+
+
+def test_training_runs_from_another_folder_and_its_config_repeats_it(data_settings, tmp_path):
+    answer = papermill_run(tmp_path, *data_settings, "-p", "epochs", "2")
+    assert answer.returncode == 0, answer.stderr[-3000:]
+    (run,) = runs.list_runs(tmp_path / "runs")
+    assert run.config.epochs == 2
+    assert run.id.endswith("-notebook")
+    assert len(run.predictions) > 0
+    executed = (tmp_path / "out.ipynb").read_text()
+    assert executed.count('"image/png"') == 3
+    assert str(run.path) in executed
+    assert len(executed) < 1_500_000
+    cells = nbformat.read(run.path / "code" / "notebook.ipynb", as_version=4).cells
+    assert any("epochs = 2" in cell.source for cell in cells)
+    assert any("run = train(config)" in cell.source for cell in cells)
+
+    again = papermill_run(tmp_path, "-f", run.path / "config" / "config.json")
+    assert again.returncode == 0, again.stderr[-3000:]
+    _, second = runs.list_runs(tmp_path / "runs")
+    timings = ["seconds", "images_per_second"]
+    assert second.history.drop(columns=timings).equals(run.history.drop(columns=timings))
+
+
+WRONG = {
+    "misspelt -p": (["-p", "epochz", 3], "epochz is not a setting (did you mean epochs?)"),
+    "img_size 500": (["-p", "img_size", 500], "img_size must be a multiple of 32"),
+    "val_fraction 1.5": (["-p", "val_fraction", 1.5], "val_fraction must be at least 0.01 and below 0.9, not 1.5"),
+    "unknown key": (["-f", "unknown.json"], "batchsize is not a setting"),
+    "empty folder": (["-p", "data_dir", "empty"], "train.csv: there is no such table"),
+    "no positives": (["-p", "data_dir", "negative"], "no image with cancer"),
+    "no ImageNet weights": (["-p", "backbone", "small", "-p", "weights", "imagenet"], "has no ImageNet weights"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), WRONG.values(), ids=WRONG)
+def test_what_is_wrong_stops_within_seconds_with_one_line_that_names_it(
+    data_settings, generated, tmp_path, arguments, message
+):
+    (tmp_path / "unknown.json").write_text('{"batchsize": 3}')
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "negative").mkdir()
+    table = (generated / "train.csv").read_text().splitlines()
+    position = table[0].split(",").index("cancer")
+    rows = [line.split(",") for line in table[1:]]
+    negative = [",".join([*row[:position], "0", *row[position + 1 :]]) for row in rows]
+    (tmp_path / "negative" / "train.csv").write_text("\n".join([table[0], *negative]))
+    (tmp_path / "negative" / "train_images").symlink_to(generated / "train_images")
+    answer = papermill_run(tmp_path, *data_settings, *arguments)
+    assert answer.returncode == 1
+    assert message in last_error_line(answer)
+    assert not (tmp_path / "runs").exists()
+    assert not (tmp_path / "stores").exists()
