@@ -1,7 +1,5 @@
 PYTHON ?= python3
 BIN := .venv/bin
-# JupyterLab and papermill find the kernel of this environment first, whatever else is installed.
-export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: setup demo test check lab bench clean
 
@@ -14,7 +12,7 @@ setup: .venv/installed
 	touch $@
 
 demo: setup  ## train on generated mammograms, through papermill
-	papermill notebooks/03_train.ipynb out.ipynb -f notebooks/params/demo.json
+	$(BIN)/papermill notebooks/03_train.ipynb out.ipynb -f notebooks/params/demo.json
 
 test: check
 	$(BIN)/python -m pytest

@@ -207,7 +207,7 @@ def resolve(folder: str | Path) -> Path:
 
     JupyterLab starts a notebook in notebooks/ and papermill in the shell's folder: both find the same data.
     """
-    working = Path.cwd()
+    folder, working = Path(folder).expanduser(), Path.cwd()
     for candidate in (working, *working.parents):
         if (candidate / "rsna_nb" / "config.py").is_file() and (candidate / "pyproject.toml").is_file():
             return candidate / folder

@@ -7,7 +7,7 @@ import keras
 from keras import layers
 
 from rsna_nb.backbones import build_backbone
-from rsna_nb.config import RunConfig
+from rsna_nb.config import RunConfig, resolve
 
 POOLING = {"avg": layers.GlobalAveragePooling2D, "max": layers.GlobalMaxPooling2D}
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
@@ -26,7 +26,8 @@ def build_model(config: RunConfig, precision: str = "float32", synchronized: boo
         Whether batch normalisation takes its statistics over all replicas, where the backbone has the choice.
     """
     with dtype_policy(POLICIES[precision]):
-        backbone = build_backbone(config.backbone, config.image_shape, config.weights, synchronized)
+        weights = config.weights if config.weights in ("imagenet", "none") else str(resolve(config.weights))
+        backbone = build_backbone(config.backbone, config.image_shape, weights, synchronized)
         backbone.trainable = not config.freeze_backbone
         image = keras.Input((*config.image_shape, 1), name="mammogram")
         # A frozen backbone stays in inference mode: its batch normalisation keeps ImageNet's statistics.

@@ -52,7 +52,7 @@ def train(config: RunConfig) -> Run:
             compile_model(model, config)
         started = time.perf_counter()
         best_epoch = fit(model, config, data, run, replicas)
-        predictions = write_predictions(run, data, config, replicas)
+        predictions = write_predictions(run, data, config)
         write_metrics(run, data, predictions, best_epoch, time.perf_counter() - started)
         log.info("finished: %s", run.path)
     return run
@@ -164,14 +164,14 @@ def draw_graph(model: keras.Model, folder: Path) -> None:
         tf.summary.text("model", "```\n" + "\n".join(lines) + "\n```")
 
 
-def write_predictions(run: Run, data: Data, config: RunConfig, replicas: int) -> pd.DataFrame:
+def write_predictions(run: Run, data: Data, config: RunConfig) -> pd.DataFrame:
     """Score the validation and test images with the best checkpoint: predictions.csv."""
     model = keras.models.load_model(run.checkpoint, compile=False)
     parts = []
     for split in ("validation", "test"):
         rows = data.rows(split)
         if len(rows):
-            scores = callbacks.predict_scores(model, inputs.evaluation_batches(config, rows, replicas), len(rows))
+            scores = callbacks.predict_scores(model, inputs.evaluation_batches(config, rows), len(rows))
             parts.append(rows.drop(columns=["path", "file"]).assign(score=scores))
     predictions = pd.concat(parts, ignore_index=True)
     predictions.to_csv(run.path / "predictions.csv", index=False)
