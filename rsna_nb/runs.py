@@ -123,9 +123,7 @@ def list_runs(runs_dir: str | Path = "runs") -> list[Run]:
 
 def copy_code(folder: Path) -> None:
     """The package's modules, and the cells of the notebook that called, as they ran."""
-    (folder / "rsna_nb").mkdir()
-    for module in PACKAGE.glob("*.py"):
-        shutil.copy2(module, folder / "rsna_nb")
+    shutil.copytree(PACKAGE, folder / "rsna_nb", ignore=shutil.ignore_patterns("__pycache__"))
     cells = notebook_cells()
     if cells:
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])

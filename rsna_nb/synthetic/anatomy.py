@@ -1,0 +1,164 @@
+"""A breast as it is, before any picture: outlines by view, lesions and look-alikes with their places.
+
+A breast is made once (`make_breast`) and drawn in every view, so that a lesion lies at the same distance behind
+the nipple in each. Lengths are fractions of the picture's rows; everything is a left breast, chest wall at
+column 0 and x towards the nipple.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsna_nb.synthetic.lesions import LESION_KINDS
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A breast's edge in one view. Lengths in picture rows, `nipple` as a fraction of the breast's height."""
+
+    top: float
+    height: float
+    depth: float
+    nipple: float
+    upper: tuple[float, float]  # exponents of the curve above the nipple
+    lower: tuple[float, float]
+    axilla: float  # share of the depth that the upper edge keeps (MLO: the breast goes on to the arm)
+    muscle: tuple[float, float]  # width at the top and height of the pectoral muscle; zeros in CC
+    implant: tuple[float, float]  # semi-axes of an implant at the chest wall; zeros without one
+
+    @property
+    def nipple_row(self) -> float:
+        """Row of the nipple."""
+        return self.top + self.nipple * self.height
+
+    def reach(self, y: NDArray) -> NDArray:
+        """Distance of the skin from the chest wall at rows `y`; 0 above and below the breast."""
+        t = (np.asarray(y) - self.top) / self.height
+        above = t < self.nipple
+        away = np.where(above, (self.nipple - t) / self.nipple, (t - self.nipple) / (1 - self.nipple))
+        inside = np.clip(1 - away, 0, 1)
+        power = np.where(above, self.upper[0], self.lower[0])
+        root = np.where(above, self.upper[1], self.lower[1])
+        curve = (1 - np.clip(away, 0, 1) ** power) ** root
+        floor = np.where(above, self.axilla, 0.0)
+        return np.where(inside > 0, self.depth * (floor + (1 - floor) * curve), 0.0)
+
+    def muscle_edge(self, y: NDArray) -> NDArray:
+        """Distance of the pectoral muscle's edge from the chest wall at rows `y`; 0 below it."""
+        width, height = self.muscle
+        if height == 0:
+            return np.zeros_like(np.asarray(y, dtype=float))
+        return width * np.clip(1 - np.asarray(y) / height, 0, 1) ** 0.85
+
+    def holds(self, x: float, y: float, radius: float, margin: float = 0.015) -> bool:
+        """Whether a disc lies within the breast, clear of skin, muscle, implant and chest wall."""
+        angles = np.linspace(0, 2 * np.pi, 16, endpoint=False)
+        px, py = x + (radius + margin) * np.cos(angles), y + (radius + margin) * np.sin(angles)
+        clear = np.all(px < self.reach(py)) and np.all(px > self.muscle_edge(py)) and np.all(px > 0)
+        if self.implant[0] > 0:
+            a, b = self.implant
+            clear &= np.all((px / a) ** 2 + ((py - self.nipple_row) / b) ** 2 > 1)
+        return bool(clear and np.all((py > 0) & (py < 1)))
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """A finding or a look-alike, at one place of the breast. Lengths in picture rows."""
+
+    kind: str
+    cancer: int
+    behind_nipple: float
+    offset: dict[str, float]  # view -> rows below the nipple's level
+    radius: float  # all of it lies within this radius
+    contrast: float
+    seed: int  # of its shape
+
+    def centre(self, outline: Outline, view: str) -> tuple[float, float]:
+        """The lesion's place (x, y) in a view."""
+        return outline.depth - self.behind_nipple, outline.nipple_row + self.offset[view]
+
+
+@dataclass(frozen=True)
+class Breast:
+    """What is the same in all pictures of one breast."""
+
+    laterality: str
+    density: str
+    outlines: dict[str, Outline]
+    lesions: tuple[Lesion, ...]
+
+
+def make_outlines(rng: np.random.Generator, implant: bool = False) -> dict[str, Outline]:
+    """The outlines of one breast in CC and MLO: the same depth, the MLO taller and with the muscle."""
+    depth = rng.uniform(0.32, 0.46)
+    height = rng.uniform(0.66, 0.86)
+    bend = (rng.uniform(1.6, 2.1), rng.uniform(0.65, 0.95))
+    semi_axes = (0.42 * depth, 0.3 * height) if implant else (0.0, 0.0)
+    top = rng.uniform(0.3, 0.7) * (1 - height)
+    skew = rng.uniform(-0.2, 0.2)
+    cc = Outline(
+        top, height, depth, rng.uniform(0.42, 0.58), (bend[0] + skew, bend[1]), (bend[0] - skew, bend[1]),
+        0.0, (0.0, 0.0), semi_axes,
+    )  # fmt: skip
+    foot = rng.uniform(0.86, 0.97)
+    mlo = Outline(
+        -0.05, foot + 0.05, depth * rng.uniform(0.95, 1.08), rng.uniform(0.58, 0.68),
+        (rng.uniform(1.7, 2.1), rng.uniform(0.7, 0.95)), (rng.uniform(1.8, 2.3), rng.uniform(0.55, 0.75)),
+        rng.uniform(0.35, 0.6), (rng.uniform(0.45, 0.62) * depth, rng.uniform(0.4, 0.58)), semi_axes,
+    )  # fmt: skip
+    return {"CC": cc, "MLO": mlo}
+
+
+def make_breast(
+    rng: np.random.Generator, laterality: str = "L", density: str = "B", implant: bool = False, cancer: bool = False
+) -> Breast:
+    """Make a breast: its outlines, its look-alikes and, with `cancer`, one malignant lesion.
+
+    Look-alikes are as frequent beside a cancer as without, so their number says nothing.
+    """
+    outlines = make_outlines(rng, implant)
+    masses = int(rng.choice([0, 1, 2], p=[0.72, 0.24, 0.04]))
+    scattered = rng.random() < 0.05
+    calcifications = int(rng.integers(6, 13) if scattered else rng.choice([0, 1, 2, 3], p=[0.5, 0.25, 0.15, 0.1]))
+    kinds = ["smooth_mass"] * masses + ["single_calcification"] * calcifications
+    if cancer:
+        malignant = str(rng.choice(["spiculated_mass", "microcalcification_cluster"], p=[0.5, 0.5]))
+        if malignant == "spiculated_mass" and masses:
+            kinds = kinds[1:]
+        kinds = [malignant, *kinds]
+    placed: list[Lesion] = []
+    for kind in kinds:
+        lesion = place(rng, kind, outlines, placed)
+        if lesion is not None:
+            placed.append(lesion)
+    return Breast(laterality, density, outlines, tuple(placed))
+
+
+def place(rng: np.random.Generator, name: str, outlines: dict[str, Outline], others: list[Lesion]) -> Lesion | None:
+    """Find room for a lesion in both views; None where a look-alike finds none.
+
+    A malignant lesion becomes smaller until it finds room: a breast with cancer must show one.
+    """
+    kind = LESION_KINDS[name]
+    radius = rng.uniform(*kind.radius) * (outlines["CC"].height + outlines["MLO"].height) / 2
+    contrast = rng.uniform(*kind.contrast)
+    for attempt in range(1000 if kind.cancer else 60):
+        if attempt and attempt % 100 == 0:
+            radius *= 0.92
+        behind = rng.uniform(0.15, 0.9) * outlines["CC"].depth
+        offset = {view: rng.uniform(-0.4, 0.4) * outline.height for view, outline in outlines.items()}
+        lesion = Lesion(name, kind.cancer, behind, offset, radius, contrast, int(rng.integers(2**31)))
+        inside = all(o.holds(*lesion.centre(o, view), radius) for view, o in outlines.items())
+        if inside and all(apart(lesion, other) for other in others):
+            return lesion
+    if kind.cancer:
+        raise RuntimeError(f"No room for a {name} of radius {radius:.3f} in {outlines}.")
+    return None
+
+
+def apart(a: Lesion, b: Lesion) -> bool:
+    """Whether two lesions stand clearly apart in every view, so that single calcifications form no cluster."""
+    gap = a.radius + b.radius + 0.05
+    along = a.behind_nipple - b.behind_nipple
+    return all(np.hypot(along, a.offset[view] - b.offset[view]) > gap for view in a.offset)

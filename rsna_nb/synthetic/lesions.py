@@ -1,0 +1,67 @@
+"""What each kind of lesion and look-alike looks like.
+
+A shape is the brightness, 0-1, at places (x, y) given in units of the lesion's radius; `pixel` is a pixel's side.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatImage = NDArray[np.floating[Any]]  # (rows, columns)
+
+
+def smooth_mass(rng: np.random.Generator, x: FloatImage, y: FloatImage, pixel: float) -> FloatImage:
+    angle, ratio = rng.uniform(0, np.pi), rng.uniform(0.7, 1.0)
+    u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+    return 1 / (1 + np.exp(14 * (np.hypot(u, v / ratio) - 0.82)))
+
+
+def spiculated_mass(rng: np.random.Generator, x: FloatImage, y: FloatImage, pixel: float) -> FloatImage:
+    distance, angle = np.hypot(x, y), np.arctan2(y, x)
+    lobes = sum(rng.normal(0, 0.08) * np.cos(k * angle + rng.uniform(0, 2 * np.pi)) for k in (2, 3, 4, 5))
+    shape = 1 / (1 + np.exp(9 * (distance / (0.45 * (1 + lobes)) - 1)))
+    for direction in rng.uniform(0, 2 * np.pi, rng.integers(11, 19)):
+        along = x * np.cos(direction) + y * np.sin(direction)
+        across = (y * np.cos(direction) - x * np.sin(direction)) / max(0.05, 0.6 * pixel)
+        fade = np.clip((rng.uniform(0.75, 1.0) - along) / 0.6, 0, 1) * (along > 0)
+        shape = np.maximum(shape, 0.8 * fade * np.exp(-(across**2) / 2))
+    return shape
+
+
+def microcalcification_cluster(rng: np.random.Generator, x: FloatImage, y: FloatImage, pixel: float) -> FloatImage:
+    shape = np.zeros(np.broadcast_shapes(x.shape, y.shape), np.float32)
+    for _ in range(rng.integers(10, 21)):
+        distance, angle = 0.88 * np.sqrt(rng.random()), rng.uniform(0, 2 * np.pi)
+        dot = np.hypot(x - distance * np.cos(angle), y - distance * np.sin(angle))
+        shape = np.maximum(shape, rng.uniform(0.7, 1) * disc(dot, rng.uniform(0.08, 0.115), pixel))
+    return shape
+
+
+def single_calcification(rng: np.random.Generator, x: FloatImage, y: FloatImage, pixel: float) -> FloatImage:
+    return disc(np.hypot(x, y), 0.8, pixel)
+
+
+def disc(distance: NDArray, radius: float, pixel: float) -> FloatImage:
+    """An evenly bright disc with an edge one pixel wide."""
+    return np.clip((radius - distance) / pixel + 0.5, 0, 1)
+
+
+@dataclass(frozen=True)
+class LesionKind:
+    """What all lesions of a kind share."""
+
+    cancer: int
+    radius: tuple[float, float]  # from, to; as a share of the breast's height
+    contrast: tuple[float, float]  # from barely visible to clear; the same for cancer and its look-alike
+    shape: Callable[[np.random.Generator, FloatImage, FloatImage, float], FloatImage]
+
+
+LESION_KINDS = {
+    "spiculated_mass": LesionKind(1, (0.085, 0.13), (0.3, 0.95), spiculated_mass),
+    "smooth_mass": LesionKind(0, (0.038, 0.065), (0.3, 0.95), smooth_mass),
+    "microcalcification_cluster": LesionKind(1, (0.045, 0.065), (0.6, 1.5), microcalcification_cluster),
+    "single_calcification": LesionKind(0, (0.005, 0.009), (0.6, 1.5), single_calcification),
+}

@@ -1,0 +1,298 @@
+"""The generated data set: layout, determinism, true headers and codecs, anatomy, and no leak past the tissue."""
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import pandas as pd
+import pydicom
+import pytest
+from PIL import Image
+from pydicom.encaps import generate_frames
+from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLosslessSV1
+
+from rsna_nb import synthetic
+from rsna_nb.synthetic import anatomy, drawing, files
+from rsna_nb.synthetic import table as tables
+from tests.bench.bench_synthetic_honesty import leak_auc
+
+SMALL = {"patients": 5, "prevalence": 0.4, "seed": 3, "scale": 0.06, "test_patients": 2}
+MACHINES = {machine.machine_id: machine for machine in synthetic.MACHINES}
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small data set, drawn in this process."""
+    return synthetic.generate(tmp_path_factory.mktemp("synthetic") / "data", workers=1, **SMALL)
+
+
+@pytest.fixture(scope="module")
+def table(data_dir: Path) -> pd.DataFrame:
+    return pd.read_csv(data_dir / "train.csv")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def breasts(count: int, **arguments: object) -> list[anatomy.Breast]:
+    return [anatomy.make_breast(np.random.default_rng(seed), **arguments) for seed in range(count)]
+
+
+def kinds(breast: anatomy.Breast) -> list[str]:
+    return [lesion.kind for lesion in breast.lesions]
+
+
+# --- the table
+
+
+def test_table_has_the_columns_of_the_real_one_and_one_row_an_image() -> None:
+    table = synthetic.make_table(500, 0.1, seed=0)
+    assert list(table.columns) == tables.TRAIN_COLUMNS
+    assert table["image_id"].is_unique
+    assert table.groupby("patient_id")["cancer"].max().sum() == 50
+    views = table.groupby(["patient_id", "laterality"])["view"]
+    assert views.agg(lambda v: {"CC", "MLO"} <= set(v)).all()
+    assert table["age"].dropna().between(26, 89).all()
+
+
+def test_each_woman_has_one_machine_and_at_most_one_affected_breast() -> None:
+    table = synthetic.make_table(500, 0.5, seed=1)
+    assert (table.groupby("patient_id")[["machine_id", "site_id", "age"]].nunique() <= 1).all(axis=None)
+    assert (table.groupby(["patient_id", "laterality"])["cancer"].nunique() == 1).all()
+    assert table[table["cancer"] == 1].groupby("patient_id")["laterality"].nunique().max() == 1
+
+
+def test_all_ten_machines_occur_and_site_2_has_neither_density_nor_implants() -> None:
+    table = synthetic.make_table(4000, 0.3, seed=2)
+    assert set(table["machine_id"]) == set(MACHINES)
+    site_2 = table[table["site_id"] == 2]
+    assert site_2["density"].isna().all()
+    assert not site_2["implant"].any()
+    assert table[table["site_id"] == 1]["density"].isin(list("ABCD")).all()
+
+
+def test_the_table_depends_on_the_seed_alone() -> None:
+    assert synthetic.make_table(50, 0.3, 5).equals(synthetic.make_table(50, 0.3, 5))
+    assert not synthetic.make_table(50, 0.3, 5).equals(synthetic.make_table(50, 0.3, 6))
+
+
+@pytest.mark.parametrize("prevalence", [0.0, 0.001, 1.0])
+def test_a_table_without_cancer_or_without_health_is_refused(prevalence: float) -> None:
+    with pytest.raises(ValueError, match="at least one woman with and one without"):
+        synthetic.make_table(20, prevalence, 0)
+
+
+@pytest.mark.parametrize(("prevalence", "seed"), [(0.04, 0), (0.4, 1), (0.4, synthetic.DEMO.seed)])
+def test_the_columns_of_test_csv_tell_no_more_than_in_the_real_data(prevalence: float, seed: int) -> None:
+    assert 0.55 < leak_auc(synthetic.make_table(4000, prevalence, seed)) <= 0.68
+
+
+# --- the files
+
+
+def test_layout_is_that_of_the_competition(data_dir: Path, table: pd.DataFrame) -> None:
+    test = pd.read_csv(data_dir / "test.csv")
+    assert list(table.columns) == tables.TRAIN_COLUMNS
+    assert list(test.columns) == tables.TEST_COLUMNS
+    for split, rows in (("train", table), ("test", test)):
+        named = {f"{row.patient_id}/{row.image_id}.dcm" for row in rows.itertuples()}
+        found = {f"{path.parent.name}/{path.name}" for path in (data_dir / f"{split}_images").rglob("*.*")}
+        assert found == named
+    submission = pd.read_csv(data_dir / "sample_submission.csv")
+    assert list(submission.columns) == ["prediction_id", "cancer"]
+    assert list(submission["prediction_id"]) == list(test["prediction_id"].unique())
+    assert test["patient_id"].nunique() == SMALL["test_patients"]
+    assert not set(test["patient_id"]) & set(table["patient_id"])
+
+
+def test_the_files_do_not_depend_on_the_number_of_workers(data_dir: Path, tmp_path: Path) -> None:
+    synthetic.generate(tmp_path / "again", workers=2, **SMALL)
+    assert contents(tmp_path / "again") == contents(data_dir)
+
+
+def test_an_interrupted_generation_goes_on_to_the_same_bytes(data_dir: Path, tmp_path: Path) -> None:
+    part = tmp_path / "part"
+    shutil.copytree(data_dir, part)
+    (part / "generated.json").rename(part / "generating.json")
+    for name in ("train.csv", "lesions.csv", "test.csv"):
+        (part / name).unlink()
+    files = sorted(part.rglob("*.dcm"))
+    for path in files[::2]:
+        path.unlink()
+    (files[0].with_name(".half.dcm.1.part")).write_bytes(b"half")
+    synthetic.generate(part, workers=1, **SMALL)
+    assert contents(part) == contents(data_dir)
+
+
+def test_a_complete_data_set_is_not_touched(data_dir: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in data_dir.rglob("*")}
+    assert synthetic.generate(data_dir, workers=1, **SMALL) == data_dir
+    assert {path: path.stat().st_mtime_ns for path in data_dir.rglob("*")} == before
+
+
+def test_other_arguments_for_the_same_folder_are_refused(data_dir: Path) -> None:
+    with pytest.raises(ValueError, match=r"seed=3, not 4"):
+        synthetic.generate(data_dir, workers=1, **{**SMALL, "seed": 4})
+
+
+@pytest.mark.parametrize("name", ["train.csv", "train_images"])
+def test_a_folder_with_data_that_was_not_generated_is_left_alone(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir() if name == "train_images" else (tmp_path / name).write_text("precious")
+    with pytest.raises(ValueError, match=f"{name} .*not generated"):
+        synthetic.generate(tmp_path, workers=1, **SMALL)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_generated_json_says_how_to_make_the_data_set_again(data_dir: Path) -> None:
+    assert json.loads((data_dir / "generated.json").read_text()) == {
+        "generator_version": synthetic.VERSION,
+        **SMALL,
+    }
+
+
+# --- DICOM
+
+
+def stored_pixels(dataset: pydicom.Dataset) -> list[np.ndarray]:
+    """The pixels as two independent decoders read them, where there are two."""
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax == ExplicitVRLittleEndian:
+        return [dataset.pixel_array]
+    frame = next(generate_frames(dataset.PixelData, number_of_frames=1))
+    if syntax == JPEG2000Lossless:
+        shifted = np.asarray(Image.open(io.BytesIO(frame)))  # Pillow shifts 12 bits up to 16
+        return [imagecodecs.jpeg2k_decode(frame), shifted >> 4]
+    return [decode(frame) for decode in (imagecodecs.jpeg8_decode, imagecodecs.jpegsof3_decode)]
+
+
+@pytest.mark.parametrize("machine", synthetic.MACHINES, ids=lambda machine: str(machine.machine_id))
+def test_every_machine_stores_the_pixels_drawn_and_its_own_header(machine: synthetic.Machine, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 4096, (97, 81)).astype(np.uint16)
+    path = tmp_path / "image.dcm"
+    files.write_dicom(path, pixels, machine, {"SOPInstanceUID": "1.2.3"})
+    dataset = pydicom.dcmread(path)
+    inverted = machine.machine_id in (210, 29)
+    assert dataset.PhotometricInterpretation == ("MONOCHROME1" if inverted else "MONOCHROME2")
+    for stored in stored_pixels(dataset):
+        assert np.array_equal(4095 - stored if inverted else stored, pixels)
+    assert (dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit) == (16, 12, 11)
+    assert dataset.get("VOILUTFunction") == machine.voi
+    assert np.atleast_1d(dataset.get("WindowWidth", 750)).astype(float).min() >= 750
+
+
+def test_sv1_files_are_lossless_jpeg_with_selection_value_1() -> None:
+    frame = next(generate_frames(files.encode(np.zeros((16, 16), np.uint16), JPEGLosslessSV1), number_of_frames=1))
+    start_of_frame, start_of_scan = frame.index(b"\xff\xc3"), frame.index(b"\xff\xda")
+    assert frame[start_of_frame + 4] == 12  # precision
+    assert frame[start_of_scan + 7] == 1  # Ss: the predictor
+
+
+def test_machines_have_the_quirks_of_the_real_data() -> None:
+    images = sum(machine.images for machine in synthetic.MACHINES)
+    sigmoid = [machine for machine in synthetic.MACHINES if machine.voi == "SIGMOID"]
+    assert sum(machine.images for machine in sigmoid) / images == pytest.approx(0.22, abs=0.01)
+    assert all(len(machine.windows) > 1 for machine in sigmoid)
+    assert {m.machine_id for m in synthetic.MACHINES if m.photometric == "MONOCHROME1"} == {210, 29}
+    assert {m.syntax for m in synthetic.MACHINES} == {JPEG2000Lossless, JPEGLosslessSV1, ExplicitVRLittleEndian}
+
+
+def test_headers_agree_with_the_table(data_dir: Path, table: pd.DataFrame) -> None:
+    for row in table.itertuples():
+        dataset = pydicom.dcmread(data_dir / "train_images" / str(row.patient_id) / f"{row.image_id}.dcm")
+        machine = MACHINES[row.machine_id]
+        assert dataset.PatientID == str(row.patient_id)
+        assert dataset.ViewPosition == row.view
+        assert dataset.file_meta.TransferSyntaxUID == machine.syntax
+        assert (dataset.Rows, dataset.Columns) == (round(machine.rows * 0.06), round(machine.columns * 0.06))
+        assert float(dataset.ImagerPixelSpacing[0]) == pytest.approx(machine.spacing / 0.06, rel=1e-4)
+
+
+# --- the breasts
+
+
+@pytest.mark.parametrize("implant", [False, True])
+def test_a_cancer_lies_within_the_breast_in_both_views(implant: bool) -> None:
+    for breast in breasts(40, cancer=True, implant=implant):
+        assert [lesion.cancer for lesion in breast.lesions].count(1) == 1
+        for view in ("CC", "MLO"):
+            mammogram = drawing.draw_mammogram(breast, view, (200, 154), np.random.default_rng(0))
+            for _, (x_min, y_min, x_max, y_max) in mammogram.lesions:
+                assert mammogram.breast_mask[y_min:y_max, x_min:x_max].mean() > 0.97
+                assert x_max > x_min
+                assert y_max > y_min
+
+
+def test_no_lesion_lies_over_the_muscle_or_the_implant() -> None:
+    for breast in breasts(40, cancer=True, implant=True):
+        for lesion in breast.lesions:
+            assert all(o.holds(*lesion.centre(o, v), lesion.radius) for v, o in breast.outlines.items())
+
+
+def test_a_lesion_is_as_far_behind_the_nipple_in_both_views() -> None:
+    for breast in breasts(20, cancer=True):
+        lesion = breast.lesions[0]
+        places = [outline.depth - lesion.centre(outline, view)[0] for view, outline in breast.outlines.items()]
+        assert places[0] == pytest.approx(places[1])
+
+
+def test_a_right_breast_lies_at_the_right_edge_with_its_boxes() -> None:
+    breast = breasts(1, laterality="R", cancer=True)[0]
+    mammogram = drawing.draw_mammogram(breast, "CC", (200, 154), np.random.default_rng(0))
+    assert mammogram.breast_mask[:, -1].any()
+    assert not mammogram.breast_mask[:, 0].any()
+    x_min, _, x_max, _ = mammogram.lesions[0][1]
+    assert x_min > 154 / 3
+    assert x_max <= 154
+
+
+def test_healthy_breasts_have_look_alikes_as_often_as_those_with_cancer() -> None:
+    healthy, affected = breasts(400), breasts(400, cancer=True)
+    for kind in ("smooth_mass", "single_calcification"):
+        assert sum(kind in kinds(breast) for breast in healthy) > 60
+    calcifications = [np.mean([kinds(b).count("single_calcification") for b in group]) for group in (healthy, affected)]
+    assert calcifications[0] == pytest.approx(calcifications[1], rel=0.25)
+    assert {kind for breast in healthy for kind in kinds(breast)} == {"smooth_mass", "single_calcification"}
+
+
+def test_a_lesion_makes_its_place_brighter() -> None:
+    breast = next(b for b in breasts(50, cancer=True, density="A") if kinds(b)[0] == "spiculated_mass")
+    without = anatomy.Breast(breast.laterality, breast.density, breast.outlines, ())
+    drawn = [drawing.draw_mammogram(b, "MLO", (400, 308), np.random.default_rng(1)) for b in (breast, without)]
+    difference = drawn[0].pixels.astype(int) - drawn[1].pixels
+    x_min, y_min, x_max, y_max = drawn[0].lesions[0][1]
+    assert difference[y_min:y_max, x_min:x_max].max() > 300
+    for _, (x_min, y_min, x_max, y_max) in drawn[0].lesions:
+        difference[y_min:y_max, x_min:x_max] = 0
+    assert np.abs(difference).max() < 60  # nothing but the noise, which follows the signal
+
+
+def test_the_air_is_dark_but_for_the_marker_which_stands_apart() -> None:
+    for view in ("CC", "MLO"):
+        mammogram = drawing.draw_mammogram(breasts(1)[0], view, (500, 385), np.random.default_rng(0))
+        rows, columns = np.nonzero((mammogram.pixels > 0) & ~mammogram.breast_mask)
+        assert columns.min() > 385 / 2
+        assert rows.max() < 500 / 4
+        assert mammogram.pixels[~mammogram.breast_mask].max() > 4000
+        assert mammogram.pixels[mammogram.breast_mask].mean() > 400
+
+
+def test_density_makes_a_breast_brighter_on_average() -> None:
+    means = []
+    for density in "ABCD":
+        drawn = [
+            drawing.draw_mammogram(breast, "CC", (200, 154), np.random.default_rng(seed))
+            for seed, breast in enumerate(breasts(12, density=density))
+        ]
+        means.append(np.mean([m.pixels[m.breast_mask].mean() for m in drawn]))
+    assert means == sorted(means)
+
+
+def test_a_full_size_picture_has_full_size_noise_and_marker() -> None:
+    mammogram = drawing.draw_mammogram(breasts(1)[0], "CC", (3328, 2560), np.random.default_rng(0))
+    assert mammogram.pixels.shape == mammogram.breast_mask.shape == (3328, 2560)
+    tissue = mammogram.pixels[1600:1700, 300:400].astype(float)
+    assert np.abs(np.diff(tissue, axis=1)).mean() > 3
