@@ -20,7 +20,7 @@ test: check
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy --package rsna_nb
 
 lab: setup
 	$(BIN)/jupyter lab notebooks
