@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 
 import keras
@@ -155,14 +156,15 @@ def explained_download() -> Iterator[None]:
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
     try:
         yield
-    except Exception as error:  # get_file raises bare Exceptions
-        if "URL fetch failure" not in str(error):
+    except Exception as error:  # get_file raises bare Exceptions, and urllib its own while it reads
+        message = str(error)
+        if "URL fetch failure" not in message and not isinstance(error, OSError | HTTPException):
             raise
-        url = str(error).split(" on ", 1)[-1].split(": ", 1)[0]
         cache = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "models"
+        file = message.split(" on ", 1)[-1].split(": ", 1)[0].rsplit("/", 1)[-1] if "URL" in message else "the file"
         raise WeightsError(
-            f"the ImageNet weights cannot be downloaded ({error}). Put {url.rsplit('/', 1)[-1]} into {cache}, or set "
-            'weights to a weights file of your own, or to "none" with freeze_backbone=False'
+            f"the ImageNet weights cannot be downloaded ({message}). Put {file} into {cache}, or set weights to a "
+            'weights file of your own, or to "none" with freeze_backbone=False'
         ) from error
     finally:
         socket.setdefaulttimeout(timeout)

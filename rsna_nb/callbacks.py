@@ -22,6 +22,7 @@ from rsna_nb import metrics
 log = logging.getLogger(__name__)
 
 MODES = {"val_loss": "min", "val_auc": "max", "val_pf1": "max"}
+ADVICE_ON_NAN = "the best checkpoint before is kept. Lower learning_rate, or set mixed_precision to float32"
 Logs = dict[str, float]
 
 
@@ -43,7 +44,10 @@ class Validate(keras.callbacks.Callback):
         self.weights = rows["cancer"].map(weights).to_numpy()
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
-        predictions = self.rows.assign(score=predict_scores(self.model, self.dataset, len(self.rows)))
+        self.scores = predict_scores(self.model, self.dataset, len(self.rows))
+        if not np.isfinite(self.scores).all():
+            raise TrainingError(f"the validation scores of epoch {epoch + 1} are not numbers; {ADVICE_ON_NAN}")
+        predictions = self.rows.assign(score=self.scores)
         figures = metrics.by_image(predictions["cancer"], predictions["score"], self.weights)
         breasts = metrics.by_breast(predictions)
         figures["pf1"] = metrics.pf1(breasts["cancer"], breasts["score"])
@@ -93,17 +97,18 @@ def groups(row: Mapping[str, float]) -> list[str]:
 
 
 class BestCheckpoint(keras.callbacks.Callback):
-    """Keeps the whole model of the epoch with the best `monitor`, written whole or not at all."""
+    """Keeps the whole model of the epoch with the best `monitor`, written whole or not at all, and its scores."""
 
-    def __init__(self, path: Path, monitor: str) -> None:
+    def __init__(self, path: Path, monitor: str, validate: Validate) -> None:
         super().__init__()
-        self.path, self.monitor = path, monitor
+        self.path, self.monitor, self.validate = path, monitor, validate
         self.sign = 1 if MODES[monitor] == "max" else -1
         self.epoch, self.best = 0, -math.inf
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
         if self.sign * logs[self.monitor] > self.best:
             self.epoch, self.best = epoch + 1, self.sign * logs[self.monitor]
+            self.scores = self.validate.scores
             save_whole(self.model, self.path)
 
 
@@ -122,8 +127,7 @@ class StopAtNaN(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Logs) -> None:
         if not math.isfinite(logs["loss"]):
             raise TrainingError(
-                f"the loss is {logs['loss']} at epoch {self.epoch + 1}, step {batch + 1}; the best checkpoint before "
-                "it is kept. Lower learning_rate, or set mixed_precision to float32"
+                f"the loss is {logs['loss']} at epoch {self.epoch + 1}, step {batch + 1}; {ADVICE_ON_NAN}"
             )
 
 

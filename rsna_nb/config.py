@@ -5,6 +5,7 @@ with the same default and the same help text.
 """
 
 import ast
+import contextlib
 import difflib
 import json
 from collections.abc import Callable, Mapping
@@ -177,6 +178,9 @@ def coerce(name: str, value: Any, kind: type) -> Any:
         return value.lower() == "true"
     if kind is float and type(value) is int:
         return float(value)
+    if kind is float and isinstance(value, str):  # YAML, and so papermill's -f, takes 1e-3 for text
+        with contextlib.suppress(ValueError):
+            return float(value)
     if kind is str and isinstance(value, Path):
         return str(value)
     if type(value) is not kind:

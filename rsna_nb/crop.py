@@ -20,6 +20,10 @@ class Breast:
     box: tuple[int, int, int, int]
     mask: np.ndarray
 
+    def full_mask(self, shape: tuple[int, ...]) -> np.ndarray:
+        """The mask at the size (height, width) of the picture."""
+        return cv2.resize(self.mask, shape[::-1], interpolation=cv2.INTER_NEAREST)
+
 
 def find_breast(picture: np.ndarray) -> Breast | None:
     """The largest piece of tissue, leaving aside markers, frames and bright borders; None where all is air.
@@ -54,17 +58,22 @@ def air_threshold(small: np.ndarray) -> float:
 
 
 def erase_bright_edges(small: np.ndarray, tissue: np.ndarray) -> None:
-    """Set to 0, in place, the rows and columns from each edge inwards that are a frame's or a border's."""
+    """Set to 0, in place, the rows and columns from each edge inwards that are a frame's or a border's.
+
+    A frame may stand a little way in.
+    """
     for view, mask in (
         (small, tissue),
         (small[::-1], tissue[::-1]),
         (small.T, tissue.T),
         (small.T[::-1], tissue.T[::-1]),
     ):
-        lines = 0
-        while lines < len(view) // 4 and is_border_line(view[lines]):
-            lines += 1
-        mask[: lines + 1 if lines else 0] = 0  # the line after it is half border
+        outer = range(len(view) // 20 + 1)
+        end = start = next((line for line in outer if is_border_line(view[line])), 0)
+        while end < len(view) // 4 and is_border_line(view[end]):
+            end += 1
+        if end > start:
+            mask[: end + 1] = 0  # the line after it is half border
 
 
 def is_border_line(line: np.ndarray) -> bool:
@@ -103,8 +112,7 @@ def enlarge(box: tuple[int, int, int, int], small: np.ndarray, picture: np.ndarr
 def keep_breast(picture: np.ndarray, breast: Breast) -> np.ndarray:
     """The picture inside the breast's box, 0 outside of the breast's mask: air, markers and frames are gone."""
     x_min, y_min, x_max, y_max = breast.box
-    mask = cv2.resize(breast.mask, picture.shape[::-1], interpolation=cv2.INTER_NEAREST)
-    return picture[y_min:y_max, x_min:x_max] * mask[y_min:y_max, x_min:x_max]
+    return picture[y_min:y_max, x_min:x_max] * breast.full_mask(picture.shape)[y_min:y_max, x_min:x_max]
 
 
 def fit(picture: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

@@ -150,7 +150,7 @@ def stored_values(dataset: pydicom.Dataset) -> tuple[np.ndarray, int]:
     if dataset.PixelRepresentation == 1:
         stored = sign_extended(stored, bits)
     else:
-        stored = stored.view(np.dtype(f"u{stored.itemsize}"))
+        stored = right_aligned(stored.view(np.dtype(f"u{stored.itemsize}")), dataset.HighBit + 1 - bits)
         bits = max(bits, int(stored.max()).bit_length())
     if stored.min() == stored.max():
         raise DicomError(dataset.filename, f"every pixel has the same value, {stored.min()}")
@@ -189,6 +189,12 @@ def rle_frame(codestream: bytes, dataset: pydicom.Dataset) -> np.ndarray:
     return np.frombuffer(imagecodecs.dicomrle_decode(codestream, dtype), dtype).reshape(dataset.Rows, dataset.Columns)
 
 
+def right_aligned(stored: np.ndarray, unused: int) -> np.ndarray:
+    """The values without the `unused` low bits that HighBit (0028,0102) says are empty, where they are."""
+    empty = 0 < unused < 8 * stored.itemsize and not (stored & (2**unused - 1)).any()
+    return stored >> unused if empty else stored
+
+
 def sign_extended(stored: np.ndarray, bits: int) -> np.ndarray:
     """Two's complement of `bits` bits as a signed integer of the array's own width."""
     unused = 8 * stored.itemsize - bits
@@ -204,11 +210,16 @@ def to_brightness(stored: np.ndarray, dataset: pydicom.Dataset, bits: int) -> tu
     values = modality_values(stored, dataset)
     low, high = np.sort(modality_values(ends.astype(np.int64), dataset))
     bright, window = apply_voi_transformation(values, dataset, float(low), float(high), padding)
+    return upright(bright, dataset, padding), window
+
+
+def upright(bright: np.ndarray, dataset: pydicom.Dataset, padding: np.ndarray | None) -> np.ndarray:
+    """The picture, changed in place, with tissue bright and padding 0."""
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         np.subtract(1, bright, out=bright)
     if padding is not None:
         bright[padding] = 0
-    return bright, window
+    return bright
 
 
 def padding_mask(stored: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray | None:
@@ -216,7 +227,8 @@ def padding_mask(stored: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray | N
     if dataset.get("PixelPaddingValue") is None:
         return None
     value = int(dataset.PixelPaddingValue)
-    limit = int(dataset.get("PixelPaddingRangeLimit", value))
+    limit = dataset.get("PixelPaddingRangeLimit")
+    limit = value if limit is None else int(limit)
     return (stored >= min(value, limit)) & (stored <= max(value, limit))
 
 
@@ -252,12 +264,30 @@ def apply_voi_transformation(
             bright = windowed_values(values, low, high, function, center, width)
     if bright is not None and bright.min() < bright.max():
         return bright, name
-    tissue = values if padding is None else values[~padding]
-    floor, ceiling = (float(tissue.min()), float(tissue.max())) if tissue.size else (0.0, 0.0)
-    if floor == ceiling:
-        raise DicomError(dataset.filename, "all pixels but the padding have the same value")
+    floor, ceiling = tissue_range(values, dataset, padding)
     note = "" if name == "none" else f" ({name} cannot be used)"
     return np.clip((values - floor) / (ceiling - floor), 0, 1), f"min-max {floor:g} {ceiling:g}{note}"
+
+
+def tissue_range(values: np.ndarray, dataset: pydicom.Dataset, padding: np.ndarray | None) -> tuple[float, float]:
+    """Smallest and largest value in the breast and the air next to it: markers and frames take no part.
+
+    The breast is looked for in a picture by percentiles, which is good enough for that.
+    """
+    pixels = values if padding is None else values[~padding]
+    if pixels.size == 0 or pixels.min() == pixels.max():
+        raise DicomError(dataset.filename, "all pixels but the padding have the same value")
+    low, high = np.percentile(pixels, (0.5, 99.5))
+    if low == high:
+        low, high = pixels.min(), pixels.max()
+    rough = upright(np.clip((values - np.float32(low)) / np.float32(high - low), 0, 1), dataset, padding)
+    breast = find_breast(rough)
+    if breast is None:
+        return float(pixels.min()), float(pixels.max())
+    inside = breast.full_mask(values.shape) == 1
+    if padding is not None:
+        inside &= ~padding
+    return float(values[inside].min()), float(values[inside].max())
 
 
 def windowed_values(

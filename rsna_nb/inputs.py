@@ -12,6 +12,8 @@ import tensorflow as tf
 
 from rsna_nb.config import ConfigError, RunConfig
 
+READ_AHEAD = 2  # batches in float32: 256 images at 1024 take 1 GB, for each GPU
+
 
 def global_batch(config: RunConfig, replicas: int, images: int) -> int:
     """The batch over all replicas: a multiple of them, and no larger than the data."""
@@ -50,7 +52,7 @@ def training_batches(
 
     dataset = tf.data.Dataset.range(config.epochs).flat_map(epoch_examples)
     dataset = dataset.map(read_example, tf.data.AUTOTUNE).batch(batch, drop_remainder=True)
-    return dataset.map(finish, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    return dataset.map(finish, READ_AHEAD).prefetch(READ_AHEAD)
 
 
 def evaluation_batches(config: RunConfig, rows: pd.DataFrame, replicas: int = 1) -> tf.data.Dataset:
@@ -63,7 +65,7 @@ def evaluation_batches(config: RunConfig, rows: pd.DataFrame, replicas: int = 1)
     files += files[:1] * (-len(files) % batch)
     dataset = tf.data.Dataset.from_tensor_slices(files)
     dataset = dataset.map(lambda file: read_picture(file, config.image_shape), tf.data.AUTOTUNE)
-    return dataset.batch(batch, drop_remainder=True).map(to_unit_range).prefetch(tf.data.AUTOTUNE)
+    return dataset.batch(batch, drop_remainder=True).map(to_unit_range).prefetch(READ_AHEAD)
 
 
 def column(values: pd.Series) -> tf.Tensor:

@@ -11,10 +11,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import get_type_hints
 
+from rsna_nb.storage import write_whole
+
 
 @dataclass(frozen=True)
 class Record:
-    """A row. `status` is "ok" or "error"; `crop` is "x_min y_min x_max y_max" in stored pixels, half open."""
+    """A row, one line. `status` is "ok" or "error"; `crop` is "x_min y_min x_max y_max" in stored pixels, half open."""
 
     patient_id: str
     image_id: str
@@ -42,10 +44,11 @@ def read(store: Path) -> Ledger:
     """(patient_id, image_id) -> the last record of each file."""
     path = store / "ledger.csv"
     ledger: Ledger = {}
-    for row in csv.reader(io.StringIO(path.read_text(errors="replace") if path.is_file() else "")):
+    for line in path.read_text(errors="replace").splitlines() if path.is_file() else []:
         try:
+            (row,) = csv.reader([line], strict=True)
             record = Record(*(kind(value) for kind, value in zip(TYPES.values(), row, strict=True)))
-        except ValueError:  # the header, or a damaged row
+        except (ValueError, csv.Error):  # the header, or a damaged row
             continue
         ledger[record.patient_id, record.image_id] = record
     return ledger
@@ -71,11 +74,3 @@ def as_csv(records: list[Record]) -> str:
     lines = io.StringIO()
     csv.writer(lines, lineterminator="\n").writerows(list(asdict(record).values()) for record in records)
     return lines.getvalue()
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file under another name first, so that it is never there in part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    os.replace(part, path)

@@ -1,5 +1,6 @@
 """train.csv or test.csv -> a checked table, one row an image, in the RSNA data's column names."""
 
+import contextlib
 import json
 import logging
 import re
@@ -17,8 +18,8 @@ log = logging.getLogger(__name__)
 Split = Literal["train", "test"]
 IDENTITY = ["patient_id", "image_id", "laterality", "view"]
 DESCRIPTION = ["site_id", "age", "implant", "machine_id"]
-LEAKING = ["cancer", "biopsy", "invasive", "BIRADS", "density", "difficult_negative_case"]
-"""Columns of train.csv alone: known after the diagnosis, so never a model's inputs."""
+INPUTS = ["laterality", "view", *DESCRIPTION]
+"""All that may be a model's input: the other columns of train.csv (biopsy, BIRADS, ...) leak the diagnosis."""
 
 PLAIN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 FIRST_ROW = 2  # line 1 of the file is the header
@@ -114,10 +115,10 @@ def load_metadata(data_dir: str | Path, split: Split = "train", check_files: boo
     source = read_table(path)
     df = rename(source, layout, path)
     check(df, split, path, layout)
+    df = typed(df)
     df["path"] = image_paths(df, source, layout, split, path)
     if layout.several_rows:
-        label = df.groupby("image_id")["cancer"].transform("max") if "cancer" in df else None
-        df = (df if label is None else df.assign(cancer=label)).drop_duplicates("image_id", ignore_index=True)
+        df = one_row_an_image(df, path)
     if check_files:
         check_images(df, path)
     return df
@@ -127,7 +128,7 @@ def read_table(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise MetadataError(path, [f"there is no such table in the data folder {path.parent}"])
     try:
-        source = pd.read_csv(path, dtype=dict.fromkeys(IDENTITY, str))
+        source = pd.read_csv(path, dtype=str)  # so that one odd value does not change a column's type
     except (ValueError, UnicodeDecodeError) as error:  # pandas' parser errors are ValueErrors
         raise MetadataError(path, [f"not a CSV table: {error}"]) from error
     if source.empty:
@@ -143,12 +144,11 @@ def rename(source: pd.DataFrame, layout: Layout, path: Path) -> pd.DataFrame:
             if "{" in pattern:
                 df[name] = [pattern.format_map(row) for row in source.astype(str).to_dict("records")]
             else:
-                df[name] = source[pattern].astype(str) if name in IDENTITY else source[pattern]
+                df[name] = source[pattern]
         except KeyError as error:
             faults.append(f"column {error} is missing: columns.json names it for {name}")
     for name, values in layout.values.items():
         if name in df:
-            df[name] = df[name].astype(str)
             faults += other_values(df, name, list(values))
             df[name] = df[name].map(values)
     if faults:
@@ -173,24 +173,46 @@ def check(df: pd.DataFrame, split: Split, path: Path, layout: Layout) -> None:
             if first_line.setdefault(image_id, line) != line:
                 faults.append(f"row {line}: image_id {image_id} stands in row {first_line[image_id]} already")
     faults += other_values(df, "laterality", ["L", "R"])
-    if split == "train":
-        faults += other_values(df, "cancer", [0, 1])
+    if split == "train" and "cancer" in df:
+        df["cancer"] = df["cancer"].astype(str).str.removesuffix(".0")
+        faults += other_values(df, "cancer", ["0", "1"])
     if faults:
         raise MetadataError(path, faults)
     for name in DESCRIPTION:
         if name not in df:
             df[name] = float("nan")
-    if split == "train":
-        df["cancer"] = df["cancer"].astype(int)
 
 
-def other_values(df: pd.DataFrame, name: str, allowed: list[Any]) -> list[str]:
+def typed(df: pd.DataFrame) -> pd.DataFrame:
+    """Numbers where every value of a column is one; ids, laterality and view stay text."""
+    for name in df.columns.difference(IDENTITY):
+        with contextlib.suppress(ValueError, TypeError):
+            df[name] = pd.to_numeric(df[name])
+    return df
+
+
+def one_row_an_image(df: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """The first row of each image, positive if any of its rows is; rows that contradict each other are faults."""
+    by_image = df.groupby("image_id")
+    faults = [
+        f"the rows of image_id {image_id} differ in {name}"
+        for name in ("patient_id", "laterality", "view", "path")
+        for image_id in by_image[name].nunique().loc[lambda count: count > 1].index
+    ]
+    if faults:
+        raise MetadataError(path, faults)
+    if "cancer" in df:
+        df["cancer"] = by_image["cancer"].transform("max")
+    return df.drop_duplicates("image_id", ignore_index=True)
+
+
+def other_values(df: pd.DataFrame, name: str, allowed: list[str]) -> list[str]:
     """A fault for each row of the column that holds another value."""
     if name not in df:
         return []
-    choices = " or ".join(map(str, allowed))
-    lines_and_values = zip(range(FIRST_ROW, FIRST_ROW + len(df)), df[name], df[name].isin(allowed), strict=True)
-    return [f"row {line}: {name} is {value!r}, not {choices}" for line, value, known in lines_and_values if not known]
+    choices = " or ".join(allowed)
+    values = enumerate(df[name], FIRST_ROW)
+    return [f"row {line}: {name} is {value!r}, not {choices}" for line, value in values if value not in allowed]
 
 
 def image_paths(df: pd.DataFrame, source: pd.DataFrame, layout: Layout, split: Split, table: Path) -> list[str]:
@@ -220,8 +242,8 @@ def check_images(df: pd.DataFrame, table: Path) -> None:
 
 
 def model_inputs(df: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-    """`columns` of the table as a model's inputs; `ValueError` for one that only the diagnosis gives."""
-    leaking = [name for name in columns if name in LEAKING]
+    """`columns` of the table as a model's inputs; `ValueError` for one that is not known before the diagnosis."""
+    leaking = [name for name in columns if name not in INPUTS]
     if leaking:
-        raise ValueError(f"{', '.join(leaking)}: known only after the diagnosis, so never an input")
+        raise ValueError(f"{', '.join(leaking)}: not among {', '.join(INPUTS)}, which are known before the diagnosis")
     return df[columns]

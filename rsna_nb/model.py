@@ -35,7 +35,8 @@ def build_model(config: RunConfig, precision: str = "float32", synchronized: boo
         pooled = POOLING[config.pooling](name="pooled")(features)
         kept = layers.Dropout(config.dropout, seed=config.seed, name="dropout")(pooled)
         probability = layers.Dense(1, activation="sigmoid", dtype="float32", name="cancer")(kept)
-    return keras.Model(image, probability, name="detector")
+        # Within the policy: compile scales the loss of float16 where the model itself has it.
+        return keras.Model(image, probability, name="detector")
 
 
 @contextmanager

@@ -9,7 +9,6 @@ where it was. A picture is whole or not there.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import logging
 import os
@@ -28,7 +27,8 @@ from tqdm import tqdm
 
 from rsna_nb import dicom
 from rsna_nb import ledger as ledgers
-from rsna_nb.ledger import COLUMNS, Record, write_whole
+from rsna_nb.ledger import COLUMNS, Record
+from rsna_nb.storage import locked, processors, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,6 @@ def prepare_images(
         Where the disk has too little space; what is needed is logged first.
     """
     store = store_path(store_dir, data_dir, img_size)
-    store.mkdir(parents=True, exist_ok=True)
     with locked(store):
         ledger = ledgers.read(store)
         rows = zip(metadata["patient_id"], metadata["image_id"], metadata["path"], strict=True)
@@ -139,7 +138,7 @@ def prepare_one(task: Task) -> Record:
         reading = dicom.read(task.path, task.shape)
     except dicom.DicomError as error:
         task.png.unlink(missing_ok=True)
-        return replace(source, status="error", error=error.reason, milliseconds=elapsed(started))
+        return replace(source, status="error", error=" ".join(error.reason.split()), milliseconds=elapsed(started))
     png = cv2.imencode(".png", to_8_bits(reading.picture))[1].tobytes()
     write_whole(task.png, png)
     return replace(
@@ -194,9 +193,8 @@ def run(tasks: list[Task], executor: Executor | None) -> Iterator[Record]:
 
 def own_processes(tasks: int) -> ProcessPoolExecutor:
     """A process a core, each of one thread; spawned, so that none inherits TensorFlow or its locks."""
-    cores = len(os.sched_getaffinity(0))
     spawn = get_context("spawn")
-    return ProcessPoolExecutor(min(cores, tasks), spawn, initializer=cv2.setNumThreads, initargs=(1,))
+    return ProcessPoolExecutor(min(processors(), tasks), spawn, initializer=cv2.setNumThreads, initargs=(1,))
 
 
 def check_space(store: Path, images: int, img_size: int | list[int]) -> None:
@@ -209,15 +207,3 @@ def check_space(store: Path, images: int, img_size: int | list[int]) -> None:
             f"{store}: {images} pictures of {height} x {width} take about {needed / 1e9:.1f} GB and the disk has "
             f"{free / 1e9:.1f} GB free: make room, or set store_dir to another disk"
         )
-
-
-@contextlib.contextmanager
-def locked(store: Path) -> Iterator[None]:
-    """One process at a time works on a store; a second waits and then finds the work done."""
-    with open(store / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info("another process is preparing %s: waiting for it", store)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

@@ -16,6 +16,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -27,7 +28,7 @@ import nbformat
 import pandas as pd
 
 from rsna_nb.config import RunConfig, resolve
-from rsna_nb.ledger import write_whole
+from rsna_nb.storage import write_whole
 
 PACKAGE = Path(__file__).parent
 PACKAGES = ["rsna_nb", "tensorflow", "keras", "numpy", "pandas", "scikit-learn", "pydicom", "imagecodecs", "papermill"]
@@ -87,18 +88,17 @@ class Run:
 def new_run(config: RunConfig) -> Run:
     """Make a folder with the time as its id, the run's name added, and write the settings and the code into it.
 
-    Two runs started in the same second get different ids.
+    Where a run of the same second has the id, the next second is waited for.
     """
     runs_dir = resolve(config.runs_dir)
     runs_dir.mkdir(parents=True, exist_ok=True)
-    stem = "-".join(filter(None, [datetime.now().strftime("%Y%m%d-%H%M%S"), config.run_name]))
-    for count in range(1, 1000):
-        path = runs_dir / (stem if count == 1 else f"{stem}-{count}")
+    while True:
+        path = runs_dir / "-".join(filter(None, [datetime.now().strftime("%Y%m%d-%H%M%S"), config.run_name]))
         try:
             path.mkdir()
+            break
         except FileExistsError:
-            continue
-        break
+            time.sleep(0.1)
     for name in ("config", "code", "logs", "tensorboard", "checkpoints"):
         (path / name).mkdir()
     config.to_json(path / "config" / "config.json")

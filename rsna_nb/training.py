@@ -2,7 +2,8 @@
 
 import logging
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -41,19 +42,20 @@ def train(config: RunConfig) -> Run:
     run = runs.new_run(config)
     with runs.logged(run):
         log.info("run %s", run.path)
-        table, data_dir = split_table(config)
         keras.utils.set_random_seed(config.seed)
         strategy, replicas = choose_strategy()
-        with strategy.scope() if strategy else nullcontext():
+        with strategy.scope() if strategy else nullcontext():  # first: weights that cannot be had cost no waiting
             model = build_model(config, choose_precision(config.mixed_precision), synchronized=replicas > 1)
+        table, data_dir = split_table(config)
         data = prepare(config, table, data_dir)
         run.write_json("config/environment.json", runs.environment(device_names(), table, data.ledger))
         with strategy.scope() if strategy else nullcontext():
             compile_model(model, config)
         started = time.perf_counter()
-        best_epoch = fit(model, config, data, run, replicas)
-        predictions = write_predictions(run, data, config)
-        write_metrics(run, data, predictions, best_epoch, time.perf_counter() - started)
+        with explained_memory(config):
+            best = fit(model, config, data, run, replicas)
+            predictions = write_predictions(run, data, config, best.scores)
+        write_metrics(run, data, predictions, best.epoch, time.perf_counter() - started)
         log.info("finished: %s", run.path)
     return run
 
@@ -99,8 +101,8 @@ def compile_model(model: keras.Model, config: RunConfig) -> None:
     )
 
 
-def fit(model: keras.Model, config: RunConfig, data: Data, run: Run, replicas: int) -> int:
-    """Train, leaving the checkpoint, the history and TensorBoard's files in the run; returns the best epoch."""
+def fit(model: keras.Model, config: RunConfig, data: Data, run: Run, replicas: int) -> callbacks.BestCheckpoint:
+    """Train, leaving the checkpoint, the history and TensorBoard's files in the run; returns what is best."""
     training, validation = data.rows("train"), data.rows("validation")
     batch = inputs.global_batch(config, replicas, len(training))
     steps = len(training) // batch
@@ -113,12 +115,13 @@ def fit(model: keras.Model, config: RunConfig, data: Data, run: Run, replicas: i
     if steps < FEW_STEPS:
         log.warning("only %d steps an epoch: a smaller batch_size_per_gpu would learn more from each", steps)
     dataset = inputs.training_batches(config, training, weights, replicas)
-    best = callbacks.BestCheckpoint(run.path / "checkpoints" / "best.keras", config.monitor)
+    validate = callbacks.Validate(inputs.evaluation_batches(config, validation, replicas), validation, weights)
+    best = callbacks.BestCheckpoint(run.path / "checkpoints" / "best.keras", config.monitor, validate)
     on_signal = callbacks.StopOnSignal(run.path / "checkpoints" / "last.keras")
     watchers = [
         callbacks.StopAtNaN(),
         on_signal,
-        callbacks.Validate(inputs.evaluation_batches(config, validation, replicas), validation, weights),
+        validate,
         callbacks.MetricsLogger(run.path / "logs" / "history.csv", steps * batch),
         best,
         *keras_callbacks(config, run),
@@ -126,16 +129,25 @@ def fit(model: keras.Model, config: RunConfig, data: Data, run: Run, replicas: i
     draw_graph(model, run.path / "tensorboard" / "train")
     try:
         model.fit(dataset, epochs=config.epochs, steps_per_epoch=steps, callbacks=watchers, shuffle=False, verbose=0)
+    finally:
+        on_signal.restore()
+    if len(model.history.epoch) < config.epochs:
+        log.info("stopped early: no better %s for %d epochs", config.monitor, config.early_stopping_patience)
+    if best.epoch == 0:
+        raise TrainingError(f"no epoch had a {config.monitor} that is a number: see logs/history.csv")
+    return best
+
+
+@contextmanager
+def explained_memory(config: RunConfig) -> Iterator[None]:
+    """Turn TensorFlow's out-of-memory error into one that names the settings to change."""
+    try:
+        yield
     except tf.errors.ResourceExhaustedError as error:
         raise TrainingError(
             f"out of memory with batch_size_per_gpu {config.batch_size_per_gpu} at img_size {config.img_size}: halve "
             "batch_size_per_gpu, lower img_size, or set mixed_precision to bfloat16"
         ) from error
-    finally:
-        on_signal.restore()
-    if best.epoch == 0:
-        raise TrainingError(f"no epoch had a {config.monitor} that is a number: see logs/history.csv")
-    return best.epoch
 
 
 def keras_callbacks(config: RunConfig, run: Run) -> list[keras.callbacks.Callback]:
@@ -164,16 +176,16 @@ def draw_graph(model: keras.Model, folder: Path) -> None:
         tf.summary.text("model", "```\n" + "\n".join(lines) + "\n```")
 
 
-def write_predictions(run: Run, data: Data, config: RunConfig) -> pd.DataFrame:
-    """Score the validation and test images with the best checkpoint: predictions.csv."""
-    model = keras.models.load_model(run.checkpoint, compile=False)
-    parts = []
-    for split in ("validation", "test"):
-        rows = data.rows(split)
-        if len(rows):
-            scores = callbacks.predict_scores(model, inputs.evaluation_batches(config, rows), len(rows))
-            parts.append(rows.drop(columns=["path", "file"]).assign(score=scores))
-    predictions = pd.concat(parts, ignore_index=True)
+def write_predictions(run: Run, data: Data, config: RunConfig, validation_scores: np.ndarray) -> pd.DataFrame:
+    """predictions.csv: the validation scores of the best epoch, and the test women's by its checkpoint."""
+    parts = [data.rows("validation").assign(score=validation_scores)]
+    test = data.rows("test")
+    if len(test):
+        model = keras.models.load_model(run.checkpoint, compile=False)
+        parts.append(
+            test.assign(score=callbacks.predict_scores(model, inputs.evaluation_batches(config, test), len(test)))
+        )
+    predictions = pd.concat(parts, ignore_index=True).drop(columns=["path", "file"])
     predictions.to_csv(run.path / "predictions.csv", index=False)
     return predictions
 

@@ -1,6 +1,7 @@
 import json
 
 import pytest
+from papermill.iorw import read_yaml_file
 
 from rsna_nb.config import ConfigError, RunConfig, resolve
 
@@ -41,6 +42,12 @@ def test_a_wrong_setting_is_named(settings, message):
 def test_what_papermill_passes_as_text_is_understood():
     config = RunConfig.from_dict({"freeze_backbone": "true", "img_size": "[1024, 512]", "learning_rate": 1})
     assert (config.freeze_backbone, config.img_size, config.learning_rate) == (True, [1024, 512], 1.0)
+
+
+def test_papermill_gives_a_written_file_back_as_it_was(tmp_path):
+    config = RunConfig(learning_rate=5e-5, weights="none", freeze_backbone=False, img_size=[64, 32])
+    config.to_json(tmp_path / "config.json")
+    assert RunConfig.from_dict(read_yaml_file(str(tmp_path / "config.json"))) == config
 
 
 def test_a_damaged_file_is_named(tmp_path):

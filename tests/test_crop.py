@@ -22,6 +22,13 @@ def with_white_frame(picture):
         edge[:] = 1
 
 
+def with_inset_frame(picture):
+    frame = np.zeros_like(picture)
+    frame[20:-20, :-20] = 1  # not at the chest wall: what it covers there is lost
+    frame[70:-70, :-70] = 0
+    np.maximum(picture, frame, out=picture)
+
+
 def with_bright_border(picture):
     picture[:, -90:] = 0.97
 
@@ -41,6 +48,7 @@ def with_noise(picture):
 CHANGES = [
     with_marker,
     with_white_frame,
+    with_inset_frame,
     with_bright_border,
     with_dark_then_bright_border,
     with_line_to_the_breast,

@@ -37,7 +37,8 @@ def test_the_test_table_has_no_label(generated):
         ("image_id", "", "row 3: image_id nan is not a plain number or word"),
         ("image_id", "00", "row 3: image_id 00 stands in row 2 already"),
         ("laterality", "left", "row 3: laterality is 'left', not L or R"),
-        ("cancer", 2, "row 3: cancer is 2, not 0 or 1"),
+        ("cancer", 2, "row 3: cancer is '2', not 0 or 1"),
+        ("cancer", "yes", "train.csv: row 3: cancer is 'yes', not 0 or 1"),
         ("cancer", "", "row 3: cancer is nan, not 0 or 1"),
     ],
 )
@@ -88,8 +89,8 @@ def test_a_missing_file_stays_in_the_table(write, caplog):
 
 def test_a_column_map_serves_vindr_mammo(tmp_path):
     rows = [
-        {"study_id": "a1", "image_id": "f0", "laterality": "L", "view_position": "CC", "breast_birads": "BI-RADS 1"},
-        {"study_id": "a1", "image_id": "f1", "laterality": "R", "view_position": "MLO", "breast_birads": "BI-RADS 5"},
+        {"study_id": "001", "image_id": "f0", "laterality": "L", "view_position": "CC", "breast_birads": "BI-RADS 1"},
+        {"study_id": "001", "image_id": "f1", "laterality": "R", "view_position": "MLO", "breast_birads": "BI-RADS 5"},
     ]
     pd.DataFrame(rows).to_csv(tmp_path / "breast-level_annotations.csv", index=False)
     columns = {
@@ -102,7 +103,7 @@ def test_a_column_map_serves_vindr_mammo(tmp_path):
     df = load_metadata(tmp_path, check_files=False)
     assert df["cancer"].tolist() == [0, 1]
     assert df["view"].tolist() == ["CC", "MLO"]
-    assert df["path"][1] == str(tmp_path / "images" / "a1" / "f1.dicom")
+    assert df["path"][1] == str(tmp_path / "images" / "001" / "f1.dicom")
     assert df["age"].isna().all()
 
 
@@ -125,6 +126,11 @@ def test_a_column_map_serves_cbis_ddsm_with_a_row_a_finding(tmp_path):
     (tmp_path / "columns.json").write_text(json.dumps(columns))
     df = load_metadata(tmp_path, check_files=False)
     assert df[["image_id", "laterality", "cancer"]].to_numpy().tolist() == [["P_1_LEFT_CC", "L", 1]]
+    pd.DataFrame([*rows, rows[0] | {"image file path": "y/0.dcm"}]).to_csv(
+        tmp_path / "mass_case_description_train_set.csv", index=False
+    )
+    with pytest.raises(MetadataError, match="the rows of image_id P_1_LEFT_CC differ in path"):
+        load_metadata(tmp_path, check_files=False)
 
 
 @pytest.mark.parametrize(
@@ -147,8 +153,9 @@ def test_a_wrong_column_map_is_explained(write, tmp_path, change, message):
 def test_columns_that_leak_never_become_inputs():
     df = table_of(3, 1).assign(biopsy=0)
     assert list(metadata.model_inputs(df, ["age", "machine_id"])) == ["age", "machine_id"]
-    with pytest.raises(ValueError, match="biopsy"):
-        metadata.model_inputs(df, ["age", "biopsy"])
+    for name in ("biopsy", "BIRADS", "density", "breast_birads", "cancer", "patient_id"):
+        with pytest.raises(ValueError, match=name):
+            metadata.model_inputs(df, ["age", name])
 
 
 def test_the_folder_mounted_on_kaggle_is_found(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from keras import applications
 from rsna_nb.backbones import BACKBONES, FAMILIES, SCALINGS, WeightsError, build_backbone
 from rsna_nb.config import RunConfig
 from rsna_nb.model import build_model
+from rsna_nb.training import compile_model
 
 MODULES = {"tf": "resnet_v2", "torch": "densenet", "caffe": "vgg16", "bytes": "efficientnet_v2"}
 GREY = np.random.default_rng(0).random((2, 64, 64, 1), dtype=np.float32)
@@ -124,6 +125,9 @@ def test_the_last_layer_is_float32_and_the_policy_is_put_back(precision):
     assert model.get_layer("cancer").compute_dtype == "float32"
     assert model.get_layer("pooled").compute_dtype == precision
     assert keras.config.dtype_policy().name == "float32"
+    compile_model(model, config)
+    scaled = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert scaled == (precision == "float16")
 
 
 def test_one_step_on_the_small_network_lowers_the_loss():

@@ -3,6 +3,8 @@
 import io
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import imagecodecs
@@ -296,3 +298,10 @@ def test_a_full_size_picture_has_full_size_noise_and_marker() -> None:
     assert mammogram.pixels.shape == mammogram.breast_mask.shape == (3328, 2560)
     tissue = mammogram.pixels[1600:1700, 300:400].astype(float)
     assert np.abs(np.diff(tissue, axis=1)).mean() > 3
+
+
+def test_two_processes_that_make_one_data_set_share_the_work(data_dir: Path, tmp_path: Path) -> None:
+    code = "import sys; from rsna_nb import synthetic; synthetic.generate(sys.argv[1], 5, 0.4, 3, 0.06, 2, workers=1)"
+    both = [subprocess.Popen([sys.executable, "-c", code, tmp_path / "both"], stderr=subprocess.DEVNULL) for _ in "ab"]
+    assert [child.wait() for child in both] == [0, 0]
+    assert contents(tmp_path / "both") == contents(data_dir)

@@ -23,9 +23,10 @@ import pandas as pd
 from pydicom.uid import generate_uid
 from tqdm import tqdm
 
+from rsna_nb.storage import locked, processors, write_whole
 from rsna_nb.synthetic.anatomy import make_breast
 from rsna_nb.synthetic.drawing import Look, draw_mammogram, lesion_boxes
-from rsna_nb.synthetic.files import write, write_dicom
+from rsna_nb.synthetic.files import write_dicom
 from rsna_nb.synthetic.table import DENSITIES, MACHINES, TEST_COLUMNS, VERSION, Machine, make_table
 
 LESION_COLUMNS = ["patient_id", "image_id", "kind", "cancer", "x_min", "y_min", "x_max", "y_max"]
@@ -78,19 +79,27 @@ def generate(
         If the folder holds other data, or a data set generated with other arguments.
     """
     data_dir = Path(data_dir)
-    arguments = {
+    arguments: dict[str, Any] = {
         "generator_version": VERSION, "patients": patients, "prevalence": prevalence, "seed": seed,
         "scale": scale, "test_patients": test_patients,
     }  # fmt: skip
     if not 0.05 <= scale <= 1:
         raise ValueError(f"scale={scale}: from 0.05 (smaller breasts are a few pixels) to 1 (full size).")
-    if is_complete(data_dir, arguments):
-        return data_dir
-    train = make_table(patients, prevalence, seed)
-    test = make_test_table(train, test_patients, seed)
-    write(data_dir / "generating.json", as_json(arguments))
+    if not is_complete(data_dir, arguments):
+        with locked(data_dir):
+            if not is_complete(data_dir, arguments):  # another process may have made it meanwhile
+                make_files(data_dir, arguments, workers)
+    return data_dir
+
+
+def make_files(data_dir: Path, arguments: dict[str, Any], workers: int | None) -> None:
+    """Draw what is not there yet, and write the tables last."""
+    seed, prevalence = arguments["seed"], arguments["prevalence"]
+    train = make_table(arguments["patients"], prevalence, seed)
+    test = make_test_table(train, arguments["test_patients"], seed)
+    write_whole(data_dir / "generating.json", as_json(arguments))
     tasks = [
-        Task(rows, data_dir / f"{split}_images", seed, scale)
+        Task(rows, data_dir / f"{split}_images", seed, arguments["scale"])
         for split, table in (("train", train), ("test", test))
         for _, rows in table.groupby("patient_id")
     ]
@@ -101,10 +110,9 @@ def generate(
     write_csv(test[TEST_COLUMNS], data_dir / "test.csv")
     submission = test[["prediction_id"]].drop_duplicates().assign(cancer=prevalence / 2)
     write_csv(submission, data_dir / "sample_submission.csv")
-    write(data_dir / "generated.json", as_json(arguments))
+    write_whole(data_dir / "generated.json", as_json(arguments))
     for left_over in (data_dir / "generating.json", *data_dir.rglob(".*.part")):
         left_over.unlink(missing_ok=True)
-    return data_dir
 
 
 def is_complete(data_dir: Path, arguments: dict[str, Any]) -> bool:
@@ -166,12 +174,6 @@ def in_parallel(function: Callable[[Task], Any], tasks: list[Task], workers: int
         yield from executor.map(function, tasks, chunksize=4)
 
 
-def processors() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def draw_woman(task: Task) -> list[tuple[Any, ...]]:
     """Draw and write one woman's pictures, but for those that are there; the rows of lesions.csv."""
     woman = task.rows.iloc[0]
@@ -226,7 +228,7 @@ def header(row: pd.Series, machine: Machine, task: Task, rng: np.random.Generato
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
-    write(path, table.to_csv(index=False, lineterminator="\n").encode())
+    write_whole(path, table.to_csv(index=False, lineterminator="\n").encode())
 
 
 def as_json(arguments: dict[str, Any]) -> bytes:

@@ -115,7 +115,7 @@ def make_breast(
 ) -> Breast:
     """Make a breast: its outlines, its look-alikes and, with `cancer`, one malignant lesion.
 
-    Look-alikes are as frequent beside a cancer as without, so their number says nothing.
+    Masses and calcifications are as frequent beside a cancer as without, so their number says nothing.
     """
     outlines = make_outlines(rng, implant)
     masses = int(rng.choice([0, 1, 2], p=[0.72, 0.24, 0.04]))

@@ -1,6 +1,5 @@
 """One generated picture -> one DICOM file, with the codec, header and windows of its machine."""
 
-import os
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from pydicom.uid import (
     generate_uid,
 )
 
+from rsna_nb.storage import write_whole
 from rsna_nb.synthetic.drawing import MAX_VALUE
 from rsna_nb.synthetic.table import VERSION, Machine
 
@@ -63,7 +63,7 @@ def write_dicom(path: Path, pixels: NDArray[np.uint16], machine: Machine, header
     dataset.file_meta.ImplementationVersionName = f"RSNA_NB_{VERSION}"
     content = BytesIO()
     dataset.save_as(content, enforce_file_format=True)
-    write(path, content.getvalue())
+    write_whole(path, content.getvalue())
 
 
 def add_windows(dataset: Dataset, machine: Machine) -> None:
@@ -89,14 +89,3 @@ def encode(pixels: NDArray[np.uint16], syntax: UID) -> bytes:
     else:
         raise ValueError(f"Transfer syntax {syntax} ({UID(syntax).name}) is not among those generated.")
     return encapsulate([bytes(codestream)])
-
-
-def write(path: Path, content: bytes) -> None:
-    """Write a file that is there whole or not at all, be the process killed or the power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
