@@ -20,6 +20,7 @@ from pydicom.uid import (
 )
 
 from rsna_nb import dicom
+from rsna_nb.brightness import to_brightness
 from rsna_nb.dicom import DicomError, read, read_mammogram
 from tests.conftest import OTHER_DIR, REAL_DIR, needs_real_files, write_dicom
 
@@ -29,7 +30,7 @@ SYNTAXES = [ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLos
 def brightness(path) -> np.ndarray:
     dataset = dicom.read_dataset(path)
     stored, bits = dicom.stored_values(dataset)
-    return dicom.to_brightness(stored, dataset, bits)[0]
+    return to_brightness(stored, dataset, bits)[0]
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda syntax: syntax.name[:20])
@@ -327,7 +328,7 @@ def test_other_real_files_are_read_as_pydicom_reads_their_values(name):
     expected = (values - low) / (high - low)
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         expected = 1 - expected
-    np.testing.assert_allclose(dicom.to_brightness(stored, dataset, bits)[0], expected, atol=2e-3)
+    np.testing.assert_allclose(to_brightness(stored, dataset, bits)[0], expected, atol=2e-3)
     assert 0 < read_mammogram(path, 512).mean() < 1
 
 
