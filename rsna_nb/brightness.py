@@ -94,12 +94,12 @@ def tissue_range(values: np.ndarray, dataset: pydicom.Dataset, padding: np.ndarr
         low, high = pixels.min(), pixels.max()
     rough = upright(np.clip((values - np.float32(low)) / np.float32(high - low), 0, 1), dataset, padding)
     breast = find_breast(rough)
-    if breast is None:
-        return float(pixels.min()), float(pixels.max())
-    inside = breast.full_mask(values.shape) == 1
-    if padding is not None:
-        inside &= ~padding
-    return float(values[inside].min()), float(values[inside].max())
+    if breast is not None:
+        inside = breast.full_mask(values.shape) == 1
+        tissue = values[inside if padding is None else inside & ~padding]
+        if tissue.size and tissue.min() < tissue.max():
+            pixels = tissue
+    return float(pixels.min()), float(pixels.max())
 
 
 def windowed_values(

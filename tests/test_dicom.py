@@ -131,6 +131,14 @@ def test_a_marker_takes_no_part_in_the_range(tmp_path, breast, marker, photometr
     np.testing.assert_allclose(read_mammogram(paths[1], 128), read_mammogram(paths[0], 128), atol=1e-6)
 
 
+def test_a_breast_of_one_value_without_a_window_is_never_an_empty_range(tmp_path):
+    pixels = np.full((400, 300), 4000, np.uint16)
+    pixels[:4, :40] = 10
+    picture = read_mammogram(write_dicom(tmp_path / "x.dcm", pixels), 64)
+    assert np.isfinite(picture).all()
+    assert picture.max() == 1
+
+
 def test_values_at_the_high_end_of_their_word_are_moved_down(tmp_path, breast):
     window = {"WindowCenter": 2000, "WindowWidth": 1500}
     left_aligned = write_dicom(tmp_path / "x.dcm", breast << 4, HighBit=15, **window)
