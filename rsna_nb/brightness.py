@@ -1,32 +1,40 @@
 """Stored values -> brightness: modality LUT, VOI LUT or window, photometric interpretation, padding.
 
-The order is DICOM's (PS3.3 C.11 and PS3.4 N.2). All arrays are (rows, columns).
+The order is DICOM's (PS3.3 C.11 and PS3.4 N.2). All arrays are (rows, columns), at any level of a pyramid.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
 import numpy as np
 import pydicom
 from pydicom.pixels.processing import apply_modality_lut, apply_voi
 
-from rsna_nb.crop import find_breast
+MIXED = 2  # pixels of a halved picture that padding reaches beyond its own
 
 
 class UnreadableError(ValueError):
     """What is wrong with a file's content, in words that go into the ledger."""
 
 
-def to_brightness(stored: np.ndarray, dataset: pydicom.Dataset, bits: int) -> tuple[np.ndarray, str]:
-    """float32 in 0-1, bright where the tissue is dense, and the name of the VOI transformation applied."""
-    padding = padding_mask(stored, dataset)
-    signed = stored.dtype.kind == "i"
-    ends = np.array([-(2 ** (bits - 1)), 2 ** (bits - 1) - 1] if signed else [0, 2**bits - 1])
-    values = modality_values(stored, dataset)
-    low, high = np.sort(modality_values(ends.astype(np.int64), dataset))
-    bright, window = apply_voi_transformation(values, dataset, float(low), float(high), padding)
-    return upright(bright, dataset, padding), window
+@dataclass(frozen=True)
+class Voi:
+    """A VOI transformation: its `name`, and what takes output of the modality LUT to new float32 in 0-1, if it can."""
+
+    name: str
+    apply: Callable[[np.ndarray], np.ndarray] | None = None
+
+    def shows(self, values: np.ndarray) -> bool:
+        """Whether these values differ after it."""
+        bright = self.apply(values) if self.apply else values[:0]
+        return bright.size > 0 and bool(bright.min() < bright.max())
 
 
-def upright(bright: np.ndarray, dataset: pydicom.Dataset, padding: np.ndarray | None) -> np.ndarray:
-    """The picture, changed in place, with tissue bright and padding 0."""
+def to_brightness(values: np.ndarray, dataset: pydicom.Dataset, voi: Voi, padding: np.ndarray | None) -> np.ndarray:
+    """Output of the modality LUT -> float32 in 0-1, bright where the tissue is dense, 0 in the padding."""
+    assert voi.apply is not None
+    bright = voi.apply(values)
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         np.subtract(1, bright, out=bright)
     if padding is not None:
@@ -34,14 +42,19 @@ def upright(bright: np.ndarray, dataset: pydicom.Dataset, padding: np.ndarray | 
     return bright
 
 
-def padding_mask(stored: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray | None:
-    """True where a pixel is padding (PS3.3 C.7.5.1.1.2), None where the file declares none."""
-    if dataset.get("PixelPaddingValue") is None:
+def padding_mask(stored: np.ndarray, dataset: pydicom.Dataset, halved: bool) -> np.ndarray | None:
+    """True where a pixel is padding (PS3.3 C.7.5.1.1.2), None where the file declares none.
+
+    In a `halved` picture padding has mixed with its neighbours, and a margin of them is left out too.
+    """
+    value, limit = first_number(dataset, "PixelPaddingValue"), first_number(dataset, "PixelPaddingRangeLimit")
+    if value is None:
         return None
-    value = int(dataset.PixelPaddingValue)
-    limit = dataset.get("PixelPaddingRangeLimit")
-    limit = value if limit is None else int(limit)
-    return (stored >= min(value, limit)) & (stored <= max(value, limit))
+    limit = value if limit is None else limit
+    padding = (stored >= min(value, limit)) & (stored <= max(value, limit))
+    if halved:
+        padding = cv2.dilate(padding.view(np.uint8), np.ones((2 * MIXED + 1,) * 2, np.uint8)).view(bool)
+    return padding
 
 
 def modality_values(stored: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
@@ -57,64 +70,51 @@ def modality_values(stored: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
     return values
 
 
-def apply_voi_transformation(
-    values: np.ndarray, dataset: pydicom.Dataset, low: float, high: float, padding: np.ndarray | None
-) -> tuple[np.ndarray, str]:
-    """0-1 by the first VOI LUT, else by the first window, else by the range of the pixels; and which it was.
+def declared_voi(dataset: pydicom.Dataset, ends: np.ndarray) -> Voi:
+    """The first VOI LUT, else the first window; without `apply` where there is none or it is not legal.
 
-    `low` and `high` are the ends of the stored range after the modality LUT. A transformation that leaves
-    all pixels at one value is set aside, and the name says so.
+    `ends` are the smallest and largest value of the stored range.
     """
-    name, bright = "none", None
     if has_table(dataset, "VOILUTSequence"):
-        name, bright = "LUT", voi_lut_values(values, dataset)
-    else:
-        center, width = first_number(dataset, "WindowCenter"), first_number(dataset, "WindowWidth")
-        if center is not None and width is not None:
-            function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
-            name = f"{function} {center:g} {width:g}"
-            bright = windowed_values(values, low, high, function, center, width)
-    if bright is not None and bright.min() < bright.max():
-        return bright, name
-    floor, ceiling = tissue_range(values, dataset, padding)
-    note = "" if name == "none" else f" ({name} cannot be used)"
-    return np.clip((values - floor) / (ceiling - floor), 0, 1), f"min-max {floor:g} {ceiling:g}{note}"
+        return Voi("LUT", lambda values: voi_lut_values(values, dataset))
+    center, width = first_number(dataset, "WindowCenter"), first_number(dataset, "WindowWidth")
+    if center is None or width is None:
+        return Voi("none")
+    function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
+    name = f"{function} {center:g} {width:g}"
+    if function not in WINDOWS or width < (1 if function == "LINEAR" else 1e-6):
+        return Voi(name)
+    window = WINDOWS[function]
+    floor, ceiling = window(np.sort(modality_values(ends, dataset)), center, width)
+    if floor >= ceiling:
+        return Voi(name)
+    return Voi(name, lambda values: between(window(values, center, width), floor, ceiling))
 
 
-def tissue_range(values: np.ndarray, dataset: pydicom.Dataset, padding: np.ndarray | None) -> tuple[float, float]:
-    """Smallest and largest value in the breast and the air next to it: markers and frames take no part.
-
-    The breast is looked for in a picture by percentiles, which is good enough for that.
-    """
+def percentile_voi(values: np.ndarray, padding: np.ndarray | None, declared: Voi) -> Voi:
+    """Most of the range of the pixels that are not padding: a marker's few leave the breast bright."""
     pixels = values if padding is None else values[~padding]
     if pixels.size == 0 or pixels.min() == pixels.max():
         raise UnreadableError("all pixels but the padding have the same value")
-    low, high = np.percentile(pixels, (0.5, 99.5))
-    if low == high:
-        low, high = pixels.min(), pixels.max()
-    rough = upright(np.clip((values - np.float32(low)) / np.float32(high - low), 0, 1), dataset, padding)
-    breast = find_breast(rough)
-    if breast is not None:
-        inside = breast.full_mask(values.shape) == 1
-        tissue = values[inside if padding is None else inside & ~padding]
-        if tissue.size and tissue.min() < tissue.max():
-            pixels = tissue
-    return float(pixels.min()), float(pixels.max())
+    low, high = np.percentile(pixels, (1, 98)).astype(np.float32)
+    return stretch(low, high, declared) if low < high else stretch(pixels.min(), pixels.max(), declared)
 
 
-def windowed_values(
-    values: np.ndarray, low: float, high: float, function: str, center: float, width: float
-) -> np.ndarray | None:
-    """The windowed values, rescaled so that `low` becomes 0 and `high` 1; None where the window is not legal.
+def range_voi(tissue: np.ndarray, declared: Voi) -> Voi | None:
+    """The whole range of these pixels, None where it is empty."""
+    low, high = (tissue.min(), tissue.max()) if tissue.size else (np.float32(0), np.float32(0))
+    return stretch(low, high, declared) if low < high else None
 
-    Without the rescaling a SIGMOID window leaves the background grey.
-    """
-    if function not in WINDOWS or width < (1 if function == "LINEAR" else 1e-6):
-        return None
-    floor, ceiling = WINDOWS[function](np.array([low, high], np.float32), center, width)
-    if ceiling <= floor:
-        return None
-    bright = (WINDOWS[function](values, center, width) - floor) / (ceiling - floor)
+
+def stretch(low: np.floating, high: np.floating, declared: Voi) -> Voi:
+    """From `low` to `high`; the name says which declared transformation could not be used."""
+    note = "" if declared.name == "none" else f" ({declared.name} cannot be used)"
+    return Voi(f"min-max {low:g} {high:g}{note}", lambda values: between(values, low, high))
+
+
+def between(values: np.ndarray, low: np.floating, high: np.floating) -> np.ndarray:
+    """The values with `low` as 0 and `high` as 1. Without that a SIGMOID window leaves the background grey."""
+    bright = (values - low) / np.float32(high - low)
     return np.clip(bright, 0, 1, out=bright)
 
 

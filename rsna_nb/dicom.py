@@ -1,36 +1,44 @@
 """One DICOM file -> one picture: decoded, windowed, upright in brightness, cropped to the breast, sized.
 
-This module reads the file and decodes its pixels; brightness.py windows them and crop.py finds the breast.
-All arrays are (rows, columns).
+Only the pixels that are needed are read: the breast is looked for in a picture of about 1/16 of the file's size,
+and then decoded at the coarsest level that fills the size asked for. decode.py decodes, pyramid.py halves,
+brightness.py windows, crop.py finds the breast. All arrays are (rows, columns).
 """
 
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
+from math import log2
 from pathlib import Path
 
-import imagecodecs
+import cv2
 import numpy as np
 import pydicom
-from pydicom import uid
-from pydicom.encaps import get_frame
 from pydicom.errors import InvalidDicomError
+from pydicom.tag import Tag
 
-from rsna_nb.brightness import UnreadableError, to_brightness
-from rsna_nb.crop import find_breast, fit, keep_breast
+from rsna_nb.brightness import (
+    UnreadableError,
+    Voi,
+    declared_voi,
+    modality_values,
+    padding_mask,
+    percentile_voi,
+    range_voi,
+    to_brightness,
+)
+from rsna_nb.crop import Breast, find_breast, fit
+from rsna_nb.decode import MAX_PIXELS, open_pyramid
+from rsna_nb.pyramid import Pyramid, stored_range
 
-Decoder = Callable[[bytes], np.ndarray]
-DECODERS: dict[str, Decoder] = {
-    uid.JPEG2000Lossless: imagecodecs.jpeg2k_decode,
-    uid.JPEG2000: imagecodecs.jpeg2k_decode,
-    uid.JPEGLossless: imagecodecs.jpeg8_decode,
-    uid.JPEGLosslessSV1: imagecodecs.jpeg8_decode,
-    uid.JPEGBaseline8Bit: imagecodecs.jpeg8_decode,
-    uid.JPEGExtended12Bit: imagecodecs.jpeg8_decode,
-    uid.JPEGLSLossless: imagecodecs.jpegls_decode,
-    uid.JPEGLSNearLossless: imagecodecs.jpegls_decode,
+SEARCH_SIDE = 200  # pixels that the longer side has at least in the picture in which the breast is looked for
+DEFERRED = 1_000_000  # bytes: larger elements stay on the disk until they are asked for
+ALLOWED = {
+    "Rows": range(1, 65536),
+    "Columns": range(1, 65536),
+    "BitsAllocated": (8, 16),
+    "BitsStored": range(1, 17),
+    "PixelRepresentation": (0, 1),
 }
-END_OF_CODESTREAM = b"\xff\xd9"  # EOI of JPEG and JPEG-LS, EOC of JPEG 2000
 
 
 class DicomError(ValueError):
@@ -48,8 +56,8 @@ class DicomError(ValueError):
 class Reading:
     """A picture (float32, (height, width), 0-1) and what was found and decided on the way to it.
 
-    `window` says which VOI transformation was applied; `bits` is the number of bits of the stored range;
-    `crop` is (x_min, y_min, x_max, y_max) in stored pixels, half open.
+    `window` says which VOI transformation was applied; `bits` is the number of bits of the stored range; the
+    picture was made from the file's at 1/2^`level`; `crop` is (x_min, y_min, x_max, y_max) in stored pixels, half open.
     """
 
     picture: np.ndarray
@@ -59,6 +67,7 @@ class Reading:
     bits: int
     rows: int
     columns: int
+    level: int
     crop: tuple[int, int, int, int]
 
 
@@ -68,7 +77,7 @@ def read_mammogram(path: str | Path, img_size: int | tuple[int, int] | list[int]
     Parameters
     ----------
     path
-        A single-frame greyscale DICOM file: uncompressed, RLE, JPEG lossless, JPEG-LS or JPEG 2000.
+        A single-frame greyscale DICOM file: uncompressed, RLE, JPEG, JPEG lossless, JPEG-LS or JPEG 2000.
     img_size
         Side of a square, or (height, width), in pixels.
 
@@ -86,37 +95,21 @@ def read_mammogram(path: str | Path, img_size: int | tuple[int, int] | list[int]
 
 def read(path: str | Path, img_size: int | tuple[int, int] | list[int]) -> Reading:
     """As `read_mammogram`, with what was found on the way."""
-    height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+    shape = (img_size, img_size) if isinstance(img_size, int) else (img_size[0], img_size[1])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom warns of values that the code below judges itself
         try:
-            dataset = read_dataset(path)
-            stored, bits = stored_values(dataset)
-            bright, window = to_brightness(stored, dataset, bits)
-            breast = find_breast(bright)
-            if breast is None:
-                raise UnreadableError("no tissue found: the whole image is as dark as air")
-            picture = fit(keep_breast(bright, breast), (height, width))
+            return read_frame(read_dataset(path), shape)
         except UnreadableError as error:
             raise DicomError(path, str(error)) from error
         except Exception as error:
             raise DicomError(path, f"{type(error).__name__}: {error}") from error
-    return Reading(
-        picture=picture,
-        transfer_syntax=dataset.file_meta.TransferSyntaxUID.name,
-        photometric=dataset.PhotometricInterpretation,
-        window=window,
-        bits=bits,
-        rows=stored.shape[0],
-        columns=stored.shape[1],
-        crop=breast.box,
-    )
 
 
 def read_dataset(path: str | Path) -> pydicom.Dataset:
-    """The file's data set, checked for being one greyscale frame with pixels; `UnreadableError` otherwise."""
+    """The file's data set, checked for being one grey frame; its pixels stay on the disk until they are asked for."""
     try:
-        dataset = pydicom.dcmread(path)
+        dataset = pydicom.dcmread(path, defer_size=DEFERRED)
     except FileNotFoundError as error:
         raise UnreadableError("the file is missing") from error
     except InvalidDicomError as error:
@@ -126,77 +119,86 @@ def read_dataset(path: str | Path) -> pydicom.Dataset:
         raise UnreadableError("no PixelData (7FE0,0010): cut off, or not an image")
     if "TransferSyntaxUID" not in dataset.file_meta:
         raise UnreadableError("no TransferSyntaxUID (0002,0010)")
+    check_frame(dataset)
+    return dataset
+
+
+def check_frame(dataset: pydicom.Dataset) -> None:
+    """Raise `UnreadableError` unless the header describes one grey frame of 8 or 16 bits and a sane size."""
     photometric = dataset.get("PhotometricInterpretation", "absent")
     if photometric not in ("MONOCHROME1", "MONOCHROME2") or dataset.get("SamplesPerPixel", 1) != 1:
         raise UnreadableError(f"not a greyscale image: PhotometricInterpretation (0028,0004) is {photometric}")
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames != 1:
         raise UnreadableError(f"{frames} frames: NumberOfFrames (0028,0008) must be 1")
-    return dataset
+    for keyword, allowed in ALLOWED.items():
+        value = dataset.get(keyword)
+        if not isinstance(value, int) or value not in allowed:
+            raise UnreadableError(f"{keyword} {Tag(keyword)} is {value}, not {allowed[0]} to {allowed[-1]}")
+    if dataset.BitsStored > dataset.BitsAllocated:
+        raise UnreadableError(f"BitsStored is {dataset.BitsStored}, more than BitsAllocated, {dataset.BitsAllocated}")
+    if dataset.Rows * dataset.Columns > MAX_PIXELS:
+        raise UnreadableError(f"{dataset.Rows} Rows of {dataset.Columns} Columns: no mammogram is so large")
 
 
-def stored_values(dataset: pydicom.Dataset) -> tuple[np.ndarray, int]:
-    """The stored pixels, (rows, columns) of integers, and the bits of their range.
+def read_frame(dataset: pydicom.Dataset, shape: tuple[int, int]) -> Reading:
+    """The frame of a checked data set."""
+    pyramid = open_pyramid(dataset)
+    search_level = max(0, int(log2(max(pyramid.shape) / SEARCH_SIDE)))
+    breast, declared, rough = search(pyramid, search_level, dataset)
+    level = min(search_level, level_for(breast, search_level, shape))
+    box, mask = cut_out(pyramid.level(level), breast, search_level - level)
 
-    The range is BitsStored's unless a pixel lies above it (one RSNA patient has such pixels): then it is
-    as many bits as hold the largest.
+    values, padding = modality_values(box, dataset), padding_mask(box, dataset, halved=level > 0)
+    tissue = values[mask > 0] if padding is None else values[(mask > 0) & ~padding]
+    voi = declared if declared.apply else range_voi(tissue, declared) or rough
+    picture = fit(to_brightness(values, dataset, voi, padding) * mask, shape)
+    if not picture.max() > 0:  # so written, NaN does not pass
+        raise UnreadableError(f"nothing is left to see: the header's rescaling or window ({voi.name}) is at fault")
+    x_min, y_min, x_max, y_max = (side << search_level for side in breast.box)
+    rows, columns = pyramid.shape
+    return Reading(
+        picture=picture,
+        transfer_syntax=dataset.file_meta.TransferSyntaxUID.name,
+        photometric=dataset.PhotometricInterpretation,
+        window=voi.name,
+        bits=pyramid.bits,
+        rows=rows,
+        columns=columns,
+        level=level,
+        crop=(x_min, y_min, min(x_max, columns), min(y_max, rows)),
+    )
+
+
+def search(pyramid: Pyramid, level: int, dataset: pydicom.Dataset) -> tuple[Breast, Voi, Voi]:
+    """The breast in the picture at `level`, the file's VOI transformation and the one that the breast was found with.
+
+    The first has no `apply` where the file has none or where it shows nothing.
     """
-    shape = (dataset.Rows, dataset.Columns)
-    syntax = dataset.file_meta.TransferSyntaxUID
-    stored = decode_frame(dataset, syntax) if syntax.is_compressed else native_frame(dataset, syntax)
-    if stored.shape != shape:
-        raise UnreadableError(f"the codestream holds {stored.shape} pixels, the header says {shape}")
-    bits = dataset.BitsStored
-    if dataset.PixelRepresentation == 1:
-        stored = sign_extended(stored, bits)
-    else:
-        stored = right_aligned(stored.view(np.dtype(f"u{stored.itemsize}")), dataset.HighBit + 1 - bits)
-        bits = max(bits, int(stored.max()).bit_length())
+    stored = pyramid.level(level)
     if stored.min() == stored.max():
         raise UnreadableError(f"every pixel has the same value, {stored.min()}")
-    return stored, bits
+    values, padding = modality_values(stored, dataset), padding_mask(stored, dataset, halved=level > 0)
+    declared = declared_voi(dataset, np.array(stored_range(pyramid.bits, pyramid.signed)))
+    if not declared.shows(values):
+        declared = Voi(declared.name)
+    rough = declared if declared.apply else percentile_voi(values, padding, declared)
+    breast = find_breast(to_brightness(values, dataset, rough, padding))
+    if breast is None:
+        raise UnreadableError("no tissue found: the whole image is as dark as air")
+    return breast, declared, rough
 
 
-def native_frame(dataset: pydicom.Dataset, syntax: uid.UID) -> np.ndarray:
-    if dataset.BitsAllocated not in (8, 16):
-        raise UnreadableError(f"BitsAllocated (0028,0100) is {dataset.BitsAllocated}, not 8 or 16")
-    dtype = np.dtype(f"{'<' if syntax.is_little_endian else '>'}u{dataset.BitsAllocated // 8}")
-    count = dataset.Rows * dataset.Columns
-    found = len(dataset.PixelData)
-    if found < count * dtype.itemsize:
-        raise UnreadableError(f"PixelData is cut off: {found} of {count * dtype.itemsize} bytes")
-    stored = np.frombuffer(dataset.PixelData, dtype, count).reshape(dataset.Rows, dataset.Columns)
-    return stored.astype(dtype.newbyteorder("="))
+def level_for(breast: Breast, search_level: int, shape: tuple[int, int]) -> int:
+    """The coarsest level at which the breast has at least the pixels that it will have in a picture of `shape`."""
+    x_min, y_min, x_max, y_max = breast.box
+    reduction = 2**search_level * max((y_max - y_min) / shape[0], (x_max - x_min) / shape[1])
+    return max(0, int(log2(reduction)))
 
 
-def decode_frame(dataset: pydicom.Dataset, syntax: uid.UID) -> np.ndarray:
-    if syntax not in DECODERS and syntax != uid.RLELossless:
-        raise UnreadableError(f"transfer syntax {syntax.name} is not supported")
-    codestream = get_frame(dataset.PixelData, 0, number_of_frames=1)
-    if syntax == uid.RLELossless:
-        return rle_frame(codestream, dataset)
-    if END_OF_CODESTREAM not in codestream[-64:]:  # decoders return what they have got; trailing padding is legal
-        raise UnreadableError("PixelData is cut off: the codestream has no end marker")
-    try:
-        return DECODERS[syntax](codestream)
-    except RuntimeError as error:  # the base class of imagecodecs' own errors
-        raise UnreadableError(f"defective {syntax.name} codestream: {error}") from error
-
-
-def rle_frame(codestream: bytes, dataset: pydicom.Dataset) -> np.ndarray:
-    """PS3.5 Annex G: one PackBits segment a byte of the sample, the most significant first."""
-    dtype = np.dtype(f"u{dataset.BitsAllocated // 8}")
-    return np.frombuffer(imagecodecs.dicomrle_decode(codestream, dtype), dtype).reshape(dataset.Rows, dataset.Columns)
-
-
-def right_aligned(stored: np.ndarray, unused: int) -> np.ndarray:
-    """The values without the `unused` low bits that HighBit (0028,0102) says are empty, where they are."""
-    empty = 0 < unused < 8 * stored.itemsize and not (stored & (2**unused - 1)).any()
-    return stored >> unused if empty else stored
-
-
-def sign_extended(stored: np.ndarray, bits: int) -> np.ndarray:
-    """Two's complement of `bits` bits as a signed integer of the array's own width."""
-    unused = 8 * stored.itemsize - bits
-    shifted = np.left_shift(stored.view(np.dtype(f"i{stored.itemsize}")), unused)
-    return np.right_shift(shifted, unused)
+def cut_out(picture: np.ndarray, breast: Breast, finer: int) -> tuple[np.ndarray, np.ndarray]:
+    """The breast's box, and its mask of 0 and 1, in a picture `finer` levels below the one it was found in."""
+    x_min, y_min, x_max, y_max = breast.box
+    box = picture[y_min << finer : y_max << finer, x_min << finer : x_max << finer]
+    mask = cv2.resize(breast.mask[y_min:y_max, x_min:x_max], box.shape[::-1], interpolation=cv2.INTER_NEAREST)
+    return box, mask
