@@ -16,7 +16,8 @@ from rsna_nb.storage import write_whole
 
 @dataclass(frozen=True)
 class Record:
-    """A row, one line. `status` is "ok" or "error"; `crop` is "x_min y_min x_max y_max" in stored pixels, half open."""
+    """A row, one line. `status` is "ok" or "error"; the picture was made from the file's at 1/2^`level` of its
+    size; `crop` is "x_min y_min x_max y_max" in stored pixels, half open."""
 
     patient_id: str
     image_id: str
@@ -28,6 +29,7 @@ class Record:
     bits: int = 0
     rows: int = 0
     columns: int = 0
+    level: int = 0
     crop: str = ""
     source_bytes: int = 0
     source_mtime: int = 0  # ns

@@ -8,16 +8,15 @@ The ledger is appended to while the work goes on and sorted at its end, so that 
 where it was. A picture is whole or not there.
 """
 
-import contextlib
 import hashlib
 import logging
 import os
 import shutil
 import time
 from collections.abc import Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, as_completed
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -25,14 +24,15 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from rsna_nb import dicom
+from rsna_nb import dicom, workers
 from rsna_nb import ledger as ledgers
 from rsna_nb.ledger import COLUMNS, Record
-from rsna_nb.storage import locked, processors, write_whole
+from rsna_nb.storage import locked, remove_parts, write_whole
 
 log = logging.getLogger(__name__)
 
-RECIPE = 1  # raise it whenever the same file gives other pixels: old stores are then left alone
+RECIPE = 2  # raise it whenever the same file gives other pixels: old stores are then left alone
+CONNECT_SECONDS = 20
 BYTES_A_PIXEL = 0.3  # of a PNG; mammograms take 0.22 (58 KiB at 512 square)
 
 
@@ -87,17 +87,18 @@ def prepare_images(
     data_dir, store_dir, img_size
         Where the data came from, the folder of all stores, and the size in pixels: a side or [height, width].
     executor
-        Any `concurrent.futures.Executor`; None starts a process for each core.
+        Any `concurrent.futures.Executor` whose workers see the same folders, a Dask cluster's for one. None starts
+        a process for each core here, with limits of time and memory for each file (see workers.py).
 
     Notes
     -----
     What is in the store already is left alone, unless the file's size or time of change is another. A file
-    that could not be read is tried again.
+    that could not be read, or whose worker died, is tried again.
 
     Raises
     ------
     PrepareError
-        Where the disk has too little space; what is needed is logged first.
+        Where the disk has too little space (what is needed is logged first), or where the executor breaks.
     """
     store = store_path(store_dir, data_dir, img_size)
     with locked(store):
@@ -110,6 +111,7 @@ def prepare_images(
             for record in run(tasks, executor):
                 ledgers.append(store, record)
                 ledger[record.patient_id, record.image_id] = record
+            remove_parts(store)
         ledgers.write(store, ledger)
     keys = zip(metadata["patient_id"], metadata["image_id"], strict=True)
     df = pd.DataFrame([asdict(ledger[key]) for key in keys], columns=COLUMNS)
@@ -118,9 +120,9 @@ def prepare_images(
 
 
 def report(ledger: pd.DataFrame, store: Path) -> None:
-    failed = ledger[ledger["status"] == "error"]
-    log.info("prepared: %d images in %s, %d left out", len(ledger) - len(failed), store, len(failed))
-    for reason, count in failed["error"].str.split(":").str[0].value_counts().items():
+    errors = ledger[ledger["status"] == "error"]
+    log.info("prepared: %d images in %s, %d left out", len(ledger) - len(errors), store, len(errors))
+    for reason, count in errors["error"].str.split(":").str[0].value_counts().items():
         log.warning("left out: %d x %s", count, reason)
 
 
@@ -132,13 +134,12 @@ def shape_of(img_size: int | list[int]) -> tuple[int, int]:
 def prepare_one(task: Task) -> Record:
     """Read one file and write its picture; whatever is wrong with the file becomes the record's error."""
     started = time.perf_counter()
-    size, mtime = fingerprint(task.path)
-    source = Record(task.patient_id, task.image_id, source_bytes=size, source_mtime=mtime)
+    source = source_of(task)
+    cv2.setNumThreads(1)  # the processes share the cores
     try:
         reading = dicom.read(task.path, task.shape)
     except dicom.DicomError as error:
-        task.png.unlink(missing_ok=True)
-        return replace(source, status="error", error=" ".join(error.reason.split()), milliseconds=elapsed(started))
+        return replace(failed(task, error.reason), milliseconds=elapsed(started))
     png = cv2.imencode(".png", to_8_bits(reading.picture))[1].tobytes()
     write_whole(task.png, png)
     return replace(
@@ -149,10 +150,23 @@ def prepare_one(task: Task) -> Record:
         bits=reading.bits,
         rows=reading.rows,
         columns=reading.columns,
+        level=reading.level,
         crop=" ".join(map(str, reading.crop)),
         png_bytes=len(png),
         milliseconds=elapsed(started),
     )
+
+
+def source_of(task: Task) -> Record:
+    """A record of the file alone."""
+    size, mtime = fingerprint(task.path)
+    return Record(task.patient_id, task.image_id, source_bytes=size, source_mtime=mtime)
+
+
+def failed(task: Task, reason: str) -> Record:
+    """The record of a file that has no picture; one that it had goes."""
+    task.png.unlink(missing_ok=True)
+    return replace(source_of(task), status="error", error=" ".join(reason.split()))
 
 
 def to_8_bits(picture: np.ndarray) -> np.ndarray:
@@ -182,19 +196,49 @@ def is_current(record: Record | None, task: Task) -> bool:
 
 
 def run(tasks: list[Task], executor: Executor | None) -> Iterator[Record]:
-    """The tasks' records as they finish, under a progress bar."""
-    with contextlib.ExitStack() as stack:
-        executor = executor or stack.enter_context(own_processes(len(tasks)))
-        futures = [executor.submit(prepare_one, task) for task in tasks]
-        stack.callback(lambda: [future.cancel() for future in futures])
-        for future in tqdm(as_completed(futures), "preparing", len(futures), unit=" images", mininterval=1):
-            yield future.result()
+    """The tasks' records as they finish, under a progress bar with the rate and the time left."""
+    outcomes = through(executor, tasks) if executor else workers.run(prepare_one, tasks)
+    for task, outcome in tqdm(outcomes, "preparing", len(tasks), unit=" images", mininterval=1):
+        yield outcome if isinstance(outcome, Record) else failed(task, outcome.reason)
 
 
-def own_processes(tasks: int) -> ProcessPoolExecutor:
-    """A process a core, each of one thread; spawned, so that none inherits TensorFlow or its locks."""
-    spawn = get_context("spawn")
-    return ProcessPoolExecutor(min(processors(), tasks), spawn, initializer=cv2.setNumThreads, initargs=(1,))
+@contextmanager
+def cluster(address: str) -> Iterator[Executor]:
+    """The executor of a Dask cluster, by the address of its scheduler, such as "tcp://host:8786".
+
+    Its workers need this package, and the data and the store under the same paths.
+
+    Raises
+    ------
+    PrepareError
+        Where Dask is not installed, or nothing answers at the address.
+    """
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise PrepareError("a scheduler needs Dask: pip install 'rsna_nb[cluster]'") from error
+    try:
+        client = Client(address, timeout=CONNECT_SECONDS)
+    except (OSError, ValueError) as error:
+        raise PrepareError(f"no Dask scheduler answers at {address!r}: {error}") from error
+    with client:
+        yield client.get_executor(pure=False)  # the same task may find another file
+
+
+def through(executor: Executor, tasks: list[Task]) -> Iterator[tuple[Task, Record | workers.Death]]:
+    """As `workers.run`, by somebody else's workers: an exception is all that is known of one that died."""
+    futures = {executor.submit(prepare_one, task): task for task in tasks}
+    try:
+        for future in as_completed(futures):
+            try:
+                yield futures[future], future.result()
+            except (BrokenExecutor, CancelledError, OSError) as error:
+                raise PrepareError(f"stopped by {error!r}: started again, preparing goes on where it was") from error
+            except Exception as error:  # such as dask.distributed's KilledWorker
+                yield futures[future], workers.Death(f"{type(error).__name__}: {error}")
+    finally:
+        for future in futures:
+            future.cancel()
 
 
 def check_space(store: Path, images: int, img_size: int | list[int]) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,14 +12,23 @@ log = logging.getLogger(__name__)
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that is there whole or not at all, be the process killed or the power cut."""
+    """Write a file that is there whole or not at all, be the process killed or the power cut.
+
+    Two processes may write the same file: the one that ends last has it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     with part.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
     os.replace(part, path)
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what killed processes had begun to write in a folder and those below it."""
+    for part in folder.rglob(".*.part"):
+        part.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

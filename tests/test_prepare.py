@@ -3,7 +3,8 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -15,7 +16,7 @@ from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLosslessSV
 from rsna_nb import ledger, prepare
 from rsna_nb.dicom import read_mammogram
 from rsna_nb.metadata import load_metadata
-from rsna_nb.prepare import PrepareError, image_file, prepare_images, store_path
+from rsna_nb.prepare import PrepareError, image_file, prepare_images, prepare_one, store_path
 from tests.conftest import write_dicom
 
 
@@ -37,6 +38,10 @@ def store_of(tmp_path: Path, size: int = 64) -> Path:
 
 def contents(store: Path) -> dict[str, bytes]:
     return {str(path.relative_to(store)): path.read_bytes() for path in store.rglob("*.p*") if path.is_file()}
+
+
+def without_timings(store: Path) -> list[dict]:
+    return [{**vars(row), "milliseconds": 0} for row in ledger.read(store).values()]
 
 
 def test_every_image_becomes_an_8_bit_png_and_a_ledger_row(generated, tmp_path):
@@ -145,20 +150,14 @@ def test_killed_and_started_again_the_store_equals_one_never_interrupted(generat
     whole = store_path(tmp_path / "whole", generated, 64)
     killed = store_path(tmp_path / "killed", generated, 64)
     for rows in (10, 40):
-        child = subprocess.Popen(
-            [sys.executable, script, generated, tmp_path / "killed"], stderr=subprocess.DEVNULL, start_new_session=True
-        )
+        child = subprocess.Popen([sys.executable, script, generated, tmp_path / "killed"], stderr=subprocess.DEVNULL)
         while len(ledger.read(killed)) < rows and child.poll() is None:
             time.sleep(0.005)
-        os.killpg(child.pid, signal.SIGKILL)
+        child.kill()
         child.wait()
     assert 0 < len(ledger.read(killed)) < len(ledger.read(whole))
     rows = prepare_images(load_metadata(generated), generated, tmp_path / "killed", 64)
     assert contents(killed) == contents(whole)
-
-    def without_timings(store: Path) -> list:
-        return [{**vars(row), "milliseconds": 0} for row in ledger.read(store).values()]
-
     assert without_timings(killed) == without_timings(whole)
     assert len(rows) == len(load_metadata(generated))
 
@@ -171,6 +170,32 @@ def test_two_processes_on_one_store_share_the_work(generated, tmp_path):
     assert [child.wait() for child in both] == [0, 0]
     text = (store_path(tmp_path / "stores", generated, 64) / "ledger.csv").read_text()
     assert len(text.splitlines()) == 1 + len(load_metadata(generated))
+
+
+def test_an_executor_that_breaks_stops_preparing_and_the_next_call_goes_on(generated, tmp_path, monkeypatch):
+    df, append = load_metadata(generated), ledger.append
+
+    def append_and_kill(store: Path, record: ledger.Record) -> None:
+        append(store, record)
+        os.kill(next(iter(executor._processes)), signal.SIGKILL)
+
+    with monkeypatch.context() as patch, ProcessPoolExecutor(1, get_context("spawn")) as executor:
+        patch.setattr(ledger, "append", append_and_kill)
+        with pytest.raises(PrepareError, match="started again, preparing goes on"):
+            prepare_images(df, generated, tmp_path, 64, executor)
+    assert (prepare_images(df, generated, tmp_path, 64)["status"] == "ok").all()
+
+
+def test_a_worker_that_dies_is_a_row_and_the_rest_goes_on(few, tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare, "prepare_one", die_or_prepare)
+    rows = prepare_images(few, tmp_path / "data", tmp_path / "stores", 64)
+    assert rows["error"].tolist() == ["", "", "reading it ended the process: Segmentation fault", "", "", ""]
+
+
+def die_or_prepare(task: prepare.Task) -> ledger.Record:
+    if task.image_id == "2":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return prepare_one(task)
 
 
 def test_reading_preparing_and_scoring_start_without_tensorflow():

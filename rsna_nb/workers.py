@@ -1,0 +1,175 @@
+"""Processes that work through tasks, where a task can cost its process and nothing else.
+
+The standard library's pool is broken for good by one process that dies, and limits no task. Here each process
+has a pipe of its own, has one task at a time, and is replaced when it dies.
+"""
+
+import contextlib
+import os
+import resource
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing import connection, get_context, parent_process
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rsna_nb.storage import processors
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+SPAWN = get_context("spawn")  # a fork would inherit TensorFlow and its locks
+WORK_SECONDS = 10  # of a processor, for a task: a slow disk takes none
+WAIT_SECONDS = 120.0  # by the clock, for a task
+MEMORY = 1_500_000_000  # bytes that a process may have above what it starts with
+READY = "ready"
+
+
+class WorkerError(RuntimeError):
+    """The processes cannot work at all."""
+
+
+@dataclass(frozen=True)
+class Death:
+    """What ended the process that had a task, in words."""
+
+    reason: str
+
+
+def run(
+    function: Callable[[Task], Result],
+    tasks: Sequence[Task],
+    processes: int | None = None,
+    seconds: float = WAIT_SECONDS,
+) -> Iterator[tuple[Task, Result | Death]]:
+    """Each task and its result, as they finish, or what killed the process that had it.
+
+    Parameters
+    ----------
+    function
+        Given each task, in another process, which imports its module. What it raises is raised here.
+    tasks
+        Whatever can be pickled.
+    processes
+        One for each core by default.
+    seconds
+        After so long a task's process is killed; it is killed too after `WORK_SECONDS` of work, and refused
+        memory above `MEMORY` (the last on Linux).
+
+    Raises
+    ------
+    WorkerError
+        Where a process dies before it could begin.
+    """
+    waiting = deque(tasks)
+    workers = [Worker(function, waiting.popleft()) for _ in range(min(processes or processors(), len(tasks)))]
+    try:
+        while workers:
+            connection.wait([worker.pipe for worker in workers], timeout=1)
+            for worker in list(workers):
+                task, outcome = worker.task, worker.outcome(seconds)
+                if outcome is None:
+                    continue
+                if not waiting or isinstance(outcome, Death):
+                    worker.kill()
+                    workers.remove(worker)
+                    workers += [Worker(function, waiting.popleft())] if waiting else []
+                else:
+                    worker.give(waiting.popleft())
+                yield task, outcome
+    finally:
+        for worker in workers:
+            worker.kill()
+
+
+class Worker:
+    """A process with a task, seen from its parent."""
+
+    def __init__(self, function: Callable[[Any], Any], task: Any) -> None:
+        self.pipe, others_end = SPAWN.Pipe()
+        self.process = SPAWN.Process(target=serve, args=(function, others_end), daemon=True)
+        self.process.start()
+        others_end.close()  # or the pipe would not end with the process
+        self.is_ready = False
+        self.give(task)
+
+    def give(self, task: Any) -> None:
+        self.task, self.started = task, time.monotonic()
+        with contextlib.suppress(BrokenPipeError):  # it is dead, which `outcome` will find
+            self.pipe.send(task)
+
+    def outcome(self, seconds: float) -> Any:
+        """The task's result or its `Death`; None while it works."""
+        try:
+            message = self.pipe.recv() if self.pipe.poll() else None
+        except (EOFError, ConnectionResetError):
+            return self.death()
+        if message == READY:
+            self.is_ready, self.started = True, time.monotonic()
+        elif isinstance(message, Exception):
+            raise message
+        elif message is None and time.monotonic() - self.started > seconds:
+            return Death(f"given up: no answer within {seconds:g} s")
+        else:
+            return message
+        return None
+
+    def death(self) -> Death:
+        self.process.join(10)
+        code = self.process.exitcode
+        if not self.is_ready:
+            raise WorkerError(
+                f"a process ended with exit code {code} before it could begin: a script that prepares images needs "
+                "'if __name__ == \"__main__\":' around what it does; what else went wrong is in its messages above"
+            )
+        if code == -signal.SIGXCPU:
+            return Death(f"given up: took more than {WORK_SECONDS} s of work")
+        cause = signal.strsignal(-code) if code and code < 0 else f"exit code {code}"
+        return Death(f"reading it ended the process: {cause}")
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join(10)
+        self.pipe.close()
+
+
+def serve(function: Callable[[Any], Any], pipe: Connection) -> None:
+    """What a process does: a task after the other, within the limits, until its parent ends."""
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent too, which ends this process
+    limit_memory()
+    pipe.send(READY)
+    while True:
+        task = pipe.recv()
+        limit_work()
+        try:
+            answer = function(task)
+        except Exception as error:
+            answer = error
+        pipe.send(answer)
+
+
+def end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os._exit(1)
+
+
+def limit_memory() -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    pages = Path("/proc/self/statm")
+    if pages.exists():
+        used = int(pages.read_text().split()[5]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_DATA, (used + MEMORY, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+
+
+def limit_work() -> None:
+    """The kernel ends the process with SIGXCPU after so many more seconds of processor time."""
+    until = int(time.process_time()) + 1 + WORK_SECONDS
+    resource.setrlimit(resource.RLIMIT_CPU, (until, resource.getrlimit(resource.RLIMIT_CPU)[1]))

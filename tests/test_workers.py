@@ -1,0 +1,167 @@
+"""Whatever a task does to its process costs that task."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rsna_nb import workers
+from rsna_nb.workers import Death, WorkerError
+
+
+def square_or_worse(task: int | str) -> int:
+    match task:
+        case "crash":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        case "exit":
+            os._exit(3)
+        case "sleep":
+            time.sleep(60)
+        case "spin":
+            while True:
+                pass
+        case "grow":
+            return int(np.ones(4_000_000_000, np.uint8)[-1])
+        case "raise":
+            raise OSError("No space left on device")
+        case "parent":
+            os.kill(os.getppid(), signal.SIGKILL)
+            time.sleep(60)
+    assert isinstance(task, int)
+    return task**2
+
+
+def square_or_refuse(task: int | str) -> int | str:
+    try:
+        return square_or_worse(task)
+    except MemoryError:
+        return "refused"
+
+
+def test_every_task_is_answered_once():
+    answers = list(workers.run(square_or_worse, range(200), processes=3))
+    assert sorted(answers) == [(n, n**2) for n in range(200)]
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        ("crash", "reading it ended the process: Segmentation fault"),
+        ("exit", "reading it ended the process: exit code 3"),
+        ("sleep", "given up: no answer within 2 s"),
+    ],
+)
+def test_a_task_that_ends_its_process_costs_that_task(bad, reason):
+    tasks = [0, 1, bad, 2, bad, 3]
+    answers = list(workers.run(square_or_worse, tasks, processes=2, seconds=2))
+    assert [answer for answer in answers if isinstance(answer[1], Death)] == [(bad, Death(reason))] * 2
+    assert sorted(answer for answer in answers if answer[0] != bad) == [(0, 0), (1, 1), (2, 4), (3, 9)]
+
+
+def test_a_task_that_works_too_long_is_ended_by_the_kernel(monkeypatch):
+    monkeypatch.setattr(workers, "WORK_SECONDS", 1)
+    answers = dict(workers.run(limited_to_a_second, ["spin", 3], processes=1))
+    assert answers == {"spin": Death("given up: took more than 1 s of work"), 3: 9}
+
+
+def limited_to_a_second(task: int | str) -> int:
+    workers.WORK_SECONDS = 1
+    workers.limit_work()
+    return square_or_worse(task)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is limited on Linux")
+def test_memory_is_refused_to_a_task_that_takes_too_much():
+    assert dict(workers.run(square_or_refuse, ["grow", 3], processes=1)) == {"grow": "refused", 3: 9}
+
+
+def test_what_a_task_raises_is_raised_here():
+    with pytest.raises(OSError, match="No space left"):
+        list(workers.run(square_or_worse, [1, "raise", 2], processes=1))
+
+
+def test_when_nobody_listens_any_more_the_processes_end():
+    answers = workers.run(square_or_worse, [1, "sleep", "sleep"], processes=2)
+    next(answers)
+    started = time.monotonic()
+    answers.close()
+    assert time.monotonic() - started < 10
+
+
+ORPHANS = """
+import sys
+from rsna_nb import workers
+from tests.test_workers import square_or_worse
+
+if __name__ == "__main__":
+    list(workers.run(square_or_worse, ["sleep", "parent"], processes=2))
+"""
+
+
+def test_processes_end_with_their_parent(tmp_path):
+    script = tmp_path / "orphans.py"
+    script.write_text(ORPHANS)
+    marker = f"RSNA_NB_TEST={os.getpid()}"
+    environment = dict(os.environ, PYTHONPATH=str(Path(__file__).parents[1]), RSNA_NB_TEST=str(os.getpid()))
+    parent = subprocess.run([sys.executable, script], env=environment, check=False)
+    assert parent.returncode == -signal.SIGKILL
+    deadline = time.monotonic() + 10
+    while (alive := processes_with(marker)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive
+
+
+def processes_with(variable: str) -> list[str]:
+    found = []
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if variable.encode() in environ.read_bytes().split(b"\0"):
+                found.append(environ.parent.name)
+        except OSError:  # it has ended, or is somebody else's
+            continue
+    return found
+
+
+UNGUARDED = """
+from rsna_nb import workers
+from tests.test_workers import square_or_worse
+
+list(workers.run(square_or_worse, [1, 2], processes=2))
+"""
+
+
+def test_a_script_without_its_guard_is_told_what_it_lacks(tmp_path):
+    script = tmp_path / "unguarded.py"
+    script.write_text(UNGUARDED)
+    environment = dict(os.environ, PYTHONPATH=str(Path(__file__).parents[1]))
+    answer = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)
+    assert answer.returncode == 1
+    assert "if __name__ ==" in answer.stderr.splitlines()[-1]
+
+
+def test_no_tasks_need_no_process():
+    assert list(workers.run(square_or_worse, [])) == []
+
+
+def test_an_error_before_the_start_is_not_a_tasks():
+    with pytest.raises(WorkerError, match="exit code"):
+        list(workers.run(Unpicklable(), [1]))
+
+
+class Unpicklable:
+    """Cannot be made again in another process."""
+
+    def __reduce__(self) -> tuple:
+        return missing, ()
+
+    def __call__(self, task: int) -> int:
+        return task
+
+
+def missing() -> None:
+    raise RuntimeError("this function cannot be loaded here")
