@@ -1,86 +1,206 @@
-"""The same low band for every codec, to the bit, and everything unusual decoded in full."""
+"""The same low band for every codec, to the bit; what is unusual is decoded in full."""
 
-import struct
+import io
+from pathlib import Path
 
 import cv2
 import imagecodecs
 import numpy as np
+import pydicom
 import pytest
+from PIL import Image
+from pydicom.encaps import encapsulate
 from pydicom.uid import (
     ExplicitVRLittleEndian,
-    JPEG2000,
     JPEG2000Lossless,
     JPEGLosslessSV1,
     JPEGLSLossless,
     RLELossless,
 )
 
-from rsna_nb.decode import Jpeg2000Pyramid, jpeg_2000_header, open_pyramid, stored_values
+from rsna_nb.brightness import declared_voi, modality_values, to_brightness
+from rsna_nb.decode import Jpeg2000Pyramid, open_pyramid, stored_values
 from rsna_nb.dicom import read, read_dataset
-from rsna_nb.pyramid import HalvedPyramid, halve
-from tests.conftest import REAL_DIR, needs_real_files, write_dicom
+from rsna_nb.pyramid import HalvedPyramid, halve, stored_range
+from tests.conftest import ENCODERS, REAL_DIR, needs_real_files, write_dicom
 
-OTHER_SYNTAXES = [ExplicitVRLittleEndian, JPEGLosslessSV1, JPEGLSLossless, RLELossless]
+SYNTAXES = [JPEG2000Lossless, ExplicitVRLittleEndian, JPEGLosslessSV1, JPEGLSLossless, RLELossless]
 REAL_FILES = sorted(REAL_DIR.glob("train_images/*/*.dcm"))
 
 
-def textured(shape: tuple[int, int], bits: int = 12, seed: int = 0) -> np.ndarray:
+def textured(shape: tuple[int, int], bits: int = 12) -> np.ndarray:
     """Noise with edges and saturated pixels, so that its low band leaves the stored range."""
-    noise = np.random.default_rng(seed).normal(0.5, 0.4, shape)
-    return (np.clip(cv2.GaussianBlur(noise, (0, 0), 0.7), 0, 1) * (2**bits - 1)).astype(np.uint16)
+    noise = np.random.default_rng(0).normal(0.5, 0.4, shape)
+    values = np.clip(cv2.GaussianBlur(noise, (0, 0), 0.7), 0, 1) * (2**bits - 1)
+    return values.astype(np.uint8 if bits <= 8 else np.uint16)
 
 
-def with_codestream(path, pixels: np.ndarray, **options: object):
-    """A JPEG 2000 file whose codestream is encoded with these options."""
-    options = {"codecformat": "j2k", "reversible": True, "level": 0, "bitspersample": 12, "resolutions": 6} | options
-    return write_dicom(path, pixels, JPEG2000Lossless, codestream=bytes(imagecodecs.jpeg2k_encode(pixels, **options)))
+def rewritten(source: Path, target: Path, pixels: np.ndarray, syntax: str, **options: object) -> Path:
+    """The file with these pixels in another transfer syntax; `options` are the JPEG 2000 encoder's."""
+    dataset = pydicom.dcmread(source)
+    if syntax == JPEG2000Lossless:
+        options = {
+            "codecformat": "j2k",
+            "reversible": True,
+            "level": 0,
+            "bitspersample": 12,
+            "resolutions": 6,
+        } | options
+        content = bytes(imagecodecs.jpeg2k_encode(pixels, **options))
+    else:
+        content = ENCODERS[syntax](pixels) if syntax in ENCODERS else pixels.tobytes()
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.PixelData = encapsulate([content]) if syntax != ExplicitVRLittleEndian else content
+    dataset["PixelData"].VR = "OW" if syntax == ExplicitVRLittleEndian else "OB"
+    dataset["PixelData"].is_undefined_length = syntax != ExplicitVRLittleEndian
+    dataset.save_as(target)
+    return target
 
 
-def halved_in_plain_python(values: list[int]) -> list[int]:
-    """T.800 F.4.8.1 by the letter, one row."""
-    count = len(values)
+def jpeg_2000_file(folder: Path, pixels: np.ndarray, bits: int = 12, **options: object) -> Path:
+    plain = write_dicom(folder / "plain.dcm", pixels, BitsStored=bits, HighBit=bits - 1)
+    return rewritten(plain, folder / "jpeg2000.dcm", pixels, JPEG2000Lossless, bitspersample=bits, **options)
+
+
+def halved_by_the_letter(values: list[int]) -> list[int]:
+    """ITU-T T.800, F.4.8.1, on one row."""
+    last = len(values) - 1
 
     def sample(i: int) -> int:
-        period = max(1, 2 * (count - 1))
-        i %= period
-        return values[min(i, period - i)]
+        i %= max(1, 2 * last)
+        return values[min(i, 2 * last - i)] if last else values[0]
 
     def high(n: int) -> int:
         return sample(2 * n + 1) - (sample(2 * n) + sample(2 * n + 2)) // 2
 
-    return [sample(2 * n) + (high(n - 1) + high(n) + 2) // 4 for n in range(-(-count // 2))]
+    return [sample(2 * n) + (high(n - 1) + high(n) + 2) // 4 for n in range(last // 2 + 1)]
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 8), (2, 3), (5, 4), (33, 64), (65, 31), (130, 67)])
-def test_halving_is_the_standards_low_band(shape):
+def test_halving_gives_the_standards_low_band(shape):
     values = textured(shape).astype(np.int16)
-    columns = np.array([halved_in_plain_python(column) for column in values.T.tolist()]).T
-    expected = np.array([halved_in_plain_python(row) for row in columns.tolist()])
+    columns = np.array([halved_by_the_letter(column) for column in values.T.tolist()]).T
+    expected = np.array([halved_by_the_letter(row) for row in columns.tolist()])
     np.testing.assert_array_equal(halve(values), expected)
 
 
 @pytest.mark.parametrize("bits", [8, 10, 12, 13, 14, 16])
-def test_no_halving_overflows(bits):
-    extremes = (np.random.default_rng(bits).integers(0, 2, (301, 420)) * (2**bits - 1)).astype(np.uint16)
-    checkers = np.indices((256, 256)).sum(0) % 2 * (2**bits - 1)
-    for picture in (extremes, checkers.astype(np.uint16)):
-        pyramid, wide = HalvedPyramid(picture, bits), picture.astype(np.int64).astype(np.int32)
+@pytest.mark.parametrize("signed", [False, True])
+def test_no_halving_overflows(bits, signed):
+    noise = np.random.default_rng(0).integers(0, 2, (301, 420))
+    checkers, stripes = np.indices((256, 256)).sum(0) % 2, np.indices((256, 256))[0] // 2 % 2
+    for picture in (noise, checkers, stripes, 1 - stripes):
+        values = picture * (2**bits - 1) - signed * 2 ** (bits - 1)
+        stored = values.astype(np.int16 if signed else np.uint16)
+        pyramid, wide = HalvedPyramid(stored, bits), stored.astype(np.int32)
         for level in range(1, 7):
             wide = halve(wide)
-            np.testing.assert_array_equal(pyramid.level(level), np.clip(wide, 0, 2**bits - 1))
+            np.testing.assert_array_equal(pyramid.level(level), np.clip(wide, values.min(), values.max()))
 
 
 @pytest.mark.parametrize("shape", [(640, 480), (641, 479), (1023, 977), (402, 301)])
-@pytest.mark.parametrize(("bits", "levels"), [(12, 6), (12, 3), (12, 1), (16, 6), (8, 6)])
-def test_a_jpeg_2000_codestream_holds_the_same_levels(tmp_path, shape, bits, levels):
+@pytest.mark.parametrize(("bits", "resolutions"), [(12, 6), (12, 3), (12, 1), (16, 6), (8, 6)])
+def test_a_jpeg_2000_codestream_holds_the_same_levels(tmp_path, shape, bits, resolutions):
     pixels = textured(shape, bits)
-    pixels = pixels.astype(np.uint8) if bits == 8 else pixels
-    path = with_codestream(tmp_path / "x.dcm", pixels, bitspersample=bits, resolutions=levels)
-    path = edited(path, BitsStored=bits, HighBit=bits - 1)
-    pyramid, expected = open_pyramid(read_dataset(path)), HalvedPyramid(pixels, bits)
-    assert isinstance(pyramid, Jpeg2000Pyramid) == (levels > 1)
+    path, expected = jpeg_2000_file(tmp_path, pixels, bits, resolutions=resolutions), HalvedPyramid(pixels, bits)
     for level in range(6):
+        pyramid = open_pyramid(read_dataset(path))
         np.testing.assert_array_equal(pyramid.level(level), expected.level(level))
-        if 0 < level < levels:
-            assert pyramid.decoded is None or level == 0
-            pyramid.decoded = None  # so that the next level is read from the codestream again
+        reduced = isinstance(pyramid, Jpeg2000Pyramid) and pyramid.decoded is None
+        assert reduced == (0 < level < resolutions)
+
+
+UNUSUAL = {
+    "wrapped as JP2": {"codecformat": "jp2"},
+    "one level": {"resolutions": 1},
+}
+
+
+@pytest.mark.parametrize("options", UNUSUAL.values(), ids=UNUSUAL)
+def test_an_unusual_codestream_is_decoded_in_full(tmp_path, options):
+    pixels = textured((641, 479))
+    pyramid = open_pyramid(read_dataset(jpeg_2000_file(tmp_path, pixels, **options)))
+    assert isinstance(pyramid, HalvedPyramid)
+    for level in range(4):
+        np.testing.assert_array_equal(pyramid.level(level), HalvedPyramid(pixels, 12).level(level))
+
+
+def test_several_tiles_are_decoded_in_full(tmp_path):
+    """Each tile is a wavelet picture by itself, mirrored at its own edges."""
+    pixels, content = textured((641, 479), 8), io.BytesIO()
+    Image.fromarray(pixels).save(content, "JPEG2000", irreversible=False, no_jp2=True, tile_size=(256, 256))
+    path = write_dicom(tmp_path / "x.dcm", pixels, JPEG2000Lossless, BitsStored=8, HighBit=7)
+    dataset = pydicom.dcmread(path)
+    dataset.PixelData = encapsulate([content.getvalue()])
+    dataset.save_as(path)
+    np.testing.assert_array_equal(open_pyramid(read_dataset(path)).level(2), HalvedPyramid(pixels, 8).level(2))
+
+
+def test_the_other_wavelet_is_decoded_in_full(tmp_path):
+    pixels = textured((641, 479))
+    path = jpeg_2000_file(tmp_path, pixels, reversible=False, level=80)
+    pyramid = open_pyramid(read_dataset(path))
+    assert isinstance(pyramid, HalvedPyramid)
+    assert 0 < np.abs(pyramid.level(0).astype(int) - pixels).mean() < 20
+
+
+@pytest.mark.parametrize("header", [{"BitsStored": 16, "HighBit": 15}, {"BitsStored": 12, "HighBit": 15}])
+def test_a_header_that_says_other_bits_than_the_codestream_loses_nothing(tmp_path, header):
+    pixels = textured((640, 480)) // 2 + 1000
+    path = jpeg_2000_file(tmp_path, pixels)
+    dataset = pydicom.dcmread(path)
+    dataset.update(header)
+    dataset.save_as(path)
+    pyramid = open_pyramid(read_dataset(path))
+    for level in (0, 1, 2):
+        np.testing.assert_array_equal(pyramid.level(level), HalvedPyramid(pixels, 16).level(level))
+
+
+def test_pixels_above_bits_stored_are_seen_at_a_low_level_and_decoded_in_full(tmp_path):
+    pixels = textured((1600, 1200))
+    pixels[400:800, 200:600] = 30000
+    path = rewritten(
+        write_dicom(tmp_path / "plain.dcm", pixels), tmp_path / "x.dcm", pixels, JPEG2000Lossless, bitspersample=16
+    )
+    pyramid = open_pyramid(read_dataset(path))
+    assert pyramid.bits == 15
+    np.testing.assert_array_equal(pyramid.level(2), HalvedPyramid(pixels, 15).level(2))
+
+
+def test_signed_samples_are_halved_with_their_sign(tmp_path):
+    pixels = textured((640, 480)).astype(np.int16) - 2048
+    for syntax in (ExplicitVRLittleEndian, JPEG2000Lossless):
+        path = write_dicom(tmp_path / "x.dcm", pixels, syntax)
+        np.testing.assert_array_equal(open_pyramid(read_dataset(path)).level(2), HalvedPyramid(pixels, 12).level(2))
+
+
+@needs_real_files
+@pytest.mark.parametrize("path", REAL_FILES, ids=lambda path: path.stem)
+def test_a_real_mammogram_gives_the_same_picture_in_every_codec(tmp_path, path):
+    stored, _ = stored_values(read_dataset(path))
+    paths = [rewritten(path, tmp_path / f"{syntax}.dcm", stored, syntax) for syntax in SYNTAXES]
+    for size in (512, 1024):
+        first, *others = [read(path, size) for path in paths]
+        assert len({reading.transfer_syntax for reading in (first, *others)}) == len(SYNTAXES)
+        for reading in others:
+            np.testing.assert_array_equal(reading.picture, first.picture)
+
+
+@needs_real_files
+@pytest.mark.parametrize("path", REAL_FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    ("window", "mean", "percentile_99"), [({}, 0.002, 0.012), ({"WindowCenter": 2048, "WindowWidth": 1500}, 0.01, 0.07)]
+)
+def test_halving_before_windowing_differs_little_from_halving_after_it(path, window, mean, percentile_99):
+    """The bounds that brightness.py states, over the breast, after two halvings; the other order in float."""
+    dataset = read_dataset(path)
+    dataset.update(window)
+    pyramid = HalvedPyramid(*stored_values(dataset))
+    voi = declared_voi(dataset, np.array(stored_range(pyramid.bits, pyramid.signed)))
+    halved, full = (to_brightness(modality_values(pyramid.level(n), dataset), dataset, voi, None) for n in (2, 0))
+    taps = np.array([-1, 2, 6, 2, -1], np.float32) / 8
+    for _ in range(2):
+        full = cv2.sepFilter2D(full, cv2.CV_32F, taps, taps, borderType=cv2.BORDER_REFLECT_101)[::2, ::2]
+    difference = np.abs(np.clip(full, 0, 1) - halved)[halved > 0.02]
+    assert difference.mean() < mean
+    assert np.percentile(difference, 99) < percentile_99
