@@ -8,7 +8,7 @@ import ast
 import contextlib
 import difflib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
@@ -137,15 +137,17 @@ class RunConfig:
             raise ConfigError(f"{path}: {error}") from error
 
     @classmethod
-    def from_notebook(cls, namespace: Mapping[str, Any]) -> Self:
+    def from_notebook(cls, namespace: Mapping[str, Any], *own: str) -> Self:
         """From `globals()` of a notebook, after its parameters cell and the one that papermill injects.
+
+        `own` are parameters of the notebook that are no settings of a run.
 
         papermill only warns of a misspelt `-p`; here it is an error. The names come from the source of
         the cells that begin with "# Parameters", the last run of each, as IPython's `In` holds it.
         """
         cells = {cell.splitlines()[0]: cell for cell in namespace.get("In", []) if cell.startswith("# Parameters")}
         assigned = {name: namespace.get(name) for cell in cells.values() for name in assigned_names(cell)}
-        refuse_unknown(assigned)
+        refuse_unknown(assigned, own)
         return cls(**{entry.name: namespace[entry.name] for entry in fields(cls) if entry.name in namespace})
 
     def to_json(self, path: str | Path) -> None:
@@ -159,8 +161,8 @@ class RunConfig:
         return height, width
 
 
-def refuse_unknown(settings: Mapping[str, Any]) -> None:
-    names = [entry.name for entry in fields(RunConfig)]
+def refuse_unknown(settings: Mapping[str, Any], own: Collection[str] = ()) -> None:
+    names = [*own, *(entry.name for entry in fields(RunConfig))]
     faults = []
     for name in settings:
         if name not in names:

@@ -1,5 +1,9 @@
 """Every figure that a notebook shows: each function takes data and returns a matplotlib Figure."""
 
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -27,6 +31,36 @@ def sample_batch(images: np.ndarray, labels: np.ndarray, columns: int = 8) -> Fi
         positive = labels.ravel()[index] == 1
         axis.imshow(images[index, ..., 0], cmap="gray", vmin=0, vmax=1)
         axis.set_title("cancer" if positive else "no cancer", fontsize=9, color=ORANGE if positive else GREY)
+    return finished(figure)
+
+
+def contact_sheet(files: Sequence[str | Path], captions: Sequence[str], columns: int = 8) -> Figure:
+    """The pictures in these files, each over its caption."""
+    rows = -(-len(files) // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(1.6 * columns, 1.85 * rows), squeeze=False, layout="constrained"
+    )
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, file, caption in zip(axes.flat, files, captions, strict=False):
+        axis.imshow(plt.imread(file), cmap="gray", vmin=0, vmax=1)
+        axis.set_title(caption, fontsize=8, color=GREY)
+    return finished(figure)
+
+
+def reading_times(ledger: pd.DataFrame) -> Figure:
+    """Milliseconds a file by transfer syntax: each file a dot, their median a line."""
+    groups = list(ledger[ledger["status"] == "ok"].groupby("transfer_syntax")["milliseconds"])
+    figure, axis = plt.subplots(figsize=(8, 0.9 + 0.55 * len(groups)), layout="constrained")
+    jitter = np.random.default_rng(0)
+    for height, (_, times) in enumerate(groups):
+        shown = times.sample(min(len(times), 2000), random_state=0)
+        axis.scatter(shown, height + jitter.uniform(-0.25, 0.25, len(shown)), s=4, color=BLUE, alpha=0.4, linewidths=0)
+        axis.vlines(times.median(), height - 0.35, height + 0.35, color=ORANGE, linewidth=2)
+    axis.set_xlim(0)
+    axis.set_yticks(range(len(groups)), [re.split(r"[,(]", str(name))[0] for name, _ in groups])
+    axis.set_xlabel("milliseconds a file (line: median)")
+    axis.spines[["top", "right"]].set_visible(False)
     return finished(figure)
 
 

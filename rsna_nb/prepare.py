@@ -203,8 +203,8 @@ def run(tasks: list[Task], executor: Executor | None) -> Iterator[Record]:
 
 
 @contextmanager
-def cluster(address: str) -> Iterator[Executor]:
-    """The executor of a Dask cluster, by the address of its scheduler, such as "tcp://host:8786".
+def cluster(address: str) -> Iterator[Executor | None]:
+    """The executor of a Dask cluster, by the address of its scheduler, such as "tcp://host:8786"; None for "".
 
     Its workers need this package, and the data and the store under the same paths.
 
@@ -213,6 +213,9 @@ def cluster(address: str) -> Iterator[Executor]:
     PrepareError
         Where Dask is not installed, or nothing answers at the address.
     """
+    if not address:
+        yield None
+        return
     try:
         from distributed import Client
     except ImportError as error:

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from rsna_nb import runs
 from rsna_nb.config import RunConfig
+from rsna_nb.metadata import load_metadata
 from tests.test_training import SMALL
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
@@ -79,6 +81,28 @@ def test_training_runs_from_another_folder_and_its_config_repeats_it(data_settin
     _, second = runs.list_runs(tmp_path / "runs")
     timings = ["seconds", "images_per_second"]
     assert second.history.drop(columns=timings).equals(run.history.drop(columns=timings))
+
+
+def test_preparing_shows_every_file_and_names_the_unreadable_one(generated, tmp_path):
+    data = shutil.copytree(generated, tmp_path / "data")
+    first = sorted((data / "train_images").rglob("*.dcm"))[0]
+    first.write_text("no DICOM")
+    arguments = ["-p", "data_dir", data, "-p", "store_dir", "stores", "-p", "img_size", 64]
+    answer = papermill_run(tmp_path, *arguments, notebook=NOTEBOOKS / "00_prepare.ipynb")
+    assert answer.returncode == 0, answer.stderr[-3000:]
+    executed = (tmp_path / "out.ipynb").read_text()
+    assert executed.count('"image/png"') == 2
+    assert "not a DICOM file" in executed
+    assert f"{first.stem}" in executed
+    (store,) = (tmp_path / "stores").iterdir()
+    assert len(list(store.rglob("*.png"))) == len(load_metadata(generated)) - 1
+    assert str(store) in executed
+
+
+def test_preparing_refuses_a_misspelt_parameter(tmp_path):
+    notebook = NOTEBOOKS / "00_prepare.ipynb"
+    misspelt = papermill_run(tmp_path, "-p", "sheduler", "tcp://127.0.0.1:9", notebook=notebook)
+    assert "sheduler is not a setting (did you mean scheduler?)" in last_error_line(misspelt)
 
 
 WRONG = {
