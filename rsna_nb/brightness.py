@@ -63,7 +63,10 @@ def padding_mask(stored: np.ndarray, dataset: pydicom.Dataset, halved: bool) -> 
 def modality_values(stored: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
     """Output of the modality LUT as float32 (PS3.3 C.11.1): a table, or slope and intercept."""
     if has_table(dataset, "ModalityLUTSequence"):
-        return apply_modality_lut(stored, dataset).astype(np.float32)
+        try:
+            return apply_modality_lut(stored, dataset).astype(np.float32)
+        except Exception as error:  # pydicom's are of many kinds
+            raise UnreadableError(f"defective ModalityLUTSequence (0028,3000): {error}") from error
     values = stored.astype(np.float32)
     slope, intercept = first_number(dataset, "RescaleSlope"), first_number(dataset, "RescaleIntercept")
     if slope not in (None, 0, 1):
@@ -79,7 +82,11 @@ def declared_voi(dataset: pydicom.Dataset, ends: np.ndarray) -> Voi:
     `ends` are the smallest and largest value of the stored range.
     """
     if has_table(dataset, "VOILUTSequence"):
-        return Voi("LUT", lambda values: voi_lut_values(values, dataset))
+        try:
+            low, high = voi_table_ends(dataset)
+        except Exception:  # pydicom's are of many kinds
+            return Voi("LUT")
+        return Voi("LUT", lambda values: between(voi_lut(values, dataset), low, high))
     center, width = first_number(dataset, "WindowCenter"), first_number(dataset, "WindowWidth")
     if center is None or width is None:
         return Voi("none")
@@ -142,15 +149,21 @@ WINDOWS = {"LINEAR": linear, "LINEAR_EXACT": linear_exact, "SIGMOID": sigmoid}
 def has_table(dataset: pydicom.Dataset, keyword: str) -> bool:
     """Whether the LUT sequence `keyword` holds a table: some files carry the sequence with empty elements."""
     sequence = dataset.get(keyword)
+    if not isinstance(sequence, pydicom.Sequence):
+        return False
     return bool(sequence) and bool(sequence[0].get("LUTDescriptor")) and bool(sequence[0].get("LUTData"))
 
 
-def voi_lut_values(values: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
-    """The first VOI LUT (PS3.3 C.11.2.1.1), which is indexed by integers; its own ends become 0 and 1."""
+def voi_table_ends(dataset: pydicom.Dataset) -> tuple[np.floating, np.floating]:
+    """Smallest and largest output of the first VOI LUT."""
     entries, first, _ = dataset.VOILUTSequence[0].LUTDescriptor
-    table = apply_voi(np.arange(first, first + (entries or 65536)), dataset, index=0)
-    looked_up = apply_voi(np.rint(values).astype(np.int64), dataset, index=0).astype(np.float32)
-    return (looked_up - table.min()) / np.float32(table.max() - table.min())
+    table = voi_lut(np.arange(first, first + (entries or 65536)), dataset)
+    return table.min(), table.max()
+
+
+def voi_lut(values: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
+    """Output of the first VOI LUT (PS3.3 C.11.2.1.1), which is indexed by integers, as float32."""
+    return apply_voi(np.rint(values).astype(np.int64), dataset, index=0).astype(np.float32)
 
 
 def first_number(dataset: pydicom.Dataset, keyword: str) -> float | None:

@@ -8,6 +8,7 @@ import io
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from math import ceil
 
 import imagecodecs
@@ -17,12 +18,12 @@ from pydicom import Dataset, uid
 from pydicom.encaps import generate_fragments, parse_basic_offsets
 
 from rsna_nb.brightness import UnreadableError
-from rsna_nb.pyramid import HalvedPyramid, Pyramid, in_range, stored_range
+from rsna_nb.pyramid import HalvedPyramid, Pyramid, in_range
 
 MAX_PIXELS = 2**26  # of a frame: three times the largest mammograms, and half a GB to decode
 MAX_TILES = 1024  # of a JPEG 2000 codestream: a decoder takes some KiB for each
 
-JPEG_2000 = (uid.JPEG2000Lossless, uid.JPEG2000)
+JPEG_2000 = (uid.JPEG2000Lossless, uid.JPEG2000, uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K)
 JPEG = (uid.JPEGLossless, uid.JPEGLosslessSV1, uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit)
 JPEG_LS = (uid.JPEGLSLossless, uid.JPEGLSNearLossless)
 DECODERS: dict[str, Callable[[bytes], np.ndarray]] = {
@@ -30,6 +31,10 @@ DECODERS: dict[str, Callable[[bytes], np.ndarray]] = {
     **dict.fromkeys(JPEG, imagecodecs.jpeg8_decode),
     **dict.fromkeys(JPEG_LS, imagecodecs.jpegls_decode),
 }
+TRANSFER_SYNTAXES = (  # not the deflated one, whose files can be as large in memory as they like
+    *(uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian, uid.RLELossless),
+    *DECODERS,
+)
 END_OF_CODESTREAM = b"\xff\xd9"  # EOI of JPEG and JPEG-LS, EOC of JPEG 2000
 NO_FRAME_HEADER = (0xC4, 0xC8, 0xCC)  # markers among JPEG's SOF0 to SOF15 that are none
 
@@ -43,6 +48,7 @@ class FrameHeader:
     components: int
     bits: int
     levels: int = 0
+    is_lossless_jpeg: bool = False
 
 
 def open_pyramid(dataset: Dataset) -> Pyramid:
@@ -50,7 +56,7 @@ def open_pyramid(dataset: Dataset) -> Pyramid:
     if dataset.file_meta.TransferSyntaxUID in JPEG_2000:
         codestream = joined_fragments(dataset)
         header = checked_header(codestream, dataset)
-        if is_reducible(codestream, header, dataset):
+        if is_reducible(header, dataset):
             return Jpeg2000Pyramid(codestream, header, dataset)
     return HalvedPyramid(*stored_values(dataset))
 
@@ -87,14 +93,10 @@ def decode_reduced(codestream: bytes, header: FrameHeader, n: int) -> np.ndarray
     return np.asarray(image) >> ((8 if header.bits <= 8 else 16) - header.bits)
 
 
-def is_reducible(codestream: bytes, header: FrameHeader, dataset: Dataset) -> bool:
-    """Whether reduced levels can be trusted to say what a full decode would."""
-    if header.levels == 0 or dataset.PixelRepresentation != 0 or dataset.HighBit + 1 != dataset.BitsStored:
-        return False
-    if header.bits <= dataset.BitsStored:
-        return True
-    coarsest = decode_reduced(codestream, header, header.levels)
-    return coarsest is not None and coarsest.max() <= stored_range(dataset.BitsStored, False)[1]
+def is_reducible(header: FrameHeader, dataset: Dataset) -> bool:
+    """Whether the levels in the codestream are those of the stored values, which no pixel above BitsStored widens."""
+    plain = dataset.PixelRepresentation == 0 and dataset.HighBit + 1 == dataset.BitsStored
+    return plain and header.levels > 0 and header.bits <= dataset.BitsStored
 
 
 def stored_values(dataset: Dataset) -> tuple[np.ndarray, int]:
@@ -117,11 +119,12 @@ def stored_values(dataset: Dataset) -> tuple[np.ndarray, int]:
 
 def native_frame(dataset: Dataset, syntax: uid.UID) -> np.ndarray:
     dtype = np.dtype(f"{'<' if syntax.is_little_endian else '>'}u{dataset.BitsAllocated // 8}")
-    count = dataset.Rows * dataset.Columns
-    found = len(dataset.PixelData)
-    if found < count * dtype.itemsize:
-        raise UnreadableError(f"PixelData is cut off: {found} of {count * dtype.itemsize} bytes")
-    stored = np.frombuffer(dataset.PixelData, dtype, count).reshape(dataset.Rows, dataset.Columns)
+    content, count = pixel_data(dataset), dataset.Rows * dataset.Columns
+    if len(content) < count * dtype.itemsize:
+        raise UnreadableError(f"PixelData is cut off: {len(content)} of {count * dtype.itemsize} bytes")
+    if len(content) >= 2 * count * dtype.itemsize:
+        raise UnreadableError(f"PixelData has {len(content)} bytes, more than one frame of {count * dtype.itemsize}")
+    stored = np.frombuffer(content, dtype, count).reshape(dataset.Rows, dataset.Columns)
     return stored.astype(dtype.newbyteorder("="), copy=False)
 
 
@@ -129,44 +132,77 @@ def decode_frame(dataset: Dataset, syntax: uid.UID) -> np.ndarray:
     codestream = joined_fragments(dataset)
     if syntax == uid.RLELossless:
         return rle_frame(codestream, dataset)
-    if syntax not in DECODERS:
-        raise UnreadableError(f"transfer syntax {syntax.name} is not supported")
-    checked_header(codestream, dataset)
+    header = checked_header(codestream, dataset)
     try:
-        return DECODERS[syntax](codestream)
-    except RuntimeError as error:  # the base class of imagecodecs' own errors
+        stored = DECODERS[syntax](codestream)
+    except (RuntimeError, ValueError) as error:  # imagecodecs' own errors are RuntimeErrors
         raise UnreadableError(f"defective {syntax.name} codestream: {error}") from error
+    if header.is_lossless_jpeg:
+        check_lossless_jpeg(stored, header.bits)
+    return stored
+
+
+def check_lossless_jpeg(stored: np.ndarray, bits: int) -> None:
+    """The decoder only warns, where nobody hears it: damage leaves samples out of range, or grey where data ended."""
+    if stored.max() >= 2**bits or (stored[-1] == 2 ** (bits - 1)).all():
+        raise UnreadableError("defective JPEG Lossless codestream: its samples are out of range, or it ends too soon")
 
 
 def joined_fragments(dataset: Dataset) -> bytes:
     """The one frame of an encapsulated data set, whatever its offset table says of where frames begin."""
-    buffer = io.BytesIO(dataset.PixelData)
-    parse_basic_offsets(buffer)
-    fragments = list(generate_fragments(buffer))
+    buffer = io.BytesIO(pixel_data(dataset))
+    try:
+        parse_basic_offsets(buffer)
+        fragments = list(generate_fragments(buffer))
+    except (ValueError, struct.error) as error:
+        name = dataset.file_meta.TransferSyntaxUID.name
+        raise UnreadableError(f"PixelData is not encapsulated as {name} has to be: {error}") from error
     return fragments[0] if len(fragments) == 1 else b"".join(fragments)
 
 
+def pixel_data(dataset: Dataset) -> bytes:
+    try:
+        content = dataset.PixelData
+    except NotImplementedError as error:
+        raise UnreadableError(f"defective header: {error}") from error
+    if not isinstance(content, bytes):
+        raise UnreadableError("PixelData (7FE0,0010) has the value representation of something else")
+    return content
+
+
 def rle_frame(codestream: bytes, dataset: Dataset) -> np.ndarray:
-    """PS3.5 Annex G: one PackBits segment a byte of the sample, the most significant first."""
+    """PS3.5 Annex G: one PackBits segment a byte of the sample, the most significant first.
+
+    The decoder follows the segments' offsets wherever they point, so they are checked before.
+    """
     dtype = np.dtype(f"u{dataset.BitsAllocated // 8}")
-    return np.frombuffer(imagecodecs.dicomrle_decode(codestream, dtype), dtype).reshape(dataset.Rows, dataset.Columns)
+    try:
+        count, *offsets = struct.unpack_from("<16I", codestream)
+        ends = [*offsets[:count], len(codestream)]
+        if count != dtype.itemsize or ends[0] != 64 or any(start >= end for start, end in pairwise(ends)):
+            raise ValueError(f"{count} segments at {offsets[:count]}")
+        values = np.frombuffer(imagecodecs.dicomrle_decode(codestream, dtype), dtype)
+        return values.reshape(dataset.Rows, dataset.Columns)
+    except (RuntimeError, ValueError, struct.error) as error:
+        raise UnreadableError(f"defective RLE Lossless codestream: {error}") from error
 
 
 def checked_header(codestream: bytes, dataset: Dataset) -> FrameHeader:
     """The codestream's header, where it is whole and says what the data set says."""
     if END_OF_CODESTREAM not in codestream[-64:]:  # decoders return what they have got; trailing padding is legal
         raise UnreadableError("PixelData is cut off: the codestream has no end marker")
+    syntax = dataset.file_meta.TransferSyntaxUID
     try:
-        is_jpeg_2000 = dataset.file_meta.TransferSyntaxUID in JPEG_2000
-        header = jpeg_2000_header(codestream) if is_jpeg_2000 else jpeg_header(codestream)
+        header = jpeg_2000_header(codestream) if syntax in JPEG_2000 else jpeg_header(codestream)
     except (IndexError, struct.error, ValueError, ZeroDivisionError) as error:
-        name = dataset.file_meta.TransferSyntaxUID.name
-        raise UnreadableError(f"the codestream has no {name} header") from error
+        raise UnreadableError(f"PixelData holds no {syntax.name} codestream: {error}") from error
     shape = (dataset.Rows, dataset.Columns)
     if header.shape != shape:
         raise UnreadableError(f"the codestream holds {header.shape} pixels, the header says {shape}")
-    if header.components != 1:
-        raise UnreadableError(f"the codestream holds {header.components} components, not one of grey")
+    if header.components != 1 or header.bits > 16:
+        raise UnreadableError(
+            f"the codestream holds {header.components} components of {header.bits} bits, not one of 16"
+        )
     return header
 
 
@@ -179,7 +215,7 @@ def jpeg_header(codestream: bytes) -> FrameHeader:
             raise ValueError("a marker is expected")
         if (0xC0 <= marker <= 0xCF and marker not in NO_FRAME_HEADER) or marker == 0xF7:
             bits, rows, columns, components = struct.unpack_from(">BHHB", codestream, position + 4)
-            return FrameHeader((rows, columns), components, bits)
+            return FrameHeader((rows, columns), components, bits, is_lossless_jpeg=marker == 0xC3)
         position += 2 + length
 
 
@@ -192,11 +228,23 @@ def jpeg_2000_header(codestream: bytes) -> FrameHeader:
     )
     shape = (ceil(y_end / dy) - ceil(y_start / dy), ceil(x_end / dx) - ceil(x_start / dx))
     tiles = ceil((x_end - tile_x) / tile_width) * ceil((y_end - tile_y) / tile_height)
-    if tiles > MAX_TILES:
-        raise ValueError(f"{tiles} tiles")
+    if tiles > MAX_TILES or not all_tiles_have_data(codestream, tiles):
+        raise ValueError(f"{tiles} tiles, too many or not all there")
     bits, signed = (depth & 0x7F) + 1, depth >> 7
     usual = not (signed or x_start or y_start or position != 4) and tiles == dx == dy == components == 1
     return FrameHeader(shape, components, bits, reversible_levels(codestream, position + length) if usual else 0)
+
+
+def all_tiles_have_data(codestream: bytes, tiles: int) -> bool:
+    """Whether each tile has a tile-part (T.800, A.4.2); the decoder leaves a tile without any at one value."""
+    found, position = set(), codestream.index(b"\xff\x90")
+    while codestream[position : position + 2] == b"\xff\x90":
+        tile, length = struct.unpack_from(">HI", codestream, position + 4)
+        found.add(tile)
+        if length == 0:  # to the end
+            break
+        position += length
+    return found >= set(range(tiles))
 
 
 def reversible_levels(codestream: bytes, position: int) -> int:

@@ -14,12 +14,14 @@ import cv2
 import numpy as np
 import pydicom
 from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_file_meta_info
 from pydicom.tag import Tag
 
 from rsna_nb.brightness import (
     UnreadableError,
     Voi,
     declared_voi,
+    first_number,
     modality_values,
     padding_mask,
     percentile_voi,
@@ -27,7 +29,7 @@ from rsna_nb.brightness import (
     to_brightness,
 )
 from rsna_nb.crop import Breast, find_breast, fit
-from rsna_nb.decode import MAX_PIXELS, open_pyramid
+from rsna_nb.decode import MAX_PIXELS, TRANSFER_SYNTAXES, open_pyramid
 from rsna_nb.pyramid import Pyramid, stored_range
 
 SEARCH_SIDE = 200  # pixels that the longer side has at least in the picture in which the breast is looked for
@@ -37,6 +39,7 @@ ALLOWED = {
     "Columns": range(1, 65536),
     "BitsAllocated": (8, 16),
     "BitsStored": range(1, 17),
+    "HighBit": range(16),
     "PixelRepresentation": (0, 1),
 }
 
@@ -102,35 +105,41 @@ def read(path: str | Path, img_size: int | tuple[int, int] | list[int]) -> Readi
             return read_frame(read_dataset(path), shape)
         except UnreadableError as error:
             raise DicomError(path, str(error)) from error
+        except MemoryError as error:
+            raise DicomError(path, "it asks for more memory than there is: an element's length is at fault") from error
         except Exception as error:
-            raise DicomError(path, f"{type(error).__name__}: {error}") from error
+            raise DicomError(path, f"defective, in a way not foreseen: {type(error).__name__}: {error}") from error
 
 
 def read_dataset(path: str | Path) -> pydicom.Dataset:
     """The file's data set, checked for being one grey frame; its pixels stay on the disk until they are asked for."""
     try:
+        syntax = read_file_meta_info(path).get("TransferSyntaxUID", "")
+        if not isinstance(syntax, pydicom.uid.UID) or syntax not in TRANSFER_SYNTAXES:
+            raise UnreadableError(f"transfer syntax {getattr(syntax, 'name', syntax) or 'absent'} is not supported")
         dataset = pydicom.dcmread(path, defer_size=DEFERRED)
+        check_frame(dataset)
+    except (UnreadableError, MemoryError):
+        raise
     except FileNotFoundError as error:
         raise UnreadableError("the file is missing") from error
     except InvalidDicomError as error:
         empty = Path(path).stat().st_size == 0
         raise UnreadableError("the file is empty" if empty else "not a DICOM file") from error
-    if "PixelData" not in dataset:
-        raise UnreadableError("no PixelData (7FE0,0010): cut off, or not an image")
-    if "TransferSyntaxUID" not in dataset.file_meta:
-        raise UnreadableError("no TransferSyntaxUID (0002,0010)")
-    check_frame(dataset)
+    except Exception as error:  # pydicom's are of many kinds
+        raise UnreadableError(f"defective header: {error}") from error
     return dataset
 
 
 def check_frame(dataset: pydicom.Dataset) -> None:
-    """Raise `UnreadableError` unless the header describes one grey frame of 8 or 16 bits and a sane size."""
+    """Raise `UnreadableError` unless the data set holds one grey frame of 8 or 16 bits and a sane size."""
+    if "PixelData" not in dataset:
+        raise UnreadableError("no PixelData (7FE0,0010): cut off, or not an image")
     photometric = dataset.get("PhotometricInterpretation", "absent")
     if photometric not in ("MONOCHROME1", "MONOCHROME2") or dataset.get("SamplesPerPixel", 1) != 1:
         raise UnreadableError(f"not a greyscale image: PhotometricInterpretation (0028,0004) is {photometric}")
-    frames = int(dataset.get("NumberOfFrames") or 1)
-    if frames != 1:
-        raise UnreadableError(f"{frames} frames: NumberOfFrames (0028,0008) must be 1")
+    if first_number(dataset, "NumberOfFrames") not in (None, 1):
+        raise UnreadableError(f"{dataset.NumberOfFrames} frames: NumberOfFrames (0028,0008) must be 1")
     for keyword, allowed in ALLOWED.items():
         value = dataset.get(keyword)
         if not isinstance(value, int) or value not in allowed:

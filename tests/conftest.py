@@ -17,6 +17,7 @@ from pydicom.uid import (
     UID,
     DigitalMammographyXRayImageStorageForPresentation,
     ExplicitVRLittleEndian,
+    HTJ2KLossless,
     JPEG2000Lossless,
     JPEGLosslessSV1,
     JPEGLSLossless,
@@ -46,6 +47,7 @@ def rle_encoded(pixels: np.ndarray) -> bytes:
 
 ENCODERS = {
     JPEG2000Lossless: lambda pixels: imagecodecs.jpeg2k_encode(pixels, codecformat="j2k", reversible=True, level=0),
+    HTJ2KLossless: lambda pixels: imagecodecs.htj2k_encode(pixels, reversible=True),
     JPEGLosslessSV1: lambda pixels: imagecodecs.jpeg8_encode(pixels, lossless=True, predictor=1),
     JPEGLSLossless: imagecodecs.jpegls_encode,
     RLELossless: rle_encoded,

@@ -1,5 +1,6 @@
 import io
 import pickle
+import struct
 import warnings
 
 import imagecodecs
@@ -8,11 +9,13 @@ import pydicom
 import pytest
 from PIL import Image
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 from pydicom.sequence import Sequence
 from pydicom.uid import (
     MPEG2MPML,
     ExplicitVRLittleEndian,
+    HTJ2KLossless,
     JPEG2000Lossless,
     JPEGLosslessSV1,
     JPEGLSLossless,
@@ -25,7 +28,7 @@ from rsna_nb.dicom import DicomError, read, read_dataset, read_mammogram
 from rsna_nb.pyramid import HalvedPyramid, stored_range
 from tests.conftest import OTHER_DIR, REAL_DIR, needs_real_files, write_dicom
 
-SYNTAXES = [ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless]
+SYNTAXES = [ExplicitVRLittleEndian, JPEG2000Lossless, HTJ2KLossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless]
 
 
 def brightness(path, halved: int = 0) -> np.ndarray:
@@ -368,3 +371,54 @@ def test_a_window_that_leaves_nothing_is_set_aside_and_said():
 def test_a_defective_real_codestream_is_refused_with_its_reason():
     with pytest.raises(DicomError, match="defective JPEG 2000"):
         read_mammogram(OTHER_DIR / "966_broken.dcm", 512)
+
+
+def with_pixel_data(path, content: bytes):
+    """The file with other bytes as its one fragment."""
+    dataset = pydicom.dcmread(path)
+    dataset.PixelData = encapsulate([content])
+    dataset.save_as(path)
+    return path
+
+
+@pytest.mark.parametrize("offsets", [[64, 2**31], [64, 10**6], [64, 60], [0, 64], [64, 64]])
+def test_rle_segments_that_lie_elsewhere_are_refused(tmp_path, breast, offsets):
+    """The decoder follows them: it read past the end of the data, or crashed."""
+    path = write_dicom(tmp_path / "x.dcm", breast, RLELossless)
+    header = struct.pack("<16I", 2, *offsets, *[0] * 13)
+    with pytest.raises(DicomError, match="defective RLE"):
+        read_mammogram(with_pixel_data(path, header + bytes(2000)), 64)
+
+
+def test_jpeg_lossless_data_that_end_too_soon_are_refused_though_the_end_marker_is_there(tmp_path, breast):
+    codestream = imagecodecs.jpeg8_encode(breast, lossless=True, predictor=1, bitspersample=12)
+    path = write_dicom(tmp_path / "x.dcm", breast, JPEGLosslessSV1)
+    for share in (0.3, 0.6, 0.9):
+        cut_off = codestream[: int(len(codestream) * share)] + b"\xff\xd9"
+        with pytest.raises(DicomError, match="defective JPEG Lossless"):
+            read_mammogram(with_pixel_data(path, cut_off), 64)
+
+
+def test_jpeg_2000_tiles_without_data_are_refused(tmp_path, breast):
+    pixels, content = (breast >> 4).astype(np.uint8), io.BytesIO()
+    Image.fromarray(pixels).save(content, "JPEG2000", irreversible=False, no_jp2=True, tile_size=(128, 128))
+    codestream = content.getvalue()
+    attributes = {"BitsStored": 8, "HighBit": 7}
+    whole = with_pixel_data(write_dicom(tmp_path / "x.dcm", pixels, JPEG2000Lossless, **attributes), codestream)
+    assert read_mammogram(whole, 64).max() > 0
+    last_tile = codestream.rindex(b"\xff\x90\x00\x0a")
+    with pytest.raises(DicomError, match="12 tiles, too many or not all there"):
+        read_mammogram(with_pixel_data(whole, codestream[:last_tile] + b"\xff\xd9"), 64)
+
+
+def test_pixel_data_of_several_frames_are_not_taken_for_one(tmp_path, breast):
+    path = write_dicom(tmp_path / "x.dcm", np.vstack([breast, breast]))
+    with pytest.raises(DicomError, match="more than one frame"):
+        read_mammogram(edited(path, Rows=400), 64)
+
+
+def test_memory_that_a_header_asks_for_in_vain_is_an_error_in_words(tmp_path, breast):
+    """Rows and Columns, and the codestream, can claim four billion pixels; nothing is allocated for them."""
+    path = write_dicom(tmp_path / "x.dcm", breast, JPEG2000Lossless)
+    with pytest.raises(DicomError, match="no mammogram is so large"):
+        read_mammogram(edited(path, Rows=65535, Columns=65535), 64)

@@ -12,6 +12,7 @@ from PIL import Image
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
     ExplicitVRLittleEndian,
+    HTJ2KLossless,
     JPEG2000Lossless,
     JPEGLosslessSV1,
     JPEGLSLossless,
@@ -24,7 +25,7 @@ from rsna_nb.dicom import read, read_dataset
 from rsna_nb.pyramid import HalvedPyramid, halve, stored_range
 from tests.conftest import ENCODERS, REAL_DIR, needs_real_files, write_dicom
 
-SYNTAXES = [JPEG2000Lossless, ExplicitVRLittleEndian, JPEGLosslessSV1, JPEGLSLossless, RLELossless]
+SYNTAXES = [JPEG2000Lossless, HTJ2KLossless, ExplicitVRLittleEndian, JPEGLosslessSV1, JPEGLSLossless, RLELossless]
 REAL_FILES = sorted(REAL_DIR.glob("train_images/*/*.dcm"))
 
 

@@ -1,0 +1,226 @@
+"""Mutants read with rsna_nb.dicom.read and compared with the second opinion, in a child process that may die of one.
+
+examine(mutant, ...)    one, in this process
+examined(job)           many, in a child of limited memory and time
+"""
+
+import io
+import json
+import os
+import re
+import resource
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pydicom
+
+from rsna_nb import dicom
+from rsna_nb.decode import open_pyramid
+from rsna_nb.prepare import to_8_bits
+from tests.fuzz.files import fragments
+from tests.fuzz.mutants import REAL_SHARE, Mutant, mutant
+from tests.fuzz.opinions import contradiction, levels_of, opinions
+from tests.fuzz.sources import generated_sources
+
+HANGING = 60  # seconds after which a child is killed
+UNLIMITED = 5_000_000_000  # where only the address space is meant: the most that a length can say is 4 GiB
+MEMORY, SECONDS = 1_500_000_000, 10  # what one file may take
+
+
+@dataclass
+class Outcome:
+    """What came of one mutant."""
+
+    seed: int
+    source: str
+    mutations: list[str]
+    kind: str  # picture, error or death
+    detail: str = ""  # the window of a picture, the reason of an error, the signal of a death
+    seconds: float = 0.0
+    megabytes: int = 0  # the largest that the process has ever had, where this read has raised it
+    asked_much: bool = False  # for more memory than it may, though it did not fill it
+    agreed: list[str] = field(default_factory=list)  # second decoders
+    differing: list[str] = field(default_factory=list)  # those that need not agree
+    faults: list[str] = field(default_factory=list)  # what must never be
+
+    def __str__(self) -> str:
+        what = f"{self.seed} ({self.source}: {', '.join(self.mutations)})"
+        return f"mutant {what}: {self.kind} {self.detail!r}: {'; '.join(self.faults + self.differing)}"
+
+    @property
+    def is_unexplained(self) -> bool:
+        """An error that no check foresaw: a Python exception, which tells people nothing."""
+        return self.kind == "error" and "not foreseen" in self.detail
+
+
+SIZES = (64, 64, (48, 96), 256, 512)
+
+
+def examine(damaged: Mutant, job: "Job", path: Path, say: Callable[[str], None]) -> Outcome:
+    """Read the mutant, written to `path`, and check the picture; `say` is told what comes next."""
+    path.write_bytes(damaged.content)
+    outcome = Outcome(damaged.seed, damaged.source, list(damaged.mutations), "error")
+    size = job.img_size or SIZES[damaged.seed % len(SIZES)]
+    shape = (size, size) if isinstance(size, int) else size
+    say("reading")
+    reading = read(path, shape, outcome)
+    if reading is not None:
+        outcome.kind, outcome.detail = "picture", reading.window
+        outcome.faults += picture_faults(reading.picture, shape)
+        say("comparing")
+        compare(damaged, reading, outcome)
+    if job.pictures and not outcome.asked_much:
+        outcome.faults += stored_picture_faults(Path(job.pictures) / f"{damaged.seed}.png", reading)
+    return outcome
+
+
+def read(path: Path, shape: tuple[int, int], outcome: Outcome) -> dicom.Reading | None:
+    """`rsna_nb.dicom.read`, measured; its error goes into the outcome."""
+    before, started = peak_megabytes(), time.perf_counter()
+    try:
+        reading = dicom.read(path, shape)
+    except dicom.DicomError as error:
+        reading, outcome.detail = None, error.reason
+    outcome.seconds, peak = round(time.perf_counter() - started, 3), peak_megabytes()
+    if peak > before:
+        outcome.megabytes = peak
+    if outcome.seconds > SECONDS:
+        outcome.faults.append(f"took {outcome.seconds} s")
+    if outcome.megabytes * 1e6 > MEMORY:
+        outcome.faults.append(f"took {outcome.megabytes} MB")
+    return reading if "MemoryError" not in outcome.detail else read_unlimited(path, shape, outcome)
+
+
+def read_unlimited(path: Path, shape: tuple[int, int], outcome: Outcome) -> dicom.Reading | None:
+    """Once more with room for the 4 GB that a lying length makes pydicom ask for, but never fill."""
+    limit = resource.getrlimit(resource.RLIMIT_DATA)
+    if limit[0] == UNLIMITED:
+        outcome.faults.append("took more memory than there is")
+        return None
+    outcome.asked_much, outcome.detail = True, ""
+    resource.setrlimit(resource.RLIMIT_DATA, (UNLIMITED, limit[1]))
+    try:
+        return read(path, shape, outcome)
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, limit)
+
+
+def peak_megabytes() -> int:
+    """The most that this process has ever had in memory; what getrusage says would begin with its parent's."""
+    return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) // 1024
+
+
+def stored_picture_faults(path: Path, reading: dicom.Reading | None) -> list[str]:
+    """Whether the store has this picture, to the bit, and none where there is none."""
+    if reading is None:
+        return ["the store has a picture of a file that cannot be read"] if path.exists() else []
+    stored = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if path.exists() else None
+    if stored is None:
+        return ["the store has no picture"]
+    return [] if np.array_equal(stored, to_8_bits(reading.picture)) else ["the store's picture is another"]
+
+
+def picture_faults(picture: np.ndarray, shape: tuple[int, int]) -> list[str]:
+    checks = {
+        "not float32": picture.dtype == np.float32,
+        f"{picture.shape}, not {shape}": picture.shape == shape,
+        "not finite": np.isfinite(picture).all(),
+        "not between 0 and 1": picture.min() >= 0 and picture.max() <= 1,
+        "all black": picture.max() > 0,
+    }
+    return [fault for fault, holds in checks.items() if not holds]
+
+
+def compare(damaged: Mutant, reading: dicom.Reading, outcome: Outcome) -> None:
+    """Ask the second decoders about all levels that the picture was made from."""
+    dataset = pydicom.dcmread(io.BytesIO(damaged.content))
+    pyramid = open_pyramid(dataset)
+    is_intact = bool(damaged.codestream) and is_whole(dataset.PixelData, damaged.codestream)
+    levels = levels_of(pyramid, reading)
+    for opinion in opinions(dataset):
+        texts = [text for ours in levels if (text := contradiction(ours, opinion, dataset, is_intact))]
+        list_of = outcome.faults if is_intact or opinion.binds else outcome.differing
+        list_of += texts
+        outcome.agreed += [] if texts else [opinion.decoder]
+
+
+def is_whole(value: bytes, codestream: bytes) -> bool:
+    try:
+        return codestream == value or codestream == b"".join(fragments(value))
+    except (ValueError, struct.error):
+        return False
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a child does: the mutants of the seeds from `first` to before `last`, and where it logs what it finds.
+
+    `pictures` is a folder of prepare's, with SEED.png, to compare with.
+    """
+
+    first: int
+    last: int
+    log: str
+    real_share: float = REAL_SHARE
+    img_size: int | None = None  # None: SIZES in turn
+    pictures: str | None = None
+
+
+def examined(job: Job) -> Iterator[Outcome]:
+    """The outcomes of the job's mutants. A child that dies is one mutant's outcome, and another child goes on."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    while job.first < job.last:
+        command = [sys.executable, "-m", "tests.fuzz.examine", json.dumps(asdict(job))]
+        log = Path(job.log)
+        log.write_text("")
+        child = subprocess.run(
+            command, cwd=Path(__file__).parents[2], env=environment, capture_output=True, text=True, errors="replace"
+        )
+        lines = [json.loads(line) for line in log.read_text().splitlines() if line.endswith("}")]
+        yield from (Outcome(**line) for line in lines if "kind" in line)
+        if child.returncode == 0:
+            return
+        if not lines or "kind" in lines[-1]:
+            raise RuntimeError(f"the child died between two mutants: {child.stderr}")
+        yield death(lines[-1], child)
+        job = replace(job, first=lines[-1]["seed"] + 1)
+
+
+def death(last: dict, child: subprocess.CompletedProcess) -> Outcome:
+    """A child's death. One of the second decoders' deaths says nothing against ours."""
+    name = "hung" if child.returncode == -signal.SIGALRM else f"died with {child.returncode}"
+    detail = f"{last['phase']}: {name} {child.stderr[-300:]}".strip()
+    faults = [detail] if last["phase"] == "reading" else []
+    return Outcome(last["seed"], last["source"], last["mutations"], "death", detail, faults=faults)
+
+
+def work(job: Job) -> None:
+    """The child: a line for each step, so that the parent knows who died of what."""
+    generated_sources()
+    cv2.setNumThreads(1)
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, UNLIMITED))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with tempfile.TemporaryDirectory() as folder, open(job.log, "a", buffering=1) as log:
+        for seed in range(job.first, job.last):
+            damaged = mutant(seed, job.real_share)
+            step = {"seed": seed, "source": damaged.source, "mutations": damaged.mutations}
+
+            def say(phase: str, step: dict = step) -> None:
+                signal.alarm(HANGING)
+                log.write(json.dumps(step | {"phase": phase}) + "\n")
+
+            outcome = examine(damaged, job, Path(folder) / "x.dcm", say)
+            log.write(json.dumps(asdict(outcome)) + "\n")
+
+
+if __name__ == "__main__":
+    work(Job(**json.loads(sys.argv[1])))
