@@ -110,8 +110,9 @@ def percentile_voi(values: np.ndarray, padding: np.ndarray | None, declared: Voi
     return stretch(low, high, declared) if low < high else stretch(pixels.min(), pixels.max(), declared)
 
 
-def range_voi(tissue: np.ndarray, declared: Voi) -> Voi | None:
-    """The whole range of these pixels, None where it is empty."""
+def range_voi(values: np.ndarray, mask: np.ndarray, padding: np.ndarray | None, declared: Voi) -> Voi | None:
+    """The whole range of the pixels in the mask that are not padding, None where it is empty."""
+    tissue = values[mask > 0] if padding is None else values[(mask > 0) & ~padding]
     low, high = (tissue.min(), tissue.max()) if tissue.size else (np.float32(0), np.float32(0))
     return stretch(low, high, declared) if low < high else None
 
@@ -124,23 +125,33 @@ def stretch(low: np.floating, high: np.floating, declared: Voi) -> Voi:
 
 def between(values: np.ndarray, low: np.floating, high: np.floating) -> np.ndarray:
     """The values with `low` as 0 and `high` as 1. Without that a SIGMOID window leaves the background grey."""
-    bright = (values - low) / np.float32(high - low)
+    if (low, high) == (0, 1):
+        return np.clip(values, 0, 1)
+    bright = np.subtract(values, low, dtype=np.float32)
+    bright /= np.float32(high - low)
     return np.clip(bright, 0, 1, out=bright)
 
 
 def linear(values: np.ndarray, center: float, width: float) -> np.ndarray:
     """PS3.3 C.11.2.1.2.1, for an output of 0-1; a width of 1 is a threshold."""
-    return np.clip((values - np.float32(center - 0.5)) / np.float32(max(width - 1, 1e-6)) + np.float32(0.5), 0, 1)
+    return linear_exact(values, center - 0.5, max(width - 1, 1e-6))
 
 
 def linear_exact(values: np.ndarray, center: float, width: float) -> np.ndarray:
     """PS3.3 C.11.2.1.3.2."""
-    return np.clip((values - np.float32(center)) / np.float32(width) + np.float32(0.5), 0, 1)
+    bright = np.subtract(values, center, dtype=np.float32)
+    bright /= np.float32(width)
+    bright += np.float32(0.5)
+    return np.clip(bright, 0, 1, out=bright)
 
 
 def sigmoid(values: np.ndarray, center: float, width: float) -> np.ndarray:
     """PS3.3 C.11.2.1.3.1."""
-    return 1 / (1 + np.exp(np.float32(-4 / width) * (values - np.float32(center))))
+    bright = np.subtract(values, center, dtype=np.float32)
+    bright *= np.float32(-4 / width)
+    np.exp(bright, out=bright)
+    bright += 1
+    return np.divide(1, bright, out=bright)
 
 
 WINDOWS = {"LINEAR": linear, "LINEAR_EXACT": linear_exact, "SIGMOID": sigmoid}

@@ -159,9 +159,9 @@ def read_frame(dataset: pydicom.Dataset, shape: tuple[int, int]) -> Reading:
     box, mask = cut_out(pyramid.level(level), breast, search_level - level)
 
     values, padding = modality_values(box, dataset), padding_mask(box, dataset, halved=level > 0)
-    tissue = values[mask > 0] if padding is None else values[(mask > 0) & ~padding]
-    voi = declared if declared.apply else range_voi(tissue, declared) or rough
-    picture = fit(to_brightness(values, dataset, voi, padding) * mask, shape)
+    voi = declared if declared.apply else range_voi(values, mask, padding, declared) or rough
+    bright = to_brightness(values, dataset, voi, padding)
+    picture = fit(np.multiply(bright, mask, out=bright), shape)
     if not picture.max() > 0:  # so written, NaN does not pass
         raise UnreadableError(f"nothing is left to see: the header's rescaling or window ({voi.name}) is at fault")
     x_min, y_min, x_max, y_max = (side << search_level for side in breast.box)

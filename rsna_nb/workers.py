@@ -5,6 +5,7 @@ has a pipe of its own, has one task at a time, and is replaced when it dies.
 """
 
 import contextlib
+import ctypes
 import os
 import resource
 import signal
@@ -27,6 +28,7 @@ SPAWN = get_context("spawn")  # a fork would inherit TensorFlow and its locks
 WORK_SECONDS = 10  # of a processor, for a task: a slow disk takes none
 WAIT_SECONDS = 120.0  # by the clock, for a task
 MEMORY = 1_500_000_000  # bytes that a process may have above what it starts with
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 READY = "ready"
 
 
@@ -143,6 +145,7 @@ def serve(function: Callable[[Any], Any], pipe: Connection) -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent too, which ends this process
     limit_memory()
+    keep_freed_memory()
     pipe.send(READY)
     while True:
         task = pipe.recv()
@@ -167,6 +170,14 @@ def limit_memory() -> None:
     if pages.exists():
         used = int(pages.read_text().split()[5]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_DATA, (used + MEMORY, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep what is freed for the next file: giving it back costs 6 ms of page faults a picture."""
+    with contextlib.suppress(AttributeError, OSError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_TRIM_THRESHOLD, 256 * 2**20)
+        mallopt(M_MMAP_THRESHOLD, 128 * 2**20)
 
 
 def limit_work() -> None:

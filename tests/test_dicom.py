@@ -39,7 +39,7 @@ def brightness(path, halved: int = 0) -> np.ndarray:
     values, padding = modality_values(stored, dataset), padding_mask(stored, dataset, halved > 0)
     voi = declared_voi(dataset, np.array(stored_range(pyramid.bits, pyramid.signed)))
     if not voi.shows(values):
-        voi = range_voi(values if padding is None else values[~padding], voi)
+        voi = range_voi(values, np.ones(values.shape, np.uint8), padding, voi)
     return to_brightness(values, dataset, voi, padding)
 
 

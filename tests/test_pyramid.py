@@ -22,7 +22,7 @@ from pydicom.uid import (
 from rsna_nb.brightness import declared_voi, modality_values, to_brightness
 from rsna_nb.decode import Jpeg2000Pyramid, open_pyramid, stored_values
 from rsna_nb.dicom import read, read_dataset
-from rsna_nb.pyramid import HalvedPyramid, halve, stored_range
+from rsna_nb.pyramid import HalvedPyramid, halve, halve_between_margins, stored_range
 from tests.conftest import ENCODERS, REAL_DIR, needs_real_files, write_dicom
 
 SYNTAXES = [JPEG2000Lossless, HTJ2KLossless, ExplicitVRLittleEndian, JPEGLosslessSV1, JPEGLSLossless, RLELossless]
@@ -83,6 +83,15 @@ def test_halving_gives_the_standards_low_band(shape):
     columns = np.array([halved_by_the_letter(column) for column in values.T.tolist()]).T
     expected = np.array([halved_by_the_letter(row) for row in columns.tolist()])
     np.testing.assert_array_equal(halve(values), expected)
+
+
+@pytest.mark.parametrize("edges", [(0, 0), (60, 0), (0, 61), (57, 40), (99, 100), (200, 0)])
+@pytest.mark.parametrize("width", [200, 201])
+def test_margins_of_one_value_are_halved_as_all_else(edges, width):
+    left, right = edges
+    values = textured((150, width)).astype(np.int16)
+    values[:, :left], values[:, width - right :] = 7, 4000
+    np.testing.assert_array_equal(halve_between_margins(values), halve(values))
 
 
 @pytest.mark.parametrize("bits", [8, 10, 12, 13, 14, 16])
