@@ -8,7 +8,11 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-AIR_LIMIT = 0.25  # air is darker than this: the windowed background of a mammogram is close to 0
+# Of the grey levels, 0 to 255, in which the breast is looked for:
+AIR_LIMIT = 64  # air is darker: the windowed background of a mammogram is close to 0
+TISSUE_STEP = 5  # tissue is brighter than air by more than this
+NARROW, WIDE = 3, 16  # of the levels within WIDE of air's most frequent one, half are within NARROW of it
+WHITE, UNIFORM = 230, 5  # a border's line is brighter than WHITE, or its levels lie within UNIFORM
 
 
 @dataclass(frozen=True)
@@ -21,58 +25,64 @@ class Breast:
 
 
 def find_breast(picture: np.ndarray) -> Breast | None:
-    """The largest piece of tissue, leaving aside markers, frames and bright borders; None where all is air.
+    """The largest piece of tissue, leaving aside markers, frames and borders; None where all is air.
 
     The picture is a small one, of 200 to 400 pixels along its longer side: a frame, a letter, a skin fold have
-    about the same width in all of them. The steps: threshold above the air, cut bright uniform edges off, open
-    (which removes text and thin lines, also where they touch the breast), take the largest component, and give
-    it back what the opening took from its rim.
+    about the same width in all of them. The steps: threshold above the air, cut uniform edges off, open (which
+    removes text and thin lines, also where they touch the breast), take the largest component, and give it back
+    what the opening took from its rim.
     """
-    tissue = (picture > air_threshold(picture)).astype(np.uint8)
-    erase_bright_edges(picture, tissue)
+    grey = cv2.convertScaleAbs(picture, alpha=255)
+    threshold = air_threshold(grey)
+    tissue = (cv2.medianBlur(grey, 3) > threshold).astype(np.uint8)
+    erase_borders(grey, tissue, threshold)
     radius = max(1, round(0.008 * max(picture.shape)))
-    body = largest_component(cv2.morphologyEx(tissue, cv2.MORPH_OPEN, disc(radius)))
+    body = largest_component(opened(tissue, radius))
     if body is None:
         return None
-    body = cv2.min(cv2.dilate(body, disc(radius + 1)), tissue)
-    whole = cv2.dilate(body, np.ones((3, 3), np.uint8))  # a pixel that tissue fills by less than half is below the air
+    for _ in range(2):
+        body = cv2.min(cv2.dilate(body, disc(radius + 1)), tissue)
+    whole = cv2.dilate(body, np.ones((3, 3), np.uint8))  # a pixel that tissue fills by less than half may be missing
     return Breast(bounding_box(whole), cv2.dilate(body, disc(2 * radius)))
 
 
-def air_threshold(picture: np.ndarray) -> float:
-    """The brightness above which a pixel is tissue: the air's most frequent value and three times its spread."""
-    dark = picture[picture < AIR_LIMIT]
-    if dark.size == 0:
-        return 0.0
-    counts, edges = np.histogram(dark, bins=100, range=(0.0, AIR_LIMIT))
-    air = float(edges[np.argmax(counts)])
-    near = dark[np.abs(dark - air) < 0.05]
-    return air + 0.02 + 3 * float(np.median(np.abs(near - np.median(near))))
+def air_threshold(grey: np.ndarray) -> int:
+    """The level above which a pixel is tissue: the air's most frequent one, a step, and three times its spread.
+
+    Smoothed, air has nearly one level, however noisy it is. Where no dark level stands out, all is tissue and air 0.
+    """
+    counts = np.bincount(cv2.medianBlur(grey, 5).ravel(), minlength=256)
+    air = int(np.argmax(counts[:AIR_LIMIT]))
+    near = [counts[max(0, air - reach) : air + reach + 1].sum() for reach in range(WIDE + 1)]
+    spread = int(np.searchsorted(near, near[-1] / 2))
+    return air + TISSUE_STEP + 3 * spread if spread <= NARROW else TISSUE_STEP
 
 
-def erase_bright_edges(picture: np.ndarray, tissue: np.ndarray) -> None:
+def erase_borders(grey: np.ndarray, tissue: np.ndarray, threshold: int) -> None:
     """Set to 0, in place, the rows and columns from each edge inwards that are a frame's or a border's.
 
-    A frame may stand a little way in.
+    Nearly all of such a line is white, or of one level above the air's; tissue varies along a line. A frame may
+    stand a little way in. The first edge is looked at once more, free of the borders that cross it.
     """
-    for view, mask in (
-        (picture, tissue),
-        (picture[::-1], tissue[::-1]),
-        (picture.T, tissue.T),
-        (picture.T[::-1], tissue.T[::-1]),
-    ):
-        outer = range(len(view) // 20 + 1)
-        end = start = next((line for line in outer if is_border_line(view[line])), 0)
-        while end < len(view) // 4 and is_border_line(view[end]):
-            end += 1
-        if end > start:
-            mask[: end + 1] = 0  # the line after it is half border
+    for _ in range(5):
+        lines, length = grey.shape
+        ordered = np.sort(grey[: lines // 4 + 1], axis=1)
+        low, middle, high = ordered[:, length // 10], ordered[:, length // 2], ordered[:, length - 1 - length // 10]
+        border = (low > WHITE) | ((middle > threshold) & (high - low <= UNIFORM))
+        border[-1] = False  # not more than a quarter
+        start = int(np.argmax(border[: lines // 20 + 1]))
+        end = start + int(np.argmin(border[start:]))
+        tissue[:end] = 0
+        if low[end] > threshold:  # partly border, or breast as the line after the next
+            inner = min(end + 2, lines - 1)
+            tissue[end:inner] &= tissue[inner]
+        grey, tissue = np.rot90(grey[end:]), np.rot90(tissue[end:])
 
 
-def is_border_line(line: np.ndarray) -> bool:
-    """Nearly all of it is bright, and either white or of one value; tissue varies along a line."""
-    low, middle, high = np.percentile(line, (10, 50, 90))
-    return bool(low > 0.9 or (middle > 0.4 and high - low < 0.02))
+def opened(mask: np.ndarray, radius: int) -> np.ndarray:
+    """Without what a disc does not fit into. A breast goes on beyond the picture's edge: a sliver there is kept."""
+    padded = cv2.copyMakeBorder(mask, radius, radius, radius, radius, cv2.BORDER_REPLICATE)
+    return cv2.morphologyEx(padded, cv2.MORPH_OPEN, disc(radius))[radius:-radius, radius:-radius]
 
 
 def largest_component(mask: np.ndarray) -> np.ndarray | None:
@@ -102,5 +112,7 @@ def fit(picture: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     top, left = (shape[0] - height) // 2, (shape[1] - width) // 2
     fitted = np.zeros(shape, np.float32)
-    fitted[top : top + height, left : left + width] = cv2.resize(picture, (width, height), interpolation=method)
-    return np.clip(fitted, 0, 1, out=fitted)  # rounding can pass 1
+    inner = fitted[top : top + height, left : left + width]
+    cv2.resize(picture, (width, height), dst=inner, interpolation=method)
+    np.clip(inner, 0, 1, out=inner)  # rounding can pass 1
+    return fitted

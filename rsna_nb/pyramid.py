@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 BLOCK = 48  # rows of a halved picture: what one step works on stays in a core's second-level cache
-MARGIN_KEPT = 4  # columns of a margin that are halved with the others, of which they mirror the edge
+MARGIN = 4  # columns of air that are lifted with the breast: what they mirror at their edge is air too
 SHORT_BITS = 14  # values of b bits can be halved SHORT_BITS - b times in 16 bits: each halving doubles their range
 
 
@@ -38,7 +38,7 @@ class HalvedPyramid:
 
     def level(self, n: int) -> np.ndarray:
         while len(self.levels) <= n:
-            self.levels.append(halve_between_margins(self.as_signed(self.levels[-1])))
+            self.levels.append(halve(self.as_signed(self.levels[-1])))
         return self.levels[0] if n == 0 else in_range(self.levels[n], self.bits, self.signed)
 
     def as_signed(self, values: np.ndarray) -> np.ndarray:
@@ -58,50 +58,55 @@ def stored_range(bits: int, signed: bool) -> tuple[int, int]:
     return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
 
 
-def halve_between_margins(values: np.ndarray) -> np.ndarray:
-    """As `halve`, in half of the time where air is of one value and fills half of the columns."""
-    left, right = (max(0, margin - MARGIN_KEPT) // 2 * 2 for margin in (margin_of(values[:, ::-1]), margin_of(values)))
-    if left + right < values.shape[1] // 8:
-        return halve(values)
-    inner = halve(values[:, left : values.shape[1] - right])
-    low = np.empty([-(-side // 2) for side in values.shape], values.dtype)
-    low[:, : left // 2], low[:, left // 2 + inner.shape[1] :] = values[0, 0], values[0, -1]
-    low[:, left // 2 : left // 2 + inner.shape[1]] = inner
-    return low
-
-
-def margin_of(values: np.ndarray) -> int:
-    """Columns at the right edge whose pixels all have one value, found by a few rows and then looked at in full."""
-    few = (values[:: len(values) // 16 + 1] == values[0, -1]).all(axis=0)
-    margin = len(few) if few.all() else int(np.argmin(few[::-1]))
-    return margin if (values[:, len(few) - margin :] == values[0, -1]).all() else 0
-
-
 def halve(values: np.ndarray) -> np.ndarray:
     """The low band of signed integers (rows, columns): each side half as long, rounded up, and not clipped.
 
-    Rows are lifted first, then columns, as T.800's forward transform does; the edges are mirrored. All is done
-    block by block in memory that is allocated once.
+    Rows are lifted first, then columns, as T.800's forward transform does; the edges are mirrored. It is done
+    block by block in memory that is allocated once, and air of one value beside the breast is not lifted at all.
     """
     height, width = values.shape
     rows, columns = -(-height // 2), -(-width // 2)
-    row_at, column_at = mirrored(height), mirrored(width)
-    outside = [0, 1, *range(width + 2, len(column_at))]
     low = np.empty((rows, columns), values.dtype)
-    lifted = np.empty((BLOCK, len(column_at)), values.dtype)
-    even, odd = np.empty((2, BLOCK, columns + 2), values.dtype)
-    high_rows = np.empty((BLOCK + 1, width), values.dtype)
-    high_columns = np.empty((BLOCK, columns + 1), values.dtype)
+    scratch = np.empty((5, (BLOCK + 1) * (width + 4)), values.dtype)
+    row_at = mirrored(height)
+    air = values[0, -1] if values[0, -1] == values[-1, -1] else values[0, 0]
     for start in range(0, rows, BLOCK):
-        n = min(BLOCK, rows - start)
-        first, last = 2 * start - 2, 2 * (start + n) + 1
-        inside = first >= 0 and last <= height
-        block = values[first:last] if inside else values[row_at[first + 2 : last + 2]]
-        lift(block[::2], block[1::2], high_rows[: n + 1], lifted[:n, 2 : width + 2])
-        lifted[:n, outside] = lifted[:n, column_at[outside] + 2]
-        cv2.split(lifted[:n].reshape(n, -1, 2), [even[:n], odd[:n]])
-        lift(even[:n].T, odd[:n, :-1].T, high_columns[:n].T, low[start : start + n].T)
+        stop = min(start + BLOCK, rows)
+        inside = start > 0 and 2 * stop < height
+        block = values[2 * start - 2 : 2 * stop + 1] if inside else values[row_at[2 * start : 2 * stop + 3]]
+        left, right = lifted_columns(block, air)
+        low[start:stop, : left // 2], low[start:stop, -(-right // 2) :] = air, air
+        if left < right:
+            halve_block(block[:, left:right], scratch, low[start:stop, left // 2 : -(-right // 2)])
     return low
+
+
+def lifted_columns(block: np.ndarray, air: int) -> tuple[int, int]:
+    """The first column, an even one, and the one after the last that are not air alone, with a margin of air.
+
+    A few rows say where the air may begin; then all of it is looked at.
+    """
+    width = block.shape[1]
+    few = (block[:: len(block) // 2] == air).all(axis=0)
+    left, right = (width, 0) if few.all() else (int(np.argmin(few)), width - int(np.argmin(few[::-1])))
+    left = max(0, left - MARGIN) // 2 * 2 if (block[:, :left] == air).all() else 0
+    right = min(width, (right + MARGIN + 1) // 2 * 2) if (block[:, right:] == air).all() else width
+    return left, right
+
+
+def halve_block(block: np.ndarray, scratch: np.ndarray, low: np.ndarray) -> None:
+    """From 2n + 3 rows to the n `low` ones of which they are the surroundings."""
+    rows, columns, width = *low.shape, block.shape[1]
+    column_at = mirrored(width)
+    shapes = (rows + 1, width), (rows, len(column_at)), (rows, columns + 2), (rows, columns + 2), (rows, columns + 1)
+    high_rows, lifted, even, odd, high_columns = (
+        memory[: shape[0] * shape[1]].reshape(shape) for memory, shape in zip(scratch, shapes, strict=True)
+    )
+    lift(block[::2], block[1::2], high_rows, lifted[:, 2 : width + 2])
+    outside = [0, 1, *range(width + 2, len(column_at))]
+    lifted[:, outside] = lifted[:, column_at[outside] + 2]
+    cv2.split(lifted.reshape(rows, -1, 2), [even, odd])
+    lift(even.T, odd[:, :-1].T, high_columns.T, low.T)
 
 
 def mirrored(length: int) -> np.ndarray:

@@ -1,0 +1,360 @@
+"""DICOM file in the page cache -> picture: rsna_nb, pydicom with pylibjpeg, dicomsdl, and the bare entropy decode.
+
+    python tests/bench/bench_dicom.py [--kinds uncompressed] [--sizes 512 1024] [--rounds 9]
+
+First table: medians of one thread, the recipes taking turns of five files, each in a process of its own. Second:
+pictures a second of 1, 2 and all processes. Real files are those of tests/conftest.py, left out where it has none.
+"""
+
+import argparse
+import itertools
+import os
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
+from threading import Barrier
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+os.environ["TQDM_DISABLE"] = "1"
+
+import cv2
+import numpy as np
+import pydicom
+from pydicom.encaps import encapsulate
+from pydicom.pixels import apply_voi_lut
+from pydicom.uid import (
+    UID,
+    ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    RLELossless,
+)
+
+from rsna_nb import decode, dicom, ledger, prepare, workers
+from rsna_nb.storage import processors
+from rsna_nb.synthetic.anatomy import make_breast
+from rsna_nb.synthetic.drawing import draw_mammogram
+from rsna_nb.synthetic.files import encode
+from tests.conftest import ENCODERS, REAL_DIR, write_dicom
+
+NAMES = {
+    JPEG2000Lossless: "JPEG 2000",
+    JPEGLosslessSV1: "JPEG lossless",
+    ExplicitVRLittleEndian: "uncompressed",
+    RLELossless: "RLE",
+    JPEGLSLossless: "JPEG-LS",
+}
+# kind, size: times faster than pydicom and than dicomsdl, as the project's issue asks for
+TARGETS = {
+    ("real JPEG 2000 3328x2560", 512): (11, 9),
+    ("real JPEG 2000 3328x2560", 1024): (4, 3),
+    ("real JPEG lossless 3328x2560", 512): (4.5, 1.2),
+    ("real uncompressed 3328x2560", 512): (7, 2.5),
+}
+BARE_TARGET, SCALING_TARGET = 1.6, 1.8
+TURN = 5  # files that a recipe reads before it is another's turn
+MISSING = "-"
+HEADINGS = ("file", "size", "level", "rsna_nb", "pydicom", "dicomsdl", "bare", "x pydicom", "x dicomsdl", "x bare")
+
+Files = dict[str, list[Path]]  # kind -> files
+Recipe = Callable[[Path, int], np.ndarray]
+
+
+def pydicom_picture(path: Path, size: int) -> np.ndarray:
+    """The whole picture as public pipelines read it, float64 as apply_voi_lut leaves it."""
+    dataset = pydicom.dcmread(path)
+    windowed = apply_voi_lut(pydicom_pixels(dataset), dataset)
+    return resized_range(windowed, dataset.PhotometricInterpretation, size)
+
+
+def pydicom_pixels(dataset: pydicom.Dataset) -> np.ndarray:
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax.is_compressed:
+        plugin = "pydicom" if syntax == RLELossless else "pylibjpeg"
+        dataset.pixel_array_options(decoding_plugin=plugin)
+    return dataset.pixel_array
+
+
+def dicomsdl_picture(path: Path, size: int) -> np.ndarray:
+    """As `pydicom_picture`, without the window: dicomsdl's pixelData is float32."""
+    import dicomsdl
+
+    dataset = dicomsdl.open(str(path))
+    return resized_range(dataset.pixelData(), dataset.PhotometricInterpretation, size)
+
+
+def resized_range(values: np.ndarray, photometric: str, size: int) -> np.ndarray:
+    low = values.min()
+    picture = (values - low) / (values.max() - low)
+    if photometric == "MONOCHROME1":
+        picture = 1 - picture
+    return cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA)
+
+
+def recipes() -> dict[str, Recipe]:
+    """The recipes that are installed, ours first."""
+    found: dict[str, Recipe] = {"rsna_nb": dicom.read_mammogram}
+    if find_spec("pylibjpeg") and find_spec("libjpeg") and find_spec("openjpeg"):
+        found["pydicom"] = pydicom_picture
+    if find_spec("dicomsdl"):
+        found["dicomsdl"] = dicomsdl_picture
+    return found
+
+
+def bare_decode(path: Path, level: int) -> Callable[[], object]:
+    """The entropy decode alone at this level; of an uncompressed file, reading its bytes."""
+    dataset = dicom.read_dataset(path)
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if not syntax.is_compressed:
+        return lambda: np.fromfile(path, np.uint8)
+    codestream = decode.joined_fragments(dataset)
+    if syntax == RLELossless:
+        return lambda: decode.rle_frame(codestream, dataset)
+    header = decode.checked_header(codestream, dataset)
+    if 0 < level <= header.levels:
+        return lambda: decode.decode_reduced(codestream, header, level)
+    return lambda: decode.DECODERS[syntax](codestream)
+
+
+@dataclass
+class Row:
+    """One line of the first table: the kinds' mean of the files' medians, in ms."""
+
+    kind: str
+    size: int
+    levels: list[int]
+    ms: dict[str, float]
+
+    def cells(self) -> list[str]:
+        names = ("rsna_nb", "pydicom", "dicomsdl", "bare")
+        times = [f"{self.ms[name]:.1f}" if name in self.ms else MISSING for name in names]
+        target = TARGETS.get((self.kind, self.size), (None, None))
+        faster = [self.faster(peer, goal) for peer, goal in zip(names[1:3], target, strict=True)]
+        over = f"{self.ms['rsna_nb'] / self.ms['bare']:.2f}"
+        goal = f" (at most {BARE_TARGET})" if target[0] and "uncompressed" not in self.kind else ""
+        level = "-".join(map(str, sorted({min(self.levels), max(self.levels)})))
+        return [self.kind, str(self.size), level, *times, *faster, over + goal]
+
+    def faster(self, peer: str, goal: float | None) -> str:
+        if peer not in self.ms:
+            return MISSING
+        return f"{self.ms[peer] / self.ms['rsna_nb']:.2f}" + (f" (at least {goal:g})" if goal else "")
+
+
+def measure(kind: str, files: list[Path], size: int, rounds: int, own: dict[str, Executor]) -> Row:
+    """The recipes take turns, each in its own process: TURN files one after the other, as when a folder is read."""
+    means: dict[str, float] = defaultdict(float)
+    levels = []
+    for path in files:
+        levels.append(dicom.read(path, size).level)
+        times: dict[str, list[float]] = defaultdict(list)
+        with tempfile.TemporaryDirectory() as place:
+            turn = copies([path], Path(place, "data"), TURN)
+            for _, (name, executor) in itertools.product(range(rounds + 1), own.items()):
+                times[name].append(median(executor.submit(milliseconds, name, turn, size, levels[-1]).result()))
+        for name, taken in times.items():
+            means[name] += median(taken[1:]) / len(files)  # the first round warms up
+    return Row(kind, size, levels, means)
+
+
+def milliseconds(name: str, paths: list[Path], size: int, level: int) -> list[float]:
+    times = []
+    for path in paths:
+        call = bare_decode(path, level) if name == "bare" else partial(recipes()[name], path, size)
+        started = time.perf_counter()
+        call()
+        times.append(1000 * (time.perf_counter() - started))
+    return times
+
+
+def same_pixels(path: Path) -> list[str]:
+    """The peers that decode to other stored values than ours."""
+    ours = decode.stored_values(dicom.read_dataset(path))[0]
+    theirs = {}
+    if "pydicom" in recipes():
+        theirs["pydicom"] = pydicom_pixels(pydicom.dcmread(path))
+    if "dicomsdl" in recipes():
+        import dicomsdl
+
+        theirs["dicomsdl"] = dicomsdl.open(str(path)).pixelData(storedvalue=True)
+    return [f"{peer}: {path.name}" for peer, pixels in theirs.items() if not np.array_equal(ours, pixels)]
+
+
+def real_files(folder: Path) -> Files:
+    """The real mammograms by codec and size, and the pixels of a large one written uncompressed."""
+    files: Files = defaultdict(list)
+    for path in sorted(REAL_DIR.rglob("*.dcm")):
+        dataset = pydicom.dcmread(path, stop_before_pixels=True)
+        files[f"real {NAMES[dataset.file_meta.TransferSyntaxUID]} {dataset.Rows}x{dataset.Columns}"].append(path)
+    for path in files.get("real JPEG 2000 3328x2560", [])[:1]:
+        pixels = decode.stored_values(dicom.read_dataset(path))[0]
+        copy = recoded(path, folder / "real.dcm", ExplicitVRLittleEndian, pixels.tobytes())
+        files["real uncompressed 3328x2560"] = [copy]
+    return files
+
+
+def generated_files(folder: Path, shape: tuple[int, int] = (4096, 3328)) -> Files:
+    """One drawn mammogram of 12 bits with an ordinary window, in each codec."""
+    rng = np.random.default_rng(0)
+    pixels = draw_mammogram(make_breast(rng), "MLO", shape, rng).pixels
+    plain = write_dicom(folder / "plain.dcm", pixels, WindowCenter=2048, WindowWidth=4096)
+    files = {}
+    for syntax, name in NAMES.items():
+        content = (
+            encapsulate([bytes(ENCODERS[syntax](pixels))]) if name in ("RLE", "JPEG-LS") else encode(pixels, syntax)
+        )
+        path = recoded(plain, folder / f"{name.replace(' ', '_')}.dcm", syntax, content)
+        files[f"generated {name} {shape[0]}x{shape[1]}"] = [path]
+    return files
+
+
+def recoded(source: Path, path: Path, syntax: UID, pixel_data: bytes) -> Path:
+    """A copy of a file with its pixels in another transfer syntax."""
+    dataset = pydicom.dcmread(source)
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.PixelData = pixel_data
+    dataset["PixelData"].VR = "OB" if syntax.is_compressed else "OW"
+    dataset["PixelData"].is_undefined_length = syntax.is_compressed
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+def start_worker(barrier: Barrier, recipe: Recipe, path: Path, size: int) -> None:
+    """What a process does before it is measured: imports, one thread, one picture, and wait for the others."""
+    cv2.setNumThreads(1)
+    if recipe is dicom.read_mammogram:
+        workers.keep_freed_memory()  # as the processes do that prepare starts
+    recipe(path, size)
+    barrier.wait()
+
+
+def pool(processes: int, recipe: Recipe, path: Path, size: int) -> ProcessPoolExecutor:
+    """Processes that have all started and read a picture."""
+    context = get_context("spawn")
+    barrier = context.Barrier(processes)
+    executor = ProcessPoolExecutor(processes, context, start_worker, (barrier, recipe, path, size))
+    list(executor.map(abs, range(processes)))
+    return executor
+
+
+def prepared_rate(paths: list[Path], size: int, processes: int) -> float:
+    """Our pictures a second, with PNG and ledger, in the processes that prepare starts; their start is left out."""
+    times: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        tasks = [prepare.Task(Path(folder), (size, size), "1", path.stem, str(path)) for path in paths]
+        for _, record in workers.run(prepare.prepare_one, tasks, processes):
+            assert isinstance(record, ledger.Record)
+            assert record.status == "ok"
+            ledger.append(Path(folder), record)
+            times.append(time.perf_counter())
+    first = 2 * processes
+    return (len(times) - first) / (times[-1] - times[first - 1])
+
+
+def read_all(recipe: Recipe, executor: Executor, paths: list[Path], size: int) -> None:
+    """A peer's recipe, whose pictures are dropped in the process that made them."""
+    list(executor.map(dropped, itertools.repeat(recipe), paths, itertools.repeat(size)))
+
+
+def dropped(recipe: Recipe, path: Path, size: int) -> None:
+    recipe(path, size)
+
+
+def copies(files: list[Path], folder: Path, count: int) -> list[Path]:
+    """Files of their own with the same content; writing them leaves them in the page cache."""
+    folder.mkdir()
+    targets = [folder / f"{i}.dcm" for i in range(count)]
+    for target, source in zip(targets, itertools.cycle(files), strict=False):
+        target.write_bytes(source.read_bytes())
+    return targets
+
+
+def peers_rate(recipe: Recipe, executor: Executor, paths: list[Path], size: int) -> float:
+    started = time.perf_counter()
+    read_all(recipe, executor, paths, size)
+    return len(paths) / (time.perf_counter() - started)
+
+
+def rates(name: str, paths: list[Path], size: int, counts: Iterable[int], rounds: int) -> dict[int, float]:
+    """Pictures a second by the number of processes, which take turns; medians."""
+    recipe = recipes()[name]
+    found: dict[int, list[float]] = defaultdict(list)
+    with ExitStack() as stack:
+        is_ours = name == "rsna_nb"
+        pools = {} if is_ours else {n: stack.enter_context(pool(n, recipe, paths[0], size)) for n in counts}
+        for _, count in itertools.product(range(rounds), counts):
+            rate = prepared_rate(paths, size, count) if is_ours else peers_rate(recipe, pools[count], paths, size)
+            found[count].append(rate)
+    return {count: median(rate) for count, rate in found.items()}
+
+
+def print_single(files: Files, sizes: list[int], rounds: int) -> None:
+    print(f"ms of one thread, medians of {rounds}; the goals of the project's issue stand in brackets")
+    form = "{:<32} {:>4} {:>5} {:>8} {:>8} {:>8} {:>7}   {:<21} {:<21} {}"
+    print(form.format(*HEADINGS))
+    path = next(iter(files.values()))[0]
+    with ExitStack() as stack:
+        named = {**recipes(), "bare": dicom.read_mammogram}
+        own: dict[str, Executor] = {n: stack.enter_context(pool(1, recipe, path, 512)) for n, recipe in named.items()}
+        for (kind, paths), size in itertools.product(files.items(), sizes):
+            print(form.format(*measure(kind, paths, size, rounds, own).cells()), flush=True)
+    different = [found for paths in files.values() for path in paths for found in same_pixels(path)]
+    count = sum(map(len, files.values()))
+    same = "the same to the bit as the peers'" if len(recipes()) > 1 else "no peer to compare with"
+    print(f"stored values of {count} files, decoded in full: {f'others than {different}' if different else same}\n")
+
+
+def print_rates(files: Files, folder: Path, counts: list[int], options: argparse.Namespace) -> None:
+    size = options.sizes[0]
+    print(f"pictures a second at {size}, medians of {options.rate_rounds}; ours with PNG and ledger written")
+    columns = [f"{count} process{'es' * (count > 1)}" for count in counts]
+    print("{:<32} {:<9}".format("file", "recipe"), *(f"{column:>12}" for column in columns), " 2 to 1")
+    for (kind, paths), name in itertools.product(files.items(), recipes()):
+        with tempfile.TemporaryDirectory(dir=folder) as place:
+            count = options.copies if name == "rsna_nb" else max(counts[-1], options.copies // 8)
+            found = rates(name, copies(paths, Path(place, "data"), count), size, counts, options.rate_rounds)
+        goal = f" (at least {SCALING_TARGET})" if name == "rsna_nb" else ""
+        ratio = f"{found[2] / found[1]:.2f}" if {1, 2} <= found.keys() else MISSING
+        print(f"{kind:<32} {name:<9}", *(f"{rate:12.1f}" for rate in found.values()), f" {ratio}{goal}", flush=True)
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kinds", default="", help="only the kinds of file whose name holds this")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[512, 1024, 2048])
+    parser.add_argument("--rounds", type=int, default=5, help="of the first table; 0 leaves it out")
+    parser.add_argument("--rate-rounds", type=int, default=3, help="of the second table; 0 leaves it out")
+    parser.add_argument("--copies", type=int, default=96, help="files of the second table, an eighth for the peers")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parsed()
+    cv2.setNumThreads(1)
+    if len(recipes()) < 3:
+        print("A recipe is missing, which is a dash below: pip install -e '.[bench]'")
+    print(f"{processors()} processors, load average {os.getloadavg()[0]:.1f} before: above 0.5 others take time too\n")
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        files = {**real_files(place), **generated_files(place)}
+        files = {kind: paths for kind, paths in files.items() if options.kinds in kind}
+        if options.rounds:
+            print_single(files, options.sizes, options.rounds)
+        if options.rate_rounds:
+            usual = {kind: paths for kind, paths in files.items() if "3328x2560" in kind} or files
+            print_rates(usual, place, sorted({1, 2, processors()}), options)
+
+
+if __name__ == "__main__":
+    main()
