@@ -25,7 +25,8 @@ check: setup
 lab: setup
 	$(BIN)/jupyter lab notebooks
 
-bench: setup
+bench: setup  ## with the libraries that reading is compared with, one of them under the GPL
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	for file in tests/bench/bench_*.py; do echo "== $$file" && $(BIN)/python $$file || exit 1; done
 
 clean:  ## what can be made again; run folders and data stay

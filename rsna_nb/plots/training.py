@@ -1,0 +1,52 @@
+"""What a run is made from, and how it went."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from rsna_nb.plots.style import BLUE, GREEN, GREY, ORANGE, finished, without_box
+
+CURVES = {
+    "loss": "weighted cross-entropy",
+    "auc": "AUC",
+    "precision": "precision at 0.5",
+    "recall": "recall at 0.5",
+    "f1": "F1 at 0.5",
+}
+
+
+def class_counts(table: pd.DataFrame) -> Figure:
+    """Images with and without cancer in each split, from the columns `split` and `cancer`."""
+    counts = table.pivot_table(index="split", columns="cancer", values="image_id", aggfunc="count", fill_value=0)
+    counts = counts.reindex([split for split in ("test", "validation", "train") if split in counts.index])
+    figure, axis = plt.subplots(figsize=(7, 0.6 + 0.5 * len(counts)), layout="constrained")
+    left = np.zeros(len(counts))
+    for value, colour, name in ((1, ORANGE, "cancer"), (0, BLUE, "no cancer")):
+        bars = axis.barh(counts.index, counts[value], left=left, color=colour, label=name)
+        axis.bar_label(bars, label_type="center", color="white", fmt="{:,.0f}")
+        left += counts[value].to_numpy()
+    axis.set_xlabel("images")
+    without_box(axis)
+    axis.legend(frameon=False, bbox_to_anchor=(1, 0.5), loc="center left")
+    return finished(figure)
+
+
+def training_curves(history: pd.DataFrame, best_epoch: int) -> Figure:
+    """Training and validation metrics by epoch, the learning rate, and the epoch whose model is kept."""
+    figure, axes = plt.subplots(2, 3, figsize=(11, 5.6), sharex=True, layout="constrained")
+    for axis, (name, title) in zip(axes.flat, CURVES.items(), strict=False):
+        axis.plot(history["epoch"], history[name], color=GREY, label="training")
+        axis.plot(history["epoch"], history[f"val_{name}"], color=BLUE, label="validation")
+        axis.set_title(title, loc="left", fontsize=10)
+    axes[0, 0].legend(frameon=False)
+    axes[1, 2].step(history["epoch"], history["learning_rate"], where="mid", color=GREEN)
+    axes[1, 2].set_yscale("log")
+    axes[1, 2].set_title("learning rate", loc="left", fontsize=10)
+    for axis in axes.flat:
+        axis.axvline(best_epoch, color=ORANGE, linestyle=":", linewidth=1.5)
+        without_box(axis)
+    for axis in axes[1]:
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.set_xlabel("epoch (dotted: the one kept)")
+    return finished(figure)
