@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pydicom
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 from pydicom.tag import Tag
 
@@ -107,6 +107,8 @@ def read(path: str | Path, img_size: int | tuple[int, int] | list[int]) -> Readi
             raise DicomError(path, str(error)) from error
         except MemoryError as error:
             raise DicomError(path, "it asks for more memory than there is: an element's length is at fault") from error
+        except (OSError, NotImplementedError, BytesLengthException) as error:  # an element that cannot be converted
+            raise DicomError(path, f"cannot be read: {error}") from error
         except Exception as error:
             raise DicomError(path, f"defective, in a way not foreseen: {type(error).__name__}: {error}") from error
 
@@ -126,6 +128,8 @@ def read_dataset(path: str | Path) -> pydicom.Dataset:
     except InvalidDicomError as error:
         empty = Path(path).stat().st_size == 0
         raise UnreadableError("the file is empty" if empty else "not a DICOM file") from error
+    except OSError as error:
+        raise UnreadableError(f"cannot be read: {error}") from error
     except Exception as error:  # pydicom's are of many kinds
         raise UnreadableError(f"defective header: {error}") from error
     return dataset

@@ -164,12 +164,12 @@ def contradiction(ours: Level, opinion: Opinion, dataset: pydicom.Dataset, is_in
     other = np.clip(level(stored, n), low, high) if n else stored
     if ours.values.shape != other.shape:
         return f"level {n}: shape {ours.values.shape}, {opinion.decoder} {other.shape}"
-    differs = np.abs(ours.values.astype(np.int64) - other) > opinion.tolerance
+    difference = np.abs(ours.values.astype(np.int64) - other)
+    differs = np.minimum(difference, high + 1 - low - difference) > opinion.tolerance  # one more can change the sign
     if ours.is_reduced and not is_intact:
         clipped = (stored == low) | (stored == high)
         reach = 2 * (2**n - 1)  # of n low bands of five samples
         differs &= cv2.dilate(clipped.astype(np.uint8), np.ones((2 * reach + 1,) * 2, np.uint8))[:: 2**n, :: 2**n] == 0
     if not differs.any():
         return ""
-    largest = int(np.abs(ours.values.astype(np.int64) - other).max())
-    return f"level {n}: {differs.mean():.2%} of the pixels differ from {opinion.decoder}'s, by up to {largest}"
+    return f"level {n}: {differs.mean():.2%} of the pixels differ from {opinion.decoder}'s, by up to {difference.max()}"

@@ -1,6 +1,6 @@
 """Thousands of damaged files through the preparation: it must end, and no picture may differ from a second decoder's.
 
-    python tests/bench/fuzz_dicom.py --files 10000 --seed 0
+    python tests/bench/bench_fuzz.py --files 10000 --seed 0
 
 File i is the mutant of the seed + i (tests/fuzz). 1,000 take about 20 s on two cores. The exit code is 1
 where the preparation crashes or hangs, or where a picture in the store contradicts the second decoder.
