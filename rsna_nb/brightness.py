@@ -15,6 +15,7 @@ import pydicom
 from pydicom.pixels.processing import apply_modality_lut, apply_voi
 
 MIXED = 2  # pixels of a halved picture that padding reaches beyond its own
+DARK = 0.02  # brightness up to which padding is taken for air
 
 
 class UnreadableError(ValueError):
@@ -35,29 +36,35 @@ class Voi:
 
 
 def to_brightness(values: np.ndarray, dataset: pydicom.Dataset, voi: Voi, padding: np.ndarray | None) -> np.ndarray:
-    """Output of the modality LUT -> float32 in 0-1, bright where the tissue is dense, 0 in the padding."""
+    """Output of the modality LUT -> float32 in 0-1, bright where the tissue is dense, 0 in the padding.
+
+    Halving has mixed bright padding into its neighbours, so a margin of them is 0 too. Dark padding leaves no trace.
+    """
     assert voi.apply is not None
     bright = voi.apply(values)
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         np.subtract(1, bright, out=bright)
-    if padding is not None:
-        bright[padding] = 0
+    if padding is not None and padding.any():
+        is_bright = bright[padding].max() > DARK
+        bright[with_margin(padding) if is_bright else padding] = 0
     return bright
 
 
-def padding_mask(stored: np.ndarray, dataset: pydicom.Dataset, halved: bool) -> np.ndarray | None:
+def padding_mask(stored: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray | None:
     """True where a pixel is padding (PS3.3 C.7.5.1.1.2), None where the file declares none.
 
-    In a `halved` picture padding has mixed with its neighbours, and a margin of them is left out too.
+    In a halved picture, a strip of padding that is narrower than a few of its pixels is not found.
     """
     value, limit = first_number(dataset, "PixelPaddingValue"), first_number(dataset, "PixelPaddingRangeLimit")
     if value is None:
         return None
     limit = value if limit is None else limit
-    padding = (stored >= min(value, limit)) & (stored <= max(value, limit))
-    if halved:
-        padding = cv2.dilate(padding.view(np.uint8), np.ones((2 * MIXED + 1,) * 2, np.uint8)).view(bool)
-    return padding
+    return (stored >= min(value, limit)) & (stored <= max(value, limit))
+
+
+def with_margin(padding: np.ndarray) -> np.ndarray:
+    """The padding and the pixels that halving may have mixed with it."""
+    return cv2.dilate(padding.view(np.uint8), np.ones((2 * MIXED + 1,) * 2, np.uint8)).view(bool)
 
 
 def modality_values(stored: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
@@ -103,7 +110,7 @@ def declared_voi(dataset: pydicom.Dataset, ends: np.ndarray) -> Voi:
 
 def percentile_voi(values: np.ndarray, padding: np.ndarray | None, declared: Voi) -> Voi:
     """Most of the range of the pixels that are not padding: a marker's few leave the breast bright."""
-    pixels = values if padding is None else values[~padding]
+    pixels = values if padding is None else values[~with_margin(padding)]
     if pixels.size == 0 or pixels.min() == pixels.max():
         raise UnreadableError("all pixels but the padding have the same value")
     low, high = np.percentile(pixels, (1, 98)).astype(np.float32)
@@ -112,7 +119,7 @@ def percentile_voi(values: np.ndarray, padding: np.ndarray | None, declared: Voi
 
 def range_voi(values: np.ndarray, mask: np.ndarray, padding: np.ndarray | None, declared: Voi) -> Voi | None:
     """The whole range of the pixels in the mask that are not padding, None where it is empty."""
-    tissue = values[mask > 0] if padding is None else values[(mask > 0) & ~padding]
+    tissue = values[mask > 0] if padding is None else values[(mask > 0) & ~with_margin(padding)]
     low, high = (tissue.min(), tissue.max()) if tissue.size else (np.float32(0), np.float32(0))
     return stretch(low, high, declared) if low < high else None
 

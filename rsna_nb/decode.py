@@ -6,7 +6,7 @@ in either costs no memory. All arrays are (rows, columns).
 
 import io
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil
@@ -20,10 +20,11 @@ from pydicom.encaps import generate_fragments, parse_basic_offsets
 from rsna_nb.brightness import UnreadableError
 from rsna_nb.pyramid import HalvedPyramid, Pyramid, in_range
 
-MAX_PIXELS = 2**26  # of a frame: three times the largest mammograms, and half a GB to decode
+MAX_PIXELS = 40_000_000  # of a frame: the largest mammograms have 26 million, and these decode within 5 s
 MAX_TILES = 1024  # of a JPEG 2000 codestream: a decoder takes some KiB for each
 
-JPEG_2000 = (uid.JPEG2000Lossless, uid.JPEG2000, uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K)
+LOSSLESS_JPEG_2000 = (uid.JPEG2000Lossless, uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL)
+JPEG_2000 = (*LOSSLESS_JPEG_2000, uid.JPEG2000, uid.HTJ2K)
 JPEG = (uid.JPEGLossless, uid.JPEGLosslessSV1, uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit)
 JPEG_LS = (uid.JPEGLSLossless, uid.JPEGLSNearLossless)
 DECODERS: dict[str, Callable[[bytes], np.ndarray]] = {
@@ -48,12 +49,13 @@ class FrameHeader:
     components: int
     bits: int
     levels: int = 0
+    is_signed: bool = False
     is_lossless_jpeg: bool = False
 
 
 def open_pyramid(dataset: Dataset) -> Pyramid:
     """The frame of a checked data set; raises `UnreadableError` with what is wrong."""
-    if dataset.file_meta.TransferSyntaxUID in JPEG_2000:
+    if dataset.file_meta.TransferSyntaxUID in LOSSLESS_JPEG_2000:  # damped detail leaves the range before it is halved
         codestream = joined_fragments(dataset)
         header = checked_header(codestream, dataset)
         if is_reducible(header, dataset):
@@ -112,8 +114,11 @@ def stored_values(dataset: Dataset) -> tuple[np.ndarray, int]:
         raise UnreadableError(f"the codestream holds {stored.dtype} {stored.shape}, the header says {shape}")
     bits = dataset.BitsStored
     if dataset.PixelRepresentation == 1:
-        return sign_extended(stored, bits), bits
-    stored = right_aligned(stored.view(np.dtype(f"u{stored.itemsize}")), dataset.HighBit + 1 - bits)
+        return sign_extended(stored, bits, dataset.HighBit), bits
+    stored = stored.view(np.dtype(f"u{stored.itemsize}"))
+    if has_embedded_overlay(dataset):
+        stored = stored & (2 ** (dataset.HighBit + 1) - 1)
+    stored = right_aligned(stored, dataset.HighBit + 1 - bits)
     return stored, max(bits, int(stored.max()).bit_length())
 
 
@@ -122,8 +127,10 @@ def native_frame(dataset: Dataset, syntax: uid.UID) -> np.ndarray:
     content, count = pixel_data(dataset), dataset.Rows * dataset.Columns
     if len(content) < count * dtype.itemsize:
         raise UnreadableError(f"PixelData is cut off: {len(content)} of {count * dtype.itemsize} bytes")
-    if len(content) >= 2 * count * dtype.itemsize:
+    if len(content) > max(2 * count * dtype.itemsize - 1, count + 1):
         raise UnreadableError(f"PixelData has {len(content)} bytes, more than one frame of {count * dtype.itemsize}")
+    if dtype.itemsize == 1 and not syntax.is_little_endian and dataset["PixelData"].VR == "OW":
+        content = np.frombuffer(content[: len(content) // 2 * 2], np.uint16).byteswap().tobytes()  # PS3.5 8.1.1
     stored = np.frombuffer(content, dtype, count).reshape(dataset.Rows, dataset.Columns)
     return stored.astype(dtype.newbyteorder("="), copy=False)
 
@@ -137,15 +144,22 @@ def decode_frame(dataset: Dataset, syntax: uid.UID) -> np.ndarray:
         stored = DECODERS[syntax](codestream)
     except (RuntimeError, ValueError) as error:  # imagecodecs' own errors are RuntimeErrors
         raise UnreadableError(f"defective {syntax.name} codestream: {error}") from error
-    if header.is_lossless_jpeg:
-        check_lossless_jpeg(stored, header.bits)
+    if header.is_lossless_jpeg and looks_damaged(stored, header.bits) and not is_confirmed(stored, codestream):
+        raise UnreadableError("defective JPEG Lossless codestream: its samples are out of range, or it ends too soon")
     return stored
 
 
-def check_lossless_jpeg(stored: np.ndarray, bits: int) -> None:
-    """The decoder only warns, where nobody hears it: damage leaves samples out of range, or grey where data ended."""
-    if stored.max() >= 2**bits or (stored[-1] == 2 ** (bits - 1)).all():
-        raise UnreadableError("defective JPEG Lossless codestream: its samples are out of range, or it ends too soon")
+def looks_damaged(stored: np.ndarray, bits: int) -> bool:
+    """libjpeg only warns, where nobody hears it: damage leaves samples out of range, or grey rows where data ended."""
+    return bool(stored.max() >= 2**bits or (stored[-1] == 2 ** (bits - 1)).all())
+
+
+def is_confirmed(stored: np.ndarray, codestream: bytes) -> bool:
+    """Whether a second, slower decoder of JPEG lossless reads the same."""
+    try:
+        return np.array_equal(stored, imagecodecs.jpegsof3_decode(codestream))
+    except (RuntimeError, ValueError):
+        return False
 
 
 def joined_fragments(dataset: Dataset) -> bytes:
@@ -182,14 +196,14 @@ def rle_frame(codestream: bytes, dataset: Dataset) -> np.ndarray:
         if count != dtype.itemsize or ends[0] != 64 or any(start >= end for start, end in pairwise(ends)):
             raise ValueError(f"{count} segments at {offsets[:count]}")
         values = np.frombuffer(imagecodecs.dicomrle_decode(codestream, dtype), dtype)
-        return values.reshape(dataset.Rows, dataset.Columns)
+        return values[: dataset.Rows * dataset.Columns].reshape(dataset.Rows, dataset.Columns)
     except (RuntimeError, ValueError, struct.error) as error:
         raise UnreadableError(f"defective RLE Lossless codestream: {error}") from error
 
 
 def checked_header(codestream: bytes, dataset: Dataset) -> FrameHeader:
     """The codestream's header, where it is whole and says what the data set says."""
-    if END_OF_CODESTREAM not in codestream[-64:]:  # decoders return what they have got; trailing padding is legal
+    if END_OF_CODESTREAM not in codestream.rstrip(b"\0")[-64:]:  # decoders return what they have got
         raise UnreadableError("PixelData is cut off: the codestream has no end marker")
     syntax = dataset.file_meta.TransferSyntaxUID
     try:
@@ -199,6 +213,8 @@ def checked_header(codestream: bytes, dataset: Dataset) -> FrameHeader:
     shape = (dataset.Rows, dataset.Columns)
     if header.shape != shape:
         raise UnreadableError(f"the codestream holds {header.shape} pixels, the header says {shape}")
+    if header.is_signed and dataset.PixelRepresentation == 0:
+        raise UnreadableError("the codestream holds signed samples, PixelRepresentation (0028,0103) says unsigned")
     if header.components != 1 or header.bits > 16:
         raise UnreadableError(
             f"the codestream holds {header.components} components of {header.bits} bits, not one of 16"
@@ -208,36 +224,59 @@ def checked_header(codestream: bytes, dataset: Dataset) -> FrameHeader:
 
 def jpeg_header(codestream: bytes) -> FrameHeader:
     """The frame header of a JPEG (T.81, B.2.2) or JPEG-LS (T.87) codestream."""
-    position = codestream.index(b"\xff\xd8") + 2
-    while True:
-        marker, length = codestream[position + 1], struct.unpack_from(">H", codestream, position + 2)[0]
-        if codestream[position] != 0xFF:
-            raise ValueError("a marker is expected")
+    for marker, position in segments(codestream, codestream.index(b"\xff\xd8") + 2):
         if (0xC0 <= marker <= 0xCF and marker not in NO_FRAME_HEADER) or marker == 0xF7:
             bits, rows, columns, components = struct.unpack_from(">BHHB", codestream, position + 4)
             return FrameHeader((rows, columns), components, bits, is_lossless_jpeg=marker == 0xC3)
-        position += 2 + length
+    raise ValueError("no frame header")
+
+
+def segments(codestream: bytes, position: int) -> Iterator[tuple[int, int]]:
+    """Each marker and where it is, from the one at `position` to the first that has no length."""
+    while codestream[position] == 0xFF:
+        marker = codestream[position + 1]
+        if marker == 0xFF:  # a fill byte (T.81, B.1.1.2)
+            position += 1
+            continue
+        yield marker, position
+        position += 2 + struct.unpack_from(">H", codestream, position + 2)[0]
+    raise ValueError("a marker is expected")
 
 
 def jpeg_2000_header(codestream: bytes) -> FrameHeader:
     """The main header of a JPEG 2000 codestream (T.800, Annex A), also of one wrapped in a JP2 file."""
-    position = codestream.index(b"\xff\x4f\xff\x51") + 4
-    fields = struct.unpack_from(">HH8IHBBB", codestream, position)
-    length, _, x_end, y_end, x_start, y_start, tile_width, tile_height, tile_x, tile_y, components, depth, dx, dy = (
-        fields
+    start = codestream.index(b"\xff\x4f\xff\x51")
+    x_end, y_end, x_start, y_start, tile_width, tile_height, tile_x, tile_y, components, depth, dx, dy = (
+        struct.unpack_from(">8IHBBB", codestream, start + 8)
     )
     shape = (ceil(y_end / dy) - ceil(y_start / dy), ceil(x_end / dx) - ceil(x_start / dx))
     tiles = ceil((x_end - tile_x) / tile_width) * ceil((y_end - tile_y) / tile_height)
-    if tiles > MAX_TILES or not all_tiles_have_data(codestream, tiles):
+    levels, first_tile_part = reversible_levels(codestream, start + 2)
+    if tiles > MAX_TILES or not all_tiles_have_data(codestream, first_tile_part, tiles):
         raise ValueError(f"{tiles} tiles, too many or not all there")
-    bits, signed = (depth & 0x7F) + 1, depth >> 7
-    usual = not (signed or x_start or y_start or position != 4) and tiles == dx == dy == components == 1
-    return FrameHeader(shape, components, bits, reversible_levels(codestream, position + length) if usual else 0)
+    bits, signed = (depth & 0x7F) + 1, bool(depth >> 7)
+    usual = not (signed or x_start or y_start or start) and tiles == dx == dy == components == 1
+    return FrameHeader(shape, components, bits, levels if usual else 0, signed)
 
 
-def all_tiles_have_data(codestream: bytes, tiles: int) -> bool:
+def reversible_levels(codestream: bytes, position: int) -> tuple[int, int]:
+    """Decomposition levels of the reversible 5/3 wavelet, and where the first tile-part is.
+
+    0 levels where the wavelet is another, or a component has a style of its own (COC).
+    """
+    levels, has_own_style = 0, False
+    for marker, place in segments(codestream, position):
+        if marker == 0x90:  # SOT
+            return 0 if has_own_style else levels, place
+        if marker == 0x52:  # COD
+            levels = codestream[place + 9] if codestream[place + 13] == 1 else 0
+        has_own_style |= marker == 0x53
+    raise ValueError("no tile-part")
+
+
+def all_tiles_have_data(codestream: bytes, position: int, tiles: int) -> bool:
     """Whether each tile has a tile-part (T.800, A.4.2); the decoder leaves a tile without any at one value."""
-    found, position = set(), codestream.index(b"\xff\x90")
+    found = set()
     while codestream[position : position + 2] == b"\xff\x90":
         tile, length = struct.unpack_from(">HI", codestream, position + 4)
         found.add(tile)
@@ -247,17 +286,9 @@ def all_tiles_have_data(codestream: bytes, tiles: int) -> bool:
     return found >= set(range(tiles))
 
 
-def reversible_levels(codestream: bytes, position: int) -> int:
-    """Decomposition levels of the reversible 5/3 wavelet; 0 where the wavelet is another, or one for itself."""
-    levels = 0
-    while codestream[position] == 0xFF and codestream[position + 1] != 0x90:  # until the first tile-part
-        marker, length = codestream[position + 1], struct.unpack_from(">H", codestream, position + 2)[0]
-        if marker == 0x53:  # COC: this component has a style of its own
-            return 0
-        if marker == 0x52:  # COD
-            levels = codestream[position + 9] if codestream[position + 13] == 1 else 0
-        position += 2 + length
-    return levels
+def has_embedded_overlay(dataset: Dataset) -> bool:
+    """Whether bits above the samples hold an overlay, as was usual before 2004 (OverlayBitPosition, 60xx,0102)."""
+    return any(dataset.get((group, 0x0102)) and dataset[group, 0x0102].value for group in range(0x6000, 0x601F, 2))
 
 
 def right_aligned(stored: np.ndarray, unused: int) -> np.ndarray:
@@ -266,8 +297,11 @@ def right_aligned(stored: np.ndarray, unused: int) -> np.ndarray:
     return stored >> unused if empty else stored
 
 
-def sign_extended(stored: np.ndarray, bits: int) -> np.ndarray:
-    """Two's complement of `bits` bits as a signed integer of the array's own width."""
-    unused = 8 * stored.itemsize - bits
-    shifted = np.left_shift(stored.view(np.dtype(f"i{stored.itemsize}")), unused)
-    return np.right_shift(shifted, unused)
+def sign_extended(stored: np.ndarray, bits: int, high_bit: int) -> np.ndarray:
+    """Two's complement of the `bits` bits up to `high_bit` as a signed integer; wider where the array is too narrow."""
+    if bits > 8 * stored.itemsize:  # a codestream of 8 bits for 12
+        return stored.astype(np.int16)
+    width = 8 * stored.itemsize
+    high_bit = high_bit if bits <= high_bit + 1 <= width else bits - 1
+    shifted = np.left_shift(stored.view(np.dtype(f"i{stored.itemsize}")), width - 1 - high_bit)
+    return np.right_shift(shifted, width - bits)

@@ -43,6 +43,8 @@ ALLOWED = {
     "PixelRepresentation": (0, 1),
 }
 
+Box = tuple[int, int, int, int]  # x_min, y_min, x_max, y_max, half open
+
 
 class DicomError(ValueError):
     """A file that is not a readable mammogram: `path`, and the `reason` in words."""
@@ -71,7 +73,7 @@ class Reading:
     rows: int
     columns: int
     level: int
-    crop: tuple[int, int, int, int]
+    crop: Box
 
 
 def read_mammogram(path: str | Path, img_size: int | tuple[int, int] | list[int]) -> np.ndarray:
@@ -106,7 +108,7 @@ def read(path: str | Path, img_size: int | tuple[int, int] | list[int]) -> Readi
         except UnreadableError as error:
             raise DicomError(path, str(error)) from error
         except MemoryError as error:
-            raise DicomError(path, "it asks for more memory than there is: an element's length is at fault") from error
+            raise DicomError(path, "it asks for more memory than there is") from error
         except (OSError, NotImplementedError, BytesLengthException) as error:  # an element that cannot be converted
             raise DicomError(path, f"cannot be read: {error}") from error
         except Exception as error:
@@ -147,7 +149,8 @@ def check_frame(dataset: pydicom.Dataset) -> None:
     for keyword, allowed in ALLOWED.items():
         value = dataset.get(keyword)
         if not isinstance(value, int) or value not in allowed:
-            raise UnreadableError(f"{keyword} {Tag(keyword)} is {value}, not {allowed[0]} to {allowed[-1]}")
+            words = " or ".join(map(str, allowed)) if len(allowed) == 2 else f"{allowed[0]} to {allowed[-1]}"
+            raise UnreadableError(f"{keyword} {Tag(keyword)} is {value}, not {words}")
     if dataset.BitsStored > dataset.BitsAllocated:
         raise UnreadableError(f"BitsStored is {dataset.BitsStored}, more than BitsAllocated, {dataset.BitsAllocated}")
     if dataset.Rows * dataset.Columns > MAX_PIXELS:
@@ -159,16 +162,16 @@ def read_frame(dataset: pydicom.Dataset, shape: tuple[int, int]) -> Reading:
     pyramid = open_pyramid(dataset)
     search_level = max(0, int(log2(max(pyramid.shape) / SEARCH_SIDE)))
     breast, declared, rough = search(pyramid, search_level, dataset)
-    level = min(search_level, level_for(breast, search_level, shape))
+    crop = stored_box(breast, search_level, pyramid.shape)
+    level = min(search_level, level_for(crop, shape))
     box, mask = cut_out(pyramid.level(level), breast, search_level - level)
 
-    values, padding = modality_values(box, dataset), padding_mask(box, dataset, halved=level > 0)
+    values, padding = modality_values(box, dataset), padding_mask(box, dataset)
     voi = declared if declared.apply else range_voi(values, mask, padding, declared) or rough
     bright = to_brightness(values, dataset, voi, padding)
     picture = fit(np.multiply(bright, mask, out=bright), shape)
     if not picture.max() > 0:  # so written, NaN does not pass
         raise UnreadableError(f"nothing is left to see: the header's rescaling or window ({voi.name}) is at fault")
-    x_min, y_min, x_max, y_max = (side << search_level for side in breast.box)
     rows, columns = pyramid.shape
     return Reading(
         picture=picture,
@@ -179,7 +182,7 @@ def read_frame(dataset: pydicom.Dataset, shape: tuple[int, int]) -> Reading:
         rows=rows,
         columns=columns,
         level=level,
-        crop=(x_min, y_min, min(x_max, columns), min(y_max, rows)),
+        crop=crop,
     )
 
 
@@ -191,7 +194,7 @@ def search(pyramid: Pyramid, level: int, dataset: pydicom.Dataset) -> tuple[Brea
     stored = pyramid.level(level)
     if stored.min() == stored.max():
         raise UnreadableError(f"every pixel has the same value, {stored.min()}")
-    values, padding = modality_values(stored, dataset), padding_mask(stored, dataset, halved=level > 0)
+    values, padding = modality_values(stored, dataset), padding_mask(stored, dataset)
     declared = declared_voi(dataset, np.array(stored_range(pyramid.bits, pyramid.signed)))
     if not declared.shows(values):
         declared = Voi(declared.name)
@@ -202,10 +205,16 @@ def search(pyramid: Pyramid, level: int, dataset: pydicom.Dataset) -> tuple[Brea
     return breast, declared, rough
 
 
-def level_for(breast: Breast, search_level: int, shape: tuple[int, int]) -> int:
-    """The coarsest level at which the breast has at least the pixels that it will have in a picture of `shape`."""
-    x_min, y_min, x_max, y_max = breast.box
-    reduction = 2**search_level * max((y_max - y_min) / shape[0], (x_max - x_min) / shape[1])
+def stored_box(breast: Breast, level: int, shape: tuple[int, int]) -> Box:
+    """The breast's box in pixels of the whole picture of `shape`, from that at `level`."""
+    x_min, y_min, x_max, y_max = (side << level for side in breast.box)
+    return x_min, y_min, min(x_max, shape[1]), min(y_max, shape[0])
+
+
+def level_for(crop: Box, shape: tuple[int, int]) -> int:
+    """The coarsest level at which the crop has at least the pixels that it will have in a picture of `shape`."""
+    x_min, y_min, x_max, y_max = crop
+    reduction = max((y_max - y_min) / shape[0], (x_max - x_min) / shape[1])
     return max(0, int(log2(reduction)))
 
 

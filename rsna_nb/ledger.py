@@ -37,6 +37,7 @@ class Record:
     milliseconds: float = 0.0
 
 
+LONGEST_TEXT = 300  # letters
 TYPES = get_type_hints(Record)
 COLUMNS = list(TYPES)
 Ledger = dict[tuple[str, str], Record]
@@ -74,5 +75,14 @@ def write(store: Path, ledger: Ledger) -> None:
 
 def as_csv(records: list[Record]) -> str:
     lines = io.StringIO()
-    csv.writer(lines, lineterminator="\n").writerows(list(asdict(record).values()) for record in records)
+    csv.writer(lines, lineterminator="\n").writerows(map(fields, records))
     return lines.getvalue()
+
+
+def fields(record: Record) -> list[str | int | float]:
+    """Texts come from the files: what would break a line is a space, and a damaged header is not quoted in full."""
+    return [one_line(value) if isinstance(value, str) else value for value in asdict(record).values()]
+
+
+def one_line(text: str) -> str:
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())[:LONGEST_TEXT]

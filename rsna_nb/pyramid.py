@@ -67,7 +67,7 @@ def halve(values: np.ndarray) -> np.ndarray:
     height, width = values.shape
     rows, columns = -(-height // 2), -(-width // 2)
     low = np.empty((rows, columns), values.dtype)
-    scratch = np.empty((5, (BLOCK + 1) * (width + 4)), values.dtype)
+    scratch = np.empty((5, (BLOCK + 1) * (width + 5)), values.dtype)
     row_at = mirrored(height)
     air = values[0, -1] if values[0, -1] == values[-1, -1] else values[0, 0]
     for start in range(0, rows, BLOCK):

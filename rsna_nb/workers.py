@@ -29,7 +29,10 @@ WORK_SECONDS = 10  # of a processor, for a task: a slow disk takes none
 WAIT_SECONDS = 120.0  # by the clock, for a task
 MEMORY = 1_500_000_000  # bytes that a process may have above what it starts with
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
-READY = "ready"
+NO_START = (
+    "no process could begin: a script that prepares images needs 'if __name__ == \"__main__\":' around what it does "
+    "and a file of its own, not standard input; what else went wrong is in the messages above"
+)
 
 
 class WorkerError(RuntimeError):
@@ -54,7 +57,8 @@ def run(
     Parameters
     ----------
     function
-        Given each task, in another process, which imports its module. What it raises is raised here.
+        Given each task, in another process, which imports its module; returns something. What it raises is raised
+        here.
     tasks
         Whatever can be pickled.
     processes
@@ -68,15 +72,20 @@ def run(
     WorkerError
         Where a process dies before it could begin.
     """
-    waiting = deque(tasks)
-    workers = [Worker(function, waiting.popleft()) for _ in range(min(processes or processors(), len(tasks)))]
+    waiting, workers = deque(tasks), []
+    any_began = False
     try:
+        for _ in range(min(processes or processors(), len(tasks))):
+            workers.append(Worker(function, waiting.popleft()))
         while workers:
             connection.wait([worker.pipe for worker in workers], timeout=1)
             for worker in list(workers):
                 task, outcome = worker.task, worker.outcome(seconds)
+                any_began |= worker.is_ready
                 if outcome is None:
                     continue
+                if not any_began:
+                    raise WorkerError(f"{NO_START} ({outcome.reason})")
                 if not waiting or isinstance(outcome, Death):
                     worker.kill()
                     workers.remove(worker)
@@ -106,33 +115,26 @@ class Worker:
             self.pipe.send(task)
 
     def outcome(self, seconds: float) -> Any:
-        """The task's result or its `Death`; None while it works."""
+        """The task's result or its `Death`; None while it works. Raises what the task raised."""
         try:
-            message = self.pipe.recv() if self.pipe.poll() else None
+            kind, content = self.pipe.recv() if self.pipe.poll() else (None, None)
         except (EOFError, ConnectionResetError):
             return self.death()
-        if message == READY:
+        if isinstance(content, Exception) and kind == "raised":
+            raise content
+        if kind == "ready":
             self.is_ready, self.started = True, time.monotonic()
-        elif isinstance(message, Exception):
-            raise message
-        elif message is None and time.monotonic() - self.started > seconds:
+        elif kind is None and time.monotonic() - self.started > seconds:
             return Death(f"given up: no answer within {seconds:g} s")
-        else:
-            return message
-        return None
+        return content
 
     def death(self) -> Death:
         self.process.join(10)
         code = self.process.exitcode
-        if not self.is_ready:
-            raise WorkerError(
-                f"a process ended with exit code {code} before it could begin: a script that prepares images needs "
-                "'if __name__ == \"__main__\":' around what it does; what else went wrong is in its messages above"
-            )
         if code == -signal.SIGXCPU:
             return Death(f"given up: took more than {WORK_SECONDS} s of work")
         cause = signal.strsignal(-code) if code and code < 0 else f"exit code {code}"
-        return Death(f"reading it ended the process: {cause}")
+        return Death(f"{'reading it ended the process' if self.is_ready else 'its process did not begin'}: {cause}")
 
     def kill(self) -> None:
         self.process.kill()
@@ -146,14 +148,14 @@ def serve(function: Callable[[Any], Any], pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent too, which ends this process
     limit_memory()
     keep_freed_memory()
-    pipe.send(READY)
+    pipe.send(("ready", None))
     while True:
         task = pipe.recv()
         limit_work()
         try:
-            answer = function(task)
+            answer = "done", function(task)
         except Exception as error:
-            answer = error
+            answer = "raised", error
         pipe.send(answer)
 
 
@@ -165,11 +167,21 @@ def end_with_parent() -> None:
 
 
 def limit_memory() -> None:
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     pages = Path("/proc/self/statm")
+    limit(resource.RLIMIT_CORE, 0)
     if pages.exists():
-        used = int(pages.read_text().split()[5]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_DATA, (used + MEMORY, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+        limit(resource.RLIMIT_DATA, int(pages.read_text().split()[5]) * resource.getpagesize() + MEMORY)
+
+
+def limit_work() -> None:
+    """The kernel ends the process with SIGXCPU after so many more seconds of processor time."""
+    limit(resource.RLIMIT_CPU, int(time.process_time()) + 1 + WORK_SECONDS)
+
+
+def limit(what: int, value: int) -> None:
+    """Set the limit, or leave the machine's own where that is lower."""
+    hard = resource.getrlimit(what)[1]
+    resource.setrlimit(what, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
 
 
 def keep_freed_memory() -> None:
@@ -178,9 +190,3 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_TRIM_THRESHOLD, 256 * 2**20)
         mallopt(M_MMAP_THRESHOLD, 128 * 2**20)
-
-
-def limit_work() -> None:
-    """The kernel ends the process with SIGXCPU after so many more seconds of processor time."""
-    until = int(time.process_time()) + 1 + WORK_SECONDS
-    resource.setrlimit(resource.RLIMIT_CPU, (until, resource.getrlimit(resource.RLIMIT_CPU)[1]))

@@ -3,6 +3,7 @@ import pickle
 import struct
 import warnings
 
+import cv2
 import imagecodecs
 import numpy as np
 import pydicom
@@ -14,6 +15,7 @@ from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 from pydicom.sequence import Sequence
 from pydicom.uid import (
     MPEG2MPML,
+    ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     HTJ2KLossless,
     JPEG2000Lossless,
@@ -24,7 +26,7 @@ from pydicom.uid import (
 
 from rsna_nb.brightness import declared_voi, modality_values, padding_mask, range_voi, to_brightness
 from rsna_nb.decode import stored_values
-from rsna_nb.dicom import DicomError, read, read_dataset, read_mammogram
+from rsna_nb.dicom import DicomError, level_for, read, read_dataset, read_mammogram
 from rsna_nb.pyramid import HalvedPyramid, stored_range
 from tests.conftest import OTHER_DIR, REAL_DIR, needs_real_files, write_dicom
 
@@ -36,7 +38,7 @@ def brightness(path, halved: int = 0) -> np.ndarray:
     dataset = read_dataset(path)
     pyramid = HalvedPyramid(*stored_values(dataset))
     stored = pyramid.level(halved)
-    values, padding = modality_values(stored, dataset), padding_mask(stored, dataset, halved > 0)
+    values, padding = modality_values(stored, dataset), padding_mask(stored, dataset)
     voi = declared_voi(dataset, np.array(stored_range(pyramid.bits, pyramid.signed)))
     if not voi.shows(values):
         voi = range_voi(values, np.ones(values.shape, np.uint8), padding, voi)
@@ -422,3 +424,143 @@ def test_memory_that_a_header_asks_for_in_vain_is_an_error_in_words(tmp_path, br
     path = write_dicom(tmp_path / "x.dcm", breast, JPEG2000Lossless)
     with pytest.raises(DicomError, match="no mammogram is so large"):
         read_mammogram(edited(path, Rows=65535, Columns=65535), 64)
+
+
+@pytest.mark.parametrize("shape", [(3328, 2560), (4081, 1000), (1000, 4081), (2047, 2049), (401, 300)])
+@pytest.mark.parametrize("size", [(512, 512), (1024, 1024), (256, 1024), (1024, 96), (2048, 2048)])
+def test_the_level_is_the_coarsest_that_fills_the_size(shape, size):
+    """Along the side that limits the fit; a box that is smaller than the size is read at full resolution."""
+    for crop in ((0, 0, shape[1], shape[0]), (10, 20, shape[1] // 2, shape[0] - 30)):
+        level = level_for(crop, size)
+        sides = crop[3] - crop[1], crop[2] - crop[0]
+        shares = [
+            max(side / 2**n / target for side, target in zip(sides, size, strict=True)) for n in (level, level + 1)
+        ]
+        assert shares[0] >= 1 or level == 0
+        assert shares[1] < 1
+
+
+def test_a_picture_is_read_at_that_level(tmp_path):
+    large = cv2.resize(np.random.default_rng(0).integers(900, 4000, (40, 30)).astype(np.uint16), (1224, 1632))
+    path = write_dicom(tmp_path / "x.dcm", large)
+    assert [read(path, size).level for size in (64, 200, 408, 409, 816, 817, 2000)] == [3, 3, 2, 1, 1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "attributes", [{"PixelPaddingValue": 0}, {"PixelPaddingValue": 0, "PixelPaddingRangeLimit": 5}]
+)
+def test_padding_as_dark_as_air_changes_nothing(tmp_path, breast, attributes):
+    large = cv2.resize(np.where(breast < 900, 0, breast).astype(np.uint16), (1200, 1600))
+    window = {"WindowCenter": 2048, "WindowWidth": 4096}
+    plain = read(write_dicom(tmp_path / "plain.dcm", large, **window), 256)
+    attributes = {"PixelPaddingValue": 0} | attributes
+    padded = read(with_elements(write_dicom(tmp_path / "x.dcm", large, **window), attributes), 256)
+    assert padded.crop == plain.crop
+    np.testing.assert_allclose(padded.picture, plain.picture, atol=0.01)
+
+
+def test_bright_padding_leaves_no_rim_when_it_is_halved(tmp_path, breast):
+    large = cv2.resize(breast, (1200, 1600), interpolation=cv2.INTER_NEAREST)
+    plain = read(write_dicom(tmp_path / "plain.dcm", large, WindowCenter=2048, WindowWidth=4096), 256)
+    large[:, 700:] = 4095
+    large[:, 720:900] = 4094
+    attributes = {"PixelPaddingValue": 4094, "PixelPaddingRangeLimit": 4095}
+    padded = read(
+        with_elements(write_dicom(tmp_path / "x.dcm", large, WindowCenter=2048, WindowWidth=4096), attributes), 256
+    )
+    assert padded.level > 0
+    assert padded.picture.max() <= plain.picture.max() + 0.05
+
+
+def with_elements(path, attributes: dict[str, int]):
+    dataset = pydicom.dcmread(path)
+    for keyword, value in attributes.items():
+        dataset.add_new(keyword, "US", value)
+    dataset.save_as(path)
+    return path
+
+
+def test_what_is_beside_the_breast_in_its_box_is_gone_from_the_picture(tmp_path, breast):
+    breast[60:70, 150:175] = 4000
+    path = write_dicom(tmp_path / "x.dcm", breast, WindowCenter=2048, WindowWidth=4096)
+    reading = read(path, 300)
+    assert reading.crop[1] <= 60
+    assert reading.crop[2] >= 175
+    plain = np.where(breast == 4000, 5, breast).astype(np.uint16)
+    plain = read(write_dicom(tmp_path / "plain.dcm", plain, WindowCenter=2048, WindowWidth=4096), 300)
+    np.testing.assert_allclose(reading.picture, plain.picture, atol=1e-6)
+
+
+def test_a_modality_table_is_applied(tmp_path, breast):
+    table = Dataset()
+    table.LUTDescriptor, table.ModalityLUTType = [4096, 0, 16], "US"
+    table.LUTData = (np.arange(4096)[::-1] // 2).astype("<u2").tobytes()
+    window = {"WindowCenter": 1024, "WindowWidth": 2048}
+    path = write_dicom(tmp_path / "x.dcm", 4095 - breast, ModalityLUTSequence=Sequence([table]), **window)
+    expected = np.clip(((breast // 2).astype(float) - 1023.5) / 2047 + 0.5, 0, 1)
+    np.testing.assert_allclose(brightness(path), expected, atol=1e-3)
+
+
+def test_a_voi_lut_is_indexed_by_rounded_values(tmp_path, breast):
+    table = Dataset()
+    table.LUTDescriptor = [4096, 0, 16]
+    table.LUTData = (np.arange(4096) ** 2 // 256).astype("<u2").tobytes()
+    attributes = {"VOILUTSequence": Sequence([table]), "RescaleSlope": "0.25", "RescaleIntercept": "0"}
+    path = write_dicom(tmp_path / "x.dcm", breast, **attributes)
+    index = np.rint(breast / 4).astype(np.int64)
+    np.testing.assert_allclose(brightness(path), (index**2 // 256) / (4095**2 // 256), atol=1e-6)
+
+
+def test_signed_values_at_the_high_end_of_their_word_are_moved_down(tmp_path, breast):
+    signed = breast.astype(np.int16) - 2048
+    path = write_dicom(tmp_path / "x.dcm", (signed << 4).astype(np.int16), HighBit=15)
+    np.testing.assert_array_equal(stored_values(read_dataset(path))[0], signed)
+
+
+def test_an_overlay_in_the_bits_above_the_samples_is_masked(tmp_path, breast):
+    overlay = breast | np.where(np.indices(breast.shape)[0] > 300, 1 << 15, 0).astype(np.uint16)
+    path = write_dicom(tmp_path / "x.dcm", overlay)
+    dataset = pydicom.dcmread(path)
+    dataset.add_new((0x6000, 0x0102), "US", 15)
+    dataset.save_as(path)
+    stored, bits = stored_values(read_dataset(path))
+    assert bits == 12
+    np.testing.assert_array_equal(stored, breast)
+
+
+def test_big_endian_bytes_in_words_are_swapped(tmp_path, breast):
+    eight = (breast >> 4).astype(np.uint8)
+    swapped = eight.view(np.uint16).byteswap().view(np.uint8)
+    path = write_dicom(tmp_path / "x.dcm", swapped, ExplicitVRBigEndian, BitsStored=8, HighBit=7)
+    np.testing.assert_array_equal(stored_values(read_dataset(path))[0], eight)
+    np.testing.assert_array_equal(pydicom.dcmread(path).pixel_array, eight)
+
+
+def test_mid_grey_rows_at_the_end_of_jpeg_lossless_are_legal(tmp_path, breast):
+    breast[-8:] = 2048
+    path = write_dicom(tmp_path / "x.dcm", breast, JPEGLosslessSV1)
+    codestream = imagecodecs.jpeg8_encode(breast, lossless=True, predictor=1, bitspersample=12)
+    np.testing.assert_array_equal(stored_values(read_dataset(with_pixel_data(path, codestream)))[0], breast)
+
+
+def test_markers_within_the_segments_of_a_jpeg_2000_header_are_not_taken_for_tile_parts(tmp_path, breast):
+    codestream = bytes(imagecodecs.jpeg2k_encode(breast, codecformat="j2k", reversible=True, level=0, bitspersample=12))
+    first = codestream.index(b"\xff\x90")
+    comment = b"\xff\x64" + struct.pack(">HH", 10, 0) + b"\xff\x90\0\x0a\0\0"
+    path = write_dicom(tmp_path / "x.dcm", breast, JPEG2000Lossless)
+    path = with_pixel_data(path, codestream[:first] + comment + codestream[first:])
+    np.testing.assert_array_equal(stored_values(read_dataset(path))[0], breast)
+
+
+def test_padding_after_and_fill_bytes_within_a_codestream_are_legal(tmp_path, breast):
+    codestream = imagecodecs.jpeg8_encode(breast, lossless=True, predictor=1, bitspersample=12)
+    filled = codestream[:2] + b"\xff\xff" + codestream[2:] + bytes(500)
+    path = with_pixel_data(write_dicom(tmp_path / "x.dcm", breast, JPEGLosslessSV1), filled)
+    np.testing.assert_array_equal(stored_values(read_dataset(path))[0], breast)
+
+
+@pytest.mark.parametrize("shape", [(4000, 43), (4000, 171), (400, 1), (1, 400), (3, 3)])
+def test_narrow_images_are_read(tmp_path, shape):
+    pixels = np.random.default_rng(0).integers(1000, 4000, shape).astype(np.uint16)
+    path = write_dicom(tmp_path / "x.dcm", pixels, WindowCenter=2048, WindowWidth=4096)
+    assert read_mammogram(path, 128).max() > 0

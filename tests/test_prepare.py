@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless
 
@@ -17,6 +18,7 @@ from rsna_nb import ledger, prepare
 from rsna_nb.dicom import read_mammogram
 from rsna_nb.metadata import load_metadata
 from rsna_nb.prepare import PrepareError, image_file, prepare_images, prepare_one, store_path
+from rsna_nb.storage import write_whole
 from tests.conftest import write_dicom
 
 
@@ -124,6 +126,29 @@ def test_a_row_after_a_cut_off_one_is_kept(tmp_path):
     }
 
 
+def test_text_from_a_file_breaks_no_row_of_the_ledger(few, tmp_path):
+    dataset = pydicom.dcmread(few["path"][0])
+    dataset.WindowCenter, dataset.WindowWidth = 2048, 4096
+    dataset.add(pydicom.DataElement("VOILUTFunction", "LO", "A\nB\u2028C", validation_mode=pydicom.config.IGNORE))
+    dataset.save_as(few["path"][0])
+    assert len(prepared(tmp_path, few)) == 6
+    assert len(ledger.read(store_of(tmp_path))) == 6
+
+
+def test_a_file_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
+    target = tmp_path / "x.png"
+    write_whole(target, b"old")
+
+    def power_cut(part: Path, path: Path) -> None:
+        assert Path(part).read_bytes() == b"new"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rsna_nb.storage.os.replace", power_cut)
+    with pytest.raises(KeyboardInterrupt):
+        write_whole(target, b"new")
+    assert target.read_bytes() == b"old"
+
+
 def test_the_space_needed_is_checked_first(few, tmp_path, monkeypatch):
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr(prepare.shutil, "disk_usage", lambda path: usage)
@@ -166,8 +191,10 @@ def test_two_processes_on_one_store_share_the_work(generated, tmp_path):
     script = tmp_path / "both.py"
     script.write_text(KILLED)
     command = [sys.executable, script, generated, tmp_path / "stores"]
-    both = [subprocess.Popen(command, stderr=subprocess.DEVNULL) for _ in range(2)]
-    assert [child.wait() for child in both] == [0, 0]
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    bars = [child.communicate()[1] for child in both]
+    assert [child.returncode for child in both] == [0, 0]
+    assert sum("preparing" in bar for bar in bars) == 1  # the other waited and found nothing to do
     text = (store_path(tmp_path / "stores", generated, 64) / "ledger.csv").read_text()
     assert len(text.splitlines()) == 1 + len(load_metadata(generated))
 

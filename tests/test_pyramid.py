@@ -1,6 +1,7 @@
 """The same low band for every codec, to the bit; what is unusual is decoded in full."""
 
 import io
+import struct
 from pathlib import Path
 
 import cv2
@@ -89,7 +90,7 @@ def low_band_of(values: np.ndarray) -> np.ndarray:
     return sample(n[1:]) + (high[:-1] + high[1:] + 2) // 4
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 8), (2, 3), (5, 4), (33, 64), (65, 31), (130, 67)])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 8), (2, 3), (5, 4), (33, 64), (65, 31), (130, 67), (200, 43)])
 def test_halving_gives_the_standards_low_band(shape):
     values = textured(shape).astype(np.int16)
     columns = np.array([halved_by_the_letter(column) for column in values.T.tolist()]).T
@@ -134,6 +135,23 @@ def test_a_jpeg_2000_codestream_holds_the_same_levels(tmp_path, shape, bits, res
         np.testing.assert_array_equal(pyramid.level(level), expected.level(level))
         reduced = isinstance(pyramid, Jpeg2000Pyramid) and pyramid.decoded is None
         assert reduced == (0 < level < resolutions)
+
+
+def test_a_style_of_its_own_is_decoded_in_full(tmp_path):
+    """COC can give the one component other levels or another wavelet than COD says."""
+    path = jpeg_2000_file(tmp_path, textured((640, 480)))
+    dataset = pydicom.dcmread(path)
+    codestream = open_pyramid(read_dataset(path)).codestream
+    cod = codestream.index(b"\xff\x52")
+    length = struct.unpack_from(">H", codestream, cod + 2)[0]
+    style = codestream[cod + 9 : cod + 2 + length]
+    component = b"\xff\x53" + struct.pack(">HBB", 4 + len(style), 0, 0) + style
+    end = cod + 2 + length
+    dataset.PixelData = encapsulate([codestream[:end] + component + codestream[end:]])
+    dataset.save_as(path)
+    pyramid = open_pyramid(read_dataset(path))
+    assert isinstance(pyramid, HalvedPyramid)
+    np.testing.assert_array_equal(pyramid.level(0), textured((640, 480)))
 
 
 UNUSUAL = {
