@@ -7,6 +7,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pydicom
 import pytest
 from pydicom.uid import ExplicitVRLittleEndian
 
@@ -246,9 +247,16 @@ def test_an_image_all_tissue_is_kept_whole(tmp_path, seed, framed):
 
 
 @needs_real_files
+@pytest.mark.parametrize("padded", [False, True], ids=["", "air called padding"])
 @pytest.mark.parametrize("image", range(8))
-def test_the_box_of_a_real_mammogram_is_its_tissues(image):
+def test_the_box_of_a_real_mammogram_is_its_tissues(tmp_path, image, padded):
     path = sorted(REAL_DIR.glob("train_images/*/*.dcm"))[image]
+    if padded:
+        dataset = pydicom.dcmread(path)
+        air = 4095 if dataset.PhotometricInterpretation == "MONOCHROME1" else 0
+        dataset.add_new("PixelPaddingValue", "US", air)
+        path = tmp_path / "padded.dcm"
+        dataset.save_as(path)
     dataset = dicom.read_dataset(path)
     pyramid = open_pyramid(dataset)
     values = modality_values(pyramid.level(0), dataset)
