@@ -124,14 +124,16 @@ def decode_frame(dataset: Dataset, syntax: uid.UID) -> np.ndarray:
         stored = DECODERS[syntax](codestream)
     except (RuntimeError, ValueError) as error:  # imagecodecs' own errors are RuntimeErrors
         raise UnreadableError(f"defective {syntax.name} codestream: {error}") from error
-    if header.is_lossless_jpeg and looks_damaged(stored, header.bits) and not is_confirmed(stored, codestream):
+    if header.is_lossless_jpeg and is_damaged(stored, header.bits, codestream):
         raise UnreadableError("defective JPEG Lossless codestream: its samples are out of range, or it ends too soon")
     return stored
 
 
-def looks_damaged(stored: np.ndarray, bits: int) -> bool:
+def is_damaged(stored: np.ndarray, bits: int, codestream: bytes) -> bool:
     """libjpeg only warns, where nobody hears it: damage leaves samples out of range, or grey rows where data ended."""
-    return bool(stored.max() >= 2**bits or (stored[-1] == 2 ** (bits - 1)).all())
+    if stored.max() >= 2**bits:
+        return True
+    return bool((stored[-1] == 2 ** (bits - 1)).all()) and not is_confirmed(stored, codestream)
 
 
 def is_confirmed(stored: np.ndarray, codestream: bytes) -> bool:

@@ -106,6 +106,8 @@ def stored_by(opinion: Opinion, dataset: pydicom.Dataset) -> tuple[np.ndarray, i
     """The stored values and the ends of their range, from HighBit, BitsStored and PixelRepresentation."""
     bits, samples = dataset.BitsStored, opinion.samples
     if dataset.PixelRepresentation == 1:
+        if bits <= dataset.HighBit + 1 <= dataset.BitsAllocated:
+            samples = samples >> (dataset.HighBit + 1 - bits)
         negative = (samples >> (bits - 1)) & 1
         return samples % 2**bits - negative * 2**bits, -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
     unused = dataset.HighBit + 1 - bits
