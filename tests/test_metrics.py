@@ -86,6 +86,10 @@ def test_scores_go_by_breast():
     figures = metrics.summary(df)
     assert (figures["image"]["count"], figures["breast"]["count"], figures["breast"]["positives"]) == (5, 3, 1)
     assert figures["breast"]["auc"] == 1
+    either = metrics.by_breast(df.assign(view="CC"), how="noisy_or")
+    assert list(either) == ["patient_id", "laterality", "cancer", "score"]
+    assert either["score"].to_numpy() == pytest.approx([1 - 0.8 * 0.4, 0.3, 1 - 0.9 * 0.5])
+    assert metrics.by_breast(df.assign(score=[1.0, 0.5, 0, 0, 0]), how="noisy_or")["score"].tolist() == [1, 0, 0]
 
 
 def test_class_weights_make_the_classes_weigh_the_same_and_one_on_average():
@@ -94,3 +98,202 @@ def test_class_weights_make_the_classes_weigh_the_same_and_one_on_average():
     assert 1158 * weights[1] == pytest.approx(53548 * weights[0])
     assert np.mean([weights[label] for label in labels]) == pytest.approx(1)
     assert weights[1] == pytest.approx(23.62, abs=0.01)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_figures_by_weights_are_scikit_learns_with_ties(seed):
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.arange(60) < 8).astype(int)
+    scores, weights = np.round(rng.random(60), 1), rng.integers(0, 4, (70, 60))
+    weights[:, np.flatnonzero(labels)[0]] += 1  # no draw without a positive
+    for figure, expected in (
+        (metrics.auc, reference.roc_auc_score),
+        (metrics.average_precision, reference.average_precision_score),
+    ):
+        assert figure(labels, scores) == pytest.approx(expected(labels, scores), abs=1e-12)
+        by_draw = [expected(labels, scores, sample_weight=row) for row in weights]
+        assert figure(labels, scores, weights) == pytest.approx(np.array(by_draw), abs=1e-12)
+        assert figure(labels, scores, weights[1] / 7) == pytest.approx(by_draw[1], abs=1e-12)
+
+
+@pytest.mark.parametrize("figure", [metrics.pf1, metrics.auc, metrics.average_precision])
+def test_a_whole_weight_is_so_many_rows(figure, labels_and_scores):
+    labels, scores = labels_and_scores
+    weights = np.random.default_rng(0).integers(0, 4, len(labels))
+    assert figure(labels, scores, weights) == pytest.approx(figure(labels.repeat(weights), scores.repeat(weights)))
+
+
+def test_a_figure_of_one_class_is_not_defined():
+    for labels in ([0, 0], [1, 1]):
+        assert np.isnan(metrics.auc(labels, [0.1, 0.2]))
+        assert np.isnan(metrics.average_precision(labels, [0.1, 0.2]))
+    assert np.isnan(metrics.auc([0, 1], [0.1, 0.2], [[1, 0], [1, 1]])).tolist() == [True, False]
+    with pytest.raises(metrics.MetricsError, match="1 of 2 scores are NaN"):
+        metrics.auc([0, 1], [0.1, np.nan])
+
+
+def table(women: int = 60, positives: int = 20, images: int = 4, seed: int = 0, shift: float = 1) -> pd.DataFrame:
+    """Women with `images` images each, half of them of either breast, those of the left with the cancer."""
+    rng = np.random.default_rng(seed)
+    df = pd.DataFrame({"patient_id": np.repeat(np.arange(women), images).astype(str)})
+    df["image_id"] = df.index.astype(str)
+    df["laterality"] = np.where(df.index % images < max(images // 2, 1), "L", "R")
+    df["cancer"] = ((df.index // images < positives) & (df["laterality"] == "L")).astype(int)
+    noise = rng.normal(size=women).repeat(images) + rng.normal(size=len(df))
+    return df.assign(score=1 / (1 + np.exp(-noise - shift * df["cancer"])))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda df: df.drop(columns=["score", "laterality"]), "lack laterality, score; they have patient_id"),
+        (lambda df: df.iloc[:0], "have no rows"),
+        (lambda df: df.assign(score=df["score"].where(df.index != 7)), "score is NaN.* 1 of 240 rows.*row 7: patient"),
+        (lambda df: df.assign(score=df["score"].where(df.index != 3, 1.5)), "outside 0-1 in 1 of .*row 3.*score 1.5"),
+        (lambda df: df.assign(score="high"), "score is NaN, or no number"),
+        (lambda df: df.assign(cancer=df["cancer"] * 2), "cancer is not 0 or 1 in 40 of .*row 0.*cancer 2"),
+        (lambda df: df.assign(cancer=df["cancer"].where(df.index > 0)), "cancer is not 0 or 1 in 1 of"),
+        (lambda df: df.assign(patient_id=df["patient_id"].where(df.index != 2)), "patient_id is empty"),
+        (lambda df: df.assign(cancer=df["cancer"].where(df.index != 5, 0)), "both 0 and 1 in 1 breasts, .*1, .*L"),
+    ],
+)
+def test_a_table_with_a_fault_is_an_error_that_names_it(change, message):
+    df = table()
+    assert metrics.check_predictions(df).equals(df)
+    with pytest.raises(metrics.MetricsError, match=message):
+        metrics.check_predictions(change(df))
+
+
+def test_the_same_seed_gives_the_same_interval():
+    df = table()
+    first, again, other = (metrics.bootstrap(df, "auc", n=200, seed=seed) for seed in (0, 0, 1))
+    assert (first.low, first.high) == (again.low, again.high) != (other.low, other.high)
+    assert first.estimate == pytest.approx(reference.roc_auc_score(df["cancer"], df["score"]))
+    assert 0 < first.low < first.estimate < first.high < 1
+    assert (len(first.draws), first.positives) == (200, 20)
+    assert str(first) == f"{first.estimate:.3f} ({first.low:.3f} to {first.high:.3f})"
+
+
+@pytest.mark.parametrize("statistic", ["auc", "average_precision", "pf1"])
+def test_women_are_drawn_and_not_images(statistic):
+    one = table(images=1)
+    four = one.loc[one.index.repeat(4)]
+    few, many = metrics.bootstrap(one, statistic, n=300), metrics.bootstrap(four, statistic, n=300)
+    assert few.draws == pytest.approx(many.draws, abs=1e-12)
+    assert (few.low, few.high) == pytest.approx((many.low, many.high))
+
+
+def test_several_figures_and_functions_share_the_draws():
+    df = table()
+    own = {"auc": "auc", "again": lambda labels, scores, weights: metrics.auc(labels, scores, weights)}
+    found = metrics.bootstrap_many(df, {**own, "excess": lambda *of: metrics.auc(*of) + 2}, n=100)
+    assert found["auc"].draws == pytest.approx(found["again"].draws)
+    assert found["excess"].draws == pytest.approx(found["auc"].draws + 2)
+    assert found["excess"].high - found["excess"].estimate == pytest.approx(
+        found["excess"].estimate - found["excess"].low
+    )  # outside 0-1: on its own scale
+    with pytest.raises(metrics.MetricsError, match="no statistic f2; there are auc"):
+        metrics.bootstrap(df, "f2")
+
+
+def test_the_number_of_cancers_varies_from_draw_to_draw():
+    def share(labels, scores, weights) -> float:
+        return np.average(labels, weights=weights)
+
+    draws = metrics.bootstrap(table(images=1), share, n=500).draws
+    assert draws.std() == pytest.approx(np.sqrt(1 / 3 * 2 / 3 / 60), rel=0.1)
+
+
+def test_no_interval_where_none_can_be_made():
+    alone = metrics.bootstrap(table(positives=1), "auc", n=100)
+    assert np.isnan([alone.low, alone.high]).all()
+    assert str(alone) == f"{alone.estimate:.3f} (no interval)"
+    assert str(metrics.bootstrap(table(shift=100), "auc", n=100)) == "1.000 (no interval)"
+    assert str(metrics.bootstrap(table(positives=0), "auc", n=100)) == "not defined"
+    few = metrics.bootstrap(table(positives=3), "auc", n=300)
+    assert np.isnan(few.draws).any()  # a draw without any of the three
+    assert 0 < few.low < few.high < 1
+
+
+def test_fewer_women_with_cancer_give_a_wider_interval():
+    widths = []
+    for positives in (40, 10, 3):
+        found = metrics.bootstrap(table(women=200, positives=positives), "auc", n=300)
+        widths.append(found.high - found.low)
+    assert widths == sorted(widths)
+
+
+def test_the_interval_is_normal_on_the_logit_scale_with_the_t_quantile():
+    logits = np.log(0.8 / 0.2) + np.array([0.9, -0.1, 0.4, 0.1, 0.6, -0.2])
+    draws = np.append(1 / (1 + np.exp(-logits)), np.nan)
+    found = metrics.normal_interval(0.8, draws, positives=10, groups=10)
+    reach = 2.262157 * np.sqrt(10 / 9) * logits.std(ddof=1)  # t for 9 degrees of freedom
+    assert [found.low, found.high] == pytest.approx([1 / (1 + 0.25 * np.exp(x)) for x in (reach, -reach)], abs=1e-6)
+    narrower = metrics.normal_interval(0.8, draws, positives=10, groups=10, level=0.8)
+    assert found.low < narrower.low < narrower.high < found.high
+    plain = metrics.normal_interval(0.8, draws, positives=10, groups=10, logit=False)
+    assert plain.high - 0.8 == pytest.approx(2.262157 * np.sqrt(10 / 9) * draws[:-1].std(ddof=1))
+
+
+def test_draws_of_1_leave_an_interval_that_is_finite():
+    some = metrics.normal_interval(0.9, np.array([0.8, 0.85, 0.9, 0.95, 1.0]), positives=20, groups=20)
+    delta = 2.093024 * np.sqrt(20 / 19) * np.std([0.8, 0.85, 0.9, 0.95, 1.0], ddof=1) / 0.09
+    assert some.low == pytest.approx(1 / (1 + np.exp(delta) / 9), abs=1e-6)
+    assert 0 < some.low < 0.8 < 0.95 < some.high < 1
+    only = metrics.normal_interval(0.5, np.array([0.0, 1.0, 1.0, 0.0]), positives=2, groups=2)
+    assert 0 <= only.low < 0.01 < 0.99 < only.high <= 1
+
+
+def test_a_difference_is_paired():
+    a = table()
+    b = a.assign(score=np.clip(a["score"] + 0.1 * a["cancer"], 0, 1))
+    found = metrics.difference(a, b.sample(frac=1, random_state=0), "auc", n=300)
+    first, second = metrics.bootstrap(a, "auc", n=300), metrics.bootstrap(b, "auc", n=300)
+    assert found.estimate == pytest.approx(second.estimate - first.estimate)
+    assert found.draws == pytest.approx(second.draws - first.draws)
+    assert found.low < found.estimate < found.high
+    assert found.high - found.low < 0.5 * (first.high - first.low)
+    assert str(metrics.difference(a, a, "auc", n=100)) == "0.000 (no interval)"
+    breasts = metrics.difference(metrics.by_breast(a), metrics.by_breast(b), "pf1", n=100)
+    assert breasts.estimate > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda df: df.iloc[1:], "1 rows are in one of the two only, first patient_id and image_id .*'0', '0'"),
+        (lambda df: df.assign(cancer=df["cancer"].where(df.index > 1, 0)), "2 rows differ in cancer"),
+        (lambda df: df.drop(columns="image_id"), "the first predictions have 0 L twice"),
+        (lambda df: df.drop(columns="score"), "lack score"),
+    ],
+)
+def test_runs_on_other_rows_are_not_compared(change, message):
+    with pytest.raises(metrics.MetricsError, match=message):
+        metrics.difference(table(), change(table()), "auc")
+
+
+def test_subgroups_have_a_figure_or_the_reason_why_not():
+    df = table(women=90, positives=30)
+    woman = df["patient_id"].astype(int)
+    df["site"] = np.select([woman < 25, woman < 40, woman < 50], ["1", "2", None], "3")
+    df.loc[woman >= 80, "site"] = "4"
+    found = metrics.subgroups(df, "site", n=100).set_index("value")
+    assert found.index.tolist() == ["1", "2", "3", "4", "unknown"]
+    assert found["women"].tolist() == [25, 15, 30, 10, 10]
+    assert found["positive_women"].tolist() == [25, 5, 0, 0, 0]
+    assert found["reason"].tolist() == ["", "", *["no women with cancer"] * 3]
+    assert found["small"].all()
+    assert metrics.subgroups(df, "site", n=50, few=5)["small"].tolist() == [True, False, True, True, True]
+    expected = metrics.bootstrap(df[df["site"] == "2"], "auc", n=100)
+    assert found.loc["2", ["rows", "estimate", "low", "high"]].tolist() == [
+        60, expected.estimate, expected.low, expected.high,
+    ]  # fmt: skip
+    assert not metrics.subgroups(df.assign(site=1), "site", n=100)["small"].any()
+    with pytest.raises(metrics.MetricsError, match="lack machine_id"):
+        metrics.subgroups(df, "machine_id")
+
+
+def test_subgroups_of_positives_only_have_no_figure():
+    found = metrics.subgroups(table(), "cancer", n=50)
+    assert found["reason"].tolist() == ["no women with cancer", "all rows have cancer"]
+    assert found["estimate"].isna().all()

@@ -226,7 +226,7 @@ def die_or_prepare(task: prepare.Task) -> ledger.Record:
 
 
 def test_reading_preparing_and_scoring_start_without_tensorflow():
-    modules = "metadata dicom prepare splits metrics plots config runs data".split()
+    modules = "metadata dicom prepare splits metrics operating calibration plots config runs data".split()
     code = f"import sys, {', '.join('rsna_nb.' + module for module in modules)}; print('tensorflow' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout == "False\n"

@@ -1,0 +1,36 @@
+"""How good the scores are, and how sure we can be of it."""
+
+from rsna_nb.metrics.figures import PREPARE, MetricsError, auc, average_precision, in_parts, pf1
+from rsna_nb.metrics.intervals import Interval, Women, bootstrap, bootstrap_many, difference, normal_interval, subgroups
+from rsna_nb.metrics.predictions import (
+    Pooling,
+    by_breast,
+    by_image,
+    check_predictions,
+    class_weights,
+    cross_entropy,
+    summary,
+)
+
+__all__ = [
+    "PREPARE",
+    "Interval",
+    "MetricsError",
+    "Pooling",
+    "Women",
+    "auc",
+    "average_precision",
+    "bootstrap",
+    "bootstrap_many",
+    "by_breast",
+    "by_image",
+    "check_predictions",
+    "class_weights",
+    "cross_entropy",
+    "difference",
+    "in_parts",
+    "normal_interval",
+    "pf1",
+    "subgroups",
+    "summary",
+]
