@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test check lab bench clean
+.PHONY: setup demo test check lab report bench clean
 
 setup: .venv/installed
 
@@ -24,6 +24,9 @@ check: setup
 
 lab: setup
 	$(BIN)/jupyter lab notebooks
+
+report: setup  ## one HTML page of a run: RUN=<id or path>, the newest where left out; COMPARE=<id>, PICTURES=0
+	$(BIN)/python -m rsna_nb.report $(RUN) $(if $(COMPARE),--compare $(COMPARE)) $(if $(PICTURES),--pictures $(PICTURES))
 
 bench: setup  ## with the libraries that reading is compared with, one of them under the GPL
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'

@@ -24,7 +24,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pandas as pd
 
 from rsna_nb.config import RunConfig, resolve
@@ -126,6 +125,8 @@ def copy_code(folder: Path) -> None:
     shutil.copytree(PACKAGE, folder / "rsna_nb", ignore=shutil.ignore_patterns("__pycache__"))
     cells = notebook_cells()
     if cells:
+        import nbformat  # takes a second, which looking at runs is spared
+
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
         nbformat.write(notebook, folder / "notebook.ipynb")
 

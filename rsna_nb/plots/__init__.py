@@ -1,7 +1,52 @@
 """Every figure that a notebook shows: each function takes data and returns a matplotlib Figure."""
 
+from rsna_nb.plots.comparison import paired_differences, subgroup_forest
+from rsna_nb.plots.data import file_kinds, missing_values, picture_grid, steps_with_histograms, table_overview
+from rsna_nb.plots.evaluation import (
+    confusion_matrix,
+    example_breasts,
+    operating_points,
+    precision_recall_curve,
+    reliability_curves,
+    roc_curve,
+    score_distributions,
+)
+from rsna_nb.plots.imbalance import (
+    accuracy_trap,
+    batch_positives,
+    constant_losses,
+    prevalence_forest,
+    prior_correction_curve,
+    shortcut_aucs,
+)
 from rsna_nb.plots.pictures import contact_sheet, sample_batch
 from rsna_nb.plots.preparing import reading_times
 from rsna_nb.plots.training import class_counts, training_curves
 
-__all__ = ["class_counts", "contact_sheet", "reading_times", "sample_batch", "training_curves"]
+__all__ = [
+    "accuracy_trap",
+    "batch_positives",
+    "class_counts",
+    "confusion_matrix",
+    "constant_losses",
+    "contact_sheet",
+    "example_breasts",
+    "file_kinds",
+    "missing_values",
+    "operating_points",
+    "paired_differences",
+    "picture_grid",
+    "precision_recall_curve",
+    "prevalence_forest",
+    "prior_correction_curve",
+    "reading_times",
+    "reliability_curves",
+    "roc_curve",
+    "sample_batch",
+    "score_distributions",
+    "shortcut_aucs",
+    "steps_with_histograms",
+    "subgroup_forest",
+    "table_overview",
+    "training_curves",
+]

@@ -1,0 +1,406 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn import metrics as reference
+
+from rsna_nb import comparison, evaluation, metrics, operating, summary
+from rsna_nb.config import RunConfig
+from rsna_nb.evaluation import LeftOut, attempt
+from rsna_nb.metrics import MetricsError
+from rsna_nb.prepare import image_file, store_path
+from rsna_nb.runs import Run, RunError
+
+
+def predictions_of(women: int = 60, with_cancer: int = 20, seed: int = 0) -> pd.DataFrame:
+    """predictions.csv of a run, with the columns that training writes: four images a woman, cancer on the left."""
+    rng = np.random.default_rng(seed)
+    woman, image = np.repeat(np.arange(women), 4), np.tile(np.arange(4), women)
+    cancer = ((woman < with_cancer) & (image < 2)).astype(int)
+    breast = rng.normal(0, 0.8, (women, 2))[woman, image // 2]
+    site = 1 + woman % 2
+    return pd.DataFrame(
+        {
+            "site_id": site,
+            "patient_id": (100 + woman).astype(str),
+            "image_id": (1000 + np.arange(len(woman))).astype(str),
+            "laterality": np.where(image < 2, "L", "R"),
+            "view": np.where(image % 2 == 0, "CC", "MLO"),
+            "age": rng.integers(38, 80, women)[woman].astype(float),
+            "cancer": cancer,
+            "biopsy": cancer,
+            "invasive": cancer * (woman % 3 > 0),
+            "BIRADS": np.nan,
+            "implant": (woman % 20 == 0).astype(int),
+            "density": np.where(site == 1, np.array(list("ABCD"))[woman % 4], None),
+            "machine_id": np.array([49, 21, 29])[woman % 3],
+            "difficult_negative_case": False,
+            "split": "validation",
+            "score": 1 / (1 + np.exp(-(2 * cancer - 1 + breast + rng.normal(0, 0.3, len(woman))))),
+        }
+    )
+
+
+def write_run(folder: Path, predictions: pd.DataFrame, **settings: object) -> Run:
+    """A run folder as training leaves it, but for the model."""
+    for name in ("config", "logs"):
+        (folder / name).mkdir(parents=True)
+    settings = {"data_dir": str(folder / "rsna"), "store_dir": str(folder / "stores"), "img_size": 64} | settings
+    RunConfig(**settings).to_json(folder / "config" / "config.json")
+    predictions.to_csv(folder / "predictions.csv", index=False)
+    run = Run(folder)
+    run.write_json(
+        "metrics.json",
+        {"best_epoch": 3, "epochs": 5, "images": {"train": 1000}, "positives": {"train": 100}},
+    )
+    return run
+
+
+def write_store(run: Run) -> None:
+    """A picture for each image of the run's predictions."""
+    store = store_path(run.config.store_dir, evaluation.data_folder(run), run.config.img_size)
+    for ids in zip(run.predictions["patient_id"], run.predictions["image_id"], strict=True):
+        file = image_file(store, *ids)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(file), np.full((64, 64), 90, np.uint8))
+
+
+@pytest.fixture
+def run(tmp_path) -> Run:
+    return write_run(tmp_path / "runs" / "20261123-101530-fake", predictions_of())
+
+
+@pytest.fixture
+def judged(run) -> evaluation.Evaluation:
+    return evaluation.evaluate(run)
+
+
+def changed(**columns: object) -> pd.DataFrame:
+    """The predictions with the first row's values changed."""
+    df = predictions_of()
+    for name, value in columns.items():
+        df[name] = df[name].astype(object)
+        df.loc[0, name] = value
+    return df
+
+
+FAULTS = {
+    "NaN score": (changed(score=np.nan), "score is NaN, or no number in 1 of 240 rows"),
+    "a word for a score": (changed(score="high"), "score is NaN, or no number"),
+    "score above 1": (changed(score=1.2), "score is outside 0-1"),
+    "score below 0": (changed(score=-0.1), "score is outside 0-1"),
+    "cancer 2": (changed(cancer=2), "cancer is not 0 or 1"),
+    "mixed labels": (changed(cancer=0), "cancer is both 0 and 1 in 1 breasts, first in patient_id 100, laterality L"),
+    "no laterality": (changed(laterality=None), "laterality is empty"),
+    "a split of its own": (changed(split="train"), "1 rows are of the split train"),
+    "an image twice": (changed(image_id="1001"), "1 images stand in it twice, first 1001"),
+    "no column score": (predictions_of().drop(columns="score"), "the predictions lack score"),
+    "no column split": (predictions_of().drop(columns="split"), "the predictions lack split"),
+    "no rows": (predictions_of()[:0], "the predictions have no rows"),
+    "no cancer": (predictions_of(with_cancer=0), "60 validation women, 0 of them with cancer"),
+    "cancer alone": (predictions_of().query("cancer == 1"), "20 validation women, 20 of them with cancer"),
+    "one woman": (predictions_of(1, 1), "1 validation women, 1 of them with cancer"),
+}
+
+
+@pytest.mark.parametrize(("predictions", "message"), FAULTS.values(), ids=FAULTS)
+def test_predictions_that_no_right_figure_can_be_made_from_are_refused_by_name(tmp_path, predictions, message):
+    with pytest.raises(MetricsError) as caught:
+        evaluation.evaluate(write_run(tmp_path / "run", predictions))
+    assert message in str(caught.value)
+    assert str(tmp_path / "run" / "predictions.csv") in str(caught.value)
+
+
+def test_an_empty_file_is_refused_by_name(run):
+    (run.path / "predictions.csv").write_text("")
+    with pytest.raises(MetricsError, match=r"predictions\.csv"):
+        evaluation.evaluate(run)
+
+
+def test_the_test_women_are_judged_where_there_are_some(tmp_path):
+    df = predictions_of()
+    df.loc[df["patient_id"].astype(int) % 2 == 0, "split"] = "test"
+    judged = evaluation.evaluate(write_run(tmp_path / "run", df))
+    assert judged.split == "test"
+    assert len(judged.women) == 30
+    assert "took no part in training" in summary.checkpoint_note(judged).text
+
+
+def test_the_newest_run_with_predictions_is_found(run):
+    unfinished = run.path.parent / "20261124-000000-unfinished"
+    (unfinished / "config").mkdir(parents=True)
+    RunConfig().to_json(unfinished / "config" / "config.json")
+    assert evaluation.find_run("", run.path.parent).id == run.id
+    assert evaluation.find_run(run.id, run.path.parent).path == run.path
+    with pytest.raises(RunError, match=r"has predictions\.csv: train one"):
+        evaluation.find_run("", run.path)
+
+
+def test_what_is_left_out_passes_on_and_reads_as_its_reason():
+    def fails() -> None:
+        raise MetricsError("too few women.")
+
+    left_out = attempt(fails)
+    assert left_out == LeftOut("too few women")
+    assert attempt(len, left_out) is left_out
+    assert left_out._repr_markdown_() == "*Left out: too few women.*"
+    with pytest.raises(TypeError):
+        attempt(len, 3)
+
+
+def test_class_weights_are_those_of_the_training_images(run):
+    assert evaluation.class_weights(run) == metrics.class_weights([1] * 100 + [0] * 900)
+
+
+def test_without_class_weights_prior_correction_is_left_out_with_the_reason(tmp_path):
+    run = write_run(tmp_path / "none", predictions_of(), imbalance="none")
+    calibrated = evaluation.calibrate(evaluation.evaluate(run))
+    assert "prior-corrected" not in calibrated.table.index
+    assert "trained without class weights" in calibrated.note.text
+    run = write_run(tmp_path / "unknown", predictions_of())
+    run.write_json("metrics.json", {})
+    assert "does not say how many training images" in evaluation.calibrate(evaluation.evaluate(run)).note.text
+
+
+def test_prior_correction_is_of_each_image_before_breasts_are_made(judged):
+    odds = judged.predictions["score"] / (1 - judged.predictions["score"]) * (100 / 900)
+    expected = (odds / (1 + odds)).groupby([judged.predictions["patient_id"], judged.predictions["laterality"]]).mean()
+    np.testing.assert_allclose(evaluation.corrected(judged)["score"], expected)
+    table = evaluation.calibrate(judged).table
+    assert list(table.index) == ["raw", "prior-corrected", "platt", "isotonic", "temperature"]
+    assert table.loc["prior-corrected", "brier"] == pytest.approx(
+        ((expected.to_numpy() - judged.breasts["cancer"]) ** 2).mean()
+    )
+
+
+def test_the_main_figures_are_scikit_learns(judged):
+    figures = evaluation.main_figures(judged, 50)
+    breasts = judged.predictions.groupby(["patient_id", "laterality"]).agg({"cancer": "max", "score": ["mean", "max"]})
+    labels = breasts["cancer", "max"]
+    for how in ("mean", "max"):
+        found = figures.loc["breast, mean" if how == "mean" else "breast, highest"]
+        assert found["AUC"].estimate == pytest.approx(reference.roc_auc_score(labels, breasts["score", how]))
+        expected = reference.average_precision_score(labels, breasts["score", how])
+        assert found["average precision"].estimate == pytest.approx(expected)
+        assert found["AUC"].low < found["AUC"].estimate < found["AUC"].high
+
+
+def test_the_bands_hold_the_curves_of_scikit_learn(judged):
+    breasts = judged.breasts.assign(score=judged.breasts["score"].round(1))  # with ties
+    bands = evaluation.bands(breasts, 200)
+    roc, pr = (bands[bands["curve"] == curve] for curve in ("roc", "pr"))
+    alarms, hits, _ = reference.roc_curve(breasts["cancer"], breasts["score"], drop_intermediate=False)
+    inside = roc["x"] > 0
+    np.testing.assert_allclose(roc["estimate"][inside], np.interp(roc["x"][inside], alarms, hits))
+    precision, recall, _ = reference.precision_recall_curve(breasts["cancer"], breasts["score"])
+    expected = [precision[:-1][recall[:-1] >= x - 1e-9][-1] for x in pr["x"]]
+    np.testing.assert_allclose(pr["estimate"], expected)
+    assert (bands["low"] <= bands["estimate"] + 1e-9).all()
+    assert (bands["estimate"] <= bands["high"] + 1e-9).all()
+    assert roc["low"].is_monotonic_increasing
+    assert ((bands[["low", "high"]] >= 0) & (bands[["low", "high"]] <= 1)).all(axis=None)
+
+
+def test_a_band_needs_two_women_of_each_kind():
+    with pytest.raises(MetricsError, match="a band needs 2 women"):
+        evaluation.bands(metrics.by_breast(predictions_of(10, 1)), 20)
+
+
+def test_a_view_is_judged_by_its_own_images_and_a_kind_of_cancer_beside_all_without(judged):
+    found = comparison.subgroups(judged, 20).set_index(["group", "value"])
+    df = judged.predictions
+    view = df[df["view"] == "CC"]
+    assert found.loc[("view", "CC"), "estimate"] == pytest.approx(
+        reference.roc_auc_score(view["cancer"], view["score"])
+    )
+    kind = metrics.by_breast(df[(df["cancer"] == 0) | (df["invasive"] == 0)])
+    row = found.loc[("cancer", "not invasive")]
+    assert row["estimate"] == pytest.approx(reference.roc_auc_score(kind["cancer"], kind["score"]))
+    assert row["positive_women"] == df.query("cancer == 1 and invasive == 0")["patient_id"].nunique()
+    assert bool(row["small"]) == (row["positive_women"] < 10)
+    assert found.loc[("implant", "yes"), "women"] == 3
+    assert found.loc[("density", "not given"), "women"] == 30
+    assert [group for group, _ in found.index if group == "age"] == ["age"] * df["age"].floordiv(10).clip(
+        3, 7
+    ).nunique()
+
+
+def test_a_column_that_is_missing_or_empty_is_left_out_with_the_reason(tmp_path):
+    df = predictions_of().drop(columns="implant").assign(density=None)
+    found = comparison.subgroups(evaluation.evaluate(write_run(tmp_path / "run", df)), 20).set_index("group")
+    assert found.loc["implant", "reason"] == "not in predictions.csv"
+    assert found.loc["density", "reason"] == "empty in predictions.csv"
+
+
+def test_the_baseline_finds_what_age_and_machine_tell_and_nothing_where_they_do_not(tmp_path):
+    told = predictions_of(200, 60)
+    told["machine_id"] = np.where(told["patient_id"].astype(int) < 160, 1, 2)
+    labels = told.groupby(["patient_id", "laterality"])["cancer"].max()
+    told_score = comparison.baseline(evaluation.evaluate(write_run(tmp_path / "told", told)))["score"]
+    by_machine = reference.roc_auc_score(labels, labels.index.get_level_values(0).astype(int) < 160)
+    assert reference.roc_auc_score(labels, told_score) > by_machine - 0.05
+    aucs = []
+    for seed in range(8):
+        df = predictions_of(200, 60, seed)
+        df["machine_id"] = np.random.default_rng(seed).integers(0, 5, 200).repeat(4)
+        untold = evaluation.evaluate(write_run(tmp_path / f"untold {seed}", df))
+        aucs.append(reference.roc_auc_score(labels, comparison.baseline(untold)["score"]))
+    assert np.mean(aucs) == pytest.approx(0.5, abs=0.05)
+
+
+def test_a_baseline_without_age_and_machine_is_left_out(tmp_path):
+    df = predictions_of().drop(columns="age").assign(machine_id=1)
+    left_out = attempt(comparison.baseline, evaluation.evaluate(write_run(tmp_path / "run", df)))
+    assert left_out == LeftOut("age and machine are missing, or the same for all")
+
+
+def other_run(run: Run, predictions: pd.DataFrame) -> Run:
+    return write_run(run.path.parent / "20261124-090000-other", predictions)
+
+
+def test_a_run_beside_a_worse_one_is_better_by_what_the_figures_say(run, judged):
+    worse = predictions_of().sample(frac=1, random_state=0)
+    worse["score"] = np.random.default_rng(1).random(len(worse))
+    table = comparison.compared(judged, other_run(run, worse), 200)
+    other, own, difference = table.loc["AUC"]
+    assert list(table.columns) == ["20261124-090000-other", run.id, "difference"]
+    assert difference.estimate == pytest.approx(own.estimate - other.estimate)
+    assert 0 < difference.low < difference.estimate < difference.high
+
+
+def test_runs_are_paired_by_image_and_not_by_row(run, judged):
+    table = comparison.compared(judged, other_run(run, predictions_of().iloc[::-1]), 50)
+    assert all(interval.estimate == pytest.approx(0) for interval in table["difference"])
+
+
+@pytest.mark.parametrize("side", ["the other has more women", "the other has fewer women"])
+def test_a_comparison_is_refused_where_one_may_have_trained_on_the_others_women(run, side):
+    theirs = predictions_of(80, 20) if "more" in side else predictions_of()[:-40]
+    with pytest.raises(MetricsError, match=r"are not among those that run .* kept out of its training"):
+        comparison.compared(evaluation.evaluate(run), other_run(run, theirs), 20)
+
+
+def test_women_kept_out_as_another_split_may_be_compared(tmp_path, run):
+    theirs = predictions_of()
+    theirs.loc[theirs["patient_id"].astype(int) % 2 == 0, "split"] = "test"
+    own, others = comparison.paired(evaluation.evaluate(run), other_run(run, theirs))
+    assert len(own) == len(others) == 120
+
+
+def test_a_comparison_with_itself_or_with_other_labels_is_refused(run, judged):
+    with pytest.raises(MetricsError, match="with itself"):
+        comparison.compared(judged, run, 20)
+    with pytest.raises(MetricsError, match="no other run was named"):
+        comparison.compared(judged, None, 20)
+    other = predictions_of()
+    other["cancer"] = other.groupby("patient_id")["cancer"].transform(lambda labels: labels.to_numpy()[::-1])
+    with pytest.raises(MetricsError, match="other labels in the two runs"):
+        comparison.compared(judged, other_run(run, other), 20)
+
+
+def test_examples_are_the_extremes_of_each_kind(run, judged):
+    write_store(run)
+    fit = operating.cross_fitted(judged.breasts, operating.threshold_by_f1)
+    found = evaluation.examples(judged, fit, 4)
+    breasts = judged.breasts.assign(called=fit.calls)
+    assert found["hits"]["score"].max() == breasts.query("cancer == 1 and called")["score"].max()
+    assert found["misses"]["score"].min() == breasts.query("cancer == 1 and not called")["score"].min()
+    assert found["false alarms"]["cancer"].eq(0).all()
+    shown = found["hits"].iloc[0]
+    own = judged.predictions.query("patient_id == @shown.patient_id and laterality == @shown.laterality")
+    assert shown["image_id"] == own.loc[own["score"].idxmax(), "image_id"]
+
+
+def test_without_the_store_or_a_picture_the_examples_are_left_out_with_the_reason(run, judged):
+    fit = operating.cross_fitted(judged.breasts, operating.threshold_by_f1)
+    with pytest.raises(MetricsError, match=r"the store of prepared pictures .* is not there"):
+        evaluation.examples(judged, fit, 4)
+    with pytest.raises(MetricsError, match="no pictures were asked for"):
+        evaluation.examples(judged, fit, 0)
+    write_store(run)
+    for file in Path(run.config.store_dir).rglob("*.png"):
+        file.unlink()
+    with pytest.raises(MetricsError, match="are not in the store, first"):
+        evaluation.examples(judged, fit, 4)
+
+
+def test_the_summary_says_what_a_count_by_hand_says(judged):
+    fit = operating.cross_fitted(judged.breasts, operating.threshold_by_f1)
+    breasts = judged.breasts.assign(called=fit.calls)
+    women = breasts.groupby("patient_id")[["cancer", "called"]].max()
+    auc = metrics.bootstrap(judged.breasts, "auc", n=100)
+    text = summary.in_short(judged, fit, auc, 100).text
+    assert "60 women, 20 of them with cancer: 120 breasts, 20 with cancer, in 240 images" in text
+    assert f"finds {100 * breasts.query('cancer == 1')['called'].mean():.0f} (" in text
+    assert f"when {100 * women['called'].mean():.0f} (" in text
+    assert f"Of 100 women recalled, {100 * women.query('called')['cancer'].mean():.0f} (" in text
+    assert f"an AUC of {auc}" in text
+    assert "33 of 100 women here have cancer, in screening fewer than 1 of 100" in text
+    assert "not for clinical use" in text
+    assert "drawn by a program" not in text
+
+
+def test_drawn_mammograms_are_said_to_be_drawn(run, judged):
+    (run.path / "logs" / "train.log").write_text("INFO data: the generated demo set in data/demo\n")
+    auc = metrics.bootstrap(judged.breasts, "auc", n=20)
+    assert "drawn by a program" in summary.in_short(judged, LeftOut("few"), auc, 20).text
+    assert "generated mammograms" in summary.model_card(judged).text
+
+
+def test_with_one_woman_with_cancer_the_finding_is_left_out(tmp_path):
+    judged = evaluation.evaluate(write_run(tmp_path / "run", predictions_of(20, 1)))
+    fit = attempt(operating.cross_fitted, judged.breasts, operating.threshold_by_f1)
+    text = summary.in_short(judged, fit, metrics.bootstrap(judged.breasts, "auc", n=20), 20).text
+    assert "left out: choosing on other women needs at least 2 women with cancer" in text
+    assert "(no interval)" in text
+
+
+def test_shares_are_of_100_with_their_interval():
+    assert summary.of_100(0.784, 0.626, 0.881) == "78 (63 to 88)"
+    assert summary.of_100(0.0324, 0.0291, 0.0349) == "3.2 (2.9 to 3.5)"
+    assert summary.of_100(0.974, 0.972, 0.976) == "97.4 (97.2 to 97.6)"
+    assert summary.of_100(1.0, float("nan"), float("nan")) == "100 (no interval)"
+    assert summary.of_100(float("nan"), 0.1, 0.2) == "not defined"
+
+
+def test_the_model_card_names_data_split_use_and_limits(judged):
+    text = summary.model_card(judged).text
+    for words in (
+        "1,000 images, 100 with cancer",
+        "`rsna`",
+        "seed 42",
+        "research and teaching only",
+        "clinical use of any kind",
+    ):
+        assert words in text
+    assert "among 5 epochs (epoch 3)" in summary.checkpoint_note(judged).text
+
+
+def test_published_results_stand_in_the_order_of_the_figures_letters():
+    table = summary.readable(operating.PUBLISHED)
+    assert [name[0] for name in table.index] == list("abcd")
+    assert table.index[0] == "a: best single algorithm"
+    assert table.loc["c: top 3 together", "with cancer, of 100 recalled"] == "not given"
+
+
+def test_everything_that_is_written_is_json(judged):
+    fit = operating.cross_fitted(judged.breasts, operating.threshold_by_f1)
+    content = {
+        "figures": evaluation.main_figures(judged, 20),
+        "fit": fit,
+        "groups": comparison.subgroups(judged, 20),
+        "left_out": LeftOut("few"),
+        "not a number": float("nan"),
+        "point": dataclasses.asdict(fit.point),
+        "numbers": (np.int64(3), np.array([1.5, np.inf])),
+    }
+    written = json.loads(json.dumps(summary.plain(content), allow_nan=False))
+    assert written["left_out"] == {"left_out": "few"}
+    assert written["not a number"] is None
+    assert written["numbers"] == [3, [1.5, None]]
+    assert set(written["figures"][0]["AUC"]) == {"estimate", "low", "high"}
+    assert written["fit"]["point"]["tp"] == fit.point.tp

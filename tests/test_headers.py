@@ -1,0 +1,138 @@
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.tag import Tag
+from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1
+
+from rsna_nb import headers, metadata
+from tests.conftest import write_dicom
+
+pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR")
+
+WHO = {
+    "PatientName": "Doe^Jane",
+    "PatientID": "MRN-555-0142",
+    "PatientBirthDate": "19610724",
+    "PatientAddress": "12 Elm Street",
+    "OtherPatientIDs": "SSN-078-05",
+    "AccessionNumber": "ACC778899",
+    "StudyInstanceUID": "1.2.840.99999.1",
+    "SeriesInstanceUID": "1.2.840.99999.2",
+    "StudyDate": "20190314",
+    "AcquisitionDateTime": "20190314101112",
+    "InstitutionName": "Saint Elsewhere",
+    "InstitutionAddress": "Boston Harbor",
+    "StationName": "MAMMO-ROOM-7",
+    "DeviceSerialNumber": "SN-4711-X",
+    "OperatorsName": "Radtech^Rita",
+    "ReferringPhysicianName": "House^Gregory",
+    "PerformingPhysicianName": "Wilson^James",
+    "StudyDescription": "follow-up of Mrs Doe",
+    "ImageComments": "call the sister",
+    "PatientComments": "afraid of needles",
+    "AdditionalPatientHistory": "mother at fifty",
+    "RequestingService": "Oncology West",
+}
+"""Of each kind that PS3.15's basic profile removes: names, ids, dates, UIDs, places, devices, people, free text."""
+
+
+def write_personal(path: Path, pixels: np.ndarray, **attributes: object) -> Path:
+    """A mammogram whose header says who and where, also in a private element and a nested one."""
+    write_dicom(path, pixels, SpecificCharacterSet="ISO_IR 100", **WHO, **attributes)
+    dataset = pydicom.dcmread(path)
+    dataset.private_block(0x0011, "Maker of Machines", create=True).add_new(1, "LO", "private Jane Doe")
+    item = pydicom.Dataset()
+    item.PatientName, item.TextValue = "Nested^Nora", "seen by Dr House"
+    dataset.ContentSequence = [item]
+    dataset.save_as(path)
+    return path
+
+
+SECRETS = [*WHO.values(), "Doe^Jane", "DOE JANE", "JANE DOE", "private Jane", "Nested^Nora", "Dr House", "of Machines"]
+
+
+@pytest.fixture
+def odd_files(tmp_path, breast) -> dict[str, Path]:
+    """Files that are wrong in one way each, and a whole one."""
+    whole = write_personal(tmp_path / "whole.dcm", breast)
+    names = "empty", "text", "missing", "cut", "no size", "odd words", "odd letters"
+    files = {name: tmp_path / f"{name}.dcm" for name in names}
+    files["empty"].write_bytes(b"")
+    files["text"].write_text("the chart of Jane Doe")
+    files["cut"].write_bytes(whole.read_bytes()[:600])
+    write_personal(files["no size"], breast, Rows=None)
+    write_personal(files["odd words"], breast, PhotometricInterpretation="JANE DOE", VOILUTFunction="Doe^Jane")
+    in_latin = whole.read_bytes().replace(
+        b"\x08\x00\x05\x00CS\x0a\x00ISO_IR 100", b"\x08\x00\x05\x00CS\x08\x00Doe^Jane"
+    )
+    files["odd letters"].write_bytes(in_latin)  # pydicom warns of it and quotes it
+    rows = b"\x28\x00\x10\x00US\x02\x00" + breast.shape[0].to_bytes(2, "little")
+    text_for_rows = tmp_path / "text for rows.dcm"  # pydicom's error quotes it
+    text_for_rows.write_bytes(whole.read_bytes().replace(rows, b"\x28\x00\x10\x00US\x09\x00Doe^Jane!"))
+    return files | {"whole": whole, "text for rows": text_for_rows}
+
+
+def test_the_headers_of_a_data_set_say_what_its_files_are(generated):
+    table = metadata.load_metadata(generated)
+    found = headers.scan(table["path"].tolist(), 0, 0)
+    assert found["path"].tolist() == table["path"].tolist()
+    assert (found["error"] == "").all()
+    assert set(found["transfer_syntax"]) <= {"JPEG2000Lossless", "JPEGLosslessSV1", "ExplicitVRLittleEndian"}
+    assert (found["BitsStored"] == 12).all()
+    assert (found["BitsAllocated"] == 16).all()
+    assert ((found["VOILUTFunction"] == "SIGMOID") == (found["windows"] == 3)).all()
+    assert found["file_bytes"].tolist() == [os.path.getsize(path) for path in table["path"]]
+
+
+@pytest.mark.parametrize("syntax", [JPEG2000Lossless, JPEGLosslessSV1])
+def test_one_file_has_its_attributes_in_a_row(tmp_path, breast, syntax):
+    path = write_dicom(tmp_path / "a.dcm", breast, syntax, WindowCenter=[2048, 100], WindowWidth=[4096, 50])
+    row = headers.header(str(path))
+    assert row["transfer_syntax"] == syntax.keyword
+    assert (row["Rows"], row["Columns"]) == breast.shape
+    assert (row["PhotometricInterpretation"], row["VOILUTFunction"]) == ("MONOCHROME2", "absent")
+    assert (row["windows"], row["voi_tables"], row["error"]) == (2, 0, "")
+
+
+def test_a_sample_is_drawn_by_its_seed_in_the_order_of_the_files(generated):
+    paths = metadata.load_metadata(generated)["path"].tolist()
+    first, again, other = (headers.scan(paths, 7, seed)["path"].tolist() for seed in (1, 1, 2))
+    assert first == again != other
+    assert first == [path for path in paths if path in first]
+    assert len(first) == 7
+
+
+def test_a_file_that_cannot_be_read_is_a_row_with_its_error(odd_files):
+    found = headers.scan([str(path) for path in odd_files.values()], 0, 0)
+    errors = dict(zip(odd_files, found["error"], strict=True))
+    assert errors["empty"] == "the file is empty"
+    assert errors["text"] == "not a DICOM file"
+    assert errors["missing"] == "the file is missing"
+    assert errors["text for rows"] == "defective header: BytesLengthException"
+    assert errors["cut"] == errors["no size"] == "no Rows (0028,0010) and Columns (0028,0011): not an image"
+    assert errors["whole"] == errors["odd words"] == errors["odd letters"] == ""
+    odd = found.iloc[list(odd_files).index("odd words")]
+    assert odd["PhotometricInterpretation"] == odd["VOILUTFunction"] == "other"
+
+
+def test_nothing_that_tells_who_a_woman_is_comes_out(odd_files, capfd):
+    found = headers.scan([str(path) for path in odd_files.values()], 0, 0)
+    shown = json.dumps(found.drop(columns="path").astype(str).to_dict("records"))
+    said = capfd.readouterr()
+    assert not [secret for secret in SECRETS if secret in shown + said.out + said.err]
+
+
+def test_no_attribute_is_outside_the_groups_of_pixels_and_side():
+    assert {Tag(name).group for name in headers.ATTRIBUTES if name != "ImageLaterality"} == {0x0028}
+
+
+def test_an_executor_reads_the_same(odd_files):
+    paths = [str(path) for path in odd_files.values()]
+    with ThreadPoolExecutor(2) as executor:
+        by_threads = headers.scan(paths, 0, 0, executor)
+    assert by_threads.equals(headers.scan(paths, 0, 0))

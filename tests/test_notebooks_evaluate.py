@@ -1,0 +1,105 @@
+"""04_evaluate as papermill runs it, on run folders made by hand."""
+
+import json
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell
+
+from rsna_nb.runs import Run
+from tests.test_evaluation import predictions_of, write_run, write_store
+from tests.test_notebooks import NOTEBOOKS, last_error_line, papermill_run
+
+EVALUATE = NOTEBOOKS / "04_evaluate.ipynb"
+WITHOUT_TENSORFLOW = "import sys\n\nassert not {'tensorflow', 'keras', 'torch'} & set(sys.modules)"
+
+
+@pytest.fixture
+def run(tmp_path) -> Run:
+    return write_run(tmp_path / "runs" / "20261123-101530-fake", predictions_of())
+
+
+def outputs(path: Path) -> list[nbformat.NotebookNode]:
+    cells = nbformat.read(path, as_version=4).cells
+    return [output for cell in cells if cell.cell_type == "code" for output in cell.outputs]
+
+
+def words(path: Path) -> str:
+    return "\n".join(str(output.get("data", output.get("text", ""))) for output in outputs(path))
+
+
+def test_it_evaluates_the_newest_run_without_tensorflow_and_compares_two(run, tmp_path):
+    write_store(run)
+    write_run(tmp_path / "runs" / "20261122-000000-other", predictions_of(seed=1))
+    notebook = nbformat.read(EVALUATE, as_version=4)
+    notebook.cells.append(new_code_cell(WITHOUT_TENSORFLOW))
+    nbformat.write(notebook, tmp_path / "checked.ipynb")
+    arguments = ["-p", "compare", "20261122-000000-other", "-p", "draws", 50]
+    answer = papermill_run(tmp_path, *arguments, notebook=tmp_path / "checked.ipynb")
+    assert answer.returncode == 0, answer.stderr[-3000:]
+    found = outputs(tmp_path / "out.ipynb")
+    figures = [output for output in found if "image/png" in output.get("data", {})]
+    assert len(figures) == 12
+    assert all(figure.metadata["image/png"]["alt"] == figure.data["text/plain"] for figure in figures)
+    assert not any(output.output_type == "stream" and output.name == "stderr" for output in found)
+    text = words(tmp_path / "out.ipynb")
+    assert "Left out" not in text
+    assert "60 women, 20 of them with cancer" in text
+    written = json.loads((run.path / "evaluation.json").read_text())
+    assert written["run"] == run.id
+    assert len(written["comparison"]) == 3
+    assert {row["group"] for row in written["subgroups"]} >= {"site", "machine", "age", "density", "view", "implant"}
+
+
+def test_what_cannot_be_shown_is_left_out_with_the_reason_in_its_place(run, tmp_path):
+    predictions_of(20, 1).to_csv(run.path / "predictions.csv", index=False)
+    write_run(tmp_path / "runs" / "20261122-000000-other", predictions_of(30, 10, seed=1))
+    arguments = ["-p", "run", run.id, "-p", "compare", "20261122-000000-other", "-p", "draws", 20]
+    answer = papermill_run(tmp_path, *arguments, notebook=EVALUATE)
+    assert answer.returncode == 0, answer.stderr[-3000:]
+    text = words(tmp_path / "out.ipynb")
+    for reason in (
+        "Left out: choosing on other women needs at least 2 women with cancer, there are 1",
+        "Left out: a band needs 2 women with cancer",
+        "10 of the 30 women whom run 20261122-000000-other is judged on are not among those that run",
+    ):
+        assert reason in text
+    figures = [output for output in outputs(tmp_path / "out.ipynb") if "image/png" in output.get("data", {})]
+    assert len(figures) == 1
+    written = json.loads((run.path / "evaluation.json").read_text())
+    assert "2 women with cancer" in written["threshold"]["left_out"]
+
+
+WRONG = {
+    "a misspelt parameter": (["-p", "comparee", "x"], "comparee is not a setting (did you mean compare?)"),
+    "no such run": (["-p", "run", "nothing"], "there is no run nothing"),
+    "no such run to compare": (["-p", "compare", "nothing"], "there is no run nothing"),
+    "a score above 1": ([], "predictions.csv: score is outside 0-1 in 1 of 240 rows"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), WRONG.values(), ids=WRONG)
+def test_what_is_wrong_stops_with_one_line_that_names_it(run, tmp_path, arguments, message):
+    df = predictions_of()
+    df.loc[0, "score"] = 1.5
+    df.to_csv(run.path / "predictions.csv", index=False)
+    answer = papermill_run(tmp_path, *arguments, notebook=EVALUATE)
+    assert answer.returncode == 1
+    assert message in last_error_line(answer)
+    assert not (run.path / "evaluation.json").exists()
+
+
+def test_it_opens_in_the_notebooks_folder_and_finds_the_runs_of_the_checkout(run, tmp_path, monkeypatch):
+    checkout = tmp_path / "checkout"
+    (checkout / "rsna_nb").mkdir(parents=True)
+    (checkout / "rsna_nb" / "config.py").touch()
+    (checkout / "pyproject.toml").touch()
+    (checkout / "notebooks").mkdir()
+    shutil.move(run.path.parent, checkout / "runs")
+    monkeypatch.setenv("PYTHONPATH", str(NOTEBOOKS.parent))
+    answer = papermill_run(checkout / "notebooks", "-p", "draws", 20, "-p", "pictures", 0, notebook=EVALUATE)
+    assert answer.returncode == 0, answer.stderr[-3000:]
+    assert (checkout / "runs" / run.id / "evaluation.json").is_file()
+    assert "no pictures were asked for" in words(checkout / "notebooks" / "out.ipynb")

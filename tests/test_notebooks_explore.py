@@ -1,0 +1,138 @@
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rsna_nb import dicom, headers, metadata, prepare, steps
+from rsna_nb.crop import fit
+from tests.conftest import write_dicom
+from tests.test_headers import SECRETS, write_personal
+from tests.test_imbalance import rsna_table
+
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+EXPLORE, IMBALANCE = NOTEBOOKS / "01_explore.ipynb", NOTEBOOKS / "02_class_imbalance.ipynb"
+
+
+def papermill_run(notebook: Path, folder: Path, *arguments: object, memory: int = 0) -> subprocess.CompletedProcess:
+    """papermill as a shell in `folder` runs it, its processes limited to so many bytes each."""
+    command = [sys.executable, "-m", "papermill", notebook, folder / "out.ipynb", *arguments, "--no-progress-bar"]
+    return subprocess.run(
+        [str(part) for part in command],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"OPENBLAS_NUM_THREADS": "2", "OMP_NUM_THREADS": "2"},
+        preexec_fn=(lambda: resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))) if memory else None,
+    )
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR")
+def test_exploring_shows_the_data_and_the_dirty_files_but_nobody(generated, breast, tmp_path):
+    data = shutil.copytree(generated, tmp_path / "data")
+    (data / "train.csv").write_text("\n".join((data / "train.csv").read_text().splitlines()[:30]))
+    paths = [Path(path) for path in metadata.load_metadata(data)["path"]]
+    paths[0].write_text("no DICOM")
+    write_dicom(paths[1], np.full((400, 300), 7, np.uint16))
+    write_personal(paths[2], breast, SOPInstanceUID="Doe^Jane is no UID", ImageLaterality="Doe^Jane")
+    write_personal(paths[3], breast, PhotometricInterpretation="DOE JANE", VOILUTFunction="Doe^Jane")
+    prepare.prepare_images(metadata.load_metadata(data), data, tmp_path / "stores", 64)
+    arguments = ["-p", "data_dir", data, "-p", "store_dir", "stores", "-p", "img_size", 64, "-p", "out_dir", "tables"]
+    answer = papermill_run(EXPLORE, tmp_path, *arguments, "-p", "example", paths[2].stem)
+    assert answer.returncode == 0, answer.stderr[-3000:]
+    executed = (tmp_path / "out.ipynb").read_text()
+    assert executed.count('"image/png"') == 5
+    assert paths[0].stem in executed
+    assert "not a DICOM file" in executed
+    assert "every pixel has the same value" in executed
+    assert "not a greyscale image" in executed
+    assert "3 of" in executed
+    tables = sorted((tmp_path / "tables" / "data").iterdir())
+    assert [path.name for path in tables] == ["headers.csv", "machines.csv"]
+    everything = executed + answer.stdout + answer.stderr + "".join(path.read_text() for path in tables)
+    assert not [secret for secret in SECRETS if secret in everything]
+    assert str(tables[0]) in executed
+    assert len(executed) < 1_500_000
+
+
+def test_imbalance_needs_nothing_but_the_table_and_gives_the_published_counts(tmp_path):
+    (tmp_path / "data").mkdir()
+    rsna_table().to_csv(tmp_path / "data" / "train.csv", index=False)
+    arguments = ["-p", "data_dir", "data", "-p", "out_dir", "tables"]
+    answer = papermill_run(IMBALANCE, tmp_path, *arguments, memory=2 * 10**9)
+    assert answer.returncode == 0, answer.stderr[-3000:]
+    executed = (tmp_path / "out.ipynb").read_text()
+    assert "54,706 images: 1,158 with cancer (2.12%), 53,548 without (97.88%)" in executed
+    assert "accuracy of never finding a cancer: 97.9%" in executed
+    assert executed.count('"image/png"') == 7
+    results = tmp_path / "tables" / "data"
+    weights = json.loads((results / "class_weights.json").read_text())
+    assert weights == {"0": pytest.approx(54_706 / 2 / 53_548), "1": pytest.approx(54_706 / 2 / 1_158)}
+    shortcuts = pd.read_csv(results / "shortcuts.csv").set_index(["kind", "column"])["auc"]
+    assert shortcuts["train.csv", "all orange ones together"] == 1
+    assert str(results / "shortcuts.csv") in executed
+
+
+def test_imbalance_of_a_few_women_names_what_it_leaves_out(tmp_path):
+    columns = ["site_id", "patient_id", "image_id", "laterality", "view", "age", "cancer", "implant", "machine_id"]
+    rows = [[1, woman, 10 * woman, "L", "CC", None, int(woman == 1), 0, 7] for woman in (1, 2, 3)]
+    pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "train.csv", index=False)
+    answer = papermill_run(IMBALANCE, tmp_path, "-p", "data_dir", ".", "-p", "out_dir", "tables")
+    assert answer.returncode == 0, answer.stderr[-3000:]
+    executed = (tmp_path / "out.ipynb").read_text()
+    assert "left out, too few women with cancer (1, of 10 needed): view" in executed
+    assert "RuntimeWarning" not in executed
+
+
+def test_imbalance_without_a_cancer_stops_with_a_line_that_says_so(tmp_path):
+    rsna_table().head(100).assign(cancer=0).to_csv(tmp_path / "train.csv", index=False)
+    answer = papermill_run(IMBALANCE, tmp_path, "-p", "data_dir", ".")
+    assert answer.returncode == 1
+    assert "the table has no image with cancer" in answer.stderr.strip().splitlines()[-1]
+
+
+KINDS = {
+    "a window": {"WindowCenter": 2048, "WindowWidth": 4096},
+    "no window": {},
+    "a window that shows nothing": {"WindowCenter": 60000, "WindowWidth": 2},
+    "inverted": {"PhotometricInterpretation": "MONOCHROME1", "WindowCenter": 2000, "WindowWidth": 3000},
+    "sigmoid": {"VOILUTFunction": "SIGMOID", "WindowCenter": [2048, 1], "WindowWidth": [3000, 2]},
+    "padding": {"PixelPaddingValue": 5},
+}
+
+
+@pytest.mark.parametrize("attributes", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("img_size", [64, [192, 96], 512], ids=str)
+def test_the_steps_lead_to_the_picture_that_is_read(tmp_path, breast, attributes, img_size):
+    stored = 4095 - breast if attributes.get("PhotometricInterpretation") == "MONOCHROME1" else breast
+    path = write_dicom(tmp_path / "a.dcm", stored, **attributes)
+    first, windowed, upright, cropped, sized = steps.reading_steps(str(path), img_size)
+    assert first.picture.shape == windowed.picture.shape == upright.picture.shape
+    np.testing.assert_array_equal(sized.picture, dicom.read_mammogram(path, img_size))
+    np.testing.assert_allclose(fit(cropped.picture, sized.picture.shape), sized.picture, atol=1e-6)
+
+
+def test_a_picture_that_cannot_be_read_is_a_reason_without_text_of_the_header(tmp_path, breast):
+    good = write_dicom(tmp_path / "good.dcm", breast)
+    bad = write_personal(tmp_path / "bad.dcm", breast, PhotometricInterpretation="JANE DOE")
+    read = steps.pictures([str(good), str(bad)], 64)
+    assert read[str(good)].shape == (64, 64)
+    assert read[str(bad)] == "not a greyscale image"
+    with pytest.raises(dicom.DicomError) as caught:
+        steps.reading_steps(str(bad), 64)
+    assert "JANE" not in str(caught.value)
+
+
+def test_exploring_needs_no_tensorflow():
+    code = (
+        f"import sys; import {headers.__name__}, rsna_nb.steps, rsna_nb.imbalance, rsna_nb.plots; print(*sys.modules)"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"tensorflow", "keras"} & set(loaded)
