@@ -7,7 +7,9 @@ content security policy forbids the browser to fetch anything.
 """
 
 import argparse
+import base64
 import html
+import io
 import re
 import sys
 from pathlib import Path
@@ -16,9 +18,11 @@ from typing import Any
 
 import bleach
 import mistune
+import nbformat
 import papermill
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
+from PIL import Image
 
 from rsna_nb.config import resolve
 from rsna_nb.evaluation import find_run
@@ -143,6 +147,23 @@ def make_report(run: Run, compare: str = "", runs_dir: str | Path = "runs", **pa
     return page
 
 
+def save_figure(run: Run, path: str | Path, kinds: tuple[str, ...] = ("ROC", "Mammograms, hits")) -> None:
+    """The report's figures whose alt texts begin so, side by side in one PNG."""
+    cells = nbformat.read(run.file("evaluate.ipynb"), as_version=4).cells
+    found: dict[str, str] = {}
+    for output in (output for cell in cells for output in cell.get("outputs", [])):
+        alt = output.get("metadata", {}).get("image/png", {}).get("alt", "")
+        found |= {kind: output["data"]["image/png"] for kind in kinds if alt.startswith(kind)}
+    images = [Image.open(io.BytesIO(base64.b64decode(found[kind]))) for kind in kinds if kind in found]
+    height = max(image.height for image in images)
+    page = Image.new("RGB", (sum(image.width for image in images), height), "white")
+    left = 0
+    for image in images:
+        page.paste(image, (left, (height - image.height) // 2))
+        left += image.width
+    page.save(path, optimize=True)
+
+
 def render(notebook: NotebookNode, name: str = "") -> str:
     """The page of an executed notebook: its words and its outputs, with a table of contents of its h2 headings.
 
@@ -202,10 +223,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--pictures", type=int, default=6, help="examples of each kind; 0 where they may not be passed on"
     )
+    parser.add_argument("--figure", default="", help="also save the ROC curve and the clearest hits as this PNG")
     chosen = parser.parse_args(arguments)
     try:
         run = find_run(chosen.run, chosen.runs_dir)
         print(make_report(run, chosen.compare, chosen.runs_dir, pictures=chosen.pictures))
+        if chosen.figure:
+            save_figure(run, chosen.figure)
     except (ReportError, RunError) as error:
         sys.exit(str(error))
 
