@@ -14,7 +14,7 @@ from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit, log_expit
 from sklearn.isotonic import IsotonicRegression
 
-from rsna_nb.metrics import MetricsError, check_predictions
+from rsna_nb.metrics import MetricsError, check_predictions, checked
 from rsna_nb.operating import deal_women
 
 Method = Literal["platt", "isotonic", "temperature"]
@@ -40,12 +40,15 @@ def prior_correction(scores: ArrayLike, class_weights: Mapping[int, float]) -> n
     if min(negative, positive) <= 0:
         raise MetricsError(f"class weights are above 0, not {dict(class_weights)}")
     values = np.asarray(scores, dtype=float)
+    if not ((values >= 0) & (values <= 1)).all():
+        raise MetricsError("scores are probabilities, in 0-1, and not NaN")
     return values * negative / (values * negative + (1 - values) * positive)
 
 
 def brier(labels: ArrayLike, scores: ArrayLike) -> float:
     """The mean of (score - label) squared, 0 at best (Brier 1950, Mon. Weather Rev. 78:1)."""
-    return float(np.mean((np.asarray(scores, dtype=float) - np.asarray(labels)) ** 2))
+    positive, values = checked(labels, scores)
+    return float(np.mean((values - positive) ** 2))
 
 
 def reliability(labels: ArrayLike, scores: ArrayLike, bins: int = 10) -> pd.DataFrame:
@@ -54,7 +57,8 @@ def reliability(labels: ArrayLike, scores: ArrayLike, bins: int = 10) -> pd.Data
     Bins hold equally many rows; equal scores stay together, so there can be fewer of them. The columns are
     mean_score, observed, low, high (`wilson`), count and positives.
     """
-    df = pd.DataFrame({"score": np.asarray(scores, dtype=float), "label": np.asarray(labels)})
+    positive, values = checked(labels, scores)
+    df = pd.DataFrame({"score": values, "label": positive.astype(int)})
     place = np.floor((df["score"].rank(method="average") - 0.5) * bins / len(df))
     table = df.groupby(place).agg(
         mean_score=("score", "mean"), observed=("label", "mean"), count=("label", "size"), positives=("label", "sum")

@@ -65,6 +65,8 @@ def baseline(evaluation: Evaluation) -> pd.DataFrame:
     (0.494 over 40 draws of 112 women), as a fold with more cancers is scored by the others, which have fewer.
     """
     first = evaluation.predictions.groupby(["patient_id", "laterality"], as_index=False).first()
+    if "age" in first:
+        first["age"] = pd.to_numeric(first["age"], errors="coerce")
     columns = [name for name in ("age", "machine_id") if name in first and first[name].nunique() > 1]
     if not columns:
         raise MetricsError("age and machine are missing, or the same for all")
@@ -106,6 +108,11 @@ def paired(evaluation: Evaluation, other: Run) -> tuple[pd.DataFrame, pd.DataFra
         Where a run may have trained on women whom the other is judged on: those that its own predictions lack.
     """
     judged = evaluate(other)
+    if judged.split != evaluation.split:
+        raise MetricsError(
+            f"run {evaluation.run.id} is judged on {evaluation.split} women, run {other.id} on {judged.split} women: "
+            "the checkpoint of one may have been chosen on women that the other has never seen"
+        )
     for one, theirs in ((other, evaluation), (evaluation.run, judged)):
         unseen = set(theirs.predictions["patient_id"]) - set(one.predictions["patient_id"])
         if unseen:
@@ -115,8 +122,11 @@ def paired(evaluation: Evaluation, other: Run) -> tuple[pd.DataFrame, pd.DataFra
                 "of the same data, seed, fractions and fold"
             )
     key = ["patient_id", "image_id"]
-    scores = other.predictions[[*key, "laterality", "cancer", "score"]]
+    scores = judged.predictions[[*key, "laterality", "cancer", "score"]]
     both = evaluation.predictions.merge(scores, on=key, suffixes=("", "_other"))
+    missing = len(evaluation.predictions) + len(scores) - 2 * len(both)
+    if missing:
+        raise MetricsError(f"{missing} images are scored by one of the two runs alone")
     if not (both["cancer"].eq(both["cancer_other"]) & both["laterality"].eq(both["laterality_other"])).all():
         raise MetricsError("images of the same id have other labels in the two runs: their data are not the same")
     return by_breast(both), by_breast(both.assign(score=both["score_other"]))

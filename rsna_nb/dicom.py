@@ -93,7 +93,8 @@ def read_mammogram(path: str | Path, img_size: int | tuple[int, int] | list[int]
     Raises
     ------
     DicomError
-        For anything that is not a readable mammogram, with the reason.
+        For anything that is not a readable mammogram, with the reason. What it quotes of the file, which may name a
+        person, stands behind the reason's first colon.
     """
     return read(path, img_size).picture
 
@@ -120,7 +121,7 @@ def read_dataset(path: str | Path) -> pydicom.Dataset:
     try:
         syntax = read_file_meta_info(path).get("TransferSyntaxUID", "")
         if not isinstance(syntax, pydicom.uid.UID) or syntax not in TRANSFER_SYNTAXES:
-            raise UnreadableError(f"transfer syntax {getattr(syntax, 'name', syntax) or 'absent'} is not supported")
+            raise UnreadableError(f"unsupported transfer syntax: {getattr(syntax, 'name', syntax) or 'absent'}")
         dataset = pydicom.dcmread(path, defer_size=DEFERRED)
         check_frame(dataset)
     except (UnreadableError, MemoryError):
@@ -145,12 +146,12 @@ def check_frame(dataset: pydicom.Dataset) -> None:
     if photometric not in ("MONOCHROME1", "MONOCHROME2") or dataset.get("SamplesPerPixel", 1) != 1:
         raise UnreadableError(f"not a greyscale image: PhotometricInterpretation (0028,0004) is {photometric}")
     if first_number(dataset, "NumberOfFrames") not in (None, 1):
-        raise UnreadableError(f"{dataset.NumberOfFrames} frames: NumberOfFrames (0028,0008) must be 1")
+        raise UnreadableError(f"NumberOfFrames (0028,0008) must be 1: it is {dataset.NumberOfFrames}")
     for keyword, allowed in ALLOWED.items():
         value = dataset.get(keyword)
         if not isinstance(value, int) or value not in allowed:
             words = " or ".join(map(str, allowed)) if len(allowed) == 2 else f"{allowed[0]} to {allowed[-1]}"
-            raise UnreadableError(f"{keyword} {Tag(keyword)} is {value}, not {words}")
+            raise UnreadableError(f"{keyword} {Tag(keyword)} must be {words}: it is {value}")
     if dataset.BitsStored > dataset.BitsAllocated:
         raise UnreadableError(f"BitsStored is {dataset.BitsStored}, more than BitsAllocated, {dataset.BitsAllocated}")
     if dataset.Rows * dataset.Columns > MAX_PIXELS:

@@ -4,7 +4,6 @@ The women are the test women where a run has some, else its validation women. Th
 the mean of its images' scores; intervals are over women.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -115,6 +114,12 @@ def checked(predictions: pd.DataFrame) -> pd.DataFrame:
     others = predictions.loc[~predictions["split"].isin(["test", "validation"]), "split"]
     if len(others):
         raise MetricsError(f"{len(others)} rows are of the split {others.iloc[0]}, not of validation or test")
+    sides = predictions.loc[~predictions["laterality"].isin(["L", "R"]), "laterality"]
+    if len(sides):
+        raise MetricsError(f"laterality is L or R, not {sides.iloc[0]}, in {len(sides)} rows")
+    both = predictions.groupby("patient_id")["split"].nunique()
+    if both.max() > 1:
+        raise MetricsError(f"{(both > 1).sum()} women are in both splits, first patient_id {both.idxmax()}")
     return predictions
 
 
@@ -123,10 +128,12 @@ def class_weights(run: Run) -> dict[int, float]:
     if run.config.imbalance != "class_weight":
         raise MetricsError(f'the run was trained without class weights (imbalance "{run.config.imbalance}")')
     try:
-        images, positives = (run.metrics[name]["train"] for name in ("images", "positives"))
-    except (KeyError, json.JSONDecodeError) as error:
+        images, positives = (int(run.metrics[name]["train"]) for name in ("images", "positives"))
+    except (KeyError, TypeError, ValueError) as error:  # json.JSONDecodeError among them
         raise MetricsError(f"metrics.json does not say how many training images there were: {error}") from error
-    return metrics.class_weights(np.repeat([0, 1], [images - positives, positives]))
+    if not 0 < positives < images:
+        raise MetricsError(f"metrics.json says {positives} of {images} training images have cancer")
+    return {0: images / (2 * (images - positives)), 1: images / (2 * positives)}
 
 
 def corrected(evaluation: Evaluation, how: Pooling = "mean") -> pd.DataFrame:
@@ -137,14 +144,21 @@ def corrected(evaluation: Evaluation, how: Pooling = "mean") -> pd.DataFrame:
 
 
 def main_figures(evaluation: Evaluation, n: int) -> pd.DataFrame:
-    """AUC, average precision and pF1 with intervals: a row each way of scoring a breast, and one by image."""
-    undone = attempt(corrected, evaluation, "noisy_or")
+    """AUC, average precision and pF1 with intervals: a row each way of scoring a breast, and one by image.
+
+    Where the run has class weights, rows with the weights undone follow; noisy-or, which needs probabilities, is
+    left out where they are not known.
+    """
     tables = {
         "breast, mean": evaluation.breasts,
         "breast, highest": by_breast(evaluation.predictions, "max"),
-        "breast, noisy-or": by_breast(evaluation.predictions, "noisy_or") if isinstance(undone, LeftOut) else undone,
         "image": evaluation.predictions,
     }
+    ways: dict[str, Pooling] = {"mean": "mean", "highest": "max", "noisy-or": "noisy_or"}
+    if evaluation.run.config.imbalance == "none":
+        tables["breast, noisy-or"] = by_breast(evaluation.predictions, "noisy_or")
+    elif not isinstance(attempt(class_weights, evaluation.run), LeftOut):
+        tables |= {f"breast, {name}, weights undone": corrected(evaluation, how) for name, how in ways.items()}
     figures = {
         unit: metrics.bootstrap_many(df, {name: name for name in STATISTICS}, n=n) for unit, df in tables.items()
     }

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from rsna_nb.metrics import MetricsError, Women, check_predictions, in_parts, normal_interval
+from rsna_nb.metrics import MetricsError, Women, check_predictions, checked, in_parts, normal_interval
 
 Choose = Callable[[np.ndarray, np.ndarray], float]  # (labels, scores) -> threshold
 
@@ -77,7 +77,8 @@ def rates(counts: np.ndarray) -> np.ndarray:
 
 def at_threshold(labels: ArrayLike, scores: ArrayLike, threshold: float) -> OperatingPoint:
     """What recalling where score >= threshold gives."""
-    return OperatingPoint.of_calls(labels, np.asarray(scores) >= threshold, threshold)
+    positive, values = checked(labels, scores)
+    return OperatingPoint.of_calls(positive, values >= threshold, threshold)
 
 
 def curve(labels: ArrayLike, scores: ArrayLike) -> pd.DataFrame:
@@ -231,5 +232,21 @@ def rate_intervals(
         groups = [women.positives, women.negatives, recalled, women.positives + women.negatives]
         figures = zip(rates(each[i].sum(axis=0)), rates(sums[:, i]), groups, strict=True)
         intervals = [normal_interval(float(whole), draws, women.positives, count) for whole, draws, count in figures]
-        found.append([(interval.low, interval.high) for interval in intervals])
+        found.append(
+            [
+                exact_limits(interval.estimate, count) if interval.estimate in (0, 1) else (interval.low, interval.high)
+                for interval, count in zip(intervals, groups, strict=True)
+            ]
+        )
     return found
+
+
+def exact_limits(share: float, women: int, level: float = 0.95) -> tuple[float, float]:
+    """The interval of a share of 0 or 1 of so many women, of which all draws are equal.
+
+    Clopper & Pearson 1934, Biometrika 26:404: the share at which so extreme a sample has a chance of 2.5 %.
+    """
+    if women < 1:
+        return float("nan"), float("nan")
+    reach = 1 - ((1 - level) / 2) ** (1 / women)
+    return (0.0, reach) if share == 0 else (1 - reach, 1.0)

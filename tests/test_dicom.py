@@ -243,7 +243,7 @@ FAULTS = {
     "truncated": (cut, "cut off"),
     "truncated in the header": (lambda path: cut(path, 0.001), "no PixelData"),
     "colour": (lambda path: edited(path, PhotometricInterpretation="RGB", SamplesPerPixel=3), "not a greyscale image"),
-    "two frames": (lambda path: edited(path, NumberOfFrames=2), "2 frames"),
+    "two frames": (lambda path: edited(path, NumberOfFrames=2), "NumberOfFrames (0028,0008) must be 1"),
     "no photometric": (lambda path: edited(path, PhotometricInterpretation=""), "not a greyscale image"),
     "wrong rows": (lambda path: edited(path, Rows=401), "cut off"),
     "32 bits": (lambda path: edited(path, BitsAllocated=32), "BitsAllocated"),

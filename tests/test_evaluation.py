@@ -284,11 +284,38 @@ def test_a_comparison_is_refused_where_one_may_have_trained_on_the_others_women(
         comparison.compared(evaluation.evaluate(run), other_run(run, theirs), 20)
 
 
-def test_women_kept_out_as_another_split_may_be_compared(tmp_path, run):
+def test_a_run_judged_on_test_women_is_not_compared_with_one_judged_on_validation_women(run):
     theirs = predictions_of()
     theirs.loc[theirs["patient_id"].astype(int) % 2 == 0, "split"] = "test"
-    own, others = comparison.paired(evaluation.evaluate(run), other_run(run, theirs))
-    assert len(own) == len(others) == 120
+    with pytest.raises(MetricsError, match="is judged on validation women"):
+        comparison.paired(evaluation.evaluate(run), other_run(run, theirs))
+
+
+def test_images_that_one_run_alone_has_scored_are_not_dropped_silently(run):
+    theirs = predictions_of().drop_duplicates("patient_id")
+    with pytest.raises(MetricsError, match="images are scored by one of the two runs alone"):
+        comparison.paired(evaluation.evaluate(run), other_run(run, theirs))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"split": lambda df: df["split"].where(df["laterality"] == "L", "test")}, "women are in both splits"),
+        ({"laterality": lambda df: df["laterality"].where(df.index > 0, "l")}, "laterality is L or R, not l"),
+    ],
+)
+def test_women_on_both_sides_and_a_third_side_are_refused(run, change, reason):
+    other = other_run(run, predictions_of().assign(**change))
+    with pytest.raises(MetricsError, match=reason):
+        evaluation.evaluate(other)
+
+
+@pytest.mark.parametrize("counts", [{}, {"images": 9, "positives": 0}, {"images": 9, "positives": 9}, {"images": None}])
+def test_class_weights_that_are_not_known_are_left_out_and_noisy_or_with_them(run, counts):
+    given = {name: {"train": count} for name, count in ({"positives": 1} | counts if counts else {}).items()}
+    run.write_json("metrics.json", given)
+    found = evaluation.main_figures(evaluation.evaluate(run), 20)
+    assert list(found.index) == ["breast, mean", "breast, highest", "image"]
 
 
 def test_a_comparison_with_itself_or_with_other_labels_is_refused(run, judged):

@@ -9,7 +9,7 @@ import pytest
 from pydicom.tag import Tag
 from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1
 
-from rsna_nb import headers, metadata
+from rsna_nb import headers, metadata, steps
 from tests.conftest import write_dicom
 
 pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR")
@@ -136,3 +136,14 @@ def test_an_executor_reads_the_same(odd_files):
     with ThreadPoolExecutor(2) as executor:
         by_threads = headers.scan(paths, 0, 0, executor)
     assert by_threads.equals(headers.scan(paths, 0, 0))
+
+
+@pytest.mark.parametrize("keyword", ["BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"])
+def test_a_reason_that_a_notebook_shows_quotes_nothing(tmp_path, breast, keyword):
+    dataset = pydicom.dcmread(write_dicom(tmp_path / "x.dcm", breast))
+    tag = pydicom.datadict.tag_for_keyword(keyword)
+    dataset[tag] = pydicom.DataElement(tag, "LO", "Doe^Jane", validation_mode=pydicom.config.IGNORE)
+    dataset.save_as(tmp_path / "x.dcm")
+    reason = steps.picture(str(tmp_path / "x.dcm"), 64)
+    assert isinstance(reason, str)
+    assert "Doe" not in reason

@@ -156,3 +156,11 @@ def test_the_published_points_are_those_of_the_challenge():
     best = operating.PUBLISHED.set_index("system").loc["best single algorithm"]
     assert best[["recall_rate", "sensitivity", "specificity", "ppv"]].tolist() == [0.015, 0.486, 0.995, 0.646]
     assert set(operating.PUBLISHED["recall_rate"]) - {0.017} <= set(operating.RECALL_RATES)
+
+
+@pytest.mark.parametrize(("share", "women"), [(1, 20), (0, 20), (1, 1), (0, 300)])
+def test_a_rate_of_all_or_none_has_the_exact_interval(share, women):
+    low, high = operating.exact_limits(share, women)
+    extreme = low if share == 1 else 1 - high
+    assert extreme**women == pytest.approx(0.025)
+    assert (high if share == 1 else low) == share

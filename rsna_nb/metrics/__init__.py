@@ -1,6 +1,6 @@
 """How good the scores are, and how sure we can be of it."""
 
-from rsna_nb.metrics.figures import PREPARE, MetricsError, auc, average_precision, in_parts, pf1
+from rsna_nb.metrics.figures import PREPARE, MetricsError, auc, average_precision, checked, in_parts, pf1
 from rsna_nb.metrics.intervals import Interval, Women, bootstrap, bootstrap_many, difference, normal_interval, subgroups
 from rsna_nb.metrics.predictions import (
     Pooling,
@@ -25,6 +25,7 @@ __all__ = [
     "by_breast",
     "by_image",
     "check_predictions",
+    "checked",
     "class_weights",
     "cross_entropy",
     "difference",

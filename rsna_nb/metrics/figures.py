@@ -46,14 +46,22 @@ def evaluated(
     weights: ArrayLike | None,
 ) -> FloatOrDraws:
     """The figure by weights of shape (n,), or of each draw by weights of shape (draws, n), a few draws at once."""
-    positive, values = np.asarray(labels) == 1, np.asarray(scores, dtype=float)
-    if np.isnan(values).any():
-        raise MetricsError(f"{np.isnan(values).sum()} of {len(values)} scores are NaN")
+    positive, values = checked(labels, scores)
     evaluate = prepare(positive, values)
     draws = np.ones(len(values)) if weights is None else np.asarray(weights)
     if draws.ndim == 1:
         return float(evaluate(draws[np.newaxis].astype(float))[0])
     return np.concatenate([evaluate(part.astype(float)) for part in in_parts(draws)])
+
+
+def checked(labels: ArrayLike, scores: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Whether each row is positive, and the scores, both (n,); `MetricsError` for labels but 0 and 1, and for NaN."""
+    known, values = np.asarray(labels), np.asarray(scores, dtype=float)
+    if not np.isin(known, [0, 1]).all():
+        raise MetricsError(f"{(~np.isin(known, [0, 1])).sum()} of {len(known)} labels are neither 0 nor 1")
+    if np.isnan(values).any():
+        raise MetricsError(f"{np.isnan(values).sum()} of {len(values)} scores are NaN")
+    return known == 1, values
 
 
 def in_parts(draws: np.ndarray) -> Iterator[np.ndarray]:

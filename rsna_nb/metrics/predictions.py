@@ -64,6 +64,7 @@ def by_breast(predictions: pd.DataFrame, how: Pooling = "mean") -> pd.DataFrame:
     "noisy_or" is 1 - prod(1 - score), the chance that one image at least is of cancer where the scores are
     independent probabilities: undo the class weights first (`calibration.prior_correction`).
     """
+    predictions = check_predictions(predictions)
     breasts = predictions.groupby(["patient_id", "laterality"], sort=True)
     if how != "noisy_or":
         return breasts.agg(cancer=("cancer", "max"), score=("score", how)).reset_index()
@@ -102,8 +103,13 @@ def cross_entropy(positive: np.ndarray, scores: np.ndarray, epsilon: float = 1e-
 
 
 def class_weights(labels: ArrayLike) -> dict[int, float]:
-    """{0: w, 1: w} such that both classes weigh the same together and the mean weight is 1."""
+    """{0: w, 1: w} such that both classes weigh the same together and the mean weight is 1.
+
+    `MetricsError` where a class is missing.
+    """
     positive = np.asarray(labels) == 1
+    if positive.all() or not positive.any():
+        raise MetricsError(f"class weights need both classes: {positive.sum()} of {len(positive)} have cancer")
     return {0: len(positive) / (2 * int((~positive).sum())), 1: len(positive) / (2 * int(positive.sum()))}
 
 

@@ -30,8 +30,13 @@ def subgroup_forest(subgroups: pd.DataFrame, overall: Interval) -> Figure:
     axis.text(1.02, -0.2, "women\n(cancer)", transform=axis.get_yaxis_transform(), va="center", fontsize=9, color=GREY)
     without_box(axis)
     known = subgroups[subgroups["estimate"].notna()]
+    limits = [
+        "no interval" if np.isnan(low) else f"{low:.2f} to {high:.2f}"
+        for low, high in zip(known["low"].astype(float), known["high"].astype(float), strict=True)
+    ]
     words = [
-        f"{row.group} {row.value} {row.estimate:.2f} ({row.low:.2f} to {row.high:.2f})" for row in known.itertuples()
+        f"{row.group} {row.value} {row.estimate:.2f} ({limit})"
+        for row, limit in zip(known.itertuples(), limits, strict=True)
     ]
     return with_alt(figure, f"AUC by breast in groups of women, {overall} in all: {'; '.join(words)}.")
 

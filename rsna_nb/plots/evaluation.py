@@ -204,7 +204,10 @@ def example_breasts(examples: Mapping[str, pd.DataFrame], kind: str, columns: in
     )
     for axis in axes.flat:
         axis.axis("off")
-    captions = [f"{row.score:.3f} · {row.laterality} {row.view}" for row in rows.itertuples()]
+    views = rows["view"].fillna("") if "view" in rows else [""] * len(rows)
+    captions = [
+        f"{row.score:.3f} · {row.laterality} {view}".strip() for row, view in zip(rows.itertuples(), views, strict=True)
+    ]
     for axis, file, caption in zip(axes.flat, rows["file"], captions, strict=False):
         axis.imshow(plt.imread(file), cmap="gray", vmin=0, vmax=1)
         axis.set_title(caption, fontsize=9)

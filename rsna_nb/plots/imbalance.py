@@ -10,11 +10,10 @@ from matplotlib.ticker import PercentFormatter
 
 from rsna_nb.calibration import prior_correction
 from rsna_nb.imbalance import constant_loss
+from rsna_nb.operating import PUBLISHED
 from rsna_nb.plots.style import BLUE, GREEN, GREY, ORANGE, TITLES, finished, left_out, without_box
 
 SMALL, TINY = 100, 20  # breasts: a smaller group is drawn hollow, and a tiny one may lie beyond the axis
-PUBLISHED = {"the median of 1,537 algorithms": (0.276, 0.987), "the best of them": (0.486, 0.995)}
-"""Sensitivity and specificity by breast in the RSNA challenge (Radiology 2025)."""
 
 
 def prevalence_forest(shares: pd.DataFrame, overall: float | None = None) -> Figure:
@@ -66,8 +65,11 @@ def accuracy_trap(share: float) -> Figure:
         accuracy = share * sensitivity + (1 - share) * specificity
         axis.plot(specificity, accuracy, color=BLUE, alpha=shade, label=f"finds {sensitivity:.0%} of the cancers")
     axis.axhline(1 - share, color=ORANGE, linestyle=":", label='says "no cancer" to all: finds none')
-    for (name, (found, spared)), marker in zip(PUBLISHED.items(), "so", strict=True):
-        axis.plot(spared, share * found + (1 - share) * spared, marker, color=GREEN, linestyle="", label=name)
+    published = PUBLISHED.iloc[:2]
+    reached = share * published["sensitivity"] + (1 - share) * published["specificity"]
+    points = zip(published["specificity"], reached, published["system"], "so", strict=True)
+    for spared, accurate, name, marker in points:
+        axis.plot(spared, accurate, marker, color=GREEN, linestyle="", label=str(name))
     for vertical in (axis.xaxis, axis.yaxis):
         vertical.set_major_formatter(PercentFormatter(1, decimals=0))
     axis.set(xlabel="specificity: healthy breasts called healthy", ylabel="accuracy, by breast", xlim=(lowest, 1.002))
