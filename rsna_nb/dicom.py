@@ -161,7 +161,7 @@ def check_frame(dataset: pydicom.Dataset) -> None:
 def read_frame(dataset: pydicom.Dataset, shape: tuple[int, int]) -> Reading:
     """The frame of a checked data set."""
     pyramid = open_pyramid(dataset)
-    search_level = max(0, int(log2(max(pyramid.shape) / SEARCH_SIDE)))
+    search_level = search_level_of(pyramid.shape)
     breast, declared, rough = search(pyramid, search_level, dataset)
     crop = stored_box(breast, search_level, pyramid.shape)
     level = min(search_level, level_for(crop, shape))
@@ -185,6 +185,11 @@ def read_frame(dataset: pydicom.Dataset, shape: tuple[int, int]) -> Reading:
         level=level,
         crop=crop,
     )
+
+
+def search_level_of(shape: tuple[int, int]) -> int:
+    """The coarsest level at which the longer side of a picture of `shape` has `SEARCH_SIDE` pixels; 0 for small ones."""
+    return max(0, int(log2(max(shape) / SEARCH_SIDE)))
 
 
 def search(pyramid: Pyramid, level: int, dataset: pydicom.Dataset) -> tuple[Breast, Voi, Voi]:

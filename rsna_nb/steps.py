@@ -42,7 +42,7 @@ def reading_steps(path: str, img_size: int | list[int]) -> list[Step]:
 def steps_of(dataset: pydicom.Dataset, reading: dicom.Reading) -> list[Step]:
     """The steps that led to `reading`."""
     pyramid = open_pyramid(dataset)
-    search_level = max(0, int(np.log2(max(pyramid.shape) / dicom.SEARCH_SIDE)))
+    search_level = dicom.search_level_of(pyramid.shape)
     breast, declared, rough = dicom.search(pyramid, search_level, dataset)
     stored = pyramid.level(reading.level)
     padding = padding_mask(stored, dataset)
