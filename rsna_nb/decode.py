@@ -35,7 +35,7 @@ TRANSFER_SYNTAXES = (  # not the deflated one, whose files can be as large in me
 
 def open_pyramid(dataset: Dataset) -> Pyramid:
     """The frame of a checked data set; raises `UnreadableError` with what is wrong."""
-    if dataset.file_meta.TransferSyntaxUID in LOSSLESS_JPEG_2000:  # a lossy one can leave the range, and be clipped late
+    if dataset.file_meta.TransferSyntaxUID in LOSSLESS_JPEG_2000:  # a lossy one is clipped too late
         codestream = joined_fragments(dataset)
         header = checked_header(codestream, dataset)
         if is_reducible(header, dataset):

@@ -188,7 +188,7 @@ def read_frame(dataset: pydicom.Dataset, shape: tuple[int, int]) -> Reading:
 
 
 def search_level_of(shape: tuple[int, int]) -> int:
-    """The coarsest level at which the longer side of a picture of `shape` has `SEARCH_SIDE` pixels; 0 for small ones."""
+    """The coarsest level at which the longer side of a picture of `shape` has `SEARCH_SIDE` pixels, or 0."""
     return max(0, int(log2(max(shape) / SEARCH_SIDE)))
 
 
