@@ -79,14 +79,15 @@ def build_small(shape: tuple[int, int], weights: str | None, synchronized: bool)
     """A residual network of 0.17 million parameters, for training from scratch on a laptop; no ImageNet weights."""
     image = keras.Input((*shape, 1), name="image")
 
-    def convolution(x: keras.KerasTensor, filters: int, size: int, stride: int = 1) -> keras.KerasTensor:
-        x = layers.Conv2D(filters, size, stride, padding="same", use_bias=False)(x)
-        return layers.BatchNormalization(momentum=0.9, synchronized=synchronized)(x)
+    def convolution(x: keras.KerasTensor, name: str, filters: int, size: int, stride: int = 1) -> keras.KerasTensor:
+        x = layers.Conv2D(filters, size, stride, padding="same", use_bias=False, name=f"{name}_conv")(x)
+        x = layers.BatchNormalization(momentum=0.9, synchronized=synchronized, name=f"{name}_bn")(x)
+        return layers.ReLU(name=f"{name}_relu")(x)
 
-    x = layers.ReLU()(convolution(image, 16, 5, 2))
-    for filters in (24, 48, 96):
-        x = layers.ReLU()(convolution(x, filters, 3, 2))
-        x = layers.Add()([x, layers.ReLU()(convolution(x, filters, 3))])
+    x = convolution(image, "stage_0", 16, 5, 2)
+    for stage, filters in enumerate((24, 48, 96), 1):
+        x = convolution(x, f"stage_{stage}_down", filters, 3, 2)
+        x = layers.Add(name=f"stage_{stage}_add")([x, convolution(x, f"stage_{stage}_same", filters, 3)])
     network = keras.Model(image, x, name="backbone")
     if weights:
         network.load_weights(weights)

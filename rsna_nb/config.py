@@ -9,11 +9,16 @@ import contextlib
 import difflib
 import json
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
+from rsna_nb.storage import write_whole
+
 SCHEMA_VERSION = 1
+
+
+INFINITY = float("inf")
 
 
 class ConfigError(ValueError):
@@ -31,7 +36,7 @@ def one_of(default: str, choices: tuple[str, ...], help: str) -> Any:
 
 def number(default: float, low: float, high: float, help: str) -> Any:
     """A number in [low, high); `high` may be infinite."""
-    rule = f"at least {low:g}" + (f" and below {high:g}" if high < float("inf") else "")
+    rule = f"at least {low:g}" + (f" and below {high:g}" if high < INFINITY else "")
     return setting(default, help, rule, lambda value: low <= value < high)
 
 
@@ -58,7 +63,8 @@ class RunConfig:
     store_dir: str = setting("data/prepared", "where prepared pictures are kept")
     runs_dir: str = setting("runs", "where run folders are made")
     run_name: str = setting("", "a word added to the run id", "letters, digits, - _ .", is_folder_name)
-    limit_patients: int = number(0, 0, float("inf"), "0: all women; else so many, the share with cancer kept")
+    resume: str = setting("", "id of a stopped run to go on with; it has its settings")
+    limit_patients: int = number(0, 0, INFINITY, "0: all women; else so many, the share with cancer kept")
     img_size: int | list[int] = setting(
         512,
         "512 or 1024, any multiple of 32, or [height, width]",
@@ -68,29 +74,50 @@ class RunConfig:
     backbone: str = setting("resnet50v2", "a name in rsna_nb.backbones.BACKBONES")
     weights: str = setting("imagenet", '"imagenet", "none" or a weights file', "not empty", bool)
     freeze_backbone: bool = setting(True, "train the head alone")
+    feature_bank: bool = setting(True, "pass each picture through a frozen backbone once, not in every epoch")
+    fine_tune_epochs: int = number(0, 0, INFINITY, "epochs that train the backbone too, after those of the head")
+    fine_tune_from: str = setting("", 'first layer that then learns, by a part of its name, as "conv5"; "" for all')
+    fine_tune_learning_rate: float = number(1e-5, 1e-12, 10, "of Adam, when the backbone learns")
     pooling: str = one_of("avg", ("avg", "max"), '"avg" or "max", over the backbone\'s last feature map')
     dropout: float = number(0.2, 0, 1, "share of pooled features dropped in training")
     augmentation: str = one_of("flips", ("none", "flips"), '"none" or "flips" (horizontal and vertical)')
-    imbalance: str = one_of("class_weight", ("none", "class_weight"), '"none" or "class_weight"')
-    epochs: int = number(35, 1, float("inf"), "passes over the training images")
-    batch_size_per_gpu: int = number(256, 1, float("inf"), "the global batch is this times the GPUs")
+    imbalance: str = one_of(
+        "class_weight",
+        ("none", "class_weight", "balanced_batches", "focal"),
+        '"none", "class_weight", "balanced_batches" or "focal"',
+    )
+    positive_fraction: float = number(0.125, 0.001, 1, "share of positives in balanced batches, one at least")
+    positive_label: float = setting(
+        1.0, "what a positive is to be scored as, 0.8 to 1", "0.8 to 1", lambda value: 0.8 <= value <= 1
+    )
+    focal_gamma: float = number(2.0, 0, 10, "how little the focal loss weighs what is right already")
+    epochs: int = number(35, 1, INFINITY, "passes over the training images")
+    batch_size_per_gpu: int = number(256, 1, INFINITY, "the global batch is this times the GPUs")
+    gradient_accumulation: int = number(1, 1, 65, "times batch_size_per_gpu that make one step of the optimizer")
     learning_rate: float = number(1e-3, 1e-12, 10, "of Adam, at the start")
+    lr_schedule: str = one_of(
+        "plateau", ("plateau", "cosine"), '"plateau" (falls without gain) or "cosine" (to 0 at the last epoch)'
+    )
+    warmup_epochs: int = number(0, 0, INFINITY, "in which the learning rate rises from 0")
+    clip_norm: float = number(0.0, 0, INFINITY, "longest gradient, all weights together; 0 for any")
+    ema: float = number(0.0, 0, 1, "momentum of averaged weights, which are then judged and kept, as 0.999; 0 for none")
     val_fraction: float = number(0.2, 0.01, 0.9, "share of women for validation, unless fold asks for one")
     test_fraction: float = number(0.0, 0, 0.9, "share of women set aside, unseen by training and checkpoint choice")
-    fold: int = number(-1, -1, float("inf"), "-1: one hold-out; else this fold is the validation")
-    n_folds: int = number(5, 2, float("inf"), "folds of women, of which fold names one")
+    fold: int = number(-1, -1, INFINITY, "-1: one hold-out; else this fold is the validation")
+    n_folds: int = number(5, 2, INFINITY, "folds of women, of which fold names one")
     monitor: str = one_of(
         "val_loss", ("val_loss", "val_auc", "val_pf1"), '"val_loss", "val_auc" or "val_pf1": picks the best epoch'
     )
-    reduce_lr_patience: int = number(3, 0, float("inf"), "epochs without gain before the rate falls; 0: never")
+    reduce_lr_patience: int = number(3, 0, INFINITY, "epochs without gain before the rate falls; 0: never")
     reduce_lr_factor: float = number(0.5, 0.01, 1, "what the learning rate is multiplied by then")
-    early_stopping_patience: int = number(10, 0, float("inf"), "epochs without gain before the end; 0: never")
+    early_stopping_patience: int = number(10, 0, INFINITY, "epochs without gain before the end; 0: never")
     mixed_precision: str = one_of(
         "auto",
         ("auto", "float32", "bfloat16", "float16"),
         '"auto" (bfloat16 where the GPU has it), "float32", "bfloat16", "float16"',
     )
-    seed: int = number(42, 0, 2**31, "of the split, the order, the flips and the weights")
+    seed: int = number(42, 0, 2**31, "of the order, the flips and the weights")
+    split_seed: int = number(42, 0, 2**31, "of who is in which split")
     schema_version: int = setting(
         SCHEMA_VERSION,
         "of these settings; not to be changed",
@@ -115,6 +142,10 @@ class RunConfig:
                 'freeze_backbone with weights "none" would keep random features: '
                 "set freeze_backbone to false, or give weights"
             )
+        if self.fine_tune_epochs and not self.freeze_backbone:
+            raise ConfigError("fine_tune_epochs come after those with a frozen backbone: set freeze_backbone to true")
+        if self.warmup_epochs >= min(self.epochs, self.fine_tune_epochs or self.epochs) and self.warmup_epochs:
+            raise ConfigError(f"warmup_epochs {self.warmup_epochs} must be fewer than epochs and fine_tune_epochs")
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> Self:
@@ -148,11 +179,39 @@ class RunConfig:
         cells = {cell.splitlines()[0]: cell for cell in namespace.get("In", []) if cell.startswith("# Parameters")}
         assigned = {name: namespace.get(name) for cell in cells.values() for name in assigned_names(cell)}
         refuse_unknown(assigned, own)
+        if namespace.get("resume"):
+            return cls.resumed({name: value for name, value in assigned.items() if name not in own})
         return cls(**{entry.name: namespace[entry.name] for entry in fields(cls) if entry.name in namespace})
 
+    @classmethod
+    def resumed(cls, given: Mapping[str, Any]) -> Self:
+        """The settings of the run that `given` names as `resume`; any other that is given has to be the run's own.
+
+        A default that is given counts as not given: a notebook has a line for each.
+        """
+        defaults = {entry.name: entry.default for entry in fields(cls)}
+        asked = cls(resume=given["resume"], runs_dir=given.get("runs_dir", defaults["runs_dir"]))
+        path = resolve(asked.runs_dir) / asked.resume / "config" / "config.json"
+        if not path.is_file():
+            raise ConfigError(f"resume: there is no run {asked.resume} in {resolve(asked.runs_dir)}")
+        own = replace(cls.from_json(path), resume=asked.resume, runs_dir=asked.runs_dir)
+        refuse_unknown(given)
+        values = {name: coerce(name, value, type(defaults[name])) for name, value in given.items()}
+        wrong = [
+            f"{name} {value!r} (the run has {getattr(own, name)!r})"
+            for name, value in values.items()
+            if value not in (defaults[name], getattr(own, name))
+        ]
+        if wrong:
+            raise ConfigError(f"run {asked.resume} goes on with its own settings: leave out " + ", ".join(wrong))
+        return own
+
     def to_json(self, path: str | Path) -> None:
-        """Write every setting, defaults filled in: a file for `from_json` and for papermill's -f."""
-        Path(path).write_text(json.dumps(asdict(self), indent=2) + "\n")
+        """Write every setting, defaults filled in: a file for `from_json` and for papermill's -f.
+
+        `resume` is left empty, so that the file repeats a run and does not go on with it.
+        """
+        write_whole(Path(path), (json.dumps(asdict(self) | {"resume": ""}, indent=2) + "\n").encode())
 
     @property
     def image_shape(self) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from rsna_nb import metrics, splits
@@ -15,20 +16,26 @@ MOST_FAILED = 0.1  # share of unreadable files above which something is wrong wi
 
 @dataclass(frozen=True)
 class Data:
-    """`table` has a row for each picture in the store, with `split` and `file`; `ledger` for each image."""
+    """`table` has a row for each picture in `store`, with `split` and `file`; `ledger` for each image."""
 
     table: pd.DataFrame
     ledger: pd.DataFrame
+    store: Path
 
     def rows(self, split: str) -> pd.DataFrame:
         """The rows of "train", "validation" or "test"."""
         return self.table[self.table["split"] == split].reset_index(drop=True)
 
+    def digests(self) -> np.ndarray:
+        """uint64 for each row of the table: another one where another picture was prepared."""
+        read = self.ledger[self.ledger["status"] == "ok"].drop(columns="milliseconds")
+        return pd.util.hash_pandas_object(read.astype(str), index=False).to_numpy()
+
 
 def split_table(config: RunConfig) -> tuple[pd.DataFrame, Path]:
     """The checked table with its column `split`, and the folder it came from. Needs no picture."""
     data_dir = find_data(config.data_dir)
-    table = splits.limit_patients(load_metadata(data_dir), config.limit_patients, config.seed)
+    table = splits.limit_patients(load_metadata(data_dir), config.limit_patients, config.split_seed)
     return table.assign(split=splits.assign(table, config)), data_dir
 
 
@@ -47,9 +54,9 @@ def prepare(config: RunConfig, table: pd.DataFrame, data_dir: Path) -> Data:
     readable = table[~failed.to_numpy()].reset_index(drop=True)
     splits.check_sides(readable["cancer"], readable["split"], sorted(table["split"].unique()))
     files = [str(image_file(store, *ids)) for ids in zip(readable["patient_id"], readable["image_id"], strict=True)]
-    return Data(readable.assign(file=files), ledger)
+    return Data(readable.assign(file=files), ledger, store)
 
 
 def class_weights(config: RunConfig, training: pd.DataFrame) -> dict[int, float]:
-    """{0: weight, 1: weight} of the training and the validation loss, as the setting `imbalance` asks."""
+    """{0: weight, 1: weight} of the training loss, as the setting `imbalance` asks."""
     return metrics.class_weights(training["cancer"]) if config.imbalance == "class_weight" else {0: 1.0, 1: 1.0}

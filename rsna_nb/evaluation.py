@@ -124,16 +124,23 @@ def checked(predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def class_weights(run: Run) -> dict[int, float]:
-    """The weights that the run was trained with, from the counts in metrics.json; `MetricsError` for none."""
-    if run.config.imbalance != "class_weight":
-        raise MetricsError(f'the run was trained without class weights (imbalance "{run.config.imbalance}")')
+    """The weights that training gave the classes, from the counts in metrics.json; `MetricsError` for none.
+
+    Batches with a fixed share of positives weigh them as class weights of that share would.
+    """
+    config = run.config
+    if config.positive_label < 1:
+        raise MetricsError(f"scores are no probabilities: positives were to have {config.positive_label:g}")
+    if config.imbalance not in ("class_weight", "balanced_batches"):
+        raise MetricsError(f'the run was trained without class weights (imbalance "{config.imbalance}")')
     try:
         images, positives = (int(run.metrics[name]["train"]) for name in ("images", "positives"))
+        share = 0.5 if config.imbalance == "class_weight" else float(run.metrics["sampled_share"])
     except (KeyError, TypeError, ValueError) as error:  # json.JSONDecodeError among them
         raise MetricsError(f"metrics.json does not say how many training images there were: {error}") from error
     if not 0 < positives < images:
         raise MetricsError(f"metrics.json says {positives} of {images} training images have cancer")
-    return {0: images / (2 * (images - positives)), 1: images / (2 * positives)}
+    return {0: (1 - share) * images / (images - positives), 1: share * images / positives}
 
 
 def corrected(evaluation: Evaluation, how: Pooling = "mean") -> pd.DataFrame:
@@ -155,7 +162,7 @@ def main_figures(evaluation: Evaluation, n: int) -> pd.DataFrame:
         "image": evaluation.predictions,
     }
     ways: dict[str, Pooling] = {"mean": "mean", "highest": "max", "noisy-or": "noisy_or"}
-    if evaluation.run.config.imbalance == "none":
+    if evaluation.run.config.imbalance == "none" and evaluation.run.config.positive_label == 1:
         tables["breast, noisy-or"] = by_breast(evaluation.predictions, "noisy_or")
     elif not isinstance(attempt(class_weights, evaluation.run), LeftOut):
         tables |= {f"breast, {name}, weights undone": corrected(evaluation, how) for name, how in ways.items()}

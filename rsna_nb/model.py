@@ -7,7 +7,7 @@ import keras
 from keras import layers
 
 from rsna_nb.backbones import build_backbone
-from rsna_nb.config import RunConfig, resolve
+from rsna_nb.config import ConfigError, RunConfig, resolve
 
 POOLING = {"avg": layers.GlobalAveragePooling2D, "max": layers.GlobalMaxPooling2D}
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
@@ -30,13 +30,53 @@ def build_model(config: RunConfig, precision: str = "float32", synchronized: boo
         backbone = build_backbone(config.backbone, config.image_shape, weights, synchronized)
         backbone.trainable = not config.freeze_backbone
         image = keras.Input((*config.image_shape, 1), name="mammogram")
-        # A frozen backbone stays in inference mode: its batch normalisation keeps ImageNet's statistics.
-        features = backbone(image, training=False) if config.freeze_backbone else backbone(image)
-        pooled = POOLING[config.pooling](name="pooled")(features)
+        pooled = POOLING[config.pooling](name="pooled")(backbone(image))
         kept = layers.Dropout(config.dropout, seed=config.seed, name="dropout")(pooled)
         probability = layers.Dense(1, activation="sigmoid", dtype="float32", name="cancer")(kept)
         # Within the policy: compile scales the loss of float16 where the model itself has it.
         return keras.Model(image, probability, name="detector")
+
+
+def body_of(model: keras.Model) -> keras.Model:
+    """A picture -> pooled features, by the model's own layers."""
+    return keras.Model(model.input, model.get_layer("pooled").output, name="body")
+
+
+def head_of(model: keras.Model) -> keras.Model:
+    """Pooled features -> the probability, by the model's own layers: what trains the one trains the other."""
+    features = keras.Input(model.get_layer("pooled").output.shape[1:], name="features")
+    kept = model.get_layer("dropout")(features)
+    with dtype_policy(model.dtype_policy.name):  # by which the loss of float16 is scaled
+        return keras.Model(features, model.get_layer("cancer")(kept), name="head")
+
+
+def open_backbone(model: keras.Model, first: str = "") -> int:
+    """Let the backbone learn, from the first layer whose name contains `first` on; how many layers it is.
+
+    Of batch normalisation the scale and offset learn; `learner.Learner` keeps its statistics as they are.
+    """
+    opened = layers_from(model, first)
+    backbone = model.get_layer("backbone")
+    backbone.trainable = True
+    for layer in in_order(backbone):
+        layer.trainable = layer in opened
+    return len(opened)
+
+
+def layers_from(model: keras.Model, first: str) -> list[layers.Layer]:
+    """The backbone's layers from the first whose name contains `first` on; `ConfigError` where there is none."""
+    known = list(in_order(model.get_layer("backbone")))
+    start = next((number for number, layer in enumerate(known) if first in layer.name), None)
+    if start is None:
+        names = [layer.name for layer in known if layer.weights]
+        raise ConfigError(f"fine_tune_from {first} is in no layer's name; the layers are {', '.join(names)}")
+    return known[start:]
+
+
+def in_order(network: keras.Model) -> Iterator[layers.Layer]:
+    """The layers of a network in the order of its graph, those of networks within it in their place."""
+    for layer in network.layers:
+        yield from in_order(layer) if isinstance(layer, keras.Model) else [layer]
 
 
 @contextmanager

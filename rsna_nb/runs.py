@@ -4,7 +4,8 @@ config/config.json       every setting: papermill's -f repeats the run with it
 config/environment.json  versions, devices, commit, command, fingerprints of the table and the store
 code/                    rsna_nb and the notebook's cells as they ran
 logs/                    train.log, history.csv
-tensorboard/, checkpoints/, predictions.csv, metrics.json
+checkpoints/             best.keras, and state.npz, from which the run is resumed
+tensorboard/, predictions.csv, metrics.json
 """
 
 import contextlib
@@ -76,7 +77,8 @@ class Run:
         path = self.path / name
         if not path.is_file():
             raise RunError(
-                f"run {self.id} has no {name}: it was stopped before, see {self.path / 'logs' / 'train.log'}"
+                f"run {self.id} has no {name}: it was stopped before, see {self.path / 'logs' / 'train.log'}; with "
+                "resume set to its id 03_train goes on with it"
             )
         return path
 
@@ -100,8 +102,8 @@ def new_run(config: RunConfig) -> Run:
             time.sleep(0.1)
     for name in ("config", "code", "logs", "tensorboard", "checkpoints"):
         (path / name).mkdir()
-    config.to_json(path / "config" / "config.json")
     copy_code(path / "code")
+    config.to_json(path / "config" / "config.json")  # last: a folder that has it is whole
     return Run(path)
 
 

@@ -101,13 +101,13 @@ def assign(metadata: pd.DataFrame, config: RunConfig) -> pd.Series:
     split = pd.Series("train", index=metadata.index, name="split")
     rest = np.arange(len(metadata))
     if config.test_fraction > 0:
-        rest, test = hold_out(metadata, config.test_fraction, config.seed)
+        rest, test = hold_out(metadata, config.test_fraction, config.split_seed)
         split.iloc[test] = "test"
     others = metadata.iloc[rest]
     if config.fold >= 0:
-        _, validation = k_folds(others, config.n_folds, config.seed)[config.fold]
+        _, validation = k_folds(others, config.n_folds, config.split_seed)[config.fold]
     else:
-        _, validation = hold_out(others, config.val_fraction / (1 - config.test_fraction), config.seed)
+        _, validation = hold_out(others, config.val_fraction / (1 - config.test_fraction), config.split_seed)
     split.iloc[rest[validation]] = "validation"
     check_sides(metadata["cancer"], split, ["train", "validation"] + ["test"] * (config.test_fraction > 0))
     return split

@@ -2,11 +2,15 @@
 
 import contextlib
 import fcntl
+import io
 import logging
 import os
 import uuid
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+import numpy as np
 
 log = logging.getLogger(__name__)
 
@@ -18,16 +22,44 @@ def write_whole(path: Path, content: bytes) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
-    with part.open("wb") as file:
-        file.write(content)
-        file.flush()
+    part.write_bytes(content)
+    put(part, path)
+
+
+def put(part: Path, path: Path) -> None:
+    """Give a file its name once all of it is on the disk."""
+    with part.open("rb") as file:
         os.fsync(file.fileno())
     os.replace(part, path)
 
 
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """An .npz file, whole or not at all."""
+    content = io.BytesIO()
+    np.savez(content, allow_pickle=False, **arrays)
+    write_whole(path, content.getvalue())
+
+
+class DamagedFileError(RuntimeError):
+    """A file that cannot be what was written."""
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file, every checksum compared; `DamagedFileError` where it is damaged.
+
+    (np.load reads no further than an array's own header says, so that one damaged there goes unnoticed.)
+    """
+    try:
+        with zipfile.ZipFile(path) as file:
+            names = [name.removesuffix(".npy") for name in file.namelist()]
+            return {name: np.load(io.BytesIO(file.read(f"{name}.npy"))) for name in names}
+    except (ValueError, KeyError, RuntimeError, EOFError, SyntaxError, zipfile.BadZipFile) as error:
+        raise DamagedFileError(f"{path} is damaged: {error}") from error
+
+
 def remove_parts(folder: Path) -> None:
     """Remove what killed processes had begun to write in a folder and those below it."""
-    for part in folder.rglob(".*.part"):
+    for part in folder.rglob(".*.part*"):
         part.unlink(missing_ok=True)
 
 

@@ -161,7 +161,7 @@ def model_card(evaluation: Evaluation) -> Words:
         if is_drawn(evaluation.run)
         else f"`{folder_name(evaluation.run)}`",
         "Trained on": trained_on(evaluation.run),
-        "Split": f"by woman, seed {config.seed}: {split}, {config.test_fraction:.0%} for test",
+        "Split": f"by woman, seed {config.split_seed}: {split}, {config.test_fraction:.0%} for test",
         "Judged on": f"{evaluation.split}: {counts(evaluation)}",
         "Checkpoint": f"best `{config.monitor}` on the validation women{of_epochs(evaluation.run)}",
         "Made with": made_with(evaluation.run),

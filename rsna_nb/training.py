@@ -1,168 +1,118 @@
 """Settings -> a finished run folder."""
 
+import dataclasses
+import json
 import logging
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from rsna_nb import callbacks, inputs, metrics, runs
+from rsna_nb import checkpoints, features, metrics, runs
 from rsna_nb.callbacks import TrainingError
+from rsna_nb.checkpoints import BestCheckpoint
 from rsna_nb.config import RunConfig
-from rsna_nb.data import Data, class_weights, prepare, split_table
-from rsna_nb.model import build_model
+from rsna_nb.data import prepare, split_table
+from rsna_nb.distribution import Devices, explained_loss, find_devices
+from rsna_nb.fitting import Fitting
+from rsna_nb.inputs import Pictures
+from rsna_nb.learner import Route
+from rsna_nb.model import build_model, layers_from
 from rsna_nb.runs import Run
+from rsna_nb.storage import locked, remove_parts, write_whole
 
+__all__ = ["TrainingError", "train"]
 log = logging.getLogger(__name__)
-
-FEW_STEPS = 10
-# Evenly spaced in the logit: on confident scores Keras's evenly spaced probabilities are far off.
-AUC_THRESHOLDS = [1 / (1 + np.exp(-logit)) for logit in np.linspace(-16, 16, 400)]
 
 
 def train(config: RunConfig) -> Run:
     """Train as the settings say and return the run, its folder complete.
 
-    Demo data and the store are made where they are missing; several GPUs are used together.
+    Demo data and the store are made where they are missing. All GPUs are used together, with TF_CONFIG those of
+    several machines, whose first one writes the folder. With `resume` a stopped run goes on from its last epoch.
 
     Raises
     ------
     TrainingError
-        Where training ends early: no GPU memory, a loss that is not a number, SIGTERM.
+        Where training ends early: no GPU memory for one image, a loss that is not a number, SIGTERM.
+    RunError
+        Where a run to be resumed is not there, or its settings, table or pictures are others now.
+    DistributionError
+        Where another machine was lost.
     MetadataError, SplitError, PrepareError, WeightsError
         Where the data or the weights are wrong. logs/train.log of the run folder ends with the reason.
     """
     runs.log_to_console()
-    run = runs.new_run(config)
-    with runs.logged(run):
-        log.info("run %s", run.path)
-        keras.utils.set_random_seed(config.seed)
-        strategy, replicas = choose_strategy()
-        with strategy.scope() if strategy else nullcontext():  # first: weights that cannot be had cost no waiting
-            model = build_model(config, choose_precision(config.mixed_precision), synchronized=replicas > 1)
-        table, data_dir = split_table(config)
-        data = prepare(config, table, data_dir)
-        run.write_json("config/environment.json", runs.environment(device_names(), table, data.ledger))
-        with strategy.scope() if strategy else nullcontext():
-            compile_model(model, config)
-        started = time.perf_counter()
-        with explained_memory(config):
-            best = fit(model, config, data, run, replicas)
-            predictions = write_predictions(run, data, config, best.scores)
-        write_metrics(run, data, predictions, best.epoch, time.perf_counter() - started)
-        log.info("finished: %s", run.path)
+    devices = find_devices()
+    with explained_loss(devices):
+        run = begin(config, devices)
+    with alone_in(run) if devices.chief else nullcontext(), explained_loss(devices):
+        log.info("run %s%s", run.path, " goes on" if config.resume else "")
+        if (run.path / "metrics.json").is_file():
+            log.info("it is finished: nothing is left to do")
+        else:
+            train_in(run, dataclasses.replace(config, resume=""), devices)
+        devices.wait()
     return run
 
 
-def device_names() -> list[str]:
-    """Logical devices that train: all GPUs, or the CPU where there is none."""
-    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-    return [device.name for device in devices]
+@contextmanager
+def alone_in(run: Run) -> Iterator[None]:
+    """Log into the run's folder, and keep other processes from going on with the same run."""
+    with runs.logged(run), locked(run.path / "checkpoints"):
+        remove_parts(run.path)
+        yield
 
 
-def choose_strategy() -> tuple[tf.distribute.Strategy | None, int]:
-    """MirroredStrategy over several devices, None for one (XLA is then used); and the number of replicas."""
-    devices = device_names()
-    log.info("devices: %s", ", ".join(devices))
-    if len(devices) == 1:
-        return None, 1
-    return tf.distribute.MirroredStrategy(devices), len(devices)
+def begin(config: RunConfig, devices: Devices) -> Run:
+    """The run folder: a new one, made by the first machine, or that of the run to be resumed."""
+    if config.resume:
+        run = runs.load_run(config.resume, config.runs_dir)
+    else:
+        run = Run(Path(devices.told_by_chief(str(runs.new_run(config).path) if devices.chief else "")))
+    checkpoints.check_settings(run, config)
+    return run
 
 
-def choose_precision(setting: str) -> str:
-    """ "auto" is bfloat16 where every GPU computes in it (Ampere and later), else float32."""
-    if setting != "auto":
-        return setting
+def train_in(run: Run, config: RunConfig, devices: Devices) -> None:
+    keras.utils.set_random_seed(config.seed)
+    before = run.path / "config" / "environment.json"
+    precision = json.loads(before.read_text())["precision"] if before.is_file() else choose_precision(config)
+    precision = devices.told_by_chief(precision)
+    log.info("precision: %s", precision)
+    with devices.scope():  # first: weights that cannot be had cost no waiting
+        model = build_model(config, precision, synchronized=devices.replicas > 1)
+    if config.fine_tune_epochs:
+        layers_from(model, config.fine_tune_from)  # a misspelt name is an error now, not after the head
+    table, data_dir = split_table(config)
+    data = prepare(config, table, data_dir)
+    environment = runs.environment(list(devices.names), table, data.ledger) | {"precision": precision}
+    if devices.chief and not before.is_file():
+        run.write_json("config/environment.json", environment)
+    devices.wait()
+    checkpoints.check_data(run, environment)
+    if devices.chief:
+        draw_graph(model, run.path / "tensorboard" / "train")
+    fitting = Fitting(config, run, devices, model, data)
+    best = fitting.fit()
+    devices.wait()  # for best.keras to be there
+    predictions = predict(fitting, best)
+    if devices.chief:
+        write_metrics(fitting, predictions, best.epoch)
+        log.info("finished: %s", run.path)
+
+
+def choose_precision(config: RunConfig) -> str:
+    """ "auto" is bfloat16 where every GPU of this machine computes in it (Ampere and later), else float32."""
+    if config.mixed_precision != "auto":
+        return config.mixed_precision
     gpus = tf.config.list_physical_devices("GPU")
     capable = [tf.config.experimental.get_device_details(gpu).get("compute_capability", (0,))[0] >= 8 for gpu in gpus]
-    precision = "bfloat16" if gpus and all(capable) else "float32"
-    log.info("precision: %s", precision)
-    return precision
-
-
-def compile_model(model: keras.Model, config: RunConfig) -> None:
-    model.compile(
-        optimizer=keras.optimizers.Adam(config.learning_rate),
-        loss=keras.losses.BinaryCrossentropy(),
-        metrics=[
-            keras.metrics.AUC(thresholds=AUC_THRESHOLDS, name="auc"),
-            keras.metrics.BinaryAccuracy(name="accuracy"),
-            keras.metrics.BinaryCrossentropy(name="bce"),
-            keras.metrics.Precision(name="precision"),
-            keras.metrics.Recall(name="recall"),
-            keras.metrics.F1Score(average="micro", threshold=0.5, name="f1"),
-        ],
-    )
-
-
-def fit(model: keras.Model, config: RunConfig, data: Data, run: Run, replicas: int) -> callbacks.BestCheckpoint:
-    """Train, leaving the checkpoint, the history and TensorBoard's files in the run; returns what is best."""
-    training, validation = data.rows("train"), data.rows("validation")
-    batch = inputs.global_batch(config, replicas, len(training))
-    steps = len(training) // batch
-    weights = class_weights(config, training)
-    log.info("images: %d for training, %d for validation", len(training), len(validation))
-    log.info("global batch %d: %d steps an epoch", batch, steps)
-    if batch < config.batch_size_per_gpu * replicas:
-        log.warning("the global batch is cut to the training images there are")
-    log.info("class weights: %.3f without cancer, %.3f with", weights[0], weights[1])
-    if steps < FEW_STEPS:
-        log.warning("only %d steps an epoch: a smaller batch_size_per_gpu would learn more from each", steps)
-    dataset = inputs.training_batches(config, training, weights, replicas)
-    validate = callbacks.Validate(inputs.evaluation_batches(config, validation, replicas), validation, weights)
-    best = callbacks.BestCheckpoint(run.path / "checkpoints" / "best.keras", config.monitor, validate)
-    on_signal = callbacks.StopOnSignal(run.path / "checkpoints" / "last.keras")
-    watchers = [
-        callbacks.StopAtNaN(),
-        on_signal,
-        validate,
-        callbacks.MetricsLogger(run.path / "logs" / "history.csv", steps * batch),
-        best,
-        *keras_callbacks(config, run),
-    ]
-    draw_graph(model, run.path / "tensorboard" / "train")
-    try:
-        model.fit(dataset, epochs=config.epochs, steps_per_epoch=steps, callbacks=watchers, shuffle=False, verbose=0)
-    finally:
-        on_signal.restore()
-    if len(model.history.epoch) < config.epochs:
-        log.info("stopped early: no better %s for %d epochs", config.monitor, config.early_stopping_patience)
-    if best.epoch == 0:
-        raise TrainingError(f"no epoch had a {config.monitor} that is a number: see logs/history.csv")
-    return best
-
-
-@contextmanager
-def explained_memory(config: RunConfig) -> Iterator[None]:
-    """Turn TensorFlow's out-of-memory error into one that names the settings to change."""
-    try:
-        yield
-    except tf.errors.ResourceExhaustedError as error:
-        raise TrainingError(
-            f"out of memory with batch_size_per_gpu {config.batch_size_per_gpu} at img_size {config.img_size}: halve "
-            "batch_size_per_gpu, lower img_size, or set mixed_precision to bfloat16"
-        ) from error
-
-
-def keras_callbacks(config: RunConfig, run: Run) -> list[keras.callbacks.Callback]:
-    watched: dict[str, Any] = {"monitor": config.monitor, "mode": callbacks.MODES[config.monitor], "verbose": 0}
-    chosen: list[keras.callbacks.Callback] = []
-    if config.reduce_lr_patience:
-        chosen.append(
-            keras.callbacks.ReduceLROnPlateau(
-                factor=config.reduce_lr_factor, patience=config.reduce_lr_patience, min_delta=0.0, **watched
-            )
-        )
-    if config.early_stopping_patience:
-        chosen.append(keras.callbacks.EarlyStopping(patience=config.early_stopping_patience, **watched))
-    chosen.append(keras.callbacks.TensorBoard(run.path / "tensorboard", write_graph=False))
-    return chosen
+    return "bfloat16" if gpus and all(capable) else "float32"
 
 
 def draw_graph(model: keras.Model, folder: Path) -> None:
@@ -176,31 +126,36 @@ def draw_graph(model: keras.Model, folder: Path) -> None:
         tf.summary.text("model", "```\n" + "\n".join(lines) + "\n```")
 
 
-def write_predictions(run: Run, data: Data, config: RunConfig, validation_scores: np.ndarray) -> pd.DataFrame:
+def predict(fitting: Fitting, best: BestCheckpoint) -> pd.DataFrame:
     """predictions.csv: the validation scores of the best epoch, and the test women's by its checkpoint."""
-    parts = [data.rows("validation").assign(score=validation_scores)]
+    run, data, devices = fitting.run, fitting.data, fitting.devices
+    parts = [fitting.validation.assign(score=best.scores)]
     test = data.rows("test")
     if len(test):
-        model = keras.models.load_model(run.checkpoint, compile=False)
-        parts.append(
-            test.assign(score=callbacks.predict_scores(model, inputs.evaluation_batches(config, test), len(test)))
-        )
+        fitting.model.load_weights(run.checkpoint)
+        route = Route(Pictures(fitting.config.image_shape), fitting.model)
+        score = route.scorer(test, min(fitting.progress.at_once, features.BATCH), devices)
+        parts.append(test.assign(score=score()))
     predictions = pd.concat(parts, ignore_index=True).drop(columns=["path", "file"])
-    predictions.to_csv(run.path / "predictions.csv", index=False)
+    if devices.chief:
+        write_whole(run.path / "predictions.csv", predictions.to_csv(index=False).encode())
     return predictions
 
 
-def write_metrics(run: Run, data: Data, predictions: pd.DataFrame, best_epoch: int, seconds: float) -> None:
+def write_metrics(fitting: Fitting, predictions: pd.DataFrame, best_epoch: int) -> None:
     """metrics.json: the figures of each split, and what they were made from."""
+    run, data, sampling = fitting.run, fitting.data, fitting.sampling
     counts = data.table.groupby("split")["cancer"].agg(images="size", positives="sum")
     content: dict[str, Any] = {
         "best_epoch": best_epoch,
         "epochs": len(run.history),
-        "training_seconds": round(seconds, 1),
+        "training_seconds": fitting.seconds(),
         "left_out": int((data.ledger["status"] != "ok").sum()),
         "images": counts["images"].to_dict(),
         "positives": counts["positives"].to_dict(),
     }
+    if sampling.positives:
+        content["sampled_share"] = sampling.positives / sampling.batch
     for split, rows in predictions.groupby("split"):
         content[str(split)] = metrics.summary(rows)
     run.write_json("metrics.json", content)

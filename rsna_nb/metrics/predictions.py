@@ -73,20 +73,28 @@ def by_breast(predictions: pd.DataFrame, how: Pooling = "mean") -> pd.DataFrame:
     return breasts.agg(cancer=("cancer", "max")).assign(score=-np.expm1(clear)).reset_index()
 
 
-def by_image(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None) -> dict[str, float]:
+def by_image(
+    labels: ArrayLike,
+    scores: ArrayLike,
+    weights: ArrayLike | None = None,
+    positive_label: float = 1.0,
+    focal_gamma: float = 0.0,
+) -> dict[str, float]:
     """The metrics of one epoch, each exact: computed from the scores, not from bins.
 
-    `loss` is the cross-entropy weighted by `weights` (over their sum), `bce` the plain one; accuracy, precision,
-    recall and f1 are at a threshold of 0.5.
+    `loss` is the cross-entropy weighted by `weights` (over their sum), with `positive_label` as the target of
+    positives and, where `focal_gamma` is above 0, the focal factor (Lin et al. 2017); `bce` is the plain one;
+    accuracy, precision, recall and f1 are at a threshold of 0.5.
     """
     positive, probability = np.asarray(labels) == 1, np.asarray(scores, dtype=float)
     entropy = cross_entropy(positive, probability)
+    losses = cross_entropy(positive * positive_label, probability, focal_gamma)
     called = probability >= 0.5
     hits = int((called & positive).sum())
     alarms, positives = int(called.sum()), int(positive.sum())
     both_classes = 0 < positives < len(positive)
     return {
-        "loss": float(np.average(entropy, weights=None if weights is None else np.asarray(weights))),
+        "loss": float(np.average(losses, weights=None if weights is None else np.asarray(weights))),
         "bce": float(entropy.mean()),
         "auc": float(sklearn_metrics.roc_auc_score(positive, probability)) if both_classes else float("nan"),
         "accuracy": float((called == positive).mean()),
@@ -96,21 +104,27 @@ def by_image(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = N
     }
 
 
-def cross_entropy(positive: np.ndarray, scores: np.ndarray, epsilon: float = 1e-7) -> np.ndarray:
-    """Binary cross-entropy of each image, (n,), the scores kept `epsilon` away from 0 and 1 as Keras does."""
+def cross_entropy(targets: np.ndarray, scores: np.ndarray, gamma: float = 0.0, epsilon: float = 1e-7) -> np.ndarray:
+    """Binary cross-entropy of each image, (n,), the scores kept `epsilon` away from 0 and 1 as Keras does.
+
+    Times (1 - p)^`gamma`, p being the probability of being right, t s + (1 - t) (1 - s): the focal loss.
+    """
     scores = np.clip(scores, epsilon, 1 - epsilon)
-    return -np.where(positive, np.log(scores), np.log1p(-scores))
+    entropy = -(targets * np.log(scores) + (1 - targets) * np.log1p(-scores))
+    right = targets * scores + (1 - targets) * (1 - scores)
+    return (1 - right) ** gamma * entropy if gamma else entropy
 
 
-def class_weights(labels: ArrayLike) -> dict[int, float]:
-    """{0: w, 1: w} such that both classes weigh the same together and the mean weight is 1.
+def class_weights(labels: ArrayLike, share: float = 0.5) -> dict[int, float]:
+    """{0: w, 1: w} such that positives are `share` of all weight and the mean weight is 1.
 
     `MetricsError` where a class is missing.
     """
     positive = np.asarray(labels) == 1
     if positive.all() or not positive.any():
         raise MetricsError(f"class weights need both classes: {positive.sum()} of {len(positive)} have cancer")
-    return {0: len(positive) / (2 * int((~positive).sum())), 1: len(positive) / (2 * int(positive.sum()))}
+    count, positives = len(positive), int(positive.sum())
+    return {0: (1 - share) * count / (count - positives), 1: share * count / positives}
 
 
 def summary(predictions: pd.DataFrame) -> dict[str, dict[str, float]]:

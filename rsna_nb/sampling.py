@@ -1,0 +1,97 @@
+"""Which images make an epoch's batches, in which order, and how each is flipped.
+
+All are functions of (seed, epoch): any epoch can be begun anew, on any machine, and is the same.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from rsna_nb.config import ConfigError, RunConfig
+
+VARIANTS = 4  # as it is, mirrored left to right (1), top to bottom (2), both (3)
+
+
+@dataclass(frozen=True)
+class Share:
+    """The part of every global batch that one of several machines works on, and the devices that all have."""
+
+    worker: int = 0
+    workers: int = 1
+    replicas: int = 1
+
+    @property
+    def local(self) -> int:
+        """Devices of one machine."""
+        return self.replicas // self.workers
+
+
+def global_batch(config: RunConfig, replicas: int, images: int) -> int:
+    """Images of one step of the optimizer: a multiple of the replicas, and no more than there are."""
+    wanted = config.batch_size_per_gpu * config.gradient_accumulation * replicas
+    if wanted <= images:
+        return wanted
+    batch = images - images % replicas
+    if batch == 0:
+        raise ConfigError(f"limit_patients leaves {images} training images for {replicas} devices")
+    return batch
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """The batches of every epoch over `cancer`, 0 or 1 for each training image, of `batch` images each.
+
+    What is left over in an epoch is dropped, since a small last batch would weigh more.
+    """
+
+    cancer: np.ndarray
+    batch: int
+    seed: int
+    flips: bool
+    positives: int = 0  # in each batch; 0 leaves it to chance
+
+    @classmethod
+    def of(cls, config: RunConfig, cancer: np.ndarray, batch: int) -> "Sampling":
+        """As the settings ask; with "balanced_batches" every batch has both kinds of image."""
+        balanced = config.imbalance == "balanced_batches"
+        if balanced and batch < 2:
+            raise ConfigError("balanced_batches need batches of two images or more: raise batch_size_per_gpu")
+        positives = min(max(round(config.positive_fraction * batch), 1), batch - 1) if balanced else 0
+        return cls(np.asarray(cancer), batch, config.seed, config.augmentation == "flips", positives)
+
+    @property
+    def steps(self) -> int:
+        return len(self.cancer) // self.batch
+
+    def epoch(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """(images, variants): positions and 0-3, both int64 (steps, batch), of an epoch counted from 0.
+
+        In balanced batches positives come round again, evenly, and stand evenly spaced, so that each device has some.
+        """
+        random = np.random.default_rng([self.seed, number])
+        size = (self.steps, self.batch)
+        if self.positives:
+            images = np.empty(size, np.int64)
+            places = np.arange(self.positives) * self.batch // self.positives
+            others = np.setdiff1d(np.arange(self.batch), places)
+            for label, where in ((1, places), (0, others)):
+                pool = np.flatnonzero(self.cancer == label)
+                images[:, where] = np.resize(list(rounds(pool, self.steps * len(where), random)), (size[0], len(where)))
+        else:
+            images = random.permutation(len(self.cancer))[: size[0] * size[1]].reshape(size)
+        variants = random.integers(0, VARIANTS, size) if self.flips else np.zeros(size, np.int64)
+        return images, variants
+
+    def of_worker(self, number: int, share: Share) -> tuple[np.ndarray, np.ndarray]:
+        """The epoch's `epoch` of one machine, flat: its slice of each batch, the first machine's first."""
+        part = self.batch // share.workers
+        images, variants = (plan[:, share.worker * part : (share.worker + 1) * part] for plan in self.epoch(number))
+        return images.ravel(), variants.ravel()
+
+
+def rounds(pool: np.ndarray, count: int, random: np.random.Generator) -> Iterator[int]:
+    """`count` members: all in random order, then all in another, and so on."""
+    while count > 0:
+        yield from random.permutation(pool)[:count]
+        count -= len(pool)
