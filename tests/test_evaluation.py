@@ -166,6 +166,27 @@ def test_without_class_weights_prior_correction_is_left_out_with_the_reason(tmp_
     assert "does not say how many training images" in evaluation.calibrate(evaluation.evaluate(run)).note.text
 
 
+def test_a_fixed_share_of_positives_weighs_as_class_weights_of_that_share(tmp_path):
+    run = write_run(tmp_path / "balanced", predictions_of(), imbalance="balanced_batches")
+    run.write_json("metrics.json", run.metrics | {"sampled_share": 0.2})
+    weights = evaluation.class_weights(run)
+    assert weights == metrics.class_weights([1] * 100 + [0] * 900, share=0.2)
+    assert 100 * weights[1] / (100 * weights[1] + 900 * weights[0]) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"imbalance": "focal"}, r'without class weights \(imbalance "focal"\)'),
+        ({"positive_label": 0.9}, r"positives were to have 0\.9"),
+    ],
+)
+def test_scores_of_other_losses_are_not_undone(tmp_path, settings, reason):
+    run = write_run(tmp_path / "other", predictions_of(), **settings)
+    with pytest.raises(MetricsError, match=reason):
+        evaluation.class_weights(run)
+
+
 def test_prior_correction_is_of_each_image_before_breasts_are_made(judged):
     odds = judged.predictions["score"] / (1 - judged.predictions["score"]) * (100 / 900)
     expected = (odds / (1 + odds)).groupby([judged.predictions["patient_id"], judged.predictions["laterality"]]).mean()

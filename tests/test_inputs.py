@@ -2,86 +2,155 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+import tensorflow as tf
 
-from rsna_nb import inputs
-from rsna_nb.config import ConfigError, RunConfig
+from rsna_nb.config import RunConfig
+from rsna_nb.inputs import Examples, Pictures, filled_share, sample_batch
+from rsna_nb.sampling import Sampling, Share
 
-SETTINGS = {"img_size": 32, "batch_size_per_gpu": 4, "epochs": 3}
+SHAPE = (32, 64)
+PICTURES = Pictures(SHAPE)
+ALONE = Share()
+MIRRORED = {0: (), 1: (1,), 2: (0,), 3: (0, 1)}  # axes of (height, width)
 
 
 @pytest.fixture
 def rows(tmp_path) -> pd.DataFrame:
-    """Ten pictures; picture i has the grey value 10 i but for a bright corner, top left."""
-    files = []
-    for i in range(10):
-        picture = np.full((32, 32), 10 * i, np.uint8)
-        picture[:8, :8] = 255
+    """Eleven pictures of noise, but for the corners: those of picture i have the grey value i."""
+    files, random = [], np.random.default_rng(0)
+    for i in range(11):
+        picture = random.integers(0, 256, SHAPE, np.uint8)
+        picture[[0, 0, -1, -1], [0, -1, 0, -1]] = i
         files.append(str(tmp_path / f"{i}.png"))
         cv2.imwrite(files[-1], picture)
-    return pd.DataFrame({"file": files, "cancer": [1, 0] * 5})
+    return pd.DataFrame({"file": files, "cancer": [1, 0, 0] * 3 + [0, 1]})
 
 
-def epochs_of(config: RunConfig, rows: pd.DataFrame) -> np.ndarray:
-    """(epochs, images, height, width) of all training batches."""
-    batches = [images for images, _, _ in inputs.training_batches(config, rows, {0: 1.0, 1: 1.0}).as_numpy_iterator()]
-    steps = len(rows) // config.batch_size_per_gpu
-    return np.stack(batches).reshape(-1, steps * config.batch_size_per_gpu, 32, 32)
+def stored(rows: pd.DataFrame) -> np.ndarray:
+    """uint8 (pictures, height, width)."""
+    return np.stack([cv2.imread(file, cv2.IMREAD_UNCHANGED) for file in rows["file"]])
 
 
-def identity(images: np.ndarray) -> np.ndarray:
-    """Which picture each is, whatever its flips."""
-    return np.round(images[:, 16, 16] * 25.5).astype(int)
+def examples_of(rows: pd.DataFrame, batch: int = 4, **settings: object) -> Examples:
+    """With the weight of row i, 100 + i."""
+    labels = rows["cancer"].to_numpy(np.float32)[:, np.newaxis]
+    weights = 100 + np.arange(len(rows), dtype=np.float32)[:, np.newaxis]
+    return Examples(labels, weights, Sampling.of(RunConfig(**settings), rows["cancer"].to_numpy(), batch))
 
 
-def test_images_are_0_to_1_with_their_label_and_weight(rows):
-    config = RunConfig(**SETTINGS)
-    images, labels, weights = next(inputs.training_batches(config, rows, {0: 0.5, 1: 4.0}).as_numpy_iterator())
-    assert images.shape == (4, 32, 32, 1)
-    assert images.dtype == np.float32
-    assert images.max() == 1
+def batches(rows: pd.DataFrame, examples: Examples, count: int, first: int = 0, share: Share = ALONE) -> list:
+    dataset = PICTURES.training(rows, examples, first, share).take(count)
+    return list(dataset.as_numpy_iterator())
+
+
+def together(batches: list) -> list[np.ndarray]:
+    """pictures, variants, labels, weights of all batches."""
+    flat = [tf.nest.flatten(batch) for batch in batches]
+    return [np.concatenate(values) for values in zip(*flat, strict=True)]
+
+
+def test_a_batch_has_the_sampled_pictures_as_they_are_stored_their_variants_labels_and_weights(rows):
+    examples = examples_of(rows)
+    images, variants = examples.sampling.epoch(0)
+    found = batches(rows, examples, count=2)
+    for step, ((pictures, flips), labels, weights) in enumerate(found):
+        assert pictures.dtype == np.uint8
+        assert flips.dtype == np.int64
+        assert labels.dtype == weights.dtype == np.float32
+        np.testing.assert_array_equal(pictures, stored(rows)[images[step], ..., np.newaxis])
+        np.testing.assert_array_equal(flips, variants[step])
+        np.testing.assert_array_equal(labels[:, 0], rows["cancer"][images[step]])
+        np.testing.assert_array_equal(weights[:, 0], 100 + images[step])
+
+
+def test_the_shapes_of_a_batch_are_known_before_it_is_read(rows):
+    (pictures, variants), labels, weights = PICTURES.training(rows, examples_of(rows), 0, ALONE).element_spec
+    assert (pictures.shape, pictures.dtype) == ((4, *SHAPE, 1), tf.uint8)
+    assert variants.shape == (4,)
     assert labels.shape == weights.shape == (4, 1)
-    expected = (identity(images[..., 0]) + 1) % 2
-    np.testing.assert_array_equal(labels[:, 0], expected)
-    np.testing.assert_array_equal(weights[:, 0], np.where(expected == 1, 4.0, 0.5))
 
 
-def test_an_epoch_has_no_image_twice_and_drops_the_remainder(rows):
-    epochs = epochs_of(RunConfig(**SETTINGS), rows)
-    assert epochs.shape[:2] == (3, 8)
-    orders = [tuple(identity(images)) for images in epochs]
-    assert all(len(set(order)) == 8 for order in orders)
-    assert len(set(orders)) == 3
+@pytest.mark.parametrize("compiled", [False, True], ids=["as it is", "compiled by XLA"])
+def test_the_network_is_given_0_to_1_with_each_picture_flipped_as_its_variant_says(rows, compiled):
+    pictures, variants = stored(rows)[:8, ..., np.newaxis], np.array([0, 1, 2, 3, 3, 1, 0, 2])
+    to_network = tf.function(PICTURES.to_network, jit_compile=compiled)
+    values = to_network(tf.constant(pictures), tf.constant(variants)).numpy()
+    assert values.dtype == np.float32
+    for value, picture, variant in zip(values, pictures, variants, strict=True):
+        np.testing.assert_allclose(value, np.flip(picture, MIRRORED[variant]) / 255, rtol=1e-6)
+    plain = to_network(tf.constant(pictures)).numpy()
+    np.testing.assert_allclose(plain, pictures / 255, rtol=1e-6)
+    assert (plain.min(), plain.max()) == (0, 1)
 
 
-def test_order_and_flips_depend_on_seed_and_epoch_alone(rows):
-    config = RunConfig(**SETTINGS)
-    np.testing.assert_array_equal(epochs_of(config, rows), epochs_of(config, rows))
-    assert not np.array_equal(epochs_of(config, rows), epochs_of(RunConfig(**SETTINGS, seed=1), rows))
-    more = epochs_of(RunConfig(**SETTINGS | {"epochs": 5}), rows)
-    np.testing.assert_array_equal(more[:3], epochs_of(config, rows))
+@pytest.mark.parametrize("imbalance", ["none", "balanced_batches"])
+def test_a_run_that_goes_on_at_an_epoch_has_the_batches_of_one_that_was_not_stopped(rows, imbalance):
+    examples = examples_of(rows, imbalance=imbalance)
+    steps = examples.sampling.steps
+    assert steps == 2
+    whole = batches(rows, examples, count=4 * steps)
+    for epoch in range(4):
+        resumed = batches(rows, examples, count=steps, first=epoch)
+        for ours, theirs in zip(together(resumed), together(whole[epoch * steps : (epoch + 1) * steps]), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
 
 
-def test_flips_are_all_four_in_equal_shares_and_none_without_augmentation(rows):
-    images = epochs_of(RunConfig(**SETTINGS | {"epochs": 200}), rows).reshape(-1, 32, 32)
-    corners = images[:, [0, 0, -1, -1], [0, -1, 0, -1]] == 1
-    np.testing.assert_allclose(corners.mean(axis=0), 0.25, atol=0.05)
-    plain = epochs_of(RunConfig(**SETTINGS, augmentation="none"), rows).reshape(-1, 32, 32)
-    assert (plain[:, 0, 0] == 1).all()
+def test_the_epochs_follow_one_another_without_end_and_without_a_batch_of_two_epochs(rows):
+    examples = examples_of(rows)
+    found = batches(rows, examples, count=7)
+    expected = np.concatenate([examples.sampling.epoch(number)[0] for number in range(4)])[:7]
+    np.testing.assert_array_equal(np.stack([pictures[:, 0, 0, 0] for (pictures, _), _, _ in found]), expected)
 
 
-def test_evaluation_keeps_the_order_and_fills_the_last_batch(rows):
-    images = np.concatenate(list(inputs.evaluation_batches(RunConfig(**SETTINGS), rows).as_numpy_iterator()))
-    assert images.shape == (12, 32, 32, 1)
-    assert identity(images[..., 0]).tolist() == [*range(10), 0, 0]
+@pytest.mark.parametrize(("workers", "replicas"), [(1, 2), (2, 2), (2, 4)])
+def test_each_device_takes_its_part_of_every_global_batch(rows, workers, replicas):
+    """A machine's devices take its batches in turn; machine after machine they make the global batch."""
+    examples = examples_of(rows, batch=8)
+    shares = [Share(worker, workers, replicas) for worker in range(workers)]
+    local = replicas // workers
+    of_machines = [batches(rows, examples, count=2 * local, share=share) for share in shares]
+    for step in range(2):
+        dealt = [batch for found in of_machines for batch in found[step * local : (step + 1) * local]]
+        assert {pictures.shape for (pictures, _), _, _ in dealt} == {(8 // replicas, *SHAPE, 1)}
+        pictures, variants, _, weights = together(dealt)
+        images, flips = examples.sampling.epoch(step)
+        np.testing.assert_array_equal(pictures[:, 0, 0, 0], images[0])
+        np.testing.assert_array_equal(variants, flips[0])
+        np.testing.assert_array_equal(weights[:, 0], 100 + images[0])
 
 
-@pytest.mark.parametrize(
-    ("batch", "replicas", "images", "expected"), [(4, 1, 10, 4), (4, 2, 10, 8), (256, 1, 10, 10), (256, 4, 10, 8)]
-)
-def test_the_global_batch_divides_by_the_replicas_and_fits_the_data(batch, replicas, images, expected):
-    assert inputs.global_batch(RunConfig(batch_size_per_gpu=batch), replicas, images) == expected
+def test_evaluation_keeps_the_order_and_fills_up_with_the_first_picture(rows):
+    found = [pictures for (pictures,) in PICTURES.evaluation(rows, 4, ALONE).as_numpy_iterator()]
+    assert [batch.shape for batch in found] == [(4, *SHAPE, 1)] * 3
+    assert found[0].dtype == np.uint8
+    np.testing.assert_array_equal(np.concatenate(found)[..., 0], stored(rows)[[*range(11), 0]])
 
 
-def test_fewer_images_than_devices_are_refused():
-    with pytest.raises(ConfigError, match="3 training images for 4 devices"):
-        inputs.global_batch(RunConfig(), 4, 3)
+def test_evaluation_on_two_machines_of_two_devices_has_all_rows_in_order(rows):
+    shares = [Share(worker, 2, 4) for worker in (0, 1)]
+    found = [[pictures for (pictures,) in PICTURES.evaluation(rows, 2, share).as_numpy_iterator()] for share in shares]
+    assert [[len(batch) for batch in of_machine] for of_machine in found] == [[4, 4], [4, 4]]
+    pictures = np.concatenate([batch for of_machine in found for batch in of_machine])[..., 0]
+    np.testing.assert_array_equal(pictures, stored(rows)[[*range(11), 0, 0, 0, 0, 0]])
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 64])
+@pytest.mark.parametrize(("batch", "workers", "replicas"), [(1, 1, 1), (4, 1, 1), (4, 1, 2), (2, 2, 4), (3, 4, 4)])
+def test_the_filled_shares_are_whole_steps_and_together_all_positions(count, batch, workers, replicas):
+    shares = [filled_share(count, batch, Share(worker, workers, replicas)) for worker in range(workers)]
+    assert len({len(share) for share in shares}) == 1
+    assert len(shares[0]) % (batch * replicas // workers) == 0
+    positions = np.concatenate(shares)
+    np.testing.assert_array_equal(positions[:count], np.arange(count))
+    assert not positions[count:].any()
+    assert len(positions) - count < batch * replicas
+
+
+def test_the_sample_batch_is_the_first_of_training_as_the_network_sees_it(rows):
+    config = RunConfig(img_size=list(SHAPE), batch_size_per_gpu=4)
+    images, labels = sample_batch(config, rows)
+    (pictures, variants), expected, _ = batches(rows, examples_of(rows), count=1)[0]
+    assert images.dtype == np.float32
+    np.testing.assert_array_equal(images, PICTURES.to_network(pictures, tf.constant(variants)).numpy())
+    np.testing.assert_array_equal(labels, expected)
+    assert len(sample_batch(RunConfig(img_size=list(SHAPE)), rows)[0]) == len(rows)

@@ -1,3 +1,4 @@
+import keras
 import numpy as np
 import pandas as pd
 import pytest
@@ -90,6 +91,16 @@ def test_scores_go_by_breast():
     assert list(either) == ["patient_id", "laterality", "cancer", "score"]
     assert either["score"].to_numpy() == pytest.approx([1 - 0.8 * 0.4, 0.3, 1 - 0.9 * 0.5])
     assert metrics.by_breast(df.assign(score=[1.0, 0.5, 0, 0, 0]), how="noisy_or")["score"].tolist() == [1, 0, 0]
+
+
+def test_soft_and_focal_losses_are_keras_own():
+    random = np.random.default_rng(0)
+    labels, scores = random.integers(0, 2, 50), random.random(50)
+    soft = metrics.by_image(labels, scores, positive_label=0.9, focal_gamma=2.0)["loss"]
+    targets = keras.ops.convert_to_tensor(labels[:, None] * 0.9)
+    expected = keras.losses.binary_focal_crossentropy(targets, scores[:, None], gamma=2.0)
+    assert soft == pytest.approx(float(keras.ops.mean(expected)), abs=1e-6)
+    assert metrics.by_image(labels, scores)["loss"] == metrics.by_image(labels, scores)["bce"]
 
 
 def test_class_weights_make_the_classes_weigh_the_same_and_one_on_average():

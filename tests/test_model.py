@@ -4,12 +4,16 @@ import socket
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import applications
 
 from rsna_nb.backbones import BACKBONES, FAMILIES, SCALINGS, WeightsError, build_backbone
+from rsna_nb.callbacks import SwapAverages
 from rsna_nb.config import RunConfig
+from rsna_nb.distribution import Devices
+from rsna_nb.inputs import Pictures
+from rsna_nb.learner import Learner, Route, compile_learner
 from rsna_nb.model import build_model
-from rsna_nb.training import compile_model
 
 MODULES = {"tf": "resnet_v2", "torch": "densenet", "caffe": "vgg16", "bytes": "efficientnet_v2"}
 GREY = np.random.default_rng(0).random((2, 64, 64, 1), dtype=np.float32)
@@ -125,9 +129,23 @@ def test_the_last_layer_is_float32_and_the_policy_is_put_back(precision):
     assert model.get_layer("cancer").compute_dtype == "float32"
     assert model.get_layer("pooled").compute_dtype == precision
     assert keras.config.dtype_policy().name == "float32"
-    compile_model(model, config)
-    scaled = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
-    assert scaled == (precision == "float16")
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_a_step_in_every_precision_with_averages_and_clipping(precision):
+    settings = {"backbone": "small", "weights": "none", "freeze_backbone": False, "img_size": 64}
+    config = RunConfig(**settings, ema=0.5, clip_norm=1.0, learning_rate=1e-2)
+    model = build_model(config, precision)
+    learner = Learner(Route(Pictures((64, 64)), model), parts=2, clip_norm=config.clip_norm)
+    images = (255 * np.repeat(GREY, 4, axis=0)).astype(np.uint8)
+    column = np.tile(np.float32([[0], [1]]), (4, 1))
+    batches = tf.data.Dataset.from_tensors(((images, np.zeros(8, np.int64)), column, np.ones_like(column))).repeat()
+    compile_learner(learner, config, config.learning_rate, batches.element_spec, Devices(("CPU",)))
+    assert isinstance(learner.optimizer, keras.optimizers.LossScaleOptimizer) == (precision == "float16")
+    before = [variable.numpy() for variable in model.trainable_variables]
+    loss = learner.fit(batches, epochs=6, steps_per_epoch=4, callbacks=[SwapAverages()], verbose=0).history["loss"]
+    assert np.isfinite(loss).all()
+    assert any((a != b.numpy()).any() for a, b in zip(before, model.trainable_variables, strict=True))
 
 
 def test_one_step_on_the_small_network_lowers_the_loss():

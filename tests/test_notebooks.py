@@ -9,9 +9,11 @@ import nbformat
 import papermill
 import pytest
 
-from rsna_nb import runs
+from rsna_nb import runs, training
+from rsna_nb.callbacks import TrainingError
 from rsna_nb.config import RunConfig
 from rsna_nb.metadata import load_metadata
+from tests.test_checkpoints import stop_at
 from tests.test_training import SMALL
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
@@ -81,6 +83,25 @@ def test_training_runs_from_another_folder_and_its_config_repeats_it(data_settin
     _, second = runs.list_runs(tmp_path / "runs")
     timings = ["seconds", "images_per_second"]
     assert second.history.drop(columns=timings).equals(run.history.drop(columns=timings))
+
+
+def test_a_stopped_run_is_resumed_by_its_id_and_the_notebook_shows_the_whole_curve(generated, tmp_path, monkeypatch):
+    folders = {"data_dir": str(generated), "store_dir": str(tmp_path / "stores"), "runs_dir": str(tmp_path / "runs")}
+    stop_at(12, monkeypatch)
+    with pytest.raises(TrainingError):
+        training.train(RunConfig(**SMALL | folders))
+    (stopped,) = runs.list_runs(tmp_path / "runs")
+    assert len(stopped.history) == 1
+    resume = ["-p", "resume", stopped.id, "-p", "runs_dir", "runs"]
+    refused = papermill_run(tmp_path, *resume, "-p", "dropout", 0.9)
+    assert "goes on with its own settings: leave out dropout 0.9 (the run has 0.2)" in last_error_line(refused)
+    answer = papermill_run(tmp_path, *resume)
+    assert answer.returncode == 0, answer.stderr[-3000:]
+    assert stopped.history["epoch"].tolist() == [1, 2, 3]
+    executed = (tmp_path / "out.ipynb").read_text()
+    assert "epoch 1 |" not in executed
+    assert executed.count('"image/png"') == 3
+    assert len(runs.list_runs(tmp_path / "runs")) == 1
 
 
 def test_preparing_shows_every_file_and_names_the_unreadable_one(generated, tmp_path):

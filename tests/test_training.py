@@ -14,10 +14,12 @@ import pytest
 import tensorflow as tf
 from sklearn import metrics as reference
 
-from rsna_nb import callbacks, data, inference, metrics, runs, training
+from rsna_nb import callbacks, data, fitting, inference, metrics, runs, training
 from rsna_nb.backbones import build_backbone
 from rsna_nb.callbacks import TrainingError
 from rsna_nb.config import RunConfig
+from rsna_nb.inputs import Pictures
+from rsna_nb.learner import Route
 from rsna_nb.metadata import load_metadata
 from rsna_nb.prepare import PrepareError
 from rsna_nb.splits import SplitError
@@ -154,51 +156,114 @@ from rsna_nb.config import RunConfig
 if __name__ == "__main__":
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * int(sys.argv[1]))
-    print(training.train(RunConfig.from_json(sys.argv[2])).path)
+    for path in sys.argv[2:]:
+        print("run", training.train(RunConfig.from_json(path)).path)
 """
 
 
-def train_on(devices: int, config: RunConfig, folder: Path) -> runs.Run:
+def train_on(devices: int, configs: list[RunConfig], folder: Path) -> list[runs.Run]:
+    """Runs of a process with so many devices."""
     (folder / "devices.py").write_text(DEVICES)
-    config.to_json(folder / "config.json")
-    command = [sys.executable, folder / "devices.py", str(devices), folder / "config.json"]
+    paths = [folder / f"{number}.json" for number in range(len(configs))]
+    for config, path in zip(configs, paths, strict=True):
+        config.to_json(path)
+    command = [sys.executable, folder / "devices.py", str(devices), *paths]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr[-2000:]
-    return runs.load_run(answer.stdout.splitlines()[-1])
+    return [runs.load_run(line[4:]) for line in answer.stdout.splitlines() if line.startswith("run ")]
 
 
 @pytest.fixture(scope="module")
-def weights_file(tmp_path_factory) -> str:
-    path = str(tmp_path_factory.mktemp("weights") / "mobilenet_notop.weights.h5")
+def frozen(tmp_path_factory) -> dict:
+    """Settings of a frozen backbone with weights of its own."""
+    path = str(tmp_path_factory.mktemp("weights") / "small.weights.h5")
     keras.utils.set_random_seed(0)
-    keras.applications.MobileNet(include_top=False, weights=None, input_shape=(64, 64, 3)).save_weights(path)
-    return path
+    build_backbone("small", 64, "none").save_weights(path)
+    return {"weights": path, "freeze_backbone": True}
 
 
-@pytest.mark.parametrize("frozen", [True, False], ids=["frozen backbone", "synchronised batch normalisation"])
-def test_two_devices_give_the_metrics_of_one(settings, weights_file, tmp_path, frozen):
-    network = {"backbone": "mobilenet", "weights": weights_file, "freeze_backbone": True}
-    same = settings | {"dropout": 0.0, "epochs": 2} | (network if frozen else {"learning_rate": 1e-4})
-    one = training.train(RunConfig(**same | {"batch_size_per_gpu": 16}))
-    two = train_on(2, RunConfig(**same | {"batch_size_per_gpu": 8}), tmp_path)
+SAME = {"dropout": 0.0, "epochs": 2}
+RECIPES = {
+    "feature bank": {},
+    "frozen backbone": {"feature_bank": False},
+    "fine-tuning": {"epochs": 1, "fine_tune_epochs": 1},
+    "averaged weights, clipped gradients, two parts": {
+        "feature_bank": False, "ema": 0.9, "clip_norm": 0.01, "gradient_accumulation": 2,
+    },
+    "balanced batches": {"imbalance": "balanced_batches"},
+    "focal loss": {"imbalance": "focal", "positive_label": 0.9},
+    "synchronised batch normalisation": {"freeze_backbone": False, "weights": "none", "learning_rate": 1e-4},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def on_two_devices(settings, frozen, tmp_path_factory) -> dict[str, runs.Run]:
+    folder = tmp_path_factory.mktemp("devices")
+    configs = [
+        RunConfig(**settings | frozen | SAME | recipe | {"batch_size_per_gpu": 4}) for recipe in RECIPES.values()
+    ]
+    return dict(zip(RECIPES, train_on(2, configs, folder), strict=True))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_two_devices_give_the_metrics_of_one(settings, frozen, on_two_devices, name):
+    recipe, two = RECIPES[name], on_two_devices[name]
+    one = training.train(RunConfig(**settings | frozen | SAME | recipe))
     assert len(json.loads(two.file("config/environment.json").read_text())["devices"]) == 2
-    for name in (
-        "loss",
-        "val_loss",
-        "val_auc",
-        *(["auc"] if frozen else []),
-    ):  # few images: one pair moves AUC by 0.001
-        np.testing.assert_allclose(two.history[name], one.history[name], atol=1e-3, err_msg=name)
+    figures = ["loss", "val_loss", "val_auc"]
+    if recipe.get("freeze_backbone", True):  # else few images: one pair moves AUC by 0.001
+        figures.append("auc")
+    for figure in figures:
+        np.testing.assert_allclose(two.history[figure], one.history[figure], atol=1e-3, err_msg=figure)
     np.testing.assert_allclose(two.predictions["score"], one.predictions["score"], atol=1e-3)
 
 
-def test_a_frozen_backbone_trains_its_head_alone(settings, weights_file):
-    frozen = {"backbone": "mobilenet", "weights": weights_file, "freeze_backbone": True, "epochs": 1}
-    model = keras.models.load_model(training.train(RunConfig(**settings | frozen)).checkpoint)
+def test_the_head_learns_the_same_from_the_bank_as_from_the_pictures(settings, frozen, tmp_path):
+    same = settings | frozen | {"dropout": 0.0, "epochs": 5, "early_stopping_patience": 0}
+    plain, bank = (training.train(RunConfig(**same, feature_bank=used)) for used in (False, True))
+    assert "the head learns from the feature bank" in bank.file("logs/train.log").read_text()
+    for name in ("loss", "auc", "val_loss", "val_auc", "val_pf1"):
+        np.testing.assert_allclose(bank.history[name], plain.history[name], atol=1e-4, err_msg=name)
+    np.testing.assert_allclose(bank.predictions["score"], plain.predictions["score"], atol=1e-4)
+
+
+@pytest.mark.parametrize("bank", [True, False])
+def test_a_frozen_backbone_trains_its_head_alone_and_is_saved_with_it(settings, frozen, generated, bank):
+    run = training.train(RunConfig(**settings | frozen | {"epochs": 1, "feature_bank": bank}))
+    model = keras.models.load_model(run.checkpoint)
     assert len(model.trainable_variables) == 2
-    untrained = build_backbone("mobilenet", 64, weights_file)
+    untrained = build_backbone("small", 64, frozen["weights"])
     for ours, theirs in zip(model.get_layer("backbone").get_weights(), untrained.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+    table = load_metadata(generated).set_index("image_id")
+    scores = inference.predict(run, table["path"][run.predictions["image_id"]])
+    np.testing.assert_allclose(scores["score"], run.predictions["score"], atol=1e-5)
+
+
+def test_fine_tuning_begins_at_the_best_head_and_trains_from_the_layer_named(settings, frozen):
+    tuned = {"epochs": 2, "fine_tune_epochs": 2, "fine_tune_from": "stage_3", "fine_tune_learning_rate": 1e-3}
+    run = training.train(RunConfig(**settings | frozen | tuned))
+    assert run.history["phase"].tolist() == ["head"] * 2 + ["fine_tuning"] * 2
+    assert run.history["epoch"].tolist() == [1, 2, 3, 4]
+    assert run.history["learning_rate"][2] == pytest.approx(1e-3)
+    if run.metrics["best_epoch"] > 2:
+        model = keras.models.load_model(run.checkpoint).get_layer("backbone")
+        before = build_backbone("small", 64, frozen["weights"])
+        changed = [
+            ours.name
+            for ours, theirs in zip(model.layers, before.layers, strict=True)
+            if any(not np.array_equal(a, b) for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True))
+        ]
+        assert changed
+        assert all("stage_3" in name for name in changed)
+
+
+def test_the_learning_rate_warms_up_and_falls_as_a_cosine(settings, frozen):
+    config = RunConfig(**settings | frozen | {"epochs": 6}, lr_schedule="cosine", warmup_epochs=2)
+    rates = training.train(config).history["learning_rate"]
+    assert rates[0] < rates[1] <= 1e-3
+    assert (rates[1:].diff()[1:] < 0).all()
+    assert rates[5] < 1e-4
 
 
 def damaged_copy(generated: Path, folder: Path, files: int) -> Path:
@@ -264,22 +329,68 @@ def test_a_loss_that_is_no_number_stops_at_its_step_and_keeps_the_best(settings,
 
 
 def test_a_loss_that_overflows_stops_at_its_step(settings, monkeypatch, tmp_path):
-    monkeypatch.setattr(training, "class_weights", lambda config, rows: {0: 1e38, 1: 3e38})
+    monkeypatch.setattr(fitting, "class_weights", lambda config, rows: {0: 1e38, 1: 3e38})
     with pytest.raises(TrainingError, match="the loss is inf at epoch 1, step 1"):
         training.train(RunConfig(**settings | {"runs_dir": str(tmp_path)}))
 
 
 def test_scores_that_are_no_numbers_stop_the_run_by_name(settings, monkeypatch, tmp_path):
-    monkeypatch.setattr(callbacks, "predict_scores", lambda model, dataset, count: np.full(count, np.nan))
+    monkeypatch.setattr(Route, "scorer", lambda self, rows, batch, devices: lambda: np.full(len(rows), np.nan))
     with pytest.raises(TrainingError, match="the validation scores of epoch 1 are not numbers"):
         training.train(RunConfig(**settings | {"runs_dir": str(tmp_path)}))
 
 
-def test_out_of_memory_names_the_settings_to_change(settings, monkeypatch, tmp_path):
-    error = tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
-    monkeypatch.setattr(callbacks, "StopAtNaN", failing_on(0, error, lambda self, logs: None))
-    with pytest.raises(TrainingError, match="out of memory with batch_size_per_gpu 8 at img_size 64: halve"):
-        training.train(RunConfig(**settings | {"runs_dir": str(tmp_path)}))
+def hungry(most: int):
+    """A training step that has memory for `most` images at once."""
+
+    def to_network(self, pictures, *variants):
+        def check(images: int) -> int:
+            if images > most:
+                raise MemoryError  # which TensorFlow makes a ResourceExhaustedError
+            return images
+
+        if variants:  # in training
+            with tf.control_dependencies([tf.py_function(check, [tf.shape(pictures)[0]], tf.int32)]):
+                pictures = tf.identity(pictures)
+        return plain(self, pictures, *variants)
+
+    plain = Pictures.to_network
+    return to_network
+
+
+def test_out_of_memory_halves_what_goes_through_at_once_and_the_run_goes_on(settings, monkeypatch, tmp_path, run):
+    monkeypatch.setattr(Pictures, "to_network", hungry(2))
+    config = RunConfig(**settings | {"runs_dir": str(tmp_path)})
+    less = training.train(config)
+    log = less.file("logs/train.log").read_text()
+    assert "out of memory with 8 images at once on a device: going on from epoch 1 with 4, 2 times a step" in log
+    assert "going on from epoch 1 with 2, 4 times a step: the batch is still 8" in log
+    assert less.history["epoch"].tolist() == [1, 2, 3]
+    assert "finished" in log
+
+
+def test_out_of_memory_with_one_image_names_the_settings_to_change(settings, monkeypatch, tmp_path):
+    monkeypatch.setattr(Pictures, "to_network", hungry(0))
+    with pytest.raises(TrainingError, match="out of memory with 1 images at once on a device, at img_size 64: lower"):
+        training.train(RunConfig(**settings | {"runs_dir": str(tmp_path), "batch_size_per_gpu": 2}))
+
+
+def test_out_of_memory_in_a_later_epoch_keeps_those_before(settings, monkeypatch, tmp_path, frozen):
+    """With the body frozen the parts of a batch make the same step as the whole: so does the run."""
+    same = settings | frozen | {"feature_bank": False, "runs_dir": str(tmp_path), "dropout": 0.0}
+    whole = training.train(RunConfig(**same))
+    steps, plain = iter(range(10**6)), callbacks.StopAtNaN.on_train_batch_end
+
+    def once(self, batch: int, logs: dict) -> None:
+        plain(self, batch, logs)
+        if next(steps) == 12:
+            raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+    monkeypatch.setattr(callbacks.StopAtNaN, "on_train_batch_end", once)
+    less = training.train(RunConfig(**same))
+    assert "going on from epoch 2 with 4, 2 times a step" in less.file("logs/train.log").read_text()
+    for name in ("loss", "val_loss", "val_auc"):
+        np.testing.assert_allclose(less.history[name], whole.history[name], atol=1e-5, err_msg=name)
 
 
 TERMINATED = """
@@ -292,7 +403,7 @@ if __name__ == "__main__":
 """
 
 
-def test_sigterm_saves_the_model_and_says_so(settings, tmp_path):
+def test_sigterm_stops_after_the_step_and_says_from_where_to_go_on(settings, tmp_path):
     (tmp_path / "terminated.py").write_text(TERMINATED)
     RunConfig(**settings | {"runs_dir": str(tmp_path / "runs"), "epochs": 5000, "early_stopping_patience": 0}).to_json(
         tmp_path / "config.json"
@@ -307,8 +418,10 @@ def test_sigterm_saves_the_model_and_says_so(settings, tmp_path):
     os.kill(child.pid, signal.SIGTERM)
     assert child.wait(timeout=60) == 1
     (stopped,) = runs.list_runs(tmp_path / "runs")
-    assert "SIGTERM at epoch" in (stopped.path / "logs" / "train.log").read_text()
-    keras.models.load_model(stopped.path / "checkpoints" / "last.keras")
+    log = (stopped.path / "logs" / "train.log").read_text()
+    epoch = len(stopped.history) + 1
+    assert f"SIGTERM at epoch {epoch}" in log
+    assert f"resumed, the run goes on from epoch {epoch}" in log
 
 
 @pytest.mark.parametrize(("monitor", "sign"), [("val_auc", 1), ("val_pf1", 1), ("val_loss", -1)])

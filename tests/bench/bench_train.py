@@ -1,0 +1,191 @@
+"""The 35-epoch recipe, frozen ResNet50V2 with flips: through the feature bank, plainly, and the limit, side by side.
+
+"Plainly" is Keras's own fit on the frozen model with random flips in tf.data, as Keras's transfer-learning guide does
+it, on the same PNG files. The limit is bare forward passes on pictures in memory: as many as the bank makes (four of
+each training image, one of each validation image), and four of every image. The weights are random: the time is the
+same, the figures mean nothing.
+
+Then, with no dropout and no early stopping, whether the losses of every epoch are those of the engine without a bank,
+with features kept in float32 and in float16.
+
+Where a GPU is there, or --sizes are given, also images a second of training ResNet50V2 from the store, against the bare
+step on a batch in memory.
+
+    python tests/bench/bench_train.py [--women 64] [--size 224] [--epochs 35] [--only time] [--sizes 512 1024]
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+
+from rsna_nb import data, features, runs, synthetic, training
+from rsna_nb.config import RunConfig
+from rsna_nb.distribution import find_devices
+from rsna_nb.inputs import Examples, Pictures
+from rsna_nb.learner import Learner, Route, compile_learner
+from rsna_nb.model import body_of, build_model
+from rsna_nb.sampling import Sampling, Share
+
+
+def timed(function: Callable[[], Any]) -> tuple[float, Any]:
+    started = time.perf_counter()
+    result = function()
+    return time.perf_counter() - started, result
+
+
+def plainly(config: RunConfig, prepared: data.Data) -> list[float]:
+    """Keras's guide, word for word but for the pictures; the loss of each epoch."""
+    flip = keras.layers.RandomFlip("horizontal_and_vertical")
+
+    def dataset(split: str) -> tf.data.Dataset:
+        rows = prepared.rows(split)
+        files = tf.data.Dataset.from_tensor_slices(
+            (rows["file"].tolist(), rows["cancer"].to_numpy(np.float32)[:, None])
+        )
+        files = files.shuffle(len(rows), seed=0) if split == "train" else files
+        images = files.map(lambda file, label: (read(file), label), tf.data.AUTOTUNE).batch(config.batch_size_per_gpu)
+        if split == "train":
+            images = images.map(lambda image, label: (flip(image, training=True), label), tf.data.AUTOTUNE)
+        return images.prefetch(tf.data.AUTOTUNE)
+
+    def read(file: tf.Tensor) -> tf.Tensor:
+        picture = tf.io.decode_png(tf.io.read_file(file), channels=1)
+        return tf.ensure_shape(tf.cast(picture, tf.float32) / 255, (*config.image_shape, 1))
+
+    model = build_model(config)
+    model.compile("adam", "binary_crossentropy", metrics=["accuracy", keras.metrics.AUC(name="auc")])
+    weights = data.class_weights(config, prepared.rows("train"))
+    history = model.fit(
+        dataset("train"), validation_data=dataset("validation"), epochs=config.epochs, class_weight=weights, verbose=0
+    )
+    return history.history["loss"]
+
+
+def bare_passes(config: RunConfig, prepared: data.Data) -> float:
+    """Seconds that a forward pass of one picture takes, of batches in memory; the median of ten."""
+    devices, body = find_devices(), body_of(build_model(config))
+    source = Pictures(config.image_shape)
+    (batch,) = next(iter(source.evaluation(prepared.rows("train"), features.BATCH, Share())))
+    images = source.to_network(batch)
+    forward = devices.compiled(lambda pictures: body(pictures, training=False))
+    forward(images)
+    return statistics.median(timed(lambda: forward(images).numpy())[0] for _ in range(10)) / len(batch)
+
+
+def compare(config: RunConfig) -> None:
+    table, data_dir = data.split_table(config)
+    prepared = data.prepare(config, table, data_dir)
+    count, validation = len(table), len(prepared.rows("validation"))
+    print(f"\n{count} images, {validation} of them for validation, {config.epochs} epochs, {config.image_shape}\n")
+    before = bare_passes(config, prepared)
+    through_bank, run = timed(lambda: training.train(config))
+    again, _ = timed(lambda: training.train(config))
+    plain, _ = timed(lambda: plainly(config, prepared))
+    bare = statistics.mean([before, bare_passes(config, prepared)])
+    passes = 4 * (count - validation) + validation
+    head = run.history["seconds"].sum()
+    print("| what | seconds |")
+    print("|---|---|")
+    print(f"| the recipe through the bank, everything | {through_bank:.1f} |")
+    print(f"| of which the head's epochs | {head:.1f} |")
+    print(f"| the same once more, from the bank that is there | {again:.1f} |")
+    print(f"| the recipe plainly, by Keras's fit | {plain:.1f} |")
+    print(f"| bare forward passes, as many as the bank makes ({passes}) | {bare * passes:.1f} |")
+    print(f"| four bare forward passes of every image ({4 * count}) | {bare * 4 * count:.1f} |")
+    print(f"\nplainly / through the bank: {plain / through_bank:.1f}")
+    print(f"(through the bank - the head's epochs) / its bare passes: {(through_bank - head) / (bare * passes):.2f}")
+    print(f"(through the bank - the head's epochs) / four of all: {(through_bank - head) / (bare * 4 * count):.2f}\n")
+
+
+def agree(config: RunConfig) -> None:
+    """The largest difference of an epoch's losses between the bank and the pictures themselves, of a few women."""
+    changes = {"dropout": 0.0, "limit_patients": 16}
+    settings = {name: getattr(config, name) for name in RunConfig.__dataclass_fields__} | changes
+    plain = training.train(RunConfig(**settings | {"feature_bank": False})).history
+    look_up = features.look_up
+    for dtype in (np.float32, np.float16):
+        features.look_up = lambda *arguments, dtype=dtype: halved(look_up(*arguments), dtype)
+        bank = training.train(RunConfig(**settings)).history
+        losses = {name: f"{(bank[name] - plain[name]).abs().max():.1e}" for name in ("loss", "val_loss")}
+        print(
+            f"{len(bank)} epochs, features in {np.dtype(dtype)}: largest differences from pictures {losses}", flush=True
+        )
+    features.look_up = look_up
+
+
+def halved(found: tuple[np.ndarray, np.ndarray], dtype: type) -> tuple[np.ndarray, np.ndarray]:
+    return found[0].astype(dtype).astype(np.float32), found[1]
+
+
+def speed(config: RunConfig, prepared: data.Data, steps: int) -> None:
+    """Images a second of training the whole network: the bare step on one batch in memory, and from the store."""
+    devices, rows = find_devices(), prepared.rows("train")
+    rows = pd.concat([rows] * (-(-steps * config.batch_size_per_gpu // len(rows))), ignore_index=True)
+    cancer = rows["cancer"].to_numpy(np.float32)[:, np.newaxis]
+    source, batch = Pictures(config.image_shape), config.batch_size_per_gpu
+    examples = Examples(cancer, np.ones_like(cancer), Sampling.of(config, cancer[:, 0], batch))
+    dataset = source.training(rows, examples, 0, Share())
+    model = build_model(config, training.choose_precision(config))
+    learner = Learner(Route(source, model))
+    compile_learner(learner, config, 1e-4, dataset.element_spec, devices)
+    learner.make_train_function()
+    batches = iter(dataset)
+    held = next(batches)
+    memory = iter(tf.data.Dataset.from_tensors(held).repeat().prefetch(2))
+    for iterator in (memory, batches):
+        learner.train_function(iterator)
+    rates: dict[str, list[float]] = {"memory": [], "store": []}
+    for _ in range(3):
+        for name, iterator in (("memory", memory), ("store", batches)):
+            seconds, _ = timed(
+                lambda it=iterator: [learner.train_function(it) for _ in range(steps)][-1]["loss"].numpy()
+            )
+            rates[name].append(steps * batch / seconds)
+    bare, store = (statistics.median(each) for each in rates.values())
+    print(f"| {config.image_shape} | {batch} | {bare:.1f} | {store:.1f} | {store / bare:.2f} |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--women", type=int, default=64)
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--epochs", type=int, default=35)
+    parser.add_argument("--sizes", type=int, nargs="*")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--only", choices=["time", "agreement"])
+    arguments = parser.parse_args()
+    runs.log_to_console()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        generated = synthetic.generate(folder / "data", arguments.women, 0.4, seed=1, scale=0.1)
+        keras.utils.set_random_seed(0)
+        network = keras.applications.ResNet50V2(include_top=False, weights=None, input_shape=(224, 224, 3))
+        network.save_weights(folder / "resnet50v2.weights.h5")
+        folders = {"data_dir": str(generated), "store_dir": f"{folder}/store", "runs_dir": f"{folder}/runs"}
+        settings = folders | {"weights": f"{folder}/resnet50v2.weights.h5", "batch_size_per_gpu": arguments.batch}
+        config = RunConfig(**settings, img_size=arguments.size, epochs=arguments.epochs, early_stopping_patience=0)
+        if arguments.only != "agreement":
+            compare(config)
+        if arguments.only != "time":
+            agree(config)
+        sizes = arguments.sizes or ([512, 1024] if tf.config.list_physical_devices("GPU") else [])
+        if sizes:
+            print("\n| size | batch | bare step, images/s | from the store, images/s | share |\n|---|---|---|---|---|")
+        for size in sizes:
+            unfrozen = RunConfig(**settings | {"weights": "none", "freeze_backbone": False, "img_size": size})
+            prepared = data.prepare(unfrozen, *data.split_table(unfrozen))
+            speed(unfrozen, prepared, arguments.steps)
+
+
+if __name__ == "__main__":
+    main()

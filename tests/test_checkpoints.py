@@ -1,0 +1,180 @@
+import dataclasses
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from rsna_nb import callbacks, checkpoints, runs, training
+from rsna_nb.backbones import build_backbone
+from rsna_nb.callbacks import TrainingError
+from rsna_nb.config import ConfigError, RunConfig
+from rsna_nb.runs import RunError
+from tests.test_training import SMALL
+
+TIMINGS = ["seconds", "images_per_second"]
+ALL_KINDS_OF_STATE = {
+    "dropout": 0.4,
+    "ema": 0.8,
+    "epochs": 5,
+    "fine_tune_epochs": 3,
+    "reduce_lr_patience": 1,
+    "early_stopping_patience": 3,
+    "fine_tune_learning_rate": 1e-3,
+    "test_fraction": 0.2,
+}
+KILLED = Path(__file__).parent / "killed.py"
+
+
+@pytest.fixture(scope="module")
+def recipe(generated, tmp_path_factory) -> dict:
+    """Settings with every kind of state: bank, dropout, averages, plateau, early stopping, two phases."""
+    folder = tmp_path_factory.mktemp("resumed")
+    keras.utils.set_random_seed(0)
+    build_backbone("small", 64, "none").save_weights(folder / "small.weights.h5")
+    frozen = {"weights": str(folder / "small.weights.h5"), "freeze_backbone": True}
+    folders = {"data_dir": str(generated), "store_dir": str(folder / "stores"), "runs_dir": str(folder / "runs")}
+    return SMALL | frozen | ALL_KINDS_OF_STATE | folders
+
+
+@pytest.fixture(scope="module")
+def whole(recipe) -> runs.Run:
+    return training.train(RunConfig(**recipe, run_name="whole"))
+
+
+def killed(recipe: dict, folder: Path, place: str, count: int, when: str) -> runs.Run:
+    """The folder of a run that was killed."""
+    settings = json.dumps(recipe | {"runs_dir": str(folder / "runs")})
+    command = [sys.executable, KILLED, "1", settings, place, str(count), when]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert answer.returncode == -signal.SIGKILL, answer.stderr[-2000:]
+    (run,) = runs.list_runs(folder / "runs")
+    return run
+
+
+def resumed(run: runs.Run) -> runs.Run:
+    again = training.train(RunConfig.resumed({"resume": run.id, "runs_dir": str(run.path.parent)}))
+    assert again.path == run.path
+    return again
+
+
+def assert_equal(run: runs.Run, whole: runs.Run) -> None:
+    assert run.history.drop(columns=TIMINGS).to_csv() == whole.history.drop(columns=TIMINGS).to_csv()
+    ours, theirs = (keras.models.load_model(one.checkpoint, compile=False).get_weights() for one in (run, whole))
+    for mine, other in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(mine, other)
+    np.testing.assert_array_equal(run.predictions["score"], whole.predictions["score"])
+    for name in ("best_epoch", "epochs", "validation", "test"):
+        assert run.metrics[name] == whole.metrics[name]
+
+
+@pytest.mark.parametrize(
+    ("place", "count", "when"),
+    [
+        ("fsync", 4, "after"),
+        ("fsync", 11, "before"),  # between the phases
+        ("step", 39, "after"),
+    ],
+)
+def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(recipe, whole, tmp_path, place, count, when):
+    """Of more places and moments, and of the bank's making, see tests/bench/bench_resume.py."""
+    assert_equal(resumed(killed(recipe, tmp_path, place, count, when)), whole)
+
+
+def test_a_run_that_was_stopped_three_times_too(recipe, whole, tmp_path, monkeypatch):
+    run = killed(recipe, tmp_path, "step", 5, "after")
+    for step in (9, 17):
+        stop_at(step, monkeypatch)
+        with pytest.raises(TrainingError, match="stopped for the test"):
+            resumed(run)
+    assert_equal(resumed(run), whole)
+
+
+def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let training end, once, at the step after so many."""
+    plain, steps = callbacks.StopAtNaN.on_train_batch_end, iter(range(10**6))
+
+    def stop(self, batch: int, logs: dict) -> None:
+        plain(self, batch, logs)
+        if next(steps) == step:
+            raise TrainingError("stopped for the test")
+
+    monkeypatch.setattr(callbacks.StopAtNaN, "on_train_batch_end", stop)
+
+
+def test_a_finished_run_is_left_as_it_is(whole):
+    before = {path: path.read_bytes() for path in whole.path.rglob("*.*") if path.is_file() and path.suffix != ".log"}
+    resumed(whole)
+    assert before == {path: path.read_bytes() for path in before}
+    assert "it is finished: nothing is left to do" in whole.file("logs/train.log").read_text()
+
+
+@pytest.fixture
+def stopped(recipe, tmp_path, monkeypatch) -> runs.Run:
+    """A run that was stopped in its fourth epoch."""
+    stop_at(20, monkeypatch)
+    with pytest.raises(TrainingError):
+        training.train(RunConfig(**recipe | {"runs_dir": str(tmp_path / "runs")}))
+    (run,) = runs.list_runs(tmp_path / "runs")
+    return run
+
+
+def test_a_changed_config_is_refused_by_name(stopped):
+    settings = json.loads(stopped.file("config/config.json").read_text())
+    (stopped.path / "config" / "config.json").write_text(json.dumps(settings | {"dropout": 0.1, "seed": 3}))
+    with pytest.raises(RunError, match=r"config\.json differ from .*dropout 0\.4 and now 0\.1, seed 42 and now 3"):
+        resumed(stopped)
+
+
+def test_other_settings_are_refused_by_name(stopped):
+    other = dataclasses.replace(stopped.config, resume=stopped.id, epochs=50)
+    with pytest.raises(RunError, match=r"the settings now differ from .*epochs 5 and now 50"):
+        training.train(other)
+    with pytest.raises(ConfigError, match=r"goes on with its own settings: leave out epochs 50 \(the run has 5\)"):
+        RunConfig.resumed({"resume": stopped.id, "runs_dir": str(stopped.path.parent), "epochs": 50})
+
+
+def test_another_table_is_refused(stopped, generated, tmp_path, monkeypatch):
+    data = shutil.copytree(generated, tmp_path / "data")
+    lines = (data / "train.csv").read_text().splitlines()
+    (data / "train.csv").write_text("\n".join(lines[:-1]) + "\n")
+    path = stopped.file("config/config.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"data_dir": str(data)}))
+    (stopped.path / checkpoints.FILE).unlink()  # which would refuse the settings first
+    with pytest.raises(RunError, match=r"the table is not the one it was begun with \(table_fingerprint"):
+        resumed(stopped)
+
+
+def test_another_store_is_refused(stopped):
+    path = stopped.path / "config" / "environment.json"
+    environment = json.loads(path.read_text())
+    path.write_text(json.dumps(environment | {"store_fingerprint": "0" * 64}))
+    with pytest.raises(RunError, match="the store of pictures is not the one it was begun with"):
+        resumed(stopped)
+
+
+def test_a_run_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="there is no run nothing in"):
+        RunConfig.resumed({"resume": "nothing", "runs_dir": str(tmp_path)})
+
+
+def test_a_state_that_is_damaged_is_named(stopped):
+    path = stopped.path / checkpoints.FILE
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(RunError, match=r"state\.npz.* is damaged"):
+        resumed(stopped)
+
+
+def test_a_notebook_resumes_with_the_runs_settings_and_refuses_others(stopped):
+    runs_dir = str(stopped.path.parent)
+    cells = ["# Parameters: all\nepochs = 35\nresume = ''", f"# Parameters\nresume = '{stopped.id}'\nruns_dir = 'x'"]
+    given = {"In": cells, "epochs": 35, "resume": stopped.id, "runs_dir": runs_dir}
+    config = RunConfig.from_notebook(given)
+    assert dataclasses.replace(config, resume="") == stopped.config
+    with pytest.raises(ConfigError, match=r"leave out dropout 0\.9"):
+        RunConfig.from_notebook(given | {"In": [cells[0], cells[1] + "\ndropout = 0.9"], "dropout": 0.9})

@@ -1,0 +1,463 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+import tensorflow as tf
+from keras import layers
+from keras.callbacks import LambdaCallback
+
+from rsna_nb import metrics
+from rsna_nb.callbacks import SwapAverages, Validate
+from rsna_nb.checkpoints import BestCheckpoint
+from rsna_nb.config import ConfigError, RunConfig
+from rsna_nb.distribution import Devices
+from rsna_nb.inputs import Pictures
+from rsna_nb.learner import Learner, Route, compile_learner, loss_of
+from rsna_nb.model import POLICIES, body_of, build_model, dtype_policy, head_of, open_backbone
+
+SIDE, IMAGES = 32, 8
+PICTURES = Pictures((SIDE, SIDE))
+ALONE = Devices(("/device:CPU:0",))
+COMPILING = Devices(("/device:GPU:0",))  # by its name alone: XLA is used, on the processor
+GREY = np.random.default_rng(0).integers(0, 256, (IMAGES, SIDE, SIDE, 1), np.uint8)
+VARIANTS = np.arange(IMAGES) % 4
+LABELS = np.array([0, 1, 1, 0, 0, 1, 0, 0], np.float32)[:, np.newaxis]
+WEIGHTS = np.array([0.5, 2, 2, 0.5, 0.5, 1, 0.5, 1], np.float32)[:, np.newaxis]  # of mean 1
+SCORES = np.array([0.001, 0.01, 0.2, 0.4, 0.5, 0.7, 0.95, 0.999], np.float32)[:, np.newaxis]
+
+
+def batches(devices: int = 1) -> tf.data.Dataset:
+    """The same pictures again and again, for one of so many devices."""
+    images = tf.data.Dataset.from_tensor_slices(((GREY, VARIANTS), LABELS, WEIGHTS))
+    return images.batch(IMAGES // devices, drop_remainder=True).repeat()
+
+
+def config_of(**settings: object) -> RunConfig:
+    return RunConfig(img_size=SIDE, backbone="small", weights="none", freeze_backbone=False, **settings)
+
+
+def tiny(precision: str = "float32", dropout: float = 0.0) -> keras.Model:
+    """A network as `build_model` makes them, with dropout in its backbone, whose scores are on both sides of 0.5."""
+    keras.utils.set_random_seed(0)
+    with dtype_policy(POLICIES[precision]):
+        grey = keras.Input((SIDE, SIDE, 1))
+        x = layers.Conv2D(6, 5, 4, use_bias=False, name="convolution")(grey)
+        x = layers.BatchNormalization(name="normalization")(x)
+        x = layers.Dropout(0.5, name="inner_dropout")(layers.ReLU(name="relu")(x))
+        x = layers.Conv2D(5, 3, name="second_convolution")(x)
+        image = keras.Input((SIDE, SIDE, 1))
+        pooled = layers.GlobalMaxPooling2D(name="pooled")(keras.Model(grey, x, name="backbone")(image))
+        kept = layers.Dropout(dropout, seed=0, name="dropout")(pooled)
+        model = keras.Model(image, layers.Dense(1, activation="sigmoid", dtype="float32", name="cancer")(kept))
+    scores, last = model(as_seen()).numpy(), model.get_layer("cancer")
+    logits = np.log(scores / (1 - scores))
+    last.kernel.assign(last.kernel / logits.std())
+    last.bias.assign([-np.median(logits) / logits.std()])
+    return model
+
+
+def as_seen() -> tf.Tensor:
+    return PICTURES.to_network(tf.constant(GREY), tf.constant(VARIANTS))
+
+
+def tuning(model: keras.Model, first: str = "", **options: float) -> Learner:
+    """A learner as in fine-tuning: the backbone is open from a layer on, its batch normalisation in inference mode."""
+    open_backbone(model, first)
+    return Learner(Route(PICTURES, head_of(model), body_of(model)), **options)
+
+
+def compiled(learner: Learner, devices: Devices = ALONE, **settings: object) -> Learner:
+    """As a run has it, with Adam."""
+    compile_learner(learner, config_of(**settings), 1e-2, batches().element_spec, devices)
+    return learner
+
+
+def fit(learner: Learner, steps: int = 1, *callbacks: keras.callbacks.Callback) -> dict[str, list[float]]:
+    history = learner.fit(batches(), steps_per_epoch=steps, callbacks=list(callbacks), shuffle=False, verbose=0)
+    return history.history
+
+
+def moved(learner: Learner, devices: Devices = ALONE, optimizer: keras.Optimizer | None = None) -> np.ndarray:
+    """By how much a step lowers the weights that learn, in one vector. By SGD with a rate of 1 it is the gradient."""
+    dataset = batches(devices.replicas)
+    with devices.scope():
+        learner.compile(optimizer or keras.optimizers.SGD(1.0), loss_of(config_of()), jit_compile=devices.compiles)
+        learner.build_on(dataset.element_spec)
+    before = flat(learner.trainable_variables)
+    learner.fit(devices.distribute(dataset), steps_per_epoch=1, shuffle=False, verbose=0)
+    return before - flat(learner.trainable_variables)
+
+
+def flat(arrays: list) -> np.ndarray:
+    return np.concatenate([keras.ops.convert_to_numpy(array).ravel() for array in arrays])
+
+
+def gradient_of(model: keras.Model, variables: list[keras.Variable]) -> np.ndarray:
+    """Of the batch's mean cross-entropy with weights, in inference mode, without the package's learner."""
+    with tf.GradientTape() as tape:
+        scores = model(as_seen(), training=False)
+        loss = tf.reduce_mean(keras.losses.binary_crossentropy(LABELS, scores) * WEIGHTS[:, 0])
+    return flat(tape.gradient(loss, variables))
+
+
+def assert_close(vector: np.ndarray, expected: np.ndarray) -> None:
+    """To the accuracy of float32: of a sum's largest terms, and of weights up to 10 whose difference is taken."""
+    np.testing.assert_allclose(vector, expected, atol=max(1e-5 * np.abs(expected).max(), 1e-6))
+
+
+def values_of(learner: Learner) -> list[np.ndarray]:
+    return [keras.ops.convert_to_numpy(variable) for variable in learner.state]
+
+
+def assert_equal(arrays: list[np.ndarray], expected: list[np.ndarray]) -> None:
+    for one, other in zip(arrays, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3])
+def test_a_step_in_parts_is_the_step_of_the_whole_batch(parts):
+    """8 images in 3 parts are 3, 3 and 2."""
+    model = tiny()
+    learner = tuning(model, parts=parts)
+    expected = gradient_of(model, learner.trainable_variables)
+    assert_close(moved(learner), expected)
+
+
+def test_parts_compiled_by_xla_have_the_loss_and_the_metrics_of_the_whole():
+    """As on a GPU."""
+    whole = fit(compiled(tuning(tiny(), clip_norm=0.5)), 2)
+    parts = fit(compiled(tuning(tiny(), parts=3, clip_norm=0.5), COMPILING), 2)
+    assert parts.keys() == whole.keys()
+    for name, values in whole.items():
+        np.testing.assert_allclose(parts[name], values, rtol=1e-4, err_msg=name)
+
+
+def test_under_a_frozen_body_the_head_alone_learns():
+    model = tiny()
+    model.get_layer("backbone").trainable = False
+    before = model.get_layer("backbone").get_weights()
+    learner = Learner(Route(PICTURES, head_of(model), body_of(model)), parts=3)
+    expected = gradient_of(model, model.get_layer("cancer").trainable_variables)
+    assert_close(moved(learner), expected)
+    assert_equal(model.get_layer("backbone").get_weights(), before)
+
+
+@pytest.mark.parametrize(("share", "parts"), [(0.01, 1), (0.5, 3), (2.0, 1)])
+def test_a_gradient_is_cut_to_clip_norm_and_keeps_its_direction(share, parts):
+    """`share` is that of clip_norm in the gradient's length."""
+    model = tiny()
+    gradient = gradient_of(model, tuning(model).trainable_variables)
+    clip_norm = share * float(np.linalg.norm(gradient))
+    applied = moved(tuning(model, parts=parts, clip_norm=clip_norm))
+    assert_close(applied, gradient * min(1, share))
+    assert np.linalg.norm(applied) <= clip_norm * (1 + 1e-5)
+
+
+def test_clip_norm_is_of_the_gradient_and_not_of_the_scaled_one_of_float16():
+    scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(1.0), initial_scale=64.0)
+    applied = moved(Learner(Route(PICTURES, tiny("float16")), clip_norm=0.01), optimizer=scaled)
+    assert np.linalg.norm(applied) == pytest.approx(0.01, rel=1e-3)
+
+
+def network(model: keras.Model) -> Learner:
+    return Learner(Route(PICTURES, model))
+
+
+@pytest.mark.parametrize("learner_of", [network, tuning])
+def test_the_loss_is_scaled_where_gradients_go_through_layers_of_float16(learner_of):
+    """Small ones would become 0 there."""
+    for precision in ("float32", "float16"):
+        learner = compiled(learner_of(tiny(precision)))
+        assert isinstance(learner.optimizer, keras.optimizers.LossScaleOptimizer) == (precision == "float16")
+
+
+STEPS = [{}, {"clip_norm": 0.01, "parts": 3}]
+
+
+def steps_on(devices: Devices, weights: str) -> list[np.ndarray]:
+    """How each of `STEPS` moves the network whose weights are in a file."""
+    steps = []
+    for options in STEPS:
+        with devices.scope():
+            model = tiny()
+            model.load_weights(weights)
+            learner = tuning(model, **options)
+        steps.append(moved(learner, devices))
+    return steps
+
+
+ON_TWO = """
+import sys
+import numpy as np
+import tensorflow as tf
+
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from rsna_nb.distribution import find_devices
+from tests.test_learner import steps_on
+
+devices = find_devices()
+assert devices.replicas == 2
+np.savez(sys.argv[2], *steps_on(devices, sys.argv[1]))
+"""
+
+
+def test_two_devices_make_the_step_of_one_and_clip_the_gradient_of_both_together(tmp_path):
+    weights, result = str(tmp_path / "all.weights.h5"), tmp_path / "steps.npz"
+    tiny().save_weights(weights)
+    command, folder = [sys.executable, "-c", ON_TWO, weights, str(result)], Path(__file__).parents[1]
+    answer = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr[-2000:]
+    expected = steps_on(ALONE, weights)
+    with np.load(result) as steps:
+        for theirs, ours in zip(steps.values(), expected, strict=True):
+            assert_close(theirs, ours)
+    whole, cut = map(np.linalg.norm, expected)
+    assert whole > 0.1
+    assert cut == pytest.approx(0.01, rel=1e-4)
+
+
+LOSSES = {
+    "cross-entropy": {},
+    "soft positives": {"positive_label": 0.9},
+    "focal": {"imbalance": "focal"},
+    "focal with soft positives": {"imbalance": "focal", "positive_label": 0.9, "focal_gamma": 1.5},
+}
+
+
+def literal(config: RunConfig, label: float, score: float) -> float:
+    """Lin et al. 2017, equations 1 and 4, for a target between 0 and 1."""
+    target = config.positive_label if label else 0.0
+    entropy = -target * np.log(score) - (1 - target) * np.log(1 - score)
+    right = target * score + (1 - target) * (1 - score)
+    return entropy * (1 - right) ** (config.focal_gamma if config.imbalance == "focal" else 0)
+
+
+@pytest.mark.parametrize("settings", LOSSES.values(), ids=LOSSES)
+@pytest.mark.parametrize("label", [0, 1])
+def test_the_loss_is_the_formulas_and_that_of_validation(settings, label):
+    config, labels = config_of(**settings), np.full_like(SCORES, label)
+    losses = loss_of(config)(tf.constant(labels), tf.constant(SCORES)).numpy()
+    assert losses.shape == (IMAGES,)
+    np.testing.assert_allclose(losses, [literal(config, label, score) for score in SCORES[:, 0].astype(float)], 1e-4)
+    assert losses.mean() == pytest.approx(validation_figures(config, labels, SCORES)["loss"], rel=1e-4)
+
+
+def validation_figures(config: RunConfig, labels: np.ndarray, scores: np.ndarray, **options: object) -> dict:
+    gamma = config.focal_gamma if config.imbalance == "focal" else 0.0
+    options |= {"positive_label": config.positive_label, "focal_gamma": gamma}
+    return metrics.by_image(labels[:, 0], scores[:, 0], **options)
+
+
+@pytest.mark.parametrize("settings", [{}, {"imbalance": "focal", "positive_label": 0.9}])
+def test_training_logs_the_weighted_loss_and_the_metrics_of_hard_labels(settings):
+    """The body in inference mode and no dropout in the head: what training scores is what evaluation scores."""
+    learner = compiled(tuning(tiny()), **settings)
+    scores = learner((tf.constant(GREY), tf.constant(VARIANTS)), training=False).numpy()
+    logs = fit(learner)
+    expected = validation_figures(config_of(**settings), LABELS, scores, weights=WEIGHTS[:, 0])
+    assert 0 < expected["recall"] < 1
+    assert logs.keys() == expected.keys()
+    for name, value in expected.items():
+        assert logs[name][0] == pytest.approx(value, rel=1e-4), name
+
+
+def test_the_body_stays_in_inference_mode_while_its_kernels_learn():
+    model = tiny()
+    learner = compiled(tuning(model))
+    backbone = model.get_layer("backbone")
+    before = {weight.path: weight.numpy() for weight in backbone.weights}
+    inputs = tf.constant(GREY), tf.constant(VARIANTS)
+    fit(learner, 3)
+    for weight in backbone.weights:
+        stays = "moving" in weight.path
+        assert np.array_equal(weight.numpy(), before[weight.path]) == stays, weight.path
+    np.testing.assert_array_equal(learner(inputs, training=True), learner(inputs, training=False))
+
+
+def test_a_network_that_learns_as_a_whole_has_its_statistics_and_dropout_in_training_mode():
+    model = tiny()
+    learner = compiled(Learner(Route(PICTURES, model)))
+    before = model.get_layer("backbone").get_layer("normalization").get_weights()
+    inputs = tf.constant(GREY), tf.constant(VARIANTS)
+    fit(learner)
+    after = model.get_layer("backbone").get_layer("normalization").get_weights()
+    assert not any(np.array_equal(one, other) for one, other in zip(before, after, strict=True))
+    assert not np.array_equal(learner(inputs, training=True), learner(inputs, training=True))
+    np.testing.assert_array_equal(learner(inputs, training=False), learner(inputs, training=False))
+
+
+def in_order(backbone: keras.Model) -> list[keras.layers.Layer]:
+    """The layers that a picture goes through, those of a network within the network in its place."""
+    nested = [in_order(layer) if isinstance(layer, keras.Model) else [layer] for layer in backbone.layers]
+    return [layer for group in nested for layer in group]
+
+
+def opened(name: str, first: str) -> tuple[Learner, list[keras.layers.Layer], int]:
+    """Its learner, its backbone's layers in order, and which of them is the first to learn."""
+    keras.utils.set_random_seed(0)
+    model = build_model(RunConfig(img_size=SIDE, backbone=name, weights="none", freeze_backbone=False))
+    model.get_layer("backbone").trainable = False
+    backbone = in_order(model.get_layer("backbone"))
+    return tuning(model, first), backbone, next(i for i, layer in enumerate(backbone) if first in layer.name)
+
+
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [("small", "stage_2"), ("small", "stage_3_same_bn"), ("mobilenet", "conv_dw_12"), ("mobilenet", "")],
+)
+def test_all_layers_from_fine_tune_from_on_learn_and_none_before(name, first):
+    """Those of keras.applications are a network within the network."""
+    learner, backbone, start = opened(name, first)
+    learn = {id(variable) for variable in learner.trainable_variables}
+    learning = [layer.name for layer in backbone if any(id(weight) in learn for weight in layer.weights)]
+    assert learning == [layer.name for layer in backbone[start:] if layer.weights]
+    assert {id(weight) for weight in learner.head.weights} <= learn
+
+
+def test_the_layers_before_fine_tune_from_stay_as_they_are_and_all_others_change():
+    learner, backbone, start = opened("small", "stage_2")
+    before = [layer.get_weights() for layer in backbone]
+    fit(compiled(learner))
+    changed = [
+        layer.name
+        for layer, weights in zip(backbone, before, strict=True)
+        if any(not np.array_equal(one, other) for one, other in zip(layer.get_weights(), weights, strict=True))
+    ]
+    assert changed == [layer.name for layer in backbone[start:] if layer.weights]
+
+
+@pytest.mark.parametrize(("name", "first", "count"), [("small", "stage_2", 14), ("mobilenet", "conv_pw_13_bn", 2)])
+def test_opening_says_how_many_layers_learn(name, first, count):
+    model = build_model(RunConfig(img_size=SIDE, backbone=name, weights="none", freeze_backbone=False))
+    assert open_backbone(model, first) == count
+
+
+def test_a_layer_that_is_not_there_is_refused_with_those_that_are():
+    model = build_model(config_of())
+    with pytest.raises(ConfigError, match="fine_tune_from conv5 is in no layer's name; the layers are") as caught:
+        open_backbone(model, "conv5")
+    for name in ("stage_0_conv", "stage_2_same_bn", "stage_3_down_conv"):
+        assert name in str(caught.value)
+    assert "relu" not in str(caught.value)  # it has nothing to learn
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_body_and_head_together_are_the_model(precision):
+    model = tiny(precision)
+    head, body = head_of(model), body_of(model)
+    assert body.output_shape == (None, 5)
+    features = tf.cast(body(as_seen()), tf.float32)  # as a bank keeps them
+    np.testing.assert_allclose(head(features), model(as_seen()), atol=1e-6)
+    before = model(as_seen()).numpy()
+    head.weights[0].assign(2 * head.weights[0])
+    np.testing.assert_allclose(head(features), model(as_seen()), atol=1e-6)
+    assert not np.allclose(model(as_seen()), before)
+
+
+@pytest.fixture
+def rows(tmp_path) -> pd.DataFrame:
+    """Pictures in a store, of eight breasts."""
+    files = [str(tmp_path / f"{number}.png") for number in range(IMAGES)]
+    for file, picture in zip(files, GREY, strict=True):
+        cv2.imwrite(file, picture)
+    women = [str(number) for number in range(IMAGES)]
+    return pd.DataFrame({"patient_id": women, "laterality": "L", "cancer": LABELS[:, 0].astype(int), "file": files})
+
+
+@pytest.mark.parametrize("batch", [3, 100])
+def test_a_route_scores_each_row_in_its_place_whatever_the_batch(rows, batch):
+    model = tiny()
+    expected = model.predict(GREY / np.float32(255), verbose=0)[:, 0]
+    whole, split = Route(PICTURES, model), Route(PICTURES, head_of(model), body_of(model))
+    for route, devices in ((whole, ALONE), (split, ALONE), (split, COMPILING)):
+        scores = route.scorer(rows, batch, devices)()
+        assert scores.dtype == np.float64
+        np.testing.assert_allclose(scores, expected, atol=1e-6)
+
+
+def test_a_scorer_scores_by_the_network_as_it_is_at_the_time(rows):
+    model = tiny()
+    score = Route(PICTURES, model).scorer(rows, 4, ALONE)
+    before = score()
+    model.get_layer("cancer").bias.assign_add([1.0])
+    assert (score() > before).all()
+
+
+@pytest.mark.parametrize(("learner_of", "precision"), [(network, "float16"), (tuning, "float32")])
+def test_a_step_from_the_same_state_is_the_same_to_the_bit(learner_of, precision):
+    """The state has the optimizer's moments, the averages, float16's scale and the dropout layers' random numbers."""
+    learner = compiled(learner_of(tiny(precision, dropout=0.5)), ema=0.5)
+    state: list[list[np.ndarray]] = []
+    record = LambdaCallback(on_train_batch_end=lambda batch, logs: state.append(values_of(learner)))
+    fit(learner, 3, record)
+    for variable, value in zip(learner.state, state[0], strict=True):
+        variable.assign(value)
+    fit(learner, 2, record)
+    assert_equal(state[3], state[1])
+    assert_equal(state[4], state[2])
+    assert any(not np.array_equal(one, other) for one, other in zip(state[1], state[2], strict=True))
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_weights_and_averages_exchanged_twice_are_as_they_were_to_the_bit(precision):
+    learner = compiled(Learner(Route(PICTURES, tiny(precision))), ema=0.9)
+    states: list[list[np.ndarray]] = []
+
+    class Twice(SwapAverages):
+        def on_epoch_end(self, epoch: int, logs: dict) -> None:
+            for _ in range(2):
+                states.append(values_of(learner))
+                super().on_epoch_end(epoch, logs)
+            states.append(values_of(learner))
+
+    fit(learner, 3, Twice())
+    assert_equal(states[2], states[0])
+    assert not all(np.array_equal(one, other) for one, other in zip(states[0], states[1], strict=True))
+
+
+def averages(steps: list[np.ndarray], momentum: float) -> np.ndarray:
+    """Of the weights after each step, the first among them."""
+    average = steps[0].astype(float)
+    for weights in steps[1:]:
+        average = momentum * average + (1 - momentum) * weights
+    return average
+
+
+def frozen(model: keras.Model) -> Learner:
+    model.get_layer("backbone").trainable = False
+    return Learner(Route(PICTURES, head_of(model), body_of(model)))
+
+
+@pytest.mark.parametrize(("learner_of", "head_alone"), [(network, False), (frozen, True)])
+def test_averaged_weights_are_judged_and_kept_while_the_weights_go_on(rows, tmp_path, learner_of, head_alone):
+    model = tiny()
+    learner = compiled(learner_of(model), ema=0.9)
+    head = learner.head if head_alone else None
+    steps, after = [], []
+    validate = Validate(learner.route.scorer(rows, 4, ALONE), rows)
+    best = BestCheckpoint(tmp_path / "best.keras", "val_loss", model, True)
+    best.watch(validate, head)
+    fit(
+        learner,
+        5,
+        LambdaCallback(on_train_batch_end=lambda batch, logs: steps.append(flat(learner.trainable_variables))),
+        SwapAverages(),
+        validate,
+        best,
+        SwapAverages(),
+        LambdaCallback(on_epoch_end=lambda epoch, logs: after.append(flat(learner.trainable_variables))),
+    )
+    best.write(head)
+    best.settle()
+    np.testing.assert_array_equal(after[0], steps[-1])
+    model.load_weights(tmp_path / "best.keras")
+    np.testing.assert_allclose(flat(learner.trainable_variables), averages(steps, 0.9), atol=1e-6)
+    assert not np.allclose(steps[-1], averages(steps, 0.9), atol=1e-3)
+    kept = keras.models.load_model(tmp_path / "best.keras")
+    np.testing.assert_allclose(kept.predict(GREY / np.float32(255), verbose=0)[:, 0], best.scores, atol=1e-6)
