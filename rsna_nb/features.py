@@ -175,8 +175,9 @@ def passes(
         return tf.cast(pooled(pictures.to_network(images, flips), training=False), tf.float32)
 
     local = devices.share.local
-    step = min(batch, -(-len(files) // local)) * local
-    positions = np.resize(np.arange(len(files)), -(-len(files) // step) * step)
+    steps = -(-len(files) // (batch * local))
+    step = -(-len(files) // (steps * local)) * local  # as many in each, so that hardly any fill up the last
+    positions = np.resize(np.arange(len(files)), steps * step)
     for number, (images,) in enumerate(pictures.read_all(files[positions], step)):
         part = positions[number * step : (number + 1) * step]
         for variant in variants:
