@@ -80,7 +80,11 @@ class RunConfig:
     fine_tune_learning_rate: float = number(1e-5, 1e-12, 10, "of Adam, when the backbone learns")
     pooling: str = one_of("avg", ("avg", "max"), '"avg" or "max", over the backbone\'s last feature map')
     dropout: float = number(0.2, 0, 1, "share of pooled features dropped in training")
-    augmentation: str = one_of("flips", ("none", "flips"), '"none" or "flips" (horizontal and vertical)')
+    augmentation: str = one_of(
+        "flips",
+        ("none", "flips", "strong"),
+        '"none", "flips" or "strong" (flipped, turned, scaled, shifted, exposed, erased)',
+    )
     imbalance: str = one_of(
         "class_weight",
         ("none", "class_weight", "balanced_batches", "focal"),

@@ -1,4 +1,4 @@
-"""Which images make an epoch's batches, in which order, and how each is flipped.
+"""Which images make an epoch's batches, in which order, and how each is flipped and otherwise changed.
 
 All are functions of (seed, epoch): any epoch can be begun anew, on any machine, and is the same.
 """
@@ -11,6 +11,7 @@ import numpy as np
 from rsna_nb.config import ConfigError, RunConfig
 
 VARIANTS = 4  # as it is, mirrored left to right (1), top to bottom (2), both (3)
+DRAWS = 11  # numbers that `augmentation.strongly` needs for each image
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Sampling:
     seed: int
     flips: bool
     positives: int = 0  # in each batch; 0 leaves it to chance
+    strong: bool = False  # whether images are changed by `augmentation.strongly`
 
     @classmethod
     def of(cls, config: RunConfig, cancer: np.ndarray, batch: int) -> "Sampling":
@@ -58,7 +60,8 @@ class Sampling:
         if balanced and batch < 2:
             raise ConfigError("balanced_batches need batches of two images or more: raise batch_size_per_gpu")
         positives = min(max(round(config.positive_fraction * batch), 1), batch - 1) if balanced else 0
-        return cls(np.asarray(cancer), batch, config.seed, config.augmentation == "flips", positives)
+        flips, strong = config.augmentation != "none", config.augmentation == "strong"
+        return cls(np.asarray(cancer), batch, config.seed, flips, positives, strong)
 
     @property
     def steps(self) -> int:
@@ -83,11 +86,19 @@ class Sampling:
         variants = random.integers(0, VARIANTS, size) if self.flips else np.zeros(size, np.int64)
         return images, variants
 
-    def of_worker(self, number: int, share: Share) -> tuple[np.ndarray, np.ndarray]:
-        """The epoch's `epoch` of one machine, flat: its slice of each batch, the first machine's first."""
+    def draws(self, number: int) -> np.ndarray:
+        """float32 (steps, batch, DRAWS) in 0-1, by which an epoch's images are changed."""
+        return np.random.default_rng([self.seed, number, 1]).random((self.steps, self.batch, DRAWS), np.float32)
+
+    def of_worker(self, number: int, share: Share) -> tuple[np.ndarray, ...]:
+        """The epoch's images, variants and, where it is strong, draws of one machine, a row each image.
+
+        A machine has its slice of each batch, the first machine the first.
+        """
         part = self.batch // share.workers
-        images, variants = (plan[:, share.worker * part : (share.worker + 1) * part] for plan in self.epoch(number))
-        return images.ravel(), variants.ravel()
+        plans = [*self.epoch(number), *([self.draws(number)] if self.strong else [])]
+        own = (plan[:, share.worker * part : (share.worker + 1) * part] for plan in plans)
+        return tuple(plan.reshape(-1, *plan.shape[2:]) for plan in own)
 
 
 def rounds(pool: np.ndarray, count: int, random: np.random.Generator) -> Iterator[int]:

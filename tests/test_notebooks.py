@@ -71,7 +71,7 @@ def test_training_runs_from_another_folder_and_its_config_repeats_it(data_settin
     assert run.id.endswith("-notebook")
     assert len(run.predictions) > 0
     executed = (tmp_path / "out.ipynb").read_text()
-    assert executed.count('"image/png"') == 3
+    assert executed.count('"image/png"') == 4
     assert str(run.path) in executed
     assert len(executed) < 1_500_000
     cells = nbformat.read(run.path / "code" / "notebook.ipynb", as_version=4).cells
@@ -100,7 +100,7 @@ def test_a_stopped_run_is_resumed_by_its_id_and_the_notebook_shows_the_whole_cur
     assert stopped.history["epoch"].tolist() == [1, 2, 3]
     executed = (tmp_path / "out.ipynb").read_text()
     assert "epoch 1 |" not in executed
-    assert executed.count('"image/png"') == 3
+    assert executed.count('"image/png"') == 4
     assert len(runs.list_runs(tmp_path / "runs")) == 1
 
 

@@ -19,12 +19,13 @@ from rsna_nb.plots.imbalance import (
     prior_correction_curve,
     shortcut_aucs,
 )
-from rsna_nb.plots.pictures import contact_sheet, sample_batch
+from rsna_nb.plots.pictures import augmented, contact_sheet, sample_batch
 from rsna_nb.plots.preparing import reading_times
 from rsna_nb.plots.training import class_counts, training_curves
 
 __all__ = [
     "accuracy_trap",
+    "augmented",
     "batch_positives",
     "class_counts",
     "confusion_matrix",
