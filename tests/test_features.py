@@ -372,6 +372,7 @@ def test_the_bank_evaluates_the_pictures_as_they_are_in_their_order(config, fill
     [
         ({}, True),
         ({"augmentation": "none"}, True),
+        ({"augmentation": "strong"}, False),
         ({"feature_bank": False}, False),
         ({"freeze_backbone": False}, False),
     ],

@@ -4,8 +4,9 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
+from rsna_nb.augmentation import strongly
 from rsna_nb.config import RunConfig
-from rsna_nb.inputs import Examples, Pictures, filled_share, sample_batch
+from rsna_nb.inputs import Examples, Pictures, filled_share, sample_batch, sample_changes
 from rsna_nb.sampling import Sampling, Share
 
 SHAPE = (32, 64)
@@ -83,9 +84,9 @@ def test_the_network_is_given_0_to_1_with_each_picture_flipped_as_its_variant_sa
     assert (plain.min(), plain.max()) == (0, 1)
 
 
-@pytest.mark.parametrize("imbalance", ["none", "balanced_batches"])
-def test_a_run_that_goes_on_at_an_epoch_has_the_batches_of_one_that_was_not_stopped(rows, imbalance):
-    examples = examples_of(rows, imbalance=imbalance)
+@pytest.mark.parametrize("settings", [{}, {"imbalance": "balanced_batches"}, {"augmentation": "strong"}])
+def test_a_run_that_goes_on_at_an_epoch_has_the_batches_of_one_that_was_not_stopped(rows, settings):
+    examples = examples_of(rows, **settings)
     steps = examples.sampling.steps
     assert steps == 2
     whole = batches(rows, examples, count=4 * steps)
@@ -100,6 +101,16 @@ def test_the_epochs_follow_one_another_without_end_and_without_a_batch_of_two_ep
     found = batches(rows, examples, count=7)
     expected = np.concatenate([examples.sampling.epoch(number)[0] for number in range(4)])[:7]
     np.testing.assert_array_equal(np.stack([pictures[:, 0, 0, 0] for (pictures, _), _, _ in found]), expected)
+
+
+def test_with_strong_augmentation_a_batch_has_the_draws_of_its_images_and_the_network_what_they_make(rows):
+    examples = examples_of(rows, augmentation="strong")
+    (pictures, variants, draws), _, _ = batches(rows, examples, count=2)[1]
+    np.testing.assert_array_equal(draws, examples.sampling.draws(0)[1])
+    flipped = PICTURES.to_network(pictures, tf.constant(variants))
+    seen = PICTURES.to_network(pictures, tf.constant(variants), tf.constant(draws))
+    np.testing.assert_array_equal(seen, strongly(flipped, tf.constant(draws)))
+    assert not np.array_equal(seen, flipped)
 
 
 @pytest.mark.parametrize(("workers", "replicas"), [(1, 2), (2, 2), (2, 4)])
@@ -154,3 +165,12 @@ def test_the_sample_batch_is_the_first_of_training_as_the_network_sees_it(rows):
     np.testing.assert_array_equal(images, PICTURES.to_network(pictures, tf.constant(variants)).numpy())
     np.testing.assert_array_equal(labels, expected)
     assert len(sample_batch(RunConfig(img_size=list(SHAPE)), rows)[0]) == len(rows)
+
+
+@pytest.mark.parametrize(("augmentation", "kinds"), [("none", 1), ("flips", 4), ("strong", 21)])
+def test_a_picture_in_several_epochs_begins_with_the_picture_as_it_is(rows, augmentation, kinds):
+    config = RunConfig(img_size=list(SHAPE), augmentation=augmentation, imbalance="balanced_batches")
+    seen = sample_changes(config, rows, count=20)
+    assert seen.shape == (21, *SHAPE, 1)
+    np.testing.assert_allclose(seen[0, ..., 0], stored(rows)[0] / 255, atol=1e-6)
+    assert len(np.unique(seen.reshape(21, -1), axis=0)) == kinds

@@ -3,6 +3,8 @@
 Each row is a process confined to so many cores, that decodes on as many threads. Rounds of both take turns; medians.
 The pictures are real mammograms where RSNA_NB_SAMPLES (or ../shared) has them, else generated ones.
 
+Then strong augmentation, beside Keras's random layers that do the same one after another, and a step of ResNet50V2.
+
     python tests/bench/bench_inputs.py [--rounds 5]
 """
 
@@ -88,6 +90,40 @@ def measure(rounds: int, folder: Path, size: int, cores: int) -> None:
     )
 
 
+def milliseconds_of_changes(size: int, rounds: int, batch: int = 8) -> dict[str, float]:
+    """A picture's strong augmentation as it is, compiled by XLA, by Keras's layers, and a training step beside."""
+    import keras
+    import numpy as np
+    import tensorflow as tf
+    from keras import layers
+
+    from rsna_nb.augmentation import strongly
+    from rsna_nb.config import RunConfig
+    from rsna_nb.model import build_model
+    from rsna_nb.sampling import DRAWS
+
+    pictures = tf.random.uniform((batch, size, size, 1))
+    draws, scale = tf.random.uniform((batch, DRAWS)), {"value_range": (0, 1)}
+    changes = [layers.RandomRotation(0.06), layers.RandomZoom(0.15), layers.RandomTranslation(0.08, 0.08)]
+    changes += [layers.RandomContrast(0.25, **scale), layers.RandomBrightness(0.1, **scale)]
+    in_turn = keras.Sequential([*changes, layers.RandomErasing(scale=(0.01, 0.12), **scale)])
+    model = build_model(RunConfig(img_size=size, weights="none", freeze_backbone=False))
+    model.compile("adam", "binary_crossentropy")
+    recipes = {
+        "strongly": lambda function=tf.function(strongly): function(pictures, draws),
+        "strongly, XLA": lambda function=tf.function(strongly, jit_compile=True): function(pictures, draws),
+        "Keras's layers": lambda function=tf.function(in_turn): function(pictures, training=True),
+        "a step of ResNet50V2": lambda: model.train_on_batch(pictures, np.ones((batch, 1))),
+    }
+    times: dict[str, list[float]] = {name: [] for name in recipes}
+    for _ in range(rounds + 1):
+        for name, recipe in recipes.items():
+            started = time.perf_counter()
+            recipe()
+            times[name].append(1000 * (time.perf_counter() - started) / batch)
+    return {name: statistics.median(each[1:]) for name, each in times.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=5)
@@ -107,6 +143,10 @@ def main() -> None:
                 command = [sys.executable, __file__, "--rounds", str(arguments.rounds)]
                 command += ["--one", name, str(size), str(cores)]
                 subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    print("\nmilliseconds a picture, on all cores\n")
+    for size in (256, 512):
+        for name, value in milliseconds_of_changes(size, arguments.rounds).items():
+            print(f"{size} {name:22} {value:6.1f}", flush=True)
 
 
 if __name__ == "__main__":
