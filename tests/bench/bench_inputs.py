@@ -109,10 +109,11 @@ def milliseconds_of_changes(size: int, rounds: int, batch: int = 8) -> dict[str,
     in_turn = keras.Sequential([*changes, layers.RandomErasing(scale=(0.01, 0.12), **scale)])
     model = build_model(RunConfig(img_size=size, weights="none", freeze_backbone=False))
     model.compile("adam", "binary_crossentropy")
+    plain, compiled, keras_layers = tf.function(strongly), tf.function(strongly, jit_compile=True), tf.function(in_turn)
     recipes = {
-        "strongly": lambda function=tf.function(strongly): function(pictures, draws),
-        "strongly, XLA": lambda function=tf.function(strongly, jit_compile=True): function(pictures, draws),
-        "Keras's layers": lambda function=tf.function(in_turn): function(pictures, training=True),
+        "strongly": lambda: plain(pictures, draws),
+        "strongly, XLA": lambda: compiled(pictures, draws),
+        "Keras's layers": lambda: keras_layers(pictures, training=True),
         "a step of ResNet50V2": lambda: model.train_on_batch(pictures, np.ones((batch, 1))),
     }
     times: dict[str, list[float]] = {name: [] for name in recipes}
