@@ -1,9 +1,10 @@
 """A name -> a network that carries its own preprocessing: grey (height, width, 1) in 0-1 -> a feature map.
 
-Every network of keras.applications, and a small one to be trained from scratch.
+Every network of keras.applications, the five sizes of YOLO11, and a small one to be trained from scratch.
 """
 
 import difflib
+import functools
 import os
 import socket
 import warnings
@@ -15,6 +16,8 @@ from pathlib import Path
 
 import keras
 from keras import applications, layers
+
+from rsna_nb import yolo11
 
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CAFFE_MEAN = (103.939, 116.779, 123.68)  # blue, green, red, of 0-255
@@ -56,10 +59,14 @@ FAMILIES = {
 
 @dataclass(frozen=True)
 class Backbone:
-    """`build(shape, weights, synchronized)` returns the network; `imagenet` says whether such weights exist."""
+    """`build(shape, weights, synchronized)` returns the network; `imagenet` says whether such weights exist.
+
+    `instead` tells what to do where they do not.
+    """
 
     build: Callable[[tuple[int, int], str | None, bool], keras.Model]
     imagenet: bool = True
+    instead: str = 'set weights to "none" or to a file'
 
 
 def of_applications(name: str, scaling: Scaling) -> Backbone:
@@ -94,10 +101,15 @@ def build_small(shape: tuple[int, int], weights: str | None, synchronized: bool)
     return network
 
 
-BACKBONES: dict[str, Backbone] = {"small": Backbone(build_small, imagenet=False)} | {
+BACKBONES: dict[str, Backbone] = {"small": Backbone(build_small, imagenet=False)}
+BACKBONES |= {
     name.lower(): of_applications(name, SCALINGS[scaling])
     for scaling, names in FAMILIES.items()
     for name in names.split()
+}
+BACKBONES |= {
+    f"yolo11{size}": Backbone(functools.partial(yolo11.build, size), imagenet=False, instead=yolo11.EXPORTED)
+    for size in yolo11.SCALES
 }
 
 
@@ -114,9 +126,11 @@ def build_backbone(
         Side of a square or (height, width), in pixels.
     weights
         "imagenet" (from Keras's cache, downloaded when it is missing), "none" or the path of a weights file
-        made for the network without its top, as Keras publishes them.
+        made for the network without its top, as Keras publishes them; of YOLO11 also one that was exported from
+        Ultralytics' (see `yolo11`).
     synchronized
-        Whether batch normalisation takes its statistics over all replicas; the small network alone has the choice.
+        Whether batch normalisation takes its statistics over all replicas, where several train together; the small
+        network and YOLO11 have the choice, those of keras.applications take each replica's own.
 
     Raises
     ------
@@ -136,7 +150,7 @@ def build_backbone(
         return build((height, width), None, synchronized)
     if weights == "imagenet":
         if not BACKBONES[name].imagenet:
-            raise WeightsError(f'backbone {name} has no ImageNet weights: set weights to "none" or to a file')
+            raise WeightsError(f"backbone {name} has no ImageNet weights: {BACKBONES[name].instead}")
         with explained_download():
             return build((height, width), "imagenet", synchronized)
     path = Path(weights)
