@@ -25,13 +25,12 @@ from zipfile import BadZipFile
 
 import keras
 import numpy as np
-from keras import layers, ops
+from keras import KerasTensor, layers, ops
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 log = logging.getLogger(__name__)
 
-Tensor = keras.KerasTensor
 Placed = tuple[keras.Variable, tuple[int, ...]]  # a variable, and the reference's axes in the variable's order
 EXPORTED = (
     'set weights to "none", or to a file: where ultralytics is installed, save '
@@ -82,7 +81,9 @@ class Blocks:
 
     synchronized: bool
 
-    def conv(self, x: Tensor, name: str, filters: int, size: int = 1, stride: int = 1, active: bool = True) -> Tensor:
+    def conv(
+        self, x: KerasTensor, name: str, filters: int, size: int = 1, stride: int = 1, active: bool = True
+    ) -> KerasTensor:
         """Convolution, batch normalisation and, where `active`, SiLU."""
         if stride == 2:  # Keras's "same" would pad the far sides alone, and the weights see a picture moved by a pixel
             x = layers.ZeroPadding2D(1, name=f"{name}.pad")(x)
@@ -91,18 +92,18 @@ class Blocks:
         x = self.normalized(x, name)
         return layers.Activation("silu", name=f"{name}.act")(x) if active else x
 
-    def normalized(self, x: Tensor, name: str) -> Tensor:
+    def normalized(self, x: KerasTensor, name: str) -> KerasTensor:
         # Keras's momentum is what stays of the old statistics, PyTorch's (0.03) what comes of the new.
         return layers.BatchNormalization(
             momentum=0.97, epsilon=1e-3, synchronized=self.synchronized, name=f"{name}.bn"
         )(x)
 
-    def bottleneck(self, x: Tensor, name: str, within: int) -> Tensor:
+    def bottleneck(self, x: KerasTensor, name: str, within: int) -> KerasTensor:
         """Two 3 x 3 convolutions, `within` channels between them, and the way around them."""
         y = self.conv(x, f"{name}.cv1", within, 3)
         return layers.Add(name=f"{name}.add")([x, self.conv(y, f"{name}.cv2", x.shape[-1], 3)])
 
-    def c3k(self, x: Tensor, name: str) -> Tensor:
+    def c3k(self, x: KerasTensor, name: str) -> KerasTensor:
         """Two bottlenecks on half of the channels, the other half beside them."""
         filters, half = x.shape[-1], x.shape[-1] // 2
         y = self.conv(x, f"{name}.cv1", half)
@@ -111,7 +112,7 @@ class Blocks:
         joined = layers.Concatenate(name=f"{name}.concat")([y, self.conv(x, f"{name}.cv2", half)])
         return self.conv(joined, f"{name}.cv3", filters)
 
-    def c3k2(self, x: Tensor, name: str, filters: int, within: int, repeats: int, nested: bool) -> Tensor:
+    def c3k2(self, x: KerasTensor, name: str, filters: int, within: int, repeats: int, nested: bool) -> KerasTensor:
         """Blocks of `within` channels one after another, of which the outputs of all are joined."""
         parts = ops.split(self.conv(x, f"{name}.cv1", 2 * within), 2, axis=-1)
         for number in range(repeats):
@@ -120,7 +121,7 @@ class Blocks:
             parts = [*parts, y]
         return self.conv(layers.Concatenate(name=f"{name}.concat")(parts), f"{name}.cv2", filters)
 
-    def c2psa(self, x: Tensor, name: str, repeats: int) -> Tensor:
+    def c2psa(self, x: KerasTensor, name: str, repeats: int) -> KerasTensor:
         """Half of the channels through blocks of attention, the other half beside them."""
         filters = x.shape[-1]
         beside, y = ops.split(self.conv(x, f"{name}.cv1", filters), 2, axis=-1)
@@ -132,7 +133,7 @@ class Blocks:
             y = layers.Add(name=f"{block}.ffn.add")([y, z])
         return self.conv(layers.Concatenate(name=f"{name}.concat")([beside, y]), f"{name}.cv2", filters)
 
-    def attention(self, x: Tensor, name: str) -> Tensor:
+    def attention(self, x: KerasTensor, name: str) -> KerasTensor:
         """Every place looks at every other; a depthwise convolution of the values says where they are."""
         height, width, filters = x.shape[1:]
         heads = filters // CHANNELS_PER_HEAD
