@@ -37,7 +37,7 @@ EXPORTED = (
     'YOLO("yolo11n-cls.pt").model.state_dict() with safetensors.torch.save_file, as the first lines of '
     "rsna_nb/yolo11.py show"
 )
-FAULTS_SHOWN = 5
+FAULTS_SHOWN = 4  # of a kind
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def build(size: str, shape: tuple[int, int], weights: str | None, synchronized: 
     Raises
     ------
     ValueError
-        For weights that cannot be read or do not fit; every tensor at fault is named.
+        For weights that cannot be read or do not fit; it names the tensors at fault.
     """
     scale, blocks = SCALES[size], Blocks(synchronized)
     image = keras.Input((*shape, 1), name="image")
@@ -205,33 +205,35 @@ def reference_tensors(network: keras.Model) -> dict[str, Placed]:
 
 
 def assign(network: keras.Model, tensors: Mapping[str, np.ndarray], name: str) -> None:
-    """Give every variable its tensor; `ValueError` names those that are missing, too many or of another shape."""
+    """Give every variable its tensor; `ValueError` where tensors are missing, too many or of another shape."""
     wanted = reference_tensors(network)
     unused = [each for each in tensors if each.startswith("model.10.linear.") or each.endswith(".num_batches_tracked")]
     given = {each: tensor.shape for each, tensor in tensors.items() if each not in unused}
-    if faults := list(differences(wanted, given)):
-        more = f"; and {len(faults) - FAULTS_SHOWN} more" if len(faults) > FAULTS_SHOWN else ""
+    if faults := "; ".join(differences(wanted, given)):
         found = f"of yolo11{size_of(given)}" if size_of(given) else "of no YOLO11"
-        raise ValueError(
-            f"{'; '.join(faults[:FAULTS_SHOWN])}{more}. By its first layers the file is {found}; "
-            f"wanted are the tensors of {name}-cls.pt"
-        )
+        raise ValueError(f"{faults}. By its first layers the file is {found}; wanted are the tensors of {name}-cls.pt")
     for each, (variable, axes) in wanted.items():
         variable.assign(tensors[each].transpose(axes))
     log.info("%s: %d tensors loaded; not used: %s", name, len(wanted), ", ".join(unused) or "none")
 
 
 def differences(wanted: Mapping[str, Placed], given: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
-    """What is wrong with the names and shapes that are given."""
-    for name, (variable, axes) in wanted.items():
-        shape = tuple(variable.shape[axes.index(axis)] for axis in range(len(axes)))
-        if name not in given:
-            yield f"{name} {shape} is missing"
-        elif given[name] != shape:
-            yield f"{name} is {given[name]}, not {shape}"
-    for name in given:
-        if name not in wanted:
-            yield f"{name} {given[name]} is not of this network"
+    """What is wrong with the names and shapes that are given: a text for each kind of fault that there is."""
+    shapes = {
+        name: tuple(variable.shape[axes.index(axis)] for axis in range(len(axes)))
+        for name, (variable, axes) in wanted.items()
+    }
+    faults = {
+        "missing": [f"{name} {shape}" for name, shape in shapes.items() if name not in given],
+        "of another shape": [
+            f"{name} is {given[name]}, not {shape}" for name, shape in shapes.items() if given.get(name, shape) != shape
+        ],
+        "not of this network": [f"{name} {shape}" for name, shape in given.items() if name not in shapes],
+    }
+    for kind, found in faults.items():
+        if found:
+            more = f" and {len(found) - FAULTS_SHOWN} more" if len(found) > FAULTS_SHOWN else ""
+            yield f"{kind}: {', '.join(found[:FAULTS_SHOWN])}{more}"
 
 
 def size_of(shapes: Mapping[str, tuple[int, ...]]) -> str:
