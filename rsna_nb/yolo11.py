@@ -161,6 +161,7 @@ def build(size: str, shape: tuple[int, int], weights: str | None, synchronized: 
     ValueError
         For weights that cannot be read or do not fit; it names the tensors at fault.
     """
+    tensors = read(weights) if weights and weights.endswith((".safetensors", ".npz")) else None
     scale, blocks = SCALES[size], Blocks(synchronized)
     image = keras.Input((*shape, 1), name="image")
     x = layers.Concatenate(name="three_channels")([image, image, image])
@@ -171,8 +172,8 @@ def build(size: str, shape: tuple[int, int], weights: str | None, synchronized: 
         x = blocks.c3k2(x, name, filters, int(share * filters), scale.repeats, nested or scale.nested)
     x = blocks.c2psa(x, "model.9", scale.repeats)
     network = keras.Model(image, blocks.conv(x, "model.10.conv", HEAD_CHANNELS), name="backbone")
-    if weights and weights.endswith((".safetensors", ".npz")):
-        assign(network, read(weights), f"yolo11{size}")
+    if tensors is not None:
+        assign(network, tensors, f"yolo11{size}")
     elif weights:
         network.load_weights(weights)
     return network

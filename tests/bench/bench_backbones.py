@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import Any
 
 from bench_memory import MIB, resident
 
@@ -26,35 +27,22 @@ ALONE = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"}
 SAME = 1e-6  # of scores in 0-1
 
 
-def measure(name: str, size: int, steps: int, batch: int) -> dict[str, float | str]:
+def measure(name: str, size: int, steps: int, batch: int) -> dict[str, str]:
     """A row of the table; AssertionError where a step changes nothing or the saved network says something else."""
     import keras
     import numpy as np
     import tensorflow as tf
 
-    from rsna_nb.config import RunConfig
     from rsna_nb.distribution import find_devices
     from rsna_nb.inputs import Pictures
     from rsna_nb.learner import Learner, Route, compile_learner
-    from rsna_nb.model import build_model
 
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * DEVICES)
     keras.utils.set_random_seed(0)
     devices = find_devices()
     assert devices.replicas == DEVICES
-
-    def build(side: int) -> tuple[RunConfig, keras.Model]:
-        config = RunConfig(backbone=name, weights="none", freeze_backbone=False, img_size=side)
-        with devices.scope():
-            return config, build_model(config, synchronized=True)
-
-    try:
-        config, model = build(size)
-    except ValueError as error:
-        if not (least := re.search(r"must be at least (\d+)x", str(error))):
-            raise
-        config, model = build(32 * math.ceil(int(least[1]) / 32))
+    config, model = accepted(name, size, devices)
     pictures = np.random.default_rng(0).integers(0, 256, (batch, *config.image_shape, 1), np.uint8)
     labels = np.float32(np.arange(batch) % 2)[:, np.newaxis]
     one = tf.data.Dataset.from_tensors(((pictures, np.zeros(batch, np.int64)), labels, np.ones_like(labels)))
@@ -64,29 +52,51 @@ def measure(name: str, size: int, steps: int, batch: int) -> dict[str, float | s
     before = [weight.numpy() for weight in model.trainable_weights]
     batches = devices.distribute(one.repeat())
     learner.fit(batches, steps_per_epoch=1, shuffle=False, verbose=0)
+    check_learnt(model, before)
     started = time.perf_counter()
     loss = learner.fit(batches, steps_per_epoch=steps, shuffle=False, verbose=0).history["loss"][-1]
     seconds = (time.perf_counter() - started) / steps
     assert np.isfinite(loss)
-    still = [
-        weight.path
-        for weight, old in zip(model.trainable_weights, before, strict=True)
-        if (weight == old).numpy().all()
-    ]
-    assert not still, f"{len(still)} of {len(before)} weights have not changed: {still[:3]}"
-    with tempfile.TemporaryDirectory() as folder:
-        model.save(f"{folder}/model.keras")
-        loaded = keras.models.load_model(f"{folder}/model.keras", compile=False)
-    grey = np.float32(pictures) / 255
-    difference = float(abs(model(grey, training=False) - loaded(grey, training=False)).numpy().max())
-    assert difference <= SAME, f"the loaded network's scores differ by {difference}"
-    height = config.image_shape[0]
+    check_saved(model, np.float32(pictures) / 255)
+    side = config.image_shape[0]
     return {
-        "image": f"{height}" if height == size else f"{height} ({size} is too small)",
+        "image": f"{side}" if side == size else f"{side} ({size} is too small)",
         "parameters": f"{model.count_params():,}",
         "seconds a step": f"{seconds:.2f}",
         "peak MiB": f"{resident('VmHWM') / MIB:.0f}",
     }
+
+
+def accepted(name: str, size: int, devices: Any) -> tuple[Any, Any]:
+    """Settings and model at `size`, or at the next size that the network says it takes."""
+    from rsna_nb.config import RunConfig
+    from rsna_nb.model import build_model
+
+    config = RunConfig(backbone=name, weights="none", freeze_backbone=False, img_size=size)
+    try:
+        with devices.scope():
+            return config, build_model(config, synchronized=True)
+    except ValueError as error:
+        least = re.search(r"must be at least (\d+)x", str(error))
+        if not least or int(least[1]) <= size:
+            raise
+    return accepted(name, 32 * math.ceil(int(least[1]) / 32), devices)
+
+
+def check_learnt(model: Any, before: list[Any]) -> None:
+    pairs = zip(model.trainable_weights, before, strict=True)
+    still = [weight.path for weight, old in pairs if (weight.numpy() == old).all()]
+    assert not still, f"{len(still)} of {len(before)} weights have not changed: {still[:3]}"
+
+
+def check_saved(model: Any, grey: Any) -> None:
+    import keras
+
+    with tempfile.TemporaryDirectory() as folder:
+        model.save(f"{folder}/model.keras")
+        loaded = keras.models.load_model(f"{folder}/model.keras", compile=False)
+    difference = float(abs(model(grey, training=False) - loaded(grey, training=False)).numpy().max())
+    assert difference <= SAME, f"the loaded network's scores differ by {difference}"
 
 
 def row(name: str, size: int, arguments: argparse.Namespace) -> tuple[str, bool]:
