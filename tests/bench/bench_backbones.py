@@ -52,7 +52,7 @@ def measure(name: str, size: int, steps: int, batch: int) -> dict[str, str]:
     before = [weight.numpy() for weight in model.trainable_weights]
     batches = devices.distribute(one.repeat())
     learner.fit(batches, steps_per_epoch=1, shuffle=False, verbose=0)
-    check_learnt(model, before)
+    changed = learnt(model, before)
     started = time.perf_counter()
     loss = learner.fit(batches, steps_per_epoch=steps, shuffle=False, verbose=0).history["loss"][-1]
     seconds = (time.perf_counter() - started) / steps
@@ -62,6 +62,7 @@ def measure(name: str, size: int, steps: int, batch: int) -> dict[str, str]:
     return {
         "image": f"{side}" if side == size else f"{side} ({size} is too small)",
         "parameters": f"{model.count_params():,}",
+        "arrays that learn": changed,
         "seconds a step": f"{seconds:.2f}",
         "peak MiB": f"{resident('VmHWM') / MIB:.0f}",
     }
@@ -83,10 +84,11 @@ def accepted(name: str, size: int, devices: Any) -> tuple[Any, Any]:
     return accepted(name, 32 * math.ceil(int(least[1]) / 32), devices)
 
 
-def check_learnt(model: Any, before: list[Any]) -> None:
-    pairs = zip(model.trainable_weights, before, strict=True)
-    still = [weight.path for weight, old in pairs if (weight.numpy() == old).all()]
-    assert not still, f"{len(still)} of {len(before)} weights have not changed: {still[:3]}"
+def learnt(model: Any, before: list[Any]) -> str:
+    """How many trainable arrays a step has changed; a few networks have some that nothing depends on."""
+    changed = sum((weight.numpy() != old).any() for weight, old in zip(model.trainable_weights, before, strict=True))
+    assert changed, "a training step has changed nothing"
+    return f"{changed} of {len(before)}"
 
 
 def check_saved(model: Any, grey: Any) -> None:
@@ -108,7 +110,7 @@ def row(name: str, size: int, arguments: argparse.Namespace) -> tuple[str, bool]
     if answer.returncode == 0:
         return f"| {name} | " + " | ".join(json.loads(answer.stdout.splitlines()[-1]).values()) + " |", True
     reason = (answer.stderr.strip().splitlines() or ["no message"])[-1]
-    return f"| {name} | {size} | failed with status {answer.returncode}: {reason} | | |", False
+    return f"| {name} | {size} | failed with status {answer.returncode}: {reason} | | | |", False
 
 
 def main() -> None:
@@ -128,7 +130,7 @@ def main() -> None:
 
         names = list(BACKBONES)
     print(f"Batches of {arguments.batch} on each of {DEVICES} devices of one CPU, {os.cpu_count()} cores.\n")
-    print("| network | image | parameters | seconds a step | peak MiB |\n|---|---|---|---|---|")
+    print("| network | image | parameters | arrays that learn | seconds a step | peak MiB |\n|---|---|---|---|---|---|")
     failed = 0
     for name in names:
         for size in arguments.sizes:
