@@ -1,50 +1,23 @@
 """A name -> a network that carries its own preprocessing: grey (height, width, 1) in 0-1 -> a feature map.
 
-Every network of keras.applications, the five sizes of YOLO11, and a small one to be trained from scratch.
+Every network of keras.applications, keras-hub's vision transformers (vit.py), the five sizes of YOLO11 (yolo11.py),
+and a small one to be trained from scratch.
 """
 
 import difflib
-import functools
-import os
-import socket
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from http.client import HTTPException
+from functools import partial
 from pathlib import Path
 
 import keras
 from keras import applications, layers
 
-from rsna_nb import yolo11
+from rsna_nb import presets, yolo11
+from rsna_nb.pretrained import SCALINGS, Scaling, WeightsError, explained_download, scaled_colour
+from rsna_nb.vit import TRANSFORMERS
 
-IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-CAFFE_MEAN = (103.939, 116.779, 123.68)  # blue, green, red, of 0-255
-DOWNLOAD_TIMEOUT = 30  # seconds without an answer
-
-
-class WeightsError(RuntimeError):
-    """Weights that cannot be had or do not fit; the message says what to do."""
-
-
-@dataclass(frozen=True)
-class Scaling:
-    """What a network wants of a picture in 0-1: `scale` * picture + `offset`, for each of three channels."""
-
-    scale: tuple[float, ...]
-    offset: tuple[float, ...]
-
-
-SCALINGS = {
-    "tf": Scaling((2.0, 2.0, 2.0), (-1.0, -1.0, -1.0)),
-    "torch": Scaling(
-        tuple(1 / deviation for deviation in IMAGENET_DEVIATION),
-        tuple(-mean / deviation for mean, deviation in zip(IMAGENET_MEAN, IMAGENET_DEVIATION, strict=True)),
-    ),
-    "caffe": Scaling((255.0, 255.0, 255.0), tuple(-mean for mean in CAFFE_MEAN)),
-    "bytes": Scaling((255.0, 255.0, 255.0), (0.0, 0.0, 0.0)),  # the network has a layer for the rest
-}
 FAMILIES = {
     "tf": "InceptionResNetV2 InceptionV3 MobileNet MobileNetV2 NASNetLarge NASNetMobile "
     "ResNet50V2 ResNet101V2 ResNet152V2 Xception",
@@ -59,13 +32,15 @@ FAMILIES = {
 
 @dataclass(frozen=True)
 class Backbone:
-    """`build(shape, weights, synchronized)` returns the network; `imagenet` says whether such weights exist.
+    """`build(shape, weights, synchronized)` returns the network.
 
-    `instead` tells what to do where they do not.
+    `imagenet` says whether such weights are published, and `instead` what to do where they are not; `preset` says
+    whether weights may be a preset's folder.
     """
 
     build: Callable[[tuple[int, int], str | None, bool], keras.Model]
     imagenet: bool = True
+    preset: bool = False
     instead: str = 'set weights to "none" or to a file'
 
 
@@ -74,10 +49,8 @@ def of_applications(name: str, scaling: Scaling) -> Backbone:
 
     def build(shape: tuple[int, int], weights: str | None, synchronized: bool) -> keras.Model:
         image = keras.Input((*shape, 1), name="image")
-        colour = layers.Concatenate(name="three_channels")([image, image, image])
-        scaled = layers.Rescaling(scaling.scale, scaling.offset, name="scaling")(colour)
         network = getattr(applications, name)(include_top=False, weights=weights, input_shape=(*shape, 3))
-        return keras.Model(image, network(scaled), name="backbone")
+        return keras.Model(image, network(scaled_colour(image, scaling)), name="backbone")
 
     return Backbone(build)
 
@@ -108,8 +81,12 @@ BACKBONES |= {
     for name in names.split()
 }
 BACKBONES |= {
-    f"yolo11{size}": Backbone(functools.partial(yolo11.build, size), imagenet=False, instead=yolo11.EXPORTED)
+    f"yolo11{size}": Backbone(partial(yolo11.build, size), imagenet=False, instead=yolo11.EXPORTED)
     for size in yolo11.SCALES
+}
+BACKBONES |= {
+    name: Backbone(partial(presets.build, name), imagenet=bool(transformer.preset), preset=True)
+    for name, transformer in TRANSFORMERS.items()
 }
 
 
@@ -125,9 +102,10 @@ def build_backbone(
     img_size
         Side of a square or (height, width), in pixels.
     weights
-        "imagenet" (from Keras's cache, downloaded when it is missing), "none" or the path of a weights file
-        made for the network without its top, as Keras publishes them; of YOLO11 also one that was exported from
-        Ultralytics' (see `yolo11`).
+        "imagenet" (what Keras or keras-hub publishes, from their caches, downloaded when it is missing), "none" or
+        the path of a weights file made for the network without its top, as Keras publishes them; for a vision
+        transformer also of a preset's folder, as keras-hub's `save_to_preset` writes it, and for YOLO11 of a file that
+        was exported from Ultralytics' (see `yolo11`).
     synchronized
         Whether batch normalisation takes its statistics over all replicas, where several train together; the small
         network and YOLO11 have the choice, those of keras.applications take each replica's own.
@@ -154,8 +132,10 @@ def build_backbone(
         with explained_download():
             return build((height, width), "imagenet", synchronized)
     path = Path(weights)
-    if not path.is_file():
+    if not path.exists():
         raise WeightsError(f'weights {weights}: no such file; give "imagenet", "none" or the path of a weights file')
+    if path.is_dir() and not BACKBONES[name].preset:
+        raise WeightsError(f"weights {weights} is a folder, and backbone {name} wants a weights file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)  # Keras only warns of layers that it finds no weights for
@@ -164,22 +144,6 @@ def build_backbone(
         raise WeightsError(f"weights {weights} do not fit backbone {name}: {error}") from error
 
 
-@contextmanager
-def explained_download() -> Iterator[None]:
-    """Turn a failed download by keras.utils.get_file into an error that says which file is wanted and where."""
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
-    try:
-        yield
-    except Exception as error:  # get_file raises bare Exceptions, and urllib its own while it reads
-        message = str(error)
-        if "URL fetch failure" not in message and not isinstance(error, OSError | HTTPException):
-            raise
-        cache = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "models"
-        file = message.split(" on ", 1)[-1].split(": ", 1)[0].rsplit("/", 1)[-1] if "URL" in message else "the file"
-        raise WeightsError(
-            f"the ImageNet weights cannot be downloaded ({message}). Put {file} into {cache}, or set weights to a "
-            'weights file of your own, or to "none" with freeze_backbone=False'
-        ) from error
-    finally:
-        socket.setdefaulttimeout(timeout)
+def load_model(path: str | Path) -> keras.Model:
+    """A saved network, for inference. It is to be loaded here, for Keras to know the layers that are our own."""
+    return keras.models.load_model(path, compile=False)

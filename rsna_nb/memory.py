@@ -11,6 +11,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -21,10 +22,13 @@ from tensorflow.python.eager import context
 GRADIENT_AND_MOMENTS = 3 * 4  # bytes of a trainable number beside itself: float32, as Adam keeps them
 
 # What a layer's gradient is computed from: of a layer that is in neither, from what it takes and what it gives.
-FROM_INPUT = (layers.Conv2D, layers.DepthwiseConv2D, layers.Dense, layers.BatchNormalization, layers.Multiply)
+FROM_INPUT = (
+    *(layers.Conv2D, layers.DepthwiseConv2D, layers.Dense, layers.BatchNormalization, layers.Multiply),
+    layers.MultiHeadAttention,  # each of its steps
+)
 FROM_NOTHING = (
     *(layers.Add, layers.Concatenate, layers.Rescaling, layers.Reshape, layers.ZeroPadding2D, layers.Cropping2D),
-    *(layers.AveragePooling2D, layers.GlobalAveragePooling2D),
+    *(layers.Cropping1D, layers.AveragePooling2D, layers.GlobalAveragePooling2D),
 )
 # Of a version of control groups, by its name in /proc/self/cgroup: folder, limit, usage, what of it can be dropped.
 CONTROL_GROUPS = {
@@ -123,9 +127,35 @@ def flatten(network: keras.Function, inputs: Sequence[Activation]) -> Generator[
                 given = yield from flatten(graph(node.operation), taken)
             else:
                 given = [activation(tensor) for tensor in node.outputs]
-                yield Call(node.operation, taken, given)
+                yield from steps(node, taken, given)
             known.update(zip(map(id, node.outputs), given, strict=True))
     return [known[id(tensor)] for tensor in network.outputs]
+
+
+def steps(node: Any, taken: list[Activation], given: list[Activation]) -> Iterable[Call]:
+    """A layer's call, taken apart where it keeps more than it takes and gives."""
+    layer = node.operation
+    if isinstance(layer, layers.MultiHeadAttention):
+        return steps_of_attention(node, taken, given)
+    if getattr(layer, "activation", None) is keras.activations.gelu and isinstance(layer, layers.Activation):
+        factors = [Activation(each.size) for each in given * 3]  # x / √2, 1 + erf(x / √2) and x / 2
+        return [Call(layer, taken, factors), Call(layer, factors, given)]
+    return [Call(layer, taken, given)]
+
+
+def steps_of_attention(node: Any, taken: list[Activation], given: list[Activation]) -> Iterator[Call]:
+    """What is computed within layers.MultiHeadAttention: most of it are the scores, heads x tokens x tokens."""
+    layer, (queries, keys) = node.operation, (tensor.shape[1] for tensor in node.input_tensors[:2])
+    heads, dtype = layer.num_heads, layer.compute_dtype
+    query, key = (Activation(size((tokens, heads, layer.key_dim), dtype)) for tokens in (queries, keys))
+    value, mixed = (Activation(size((tokens, heads, layer.value_dim), dtype)) for tokens in (keys, queries))
+    scores = Activation(size((heads, queries, keys), "float32"))
+    shares = Activation(size((heads, queries, keys), dtype))
+    yield Call(layer, taken, [query, key, value])
+    yield Call(layer, [query, key], [scores])
+    yield Call(layers.Softmax(), [scores], [shares])
+    yield Call(layer, [shares, value], [mixed])
+    yield Call(layer, [mixed], given)
 
 
 def lifetimes(calls: Sequence[Call]) -> Iterator[tuple[int, int, int]]:
@@ -157,7 +187,10 @@ def sources(call: Call) -> list[Activation]:
         return []
     if isinstance(call.layer, FROM_INPUT) and function in (None, keras.activations.linear):
         return call.inputs
-    if isinstance(call.layer, layers.ReLU | layers.Activation) and function in (None, keras.activations.relu):
+    if isinstance(call.layer, layers.ReLU | layers.Activation | layers.Softmax) and function in (
+        None,
+        keras.activations.relu,
+    ):
         return call.outputs
     return call.inputs + call.outputs
 
