@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pandas as pd
 
+from rsna_nb.backbones import load_model
 from rsna_nb.dicom import DicomError, read_mammogram
 from rsna_nb.prepare import to_8_bits
 from rsna_nb.runs import Run
@@ -29,7 +30,7 @@ def predict(run: Run, paths: Sequence[str | Path], batch_size: int = 16) -> pd.D
     One row a file, in their order: path, score (probability of cancer, NaN where the file cannot be read)
     and error (the reason, else "").
     """
-    model = keras.models.load_model(run.checkpoint, compile=False)
+    model = load_model(run.checkpoint)
     parts = [
         predict_batch(model, run, [str(path) for path in paths[start : start + batch_size]])
         for start in range(0, len(paths), batch_size)

@@ -72,15 +72,10 @@ def build(name: str, shape: tuple[int, int], weights: str | None, synchronized: 
 
 def read(name: str, weights: str) -> keras.Model:
     """keras-hub's network with the weights asked for, in float32; `WeightsError` where it is another one."""
-    models = keras_hub(name).models
-    transformer = TRANSFORMERS[name]
-    if weights == "imagenet":
-        return downloaded(models, transformer.preset)
+    models, transformer = keras_hub(name).models, TRANSFORMERS[name]
     if Path(weights).is_file():
         return from_file(getattr(models, f"{transformer.family}Backbone"), transformer, weights)
-    if not (Path(weights) / "config.json").is_file():
-        raise WeightsError(f"weights {weights}: no preset, as keras-hub's save_to_preset writes it (no config.json)")
-    source = models.Backbone.from_preset(str(weights), dtype="float32")
+    source = downloaded(models, transformer.preset) if weights == "imagenet" else from_folder(models, weights)
     refuse_other(name, source, weights)
     return source
 
@@ -106,17 +101,30 @@ def downloaded(models: ModuleType, preset: str) -> keras.Model:
         ) from error
 
 
+def from_folder(models: ModuleType, folder: str) -> keras.Model:
+    if not (Path(folder) / "config.json").is_file():
+        raise WeightsError(f"weights {folder}: no preset, as keras-hub's save_to_preset writes it (no config.json)")
+    try:
+        return models.Backbone.from_preset(folder, dtype="float32")
+    except Exception as error:  # a class that is not known is a TypeError, damaged weights are of many kinds
+        raise WeightsError(f"the preset {folder} cannot be read: {error}") from error
+
+
 def from_file(kind: type[keras.Model], transformer: Transformer, path: str) -> keras.Model:
-    """keras-hub's network for pictures of the size that the file has positions for."""
-    shapes: list[tuple[int, ...]] = []
+    """keras-hub's network for pictures of the size that the file has positions for; ValueError where it is another."""
+    arrays: dict[str, tuple[int, ...]] = {}
     with h5py.File(path) as file:
-        file.visititems(lambda name, item: shapes.append(getattr(item, "shape", ())) if "embedding" in name else None)
-    positions = max((shape[-2] for shape in shapes if len(shape) > 1 and shape[-1] == transformer.width), default=0)
-    if positions < 2:
-        raise ValueError(f"there are no positions of {transformer.width} channels in it")
-    shape = (transformer.patch * math.isqrt(positions - 1),) * 2
-    sizes = {"image_shape": (*shape, 3)} | ({} if transformer.family == "ViT" else {"position_embedding_shape": shape})
+        file.visititems(lambda name, item: arrays.update({name: item.shape}) if hasattr(item, "shape") else None)
+    tables = [shape for name, shape in arrays.items() if "embedding" in name and shape[-1] == transformer.width]
+    positions = max((shape[-2] for shape in tables if len(shape) > 1), default=0)
+    side = transformer.patch * math.isqrt(max(positions - 1, 1))
+    sizes = {"image_shape": (side, side, 3)}
+    if transformer.family == "DINOV2":
+        sizes["position_embedding_shape"] = (side, side, 3)
     source = kind(**transformer.arguments, **sizes, dtype="float32")
+    held = sum(map(math.prod, arrays.values()))
+    if held != source.count_params():  # keras-hub's DINOv2 would not notice registers that it has no place for
+        raise ValueError(f"the file holds {held:,} numbers, keras-hub's network {source.count_params():,}")
     source.load_weights(path)
     return source
 
@@ -126,18 +134,12 @@ def refuse_other(name: str, source: keras.Model, where: str) -> None:
     transformer, kind = TRANSFORMERS[name], type(source).__name__
     if kind != f"{transformer.family}Backbone":
         raise WeightsError(f"the preset {where} is a {kind}, and backbone {name} a {transformer.family}Backbone")
-    found = {key: argument(source, key) for key in transformer.arguments}
-    if found != transformer.arguments:
-        differences = [
-            f"{key} {found[key]} and not {value}" for key, value in transformer.arguments.items() if found[key] != value
-        ]
-        known = [
-            other
-            for other, each in TRANSFORMERS.items()
-            if (each.family, each.arguments) == (transformer.family, found)
-        ]
+    wanted, found = transformer.arguments, {key: argument(source, key) for key in transformer.arguments}
+    if found != wanted:
+        same = [other for other, each in TRANSFORMERS.items() if (each.family, each.arguments) == (kind[:-8], found)]
+        differences = [f"{key} {found[key]} and not {wanted[key]}" for key in wanted if found[key] != wanted[key]]
         raise WeightsError(
-            f"the preset {where} is {(*known, f'another {kind}')[0]}, not {name}: it has {', '.join(differences)}"
+            f"the preset {where} is {same[0] if same else f'another {kind}'} and not {name}: {', '.join(differences)}"
         )
 
 

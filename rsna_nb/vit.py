@@ -69,7 +69,7 @@ class Tokens(layers.Layer):
         super().__init__(**options)
         self.registers = registers
 
-    def build(self, shape: tuple[int | None, ...]) -> None:
+    def build(self, shape: tuple[Any, ...]) -> None:
         _, patches, width = shape
         start = keras.initializers.TruncatedNormal(stddev=0.02)
         self.class_token = self.add_weight(shape=(1, 1, width), initializer=start, name="class_token")
@@ -84,7 +84,7 @@ class Tokens(layers.Layer):
             tokens = ops.concatenate([ops.tile(self.register, (images, 1, 1)), tokens], axis=1)
         return tokens
 
-    def compute_output_shape(self, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    def compute_output_shape(self, shape: tuple[Any, ...]) -> tuple[Any, ...]:
         return shape[0], self.registers + 1 + shape[1], shape[2]
 
     def get_config(self) -> dict[str, Any]:
@@ -95,7 +95,7 @@ class Tokens(layers.Layer):
 class LayerScale(layers.Layer):
     """A learned factor for each channel (Touvron et al. 2021, arXiv:2103.17239)."""
 
-    def build(self, shape: tuple[int | None, ...]) -> None:
+    def build(self, shape: tuple[Any, ...]) -> None:
         self.factor = self.add_weight(shape=shape[-1:], initializer="ones", name="factor")
 
     def call(self, x: keras.KerasTensor) -> keras.KerasTensor:

@@ -73,6 +73,23 @@ def test_a_skipped_layers_activation_stays_until_it_is_added():
     assert estimate(model, 1) - estimate(model, 0) == 64 * 5 + 4 * 3 * 256
 
 
+def test_attention_keeps_its_queries_keys_values_and_what_the_softmax_gives():
+    tokens = keras.Input((4, 6))
+    model = keras.Model(tokens, layers.MultiHeadAttention(2, 3)(tokens, tokens))
+    # Most is alive where the weighted values are differentiated: queries, keys, values and the shares of 2 x 4 x 4
+    # pairs, and the gradients of what was mixed, of the shares and of the values.
+    alive = 4 * (3 * 24 + 32 + 24 + 32 + 24)
+    assert estimate(model, 1) - estimate(model, 0) == 24 * 5 + alive
+
+
+def test_gelu_keeps_the_factors_that_it_is_made_of():
+    image = keras.Input((16,))
+    model = keras.Model(image, layers.Dense(1)(layers.Activation("gelu")(layers.Dense(8)(image))))
+    # Most is alive where their product is differentiated: what it takes, three factors, what it gives, and the
+    # gradients of that and of the factors.
+    assert estimate(model, 1) - estimate(model, 0) == 16 * 5 + 4 * 8 * (1 + 3 + 1 + 1 + 3)
+
+
 def test_it_is_linear_in_the_batch(small):
     step = estimate(small, 1) - estimate(small, 0)
     assert step > 0

@@ -1,6 +1,6 @@
 """The estimate of rsna_nb.memory against what a training step takes, of random weights on this machine.
 
-    python tests/bench/bench_memory.py                  every case, in a quarter of an hour
+    python tests/bench/bench_memory.py                  every case, in twenty minutes
     python tests/bench/bench_memory.py xla              compiled by XLA, as a single GPU's step is
     python tests/bench/bench_memory.py xla bfloat16     in mixed precision too
 
@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}  # bytes; see mallopt(3)
-NETWORKS = ("resnet50v2", "mobilenet", "efficientnetv2b0", "small")
+NETWORKS = ("resnet50v2", "mobilenet", "efficientnetv2b0", "vit_tiny", "small")
 MIB = 2**20
 
 

@@ -1,0 +1,296 @@
+import dataclasses
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from rsna_nb import runs, training, vit
+from rsna_nb.backbones import BACKBONES, WeightsError, build_backbone, load_model
+from rsna_nb.callbacks import TrainingError
+from rsna_nb.config import RunConfig
+from rsna_nb.metadata import load_metadata
+from rsna_nb.model import build_model, layers_from
+from rsna_nb.presets import interpolated
+from rsna_nb.pretrained import SCALINGS
+from rsna_nb.vit import TRANSFORMERS
+from tests import test_training
+from tests.test_checkpoints import assert_equal, resumed, stop_at
+from tests.test_training import SMALL
+
+SIDES = {"vit_tiny": 64, "dinov2_tiny": 70, "dinov2_with_registers_small": 70}  # of the presets made here
+
+
+DEEP, SHALLOW = vit.DEPTH, 2  # blocks: a network of two is a sixth of the work
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shallow() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vit, "DEPTH", SHALLOW)
+        yield
+
+
+@pytest.fixture
+def deep(monkeypatch) -> None:
+    monkeypatch.setattr(vit, "DEPTH", DEEP)
+
+
+def hub():
+    import keras_hub
+
+    return keras_hub.models
+
+
+def applied(network: keras.Model, pictures: np.ndarray) -> np.ndarray:
+    return keras.ops.convert_to_numpy(network(pictures, training=False)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def presets(shallow, tmp_path_factory) -> dict[str, str]:
+    """Folders as keras-hub's save_to_preset writes them, every weight of them a random number."""
+    rng, folders = np.random.default_rng(0), {}
+    for name, side in SIDES.items():
+        transformer, sizes = TRANSFORMERS[name], {"image_shape": (side, side, 3)}
+        if transformer.family == "DINOV2":
+            antialias = bool(transformer.registers)  # as keras-hub's presets have it
+            sizes |= {"position_embedding_shape": (side, side, 3), "antialias_in_interpolation": antialias}
+        source = getattr(hub(), f"{transformer.family}Backbone")(**transformer.arguments, **sizes)
+        source.set_weights([array + 0.05 * rng.standard_normal(array.shape) for array in source.get_weights()])
+        folders[name] = str(tmp_path_factory.mktemp("presets") / name)
+        source.save_to_preset(folders[name])
+    return folders
+
+
+def grey(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(1).random((2, height, width, 1), dtype=np.float32)
+
+
+def by_keras_hub(name: str, folder: str, pictures: np.ndarray) -> np.ndarray:
+    """The patches' tokens of keras-hub's own network, as a map."""
+    transformer, side = TRANSFORMERS[name], pictures.shape[1]
+    scaling = SCALINGS["tf" if transformer.family == "ViT" else "torch"]
+    colour = np.repeat(pictures, 3, axis=-1) * scaling.scale + scaling.offset
+    source = hub().Backbone.from_preset(folder, image_shape=(side, side, 3))
+    tokens = applied(source, colour if transformer.family == "ViT" else {"images": colour})
+    count = side // transformer.patch
+    return tokens[:, 1 + transformer.registers :].reshape(len(pictures), count, count, -1)
+
+
+@pytest.mark.parametrize("name", SIDES)
+def test_at_the_presets_own_size_the_map_is_keras_hubs(presets, name):
+    pictures = grey(SIDES[name], SIDES[name])
+    ours = applied(build_backbone(name, SIDES[name], presets[name]), pictures)
+    np.testing.assert_allclose(ours, by_keras_hub(name, presets[name], pictures), atol=1e-5)
+    assert ours.std() > 0.1
+
+
+@pytest.mark.parametrize("name", ["dinov2_tiny", "dinov2_with_registers_small"])
+def test_at_another_size_positions_are_interpolated_as_keras_hubs_dinov2_does(presets, name):
+    pictures = grey(224, 224)[:1]
+    ours = applied(build_backbone(name, 224, presets[name]), pictures)
+    np.testing.assert_allclose(ours, by_keras_hub(name, presets[name], pictures), atol=1e-5)
+
+
+def test_a_weights_file_of_keras_hub_gives_what_its_preset_gives(presets):
+    for name in ("vit_tiny", "dinov2_tiny"):
+        ours, theirs = (build_backbone(name, 64, each) for each in (f"{presets[name]}/model.weights.h5", presets[name]))
+        for one, other in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_positions_for_the_same_grid_stay_as_they_are():
+    positions = np.random.default_rng(0).random((1, 1 + 4 * 6, 8), dtype=np.float32)
+    np.testing.assert_array_equal(interpolated(positions, (4, 6), (4, 6)), positions)
+
+
+@pytest.mark.parametrize("grid", [(8, 12), (3, 5), (4, 7)])
+def test_positions_for_another_grid_keep_their_place(grid):
+    rows, columns = np.mgrid[:4, :6]
+    table = np.stack([rows / 3, columns / 5, np.ones((4, 6))], axis=-1).reshape(1, 24, 3)
+    positions = np.concatenate([np.full((1, 1, 3), 9.0), table], axis=1).astype(np.float32)
+    found = interpolated(positions, (4, 6), grid)
+    np.testing.assert_array_equal(found[:, :1], positions[:, :1])  # the class token has no place
+    down, across, same = np.moveaxis(found[0, 1:].reshape(*grid, 3), -1, 0)
+    np.testing.assert_allclose(same, 1, atol=1e-5)
+    assert np.ptp(down, axis=1).max() < 1e-5
+    assert np.ptp(across, axis=0).max() < 1e-5
+    assert (np.diff(down[:, 0]) > 0).all()
+    assert (np.diff(across[0]) > 0).all()
+
+
+@pytest.mark.parametrize(("name", "expected"), [("vit_tiny", (6, 4, 192)), ("dinov2_tiny", (7, 5, 192))])
+def test_a_picture_need_not_be_square(presets, name, expected):
+    features = applied(build_backbone(name, [96, 64], presets[name]), grey(96, 64))
+    assert features.shape == (2, *expected)
+    assert np.isfinite(features).all()
+
+
+def test_a_size_that_the_patch_does_not_divide_is_padded_with_black_and_not_cut(presets):
+    pictures = grey(64, 64)
+    padded = np.pad(pictures, ((0, 0), (3, 3), (3, 3), (0, 0)))
+    network = build_backbone("dinov2_tiny", 64, presets["dinov2_tiny"])
+    found = applied(network, pictures)
+    expected = applied(build_backbone("dinov2_tiny", 70, presets["dinov2_tiny"]), padded)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    for edge in ((slice(None), 0), (slice(None), -1), (slice(None), slice(None), 0), (slice(None), slice(None), -1)):
+        changed = pictures.copy()
+        changed[edge] = 1 - changed[edge]
+        assert np.abs(applied(network, changed) - found).max() > 1e-3
+
+
+@pytest.mark.parametrize(("name", "side"), [("vit_base", 384), ("dinov2_small", 518)])
+def test_the_parameters_are_as_many_as_keras_hub_says(deep, name, side):
+    transformer = TRANSFORMERS[name]
+    published = getattr(hub(), f"{transformer.family}Backbone").presets[transformer.preset]["metadata"]["params"]
+    if transformer.family == "DINOV2":  # keras-hub counts positions twice, as learned and as interpolated, and a mask
+        published -= (1 + (side // 14) ** 2) * transformer.width + transformer.width
+    assert build_backbone(name, side, "none").count_params() == published
+
+
+def test_the_published_presets_are_those_that_keras_hub_knows():
+    known = {*hub().ViTBackbone.presets, *hub().DINOV2Backbone.presets}
+    assert {each.preset for each in TRANSFORMERS.values()} - {""} <= known
+
+
+def test_a_preset_of_another_network_is_refused_with_both_names(presets):
+    with pytest.raises(WeightsError, match="is vit_tiny and not vit_small: num_heads 3 and not 6, hidden_dim 192 and"):
+        build_backbone("vit_small", 64, presets["vit_tiny"])
+    with pytest.raises(WeightsError, match="is a DINOV2Backbone, and backbone vit_tiny a ViTBackbone"):
+        build_backbone("vit_tiny", 64, presets["dinov2_tiny"])
+    with pytest.raises(
+        WeightsError, match=r"is dinov2_with_registers_small and not dinov2_small: num_register_tokens 4"
+    ):
+        build_backbone("dinov2_small", 64, presets["dinov2_with_registers_small"])
+    with pytest.raises(WeightsError, match=r"do not fit backbone dinov2_small: the file holds [\d,]+ numbers"):
+        build_backbone("dinov2_small", 64, presets["dinov2_with_registers_small"] + "/model.weights.h5")
+    with pytest.raises(WeightsError, match="do not fit backbone vit_small: the file holds"):
+        build_backbone("vit_small", 64, presets["vit_tiny"] + "/model.weights.h5")
+
+
+def test_a_folder_that_is_no_preset_is_refused(presets, tmp_path):
+    with pytest.raises(WeightsError, match="no preset, as keras-hub's save_to_preset writes it"):
+        build_backbone("vit_tiny", 64, str(tmp_path))
+    (tmp_path / "config.json").write_text('{"registered_name": "own>Net", "class_name": "Net", "config": {}}')
+    with pytest.raises(WeightsError, match=r"the preset .* cannot be read"):
+        build_backbone("vit_tiny", 64, str(tmp_path))
+    with pytest.raises(WeightsError, match="is a folder, and backbone mobilenet wants a weights file"):
+        build_backbone("mobilenet", 64, presets["vit_tiny"])
+
+
+def test_weights_that_are_not_published_are_refused():
+    with pytest.raises(WeightsError, match="backbone vit_tiny has no ImageNet weights"):
+        build_backbone("vit_tiny", 64, "imagenet")
+
+
+def test_without_a_network_the_error_names_the_preset_and_the_way_round(tmp_path, monkeypatch):
+    def offline(*_: object, **__: object) -> None:
+        raise OSError("no network in this test")
+
+    hub()
+    monkeypatch.setattr(socket, "getaddrinfo", offline)
+    monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path))
+    with pytest.raises(WeightsError, match=r"preset dinov2_small cannot be downloaded .* set weights to that folder"):
+        build_backbone("dinov2_small", 64, "imagenet")
+
+
+def test_without_keras_hub_the_error_says_what_to_install(presets, monkeypatch):
+    monkeypatch.setitem(sys.modules, "keras_hub", None)
+    with pytest.raises(WeightsError, match=r"pip install 'rsna_nb\[vit\]'"):
+        build_backbone("vit_tiny", 64, presets["vit_tiny"])
+    assert build_backbone("vit_tiny", 64, "none").output_shape == (None, 4, 4, 192)
+
+
+@pytest.fixture(scope="module")
+def settings(generated, presets, tmp_path_factory) -> dict:
+    folder = tmp_path_factory.mktemp("training")
+    own = {"backbone": "vit_tiny", "weights": presets["vit_tiny"], "freeze_backbone": True, "pooling": "avg"}
+    folders = {"data_dir": str(generated), "store_dir": str(folder / "stores"), "runs_dir": str(folder / "runs")}
+    phases = {"epochs": 2, "fine_tune_epochs": 2, "fine_tune_from": "block_2", "fine_tune_learning_rate": 1e-4}
+    return SMALL | own | folders | phases | {"limit_patients": 14, "test_fraction": 0.2, "dropout": 0.0}
+
+
+@pytest.fixture(scope="module")
+def run(settings) -> runs.Run:
+    """Two epochs through the feature bank, and two that train the last block."""
+    return training.train(RunConfig(**settings))
+
+
+def test_a_run_learns_by_the_feature_bank_and_then_from_the_block_named(settings, run):
+    log = run.file("logs/train.log").read_text()
+    assert "the head learns from the feature bank" in log
+    assert "feature bank vit_tiny-avg-" in log
+    assert run.history["phase"].tolist() == ["head"] * 2 + ["fine_tuning"] * 2
+    trained = load_model(run.checkpoint).get_layer("backbone")
+    before = build_backbone("vit_tiny", 64, settings["weights"])
+    changed = [
+        ours.name
+        for ours, theirs in zip(trained.layers, before.layers, strict=True)
+        if any(not np.array_equal(a, b) for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True))
+    ]
+    assert bool(changed) == (run.metrics["best_epoch"] > 2)
+    assert all(name.startswith("block_2_") or name == "norm" for name in changed)
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(settings, run, tmp_path, monkeypatch):
+    steps = run.metrics["images"]["train"] // settings["batch_size_per_gpu"]
+    stop_at(3 * steps + 1, monkeypatch)  # in the last epoch, of fine-tuning
+    with pytest.raises(TrainingError, match="stopped for the test"):
+        training.train(RunConfig(**settings | {"runs_dir": str(tmp_path)}))
+    assert_equal(resumed(runs.list_runs(tmp_path)[0]), run)
+
+
+SCORING = """
+import sys
+sys.modules["keras_hub"] = None
+from rsna_nb import inference, runs
+print(inference.predict(runs.load_run(sys.argv[1]), sys.argv[2:])["score"].to_list())
+"""
+
+
+def test_a_saved_network_is_loaded_without_keras_hub(run, generated):
+    held = run.predictions[:5]
+    files = load_metadata(generated).set_index("image_id")["path"][held["image_id"]]
+    command = [sys.executable, "-c", SCORING, str(run.path), *files]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr[-2000:]
+    np.testing.assert_allclose(json.loads(answer.stdout.splitlines()[-1]), held["score"], atol=1e-5)
+
+
+def test_two_devices_give_the_metrics_of_one(settings, run, tmp_path, monkeypatch):
+    shallow = f"from rsna_nb import vit\nvit.DEPTH = {SHALLOW}\n"
+    monkeypatch.setattr(test_training, "DEVICES", shallow + test_training.DEVICES)
+    (two,) = test_training.train_on(2, [RunConfig(**settings | {"batch_size_per_gpu": 4})], tmp_path)
+    for figure in ("loss", "val_loss"):
+        np.testing.assert_allclose(two.history[figure], run.history[figure], atol=1e-3, err_msg=figure)
+
+
+def test_in_half_precision_the_features_are_nearly_the_same(presets):
+    config = RunConfig(backbone="vit_tiny", weights=presets["vit_tiny"], img_size=64)
+    half, whole = (build_model(config, precision).get_layer("backbone") for precision in ("bfloat16", "float32"))
+    assert half.get_layer("tokens").compute_dtype == half.get_layer("block_2_attention").compute_dtype == "bfloat16"
+    ours, theirs = (applied(network, grey(64, 64)) for network in (half, whole))
+    assert np.corrcoef(ours.ravel(), theirs.ravel())[0, 1] > 0.999
+    for one, other in zip(half.get_weights(), whole.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_fine_tuning_can_begin_at_any_block(deep):
+    model = build_model(RunConfig(backbone="vit_tiny", weights="none", freeze_backbone=False, img_size=64))
+    opened = [layer.name for layer in layers_from(model, "block_9")]
+    assert opened[0] == "block_9_norm_1"
+    assert {name.split("_")[1] for name in opened if name.startswith("block")} == {"9", "10", "11", "12"}
+
+
+def test_the_recipe_is_valid_and_names_a_block_that_there_is(deep):
+    path = Path(__file__).parents[1] / "notebooks" / "params" / "vit.json"
+    config = RunConfig.from_json(path)
+    assert BACKBONES[config.backbone].imagenet
+    small = dataclasses.replace(config, backbone="vit_tiny", weights="none", freeze_backbone=False, fine_tune_epochs=0)
+    assert layers_from(build_model(dataclasses.replace(small, img_size=64)), config.fine_tune_from)
+    assert keras.config.dtype_policy().name == "float32"
