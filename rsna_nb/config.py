@@ -72,7 +72,9 @@ class RunConfig:
         is_image_size,
     )
     backbone: str = setting("resnet50v2", "a name in rsna_nb.backbones.BACKBONES")
-    weights: str = setting("imagenet", '"imagenet", "none" or a weights file', "not empty", bool)
+    weights: str = setting(
+        "imagenet", '"imagenet", "none", a weights file or the folder of a preset of keras-hub', "not empty", bool
+    )
     freeze_backbone: bool = setting(True, "train the head alone")
     feature_bank: bool = setting(True, "pass each picture through a frozen backbone once, not in every epoch")
     fine_tune_epochs: int = number(0, 0, INFINITY, "epochs that train the backbone too, after those of the head")

@@ -47,8 +47,8 @@ def build(name: str, shape: tuple[int, int], weights: str | None, synchronized: 
     name
         A key of `vit.TRANSFORMERS`.
     weights
-        None for random ones, "imagenet" for what keras-hub publishes, the folder of a preset (what `save_to_preset`
-        writes, or a model of Hugging Face that keras-hub converts), or a weights file of keras-hub's network.
+        None for random ones, "imagenet" for what keras-hub publishes, the folder of a preset, as `save_to_preset`
+        writes it, or a weights file of keras-hub's network, as such a folder has it.
     synchronized
         Has no meaning here: there is no batch normalisation.
 

@@ -23,7 +23,10 @@ EPSILON = 1e-6
 
 @dataclass(frozen=True)
 class Transformer:
-    """`family` is ViT or DINOV2, as keras-hub spells them, and `preset` its published weights, "" for none."""
+    """Sides of a patch in pixels, channels of a token, tokens that are registers.
+
+    `family` is ViT or DINOV2, as keras-hub spells them, and `preset` its name of published weights, "" for none.
+    """
 
     family: str
     patch: int
