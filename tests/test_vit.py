@@ -125,10 +125,12 @@ def test_positions_for_another_grid_keep_their_place(grid):
 
 
 @pytest.mark.parametrize(("name", "expected"), [("vit_tiny", (6, 4, 192)), ("dinov2_tiny", (7, 5, 192))])
-def test_a_picture_need_not_be_square(presets, name, expected):
-    features = applied(build_backbone(name, [96, 64], presets[name]), grey(96, 64))
+def test_a_picture_need_not_be_square_and_a_saved_network_gives_the_same(presets, tmp_path, name, expected):
+    network = build_backbone(name, [96, 64], presets[name])
+    features = applied(network, grey(96, 64))
     assert features.shape == (2, *expected)
-    assert np.isfinite(features).all()
+    network.save(tmp_path / "network.keras")
+    np.testing.assert_array_equal(applied(load_model(tmp_path / "network.keras"), grey(96, 64)), features)
 
 
 def test_a_size_that_the_patch_does_not_divide_is_padded_with_black_and_not_cut(presets):
