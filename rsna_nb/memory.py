@@ -138,8 +138,9 @@ def steps(node: Any, taken: list[Activation], given: list[Activation]) -> Iterab
     if isinstance(layer, layers.MultiHeadAttention):
         return steps_of_attention(node, taken, given)
     if getattr(layer, "activation", None) is keras.activations.gelu and isinstance(layer, layers.Activation):
-        factors = [Activation(each.size) for each in given * 3]  # x / √2, 1 + erf(x / √2) and x / 2
-        return [Call(layer, taken, factors), Call(layer, factors, given)]
+        scaled, error, half = (Activation(each.size) for each in given * 3)  # x / √2, 1 + erf(x / √2), x / 2
+        product = Call(layer, [error, half], given)
+        return [Call(layer, taken, [scaled]), Call(layer, [scaled], [error]), Call(layer, taken, [half]), product]
     return [Call(layer, taken, given)]
 
 
