@@ -101,18 +101,33 @@ def bounding_box(mask: np.ndarray) -> tuple[int, int, int, int]:
     return x_min, y_min, x_min + width, y_min + height
 
 
+@dataclass(frozen=True)
+class Placement:
+    """The rectangle of a picture, in its pixels, that `fit` fills, and how much it enlarges; around it is 0."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+    scale: float
+
+
+def placement(box: tuple[int, int], shape: tuple[int, int]) -> Placement:
+    """Where `fit` puts a picture of `box` (height, width) in one of `shape`."""
+    scale = min(shape[0] / box[0], shape[1] / box[1])
+    height, width = (min(side, max(1, round(own * scale))) for own, side in zip(box, shape, strict=True))
+    return Placement((shape[0] - height) // 2, (shape[1] - width) // 2, height, width, scale)
+
+
 def fit(picture: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """The picture resized into `shape` (height, width), its aspect kept, centred on zeros.
 
     Reducing averages areas; enlarging interpolates linearly.
     """
-    scale = min(shape[0] / picture.shape[0], shape[1] / picture.shape[1])
-    height = min(shape[0], max(1, round(picture.shape[0] * scale)))
-    width = min(shape[1], max(1, round(picture.shape[1] * scale)))
-    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    top, left = (shape[0] - height) // 2, (shape[1] - width) // 2
+    at = placement((picture.shape[0], picture.shape[1]), shape)
     fitted = np.zeros(shape, np.float32)
-    inner = fitted[top : top + height, left : left + width]
-    cv2.resize(picture, (width, height), dst=inner, interpolation=method)
+    inner = fitted[at.top : at.top + at.height, at.left : at.left + at.width]
+    method = cv2.INTER_AREA if at.scale < 1 else cv2.INTER_LINEAR
+    cv2.resize(picture, (at.width, at.height), dst=inner, interpolation=method)
     np.clip(inner, 0, 1, out=inner)  # rounding can pass 1
     return fitted

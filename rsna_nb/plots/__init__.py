@@ -11,6 +11,7 @@ from rsna_nb.plots.evaluation import (
     roc_curve,
     score_distributions,
 )
+from rsna_nb.plots.explain import file_overlay, overlays, perturbation_curves, pointing_scores
 from rsna_nb.plots.imbalance import (
     accuracy_trap,
     batch_positives,
@@ -33,10 +34,14 @@ __all__ = [
     "contact_sheet",
     "example_breasts",
     "file_kinds",
+    "file_overlay",
     "missing_values",
     "operating_points",
+    "overlays",
     "paired_differences",
+    "perturbation_curves",
     "picture_grid",
+    "pointing_scores",
     "precision_recall_curve",
     "prevalence_forest",
     "prior_correction_curve",

@@ -1,0 +1,215 @@
+"""Where the model looked: what each place of its last feature map adds to the logit, as a map over the picture.
+
+Every model has the layers "backbone", which gives a feature map (h, w, channels), "pooled", "dropout" and "cancer".
+Of the logit the sigmoid, which saturates, is left out. Pictures are float32 (n, height, width, 1) in 0-1, as the store
+holds them. All is computed in float32 from the feature map on, whatever the precision of the model.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import keras
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+
+from rsna_nb import dicom, pointing
+from rsna_nb.evaluation import LeftOut, attempt, data_folder
+from rsna_nb.geometry import Geometry
+from rsna_nb.metadata import MetadataError, load_metadata
+from rsna_nb.metrics import MetricsError
+from rsna_nb.runs import Run
+from rsna_nb.steps import reading_steps
+from rsna_nb.storage import write_arrays
+
+BATCH = 16
+FLIPS: tuple[tuple[int, ...], ...] = ((), (1,), (2,), (1, 2))  # axes of (n, height, width)
+
+
+def load_model(run: Run) -> keras.Model:
+    """A run's best model; `RunError` where it has none."""
+    return keras.models.load_model(run.checkpoint, compile=False)
+
+
+def read_pictures(files: Sequence[str | Path]) -> np.ndarray:
+    """Pictures of the store, (n, height, width, 1); `MetricsError` for a file that is not there or no picture."""
+    pictures = [cv2.imread(str(file), cv2.IMREAD_GRAYSCALE) for file in files]
+    for file, picture in zip(files, pictures, strict=True):
+        if picture is None:
+            raise MetricsError(f"the picture {file} is missing or damaged: notebooks/00_prepare.ipynb makes it")
+    return np.stack(pictures)[..., np.newaxis].astype(np.float32) / 255
+
+
+def scorer(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
+    """A function from pictures to their scores, float64 (n,)."""
+    return lambda images: model.predict(images, batch_size=BATCH, verbose=0)[:, 0].astype(np.float64)
+
+
+def grad_cam(model: keras.Model, images: np.ndarray) -> np.ndarray:
+    """Grad-CAM of each picture: (n, height, width) in 0-1, 0 outside the breast.
+
+    Selvaraju et al. 2017 (ICCV), of the logit: the feature map's channels, weighted by their mean gradients, where
+    their sum is positive. All 0 where it is nowhere.
+    """
+    return heat(channel_cam(model, images), images)
+
+
+def channel_cam(model: keras.Model, images: np.ndarray) -> np.ndarray:
+    """Grad-CAM on the feature map's own places: (n, h, w), 0 or more."""
+
+    def of_features(features: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            tape.watch(features)
+            logit = logit_of(model, features)
+        weights = tf.reduce_mean(tape.gradient(logit, features), axis=(1, 2), keepdims=True)
+        return tf.nn.relu(tf.reduce_sum(weights * features, axis=-1))
+
+    return over_batches(model, images, of_features)
+
+
+def class_activation(model: keras.Model, images: np.ndarray) -> np.ndarray:
+    """What each place adds to the logit: (n, h, w); with the last layer's bias a map's sum is the logit, exactly.
+
+    With average pooling that is Zhou et al. 2016 (CVPR), each channel's weight times its values over their number.
+    With max pooling a channel adds its weight times its maximum, at the place where that is; places that share a
+    maximum share what it adds. Dropout does nothing when a picture is scored.
+
+    Raises
+    ------
+    ValueError
+        Where the model pools in another way.
+    """
+    pooled, weights = model.get_layer("pooled"), model.get_layer("cancer").kernel[:, 0]
+
+    def of_features(features: tf.Tensor) -> tf.Tensor:
+        if isinstance(pooled, keras.layers.GlobalAveragePooling2D):
+            shares = 1 / tf.cast(tf.reduce_prod(tf.shape(features)[1:3]), tf.float32)
+        else:
+            at_maximum = features == tf.reduce_max(features, axis=(1, 2), keepdims=True)
+            shares = tf.cast(at_maximum, tf.float32)
+            shares /= tf.reduce_sum(shares, axis=(1, 2), keepdims=True)
+        return tf.reduce_sum(shares * features * weights, axis=-1)
+
+    if not isinstance(pooled, keras.layers.GlobalAveragePooling2D | keras.layers.GlobalMaxPooling2D):
+        raise ValueError(
+            f"the logit is no sum over places where a model pools by {type(pooled).__name__}: use grad_cam"
+        )
+    return over_batches(model, images, of_features)
+
+
+def logit_of(model: keras.Model, features: tf.Tensor) -> tf.Tensor:
+    """A feature map, float32 (n, h, w, channels) -> the logit (n,)."""
+    last = model.get_layer("cancer")
+    pooled = model.get_layer("pooled").call(features)  # calling the layer itself would round to the model's precision
+    return tf.linalg.matvec(pooled, last.kernel[:, 0]) + last.bias[0]
+
+
+def over_batches(model: keras.Model, images: np.ndarray, of_features: Callable[[tf.Tensor], tf.Tensor]) -> np.ndarray:
+    """`of_features` of the backbone's output, float32, for all pictures: few at a time, so that memory holds them."""
+    backbone = model.get_layer("backbone")
+    parts = []
+    for start in range(0, len(images), BATCH):
+        features = backbone(images[start : start + BATCH], training=False)
+        parts.append(of_features(tf.cast(features, tf.float32)).numpy())
+    return np.concatenate(parts)
+
+
+METHODS: dict[str, Callable[[keras.Model, np.ndarray], np.ndarray]] = {
+    "class_activation": class_activation,
+    "grad_cam": channel_cam,
+}
+
+
+def maps(model: keras.Model, images: np.ndarray, method: str = "class_activation", flips: bool = True) -> np.ndarray:
+    """A map of each picture by a method of `METHODS`: (n, height, width) in 0-1, 0 outside the breast.
+
+    With `flips` it is the mean of those of the picture's four flips, each turned back. A network with strides sees
+    its places a little to one side of where they lie in the map (the small one by half a place); over the flips that
+    cancels out.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method}")
+    turned = [np.flip(METHODS[method](model, np.flip(images, axes)), axes) for axes in (FLIPS if flips else FLIPS[:1])]
+    return heat(np.mean(turned, axis=0), images)
+
+
+def heat(cells: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """The positive part of maps (n, h, w), enlarged to the pictures, 0 outside the breast, over each one's maximum."""
+    enlarged = np.zeros(images.shape[:3], np.float32)
+    for values, image, place in zip(cells, images[..., 0], enlarged, strict=True):
+        place[:] = cv2.resize(
+            np.maximum(values, 0).astype(np.float32), image.shape[::-1], interpolation=cv2.INTER_CUBIC
+        )
+        place *= image > 0
+    enlarged = np.maximum(enlarged, 0)
+    highest = enlarged.max(axis=(1, 2), keepdims=True)
+    return np.divide(enlarged, highest, out=enlarged, where=highest > 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Explained:
+    """Pictures (n, height, width, 1), their maps (n, height, width), and the known lesions' boxes (k, 4) in each.
+
+    `rows` has a row a picture, with patient_id and image_id.
+    """
+
+    rows: pd.DataFrame
+    images: np.ndarray
+    heats: np.ndarray
+    boxes: list[np.ndarray]
+
+
+def explained(model: keras.Model, run: Run, rows: pd.DataFrame, method: str, flips: bool) -> Explained:
+    """The maps of pictures of the store, of which `rows` has the column file; without boxes where none are known."""
+    if rows.empty:
+        raise MetricsError("there are no such pictures")
+    images = read_pictures(rows["file"])
+    boxes = attempt(pointing.known_boxes, run, list(zip(rows["patient_id"], rows["image_id"], strict=True)))
+    boxes = [np.empty((0, 4))] * len(rows) if isinstance(boxes, LeftOut) else boxes
+    return Explained(rows, images, maps(model, images, method, flips), boxes)
+
+
+@dataclass(frozen=True, eq=False)
+class InFile:
+    """A file's whole picture in 0-1, perhaps reduced, a map (rows, columns) of its pixels, and boxes (k, 4) in them."""
+
+    name: str
+    picture: np.ndarray
+    heat: np.ndarray
+    boxes: np.ndarray
+
+
+def in_file(run: Run, shown: Explained, number: int = 0) -> InFile:
+    """One of the pictures' maps in the pixels of the DICOM file that it was made from.
+
+    `MetricsError` where the data's table lacks the image, or its file is gone or cannot be read.
+    """
+    patient_id, image_id = shown.rows[["patient_id", "image_id"]].iloc[number]
+    try:
+        table = load_metadata(data_folder(run), check_files=False)
+        path = table.set_index(["patient_id", "image_id"])["path"].get((patient_id, image_id))
+        if path is None:
+            raise MetricsError(f"{data_folder(run)} has no image {patient_id}/{image_id}")
+        reading = dicom.read(path, run.config.image_shape)
+        whole = reading_steps(path, list(run.config.image_shape))[2].picture
+    except (MetadataError, dicom.DicomError) as error:
+        raise MetricsError(str(error)) from error
+    geometry = Geometry.of(reading, run.config.image_shape)
+    boxes = geometry.to_file(shown.boxes[number])
+    return InFile(f"{patient_id}/{image_id}", whole, geometry.map_to_file(shown.heats[number]), boxes)
+
+
+def write_maps(run: Run, shown: Mapping[str, Explained | LeftOut]) -> Path:
+    """explain/maps.npz in the run's folder: kind, patient_id, image_id and the map, float16, of each picture."""
+    known = {kind: one for kind, one in shown.items() if isinstance(one, Explained)}
+    arrays = {
+        "kind": [kind for kind, one in known.items() for _ in range(len(one.rows))],
+        "patient_id": [value for one in known.values() for value in one.rows["patient_id"]],
+        "image_id": [value for one in known.values() for value in one.rows["image_id"]],
+        "maps": [heat.astype(np.float16) for one in known.values() for heat in one.heats],
+    }
+    path = run.path / "explain" / "maps.npz"
+    write_arrays(path, {name: np.array(values) for name, values in arrays.items()})
+    return path

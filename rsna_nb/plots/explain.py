@@ -1,0 +1,108 @@
+"""Where a model looked: maps over pictures and files, and how much what they mark matters.
+
+A map is one hue, denser where it is higher, so that the tissue stays to be seen.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+
+from rsna_nb.deletion import Curves
+from rsna_nb.metrics import Interval
+from rsna_nb.plots.comparison import draw_intervals
+from rsna_nb.plots.style import BLUE, GREY, ORANGE, with_alt, without_box
+
+if TYPE_CHECKING:  # it brings TensorFlow
+    from rsna_nb.explain import Explained, InFile
+
+OVERLAY = LinearSegmentedColormap.from_list("overlay", [(1.0, 0.35, 0.0, 0.0), (1.0, 0.35, 0.0, 0.75)])
+OUTLINE = "#56B4E9"  # of known lesions
+
+
+def overlays(shown: Mapping[str, "Explained"], kind: str, columns: int = 3) -> Figure:
+    """Each picture of a kind beside itself under its map, with known lesions outlined."""
+    one = shown[kind]
+    captions = [caption(row) for _, row in one.rows.iterrows()]
+    lines = -(-len(captions) // columns)
+    figure, axes = plt.subplots(
+        lines, 2 * columns, figsize=(3.2 * columns, 1.9 * lines), squeeze=False, layout="constrained"
+    )
+    for axis in axes.flat:
+        axis.axis("off")
+    for number, text in enumerate(captions):
+        plain, marked = axes.flat[2 * number : 2 * number + 2]
+        for axis in (plain, marked):
+            axis.imshow(one.images[number, ..., 0], cmap="gray", vmin=0, vmax=1)
+        marked.imshow(one.heats[number], cmap=OVERLAY, vmin=0, vmax=1)
+        outline(marked, one.boxes[number])
+        plain.set_title(text, fontsize=9, loc="left")
+    return with_alt(figure, f"Mammograms, {kind}, each beside itself under its map: {'; '.join(captions)}.")
+
+
+def caption(row: pd.Series) -> str:
+    """Score, side and view of a row of `evaluation.examples`."""
+    view = row.get("view")
+    return f"{row['score']:.3f} · {row['laterality']}" + (f" {view}" if isinstance(view, str) else "")
+
+
+def outline(axis: Axes, boxes: np.ndarray) -> None:
+    for x_min, y_min, x_max, y_max in boxes - 0.5:  # imshow puts a pixel's centre at its index
+        axis.add_patch(plt.Rectangle((x_min, y_min), x_max - x_min, y_max - y_min, fill=False, edgecolor=OUTLINE))
+
+
+def file_overlay(shown: "InFile") -> Figure:
+    """A whole DICOM file beside itself under its map, both in the file's own pixels, known lesions outlined."""
+    rows, columns = shown.heat.shape
+    extent = (-0.5, columns - 0.5, rows - 0.5, -0.5)
+    figure, axes = plt.subplots(1, 2, figsize=(7, 4.4), sharey=True, layout="constrained")
+    for axis in axes:
+        axis.imshow(shown.picture, cmap="gray", vmin=0, vmax=1, extent=extent)
+        axis.set_xlabel("column of the file")
+    axes[0].set_ylabel("row of the file")
+    axes[1].imshow(shown.heat, cmap=OVERLAY, vmin=0, vmax=1, extent=extent)
+    outline(axes[1], shown.boxes)
+    row, column = np.unravel_index(np.argmax(shown.heat), shown.heat.shape)
+    words = f"the map is highest at row {row}, column {column} of {rows} rows and {columns} columns"
+    return with_alt(figure, f"The file of image {shown.name}, and its map in the file's pixels: {words}.")
+
+
+def perturbation_curves(curves: Curves) -> Figure:
+    """Deletion and insertion: the mean score by the share of the breast that is gone, or back; a thin line a picture."""
+    figure, axes = plt.subplots(1, 2, figsize=(7, 3.2), sharey=True, layout="constrained")
+    areas, words = curves.areas.mean(), []
+    for axis, name, verb in zip(axes, ("deletion", "insertion"), ("taken away", "given back"), strict=True):
+        by_map, at_random = getattr(curves, name), getattr(curves, f"random_{name}")
+        axis.plot(100 * curves.shares, by_map.T, color=ORANGE, linewidth=0.5, alpha=0.35)
+        for values, colour, order in ((by_map, ORANGE, name), (at_random, GREY, f"random_{name}")):
+            label = f"{'in the map’s order' if order == name else 'in a random order'}, area {areas[order]:.2f}"
+            axis.plot(100 * curves.shares, values.mean(axis=0), color=colour, linewidth=2, label=label)
+        axis.set(title=name, xlabel=f"of the breast {verb} (%)", ylim=(-0.02, 1.3), yticks=np.linspace(0, 1, 6))
+        axis.legend(frameon=False, loc="upper right", fontsize=9)
+        without_box(axis)
+        words.append(
+            f"{name}: area {areas[name]:.2f} in the map's order, {areas[f'random_{name}']:.2f} in a random one"
+        )
+    axes[0].set_ylabel("score (0-1)")
+    return with_alt(figure, f"The score as patches are taken away or given back. {'; '.join(words)}.")
+
+
+def pointing_scores(scores: Mapping[str, Interval]) -> Figure:
+    """Shares of hits of the map and the baselines, and the paired differences (`pointing.scores`), with intervals."""
+    table = pd.Series(dict(scores), dtype=object)
+    shares, less = table[~table.index.str.contains(" less ")], table[table.index.str.contains(" less ")]
+    figure, axes = plt.subplots(2, 1, figsize=(5.4, 2.9), height_ratios=(3, 2), layout="constrained")
+    for axis, part, label in zip(axes, (shares, less), ("share of hits", "difference, paired"), strict=True):
+        draw_intervals(axis, part, np.arange(len(part)), BLUE, "")
+        axis.set_yticks(range(len(part)), part.index)
+        axis.set_ylim(len(part) - 0.5, -0.5)
+        axis.set_xlabel(label)
+        without_box(axis)
+    axes[0].set_xlim(0, 1)
+    axes[1].axvline(0, color=GREY, linestyle=":")
+    return with_alt(figure, f"The pointing game: {'; '.join(f'{name} {value}' for name, value in scores.items())}.")
