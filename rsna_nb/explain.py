@@ -5,7 +5,7 @@ Of the logit the sigmoid, which saturates, is left out. Pictures are float32 (n,
 holds them. All is computed in float32 from the feature map on, whatever the precision of the model.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,12 +33,14 @@ def load_model(run: Run) -> keras.Model:
     return keras.models.load_model(run.checkpoint, compile=False)
 
 
-def read_pictures(files: Sequence[str | Path]) -> np.ndarray:
+def read_pictures(files: Iterable[str | Path]) -> np.ndarray:
     """Pictures of the store, (n, height, width, 1); `MetricsError` for a file that is not there or no picture."""
-    pictures = [cv2.imread(str(file), cv2.IMREAD_GRAYSCALE) for file in files]
-    for file, picture in zip(files, pictures, strict=True):
+    pictures = []
+    for file in files:
+        picture = cv2.imread(str(file), cv2.IMREAD_GRAYSCALE)
         if picture is None:
             raise MetricsError(f"the picture {file} is missing or damaged: notebooks/00_prepare.ipynb makes it")
+        pictures.append(picture)
     return np.stack(pictures)[..., np.newaxis].astype(np.float32) / 255
 
 
@@ -94,7 +96,7 @@ def class_activation(model: keras.Model, images: np.ndarray) -> np.ndarray:
 
     if not isinstance(pooled, keras.layers.GlobalAveragePooling2D | keras.layers.GlobalMaxPooling2D):
         raise ValueError(
-            f"the logit is no sum over places where a model pools by {type(pooled).__name__}: use grad_cam"
+            f"pooling by {type(pooled).__name__}, the logit is no sum over places: use the method grad_cam"
         )
     return over_batches(model, images, of_features)
 
@@ -139,10 +141,8 @@ def heat(cells: np.ndarray, images: np.ndarray) -> np.ndarray:
     """The positive part of maps (n, h, w), enlarged to the pictures, 0 outside the breast, over each one's maximum."""
     enlarged = np.zeros(images.shape[:3], np.float32)
     for values, image, place in zip(cells, images[..., 0], enlarged, strict=True):
-        place[:] = cv2.resize(
-            np.maximum(values, 0).astype(np.float32), image.shape[::-1], interpolation=cv2.INTER_CUBIC
-        )
-        place *= image > 0
+        positive = np.maximum(values, 0).astype(np.float32)
+        place[:] = cv2.resize(positive, image.shape[::-1], interpolation=cv2.INTER_CUBIC) * (image > 0)
     enlarged = np.maximum(enlarged, 0)
     highest = enlarged.max(axis=(1, 2), keepdims=True)
     return np.divide(enlarged, highest, out=enlarged, where=highest > 0)

@@ -55,9 +55,8 @@ def known_boxes(run: Run, ids: Sequence[tuple[str, str]]) -> list[np.ndarray]:
     ledger = ledgers.read(store)
     gone = [key for key in ids if key not in ledger or ledger[key].status != "ok"]
     if gone:
-        raise MetricsError(
-            f"{store / 'ledger.csv'} does not say where {len(gone)} pictures lie, first {'/'.join(gone[0])}"
-        )
+        first = "/".join(gone[0])
+        raise MetricsError(f"{store / 'ledger.csv'} does not say where {len(gone)} pictures lie, first {first}")
     return [Geometry.of(ledger[key], config.image_shape).to_picture(boxes.get(key, np.empty((0, 4)))) for key in ids]
 
 
@@ -69,7 +68,7 @@ def targets(evaluation: Evaluation) -> pd.DataFrame:
     run = evaluation.run
     df = evaluation.predictions[evaluation.predictions["cancer"] == 1]
     ids = list(zip(df["patient_id"], df["image_id"], strict=True))
-    df = df.assign(boxes=known_boxes(run, ids))
+    df = df.assign(boxes=pd.Series(known_boxes(run, ids), index=df.index, dtype=object))
     df = df[df["boxes"].map(len) > 0].reset_index(drop=True)
     if df.empty:
         raise MetricsError(f"lesions.csv has no lesion in any of the {len(ids)} images with cancer")
@@ -112,7 +111,7 @@ def highest(values: np.ndarray) -> tuple[int, int]:
 
 
 def brightest(image: np.ndarray) -> tuple[int, int]:
-    """The brightest point of the slightly smoothed breast, (row, column): where a reader without a network would look."""
+    """The brightest point of the slightly smoothed breast, (row, column)."""
     return highest(np.where(image > 0, cv2.GaussianBlur(image, (0, 0), SMOOTHING * max(image.shape)), -1))
 
 

@@ -73,7 +73,7 @@ def file_overlay(shown: "InFile") -> Figure:
 
 
 def perturbation_curves(curves: Curves) -> Figure:
-    """Deletion and insertion: the mean score by the share of the breast that is gone, or back; a thin line a picture."""
+    """Deletion and insertion: the mean score by the share of the breast gone, or back; a thin line a picture."""
     figure, axes = plt.subplots(1, 2, figsize=(7, 3.2), sharey=True, layout="constrained")
     areas, words = curves.areas.mean(), []
     for axis, name, verb in zip(axes, ("deletion", "insertion"), ("taken away", "given back"), strict=True):
