@@ -5,24 +5,16 @@ Of the logit the sigmoid, which saturates, is left out. Pictures are float32 (n,
 holds them. All is computed in float32 from the feature map on, whatever the precision of the model.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import cv2
 import keras
 import numpy as np
-import pandas as pd
 import tensorflow as tf
 
-from rsna_nb import dicom, pointing
-from rsna_nb.evaluation import LeftOut, attempt, data_folder
-from rsna_nb.geometry import Geometry
-from rsna_nb.metadata import MetadataError, load_metadata
 from rsna_nb.metrics import MetricsError
 from rsna_nb.runs import Run
-from rsna_nb.steps import reading_steps
-from rsna_nb.storage import write_arrays
 
 BATCH = 16
 FLIPS: tuple[tuple[int, ...], ...] = ((), (1,), (2,), (1, 2))  # axes of (n, height, width)
@@ -131,10 +123,14 @@ def maps(model: keras.Model, images: np.ndarray, method: str = "class_activation
     its places a little to one side of where they lie in the map (the small one by half a place); over the flips that
     cancels out.
     """
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method}")
+    check_method(method)
     turned = [np.flip(METHODS[method](model, np.flip(images, axes)), axes) for axes in (FLIPS if flips else FLIPS[:1])]
     return heat(np.mean(turned, axis=0), images)
+
+
+def check_method(method: str) -> None:
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method}")
 
 
 def heat(cells: np.ndarray, images: np.ndarray) -> np.ndarray:
@@ -146,70 +142,3 @@ def heat(cells: np.ndarray, images: np.ndarray) -> np.ndarray:
     enlarged = np.maximum(enlarged, 0)
     highest = enlarged.max(axis=(1, 2), keepdims=True)
     return np.divide(enlarged, highest, out=enlarged, where=highest > 0)
-
-
-@dataclass(frozen=True, eq=False)
-class Explained:
-    """Pictures (n, height, width, 1), their maps (n, height, width), and the known lesions' boxes (k, 4) in each.
-
-    `rows` has a row a picture, with patient_id and image_id.
-    """
-
-    rows: pd.DataFrame
-    images: np.ndarray
-    heats: np.ndarray
-    boxes: list[np.ndarray]
-
-
-def explained(model: keras.Model, run: Run, rows: pd.DataFrame, method: str, flips: bool) -> Explained:
-    """The maps of pictures of the store, of which `rows` has the column file; without boxes where none are known."""
-    if rows.empty:
-        raise MetricsError("there are no such pictures")
-    images = read_pictures(rows["file"])
-    boxes = attempt(pointing.known_boxes, run, list(zip(rows["patient_id"], rows["image_id"], strict=True)))
-    boxes = [np.empty((0, 4))] * len(rows) if isinstance(boxes, LeftOut) else boxes
-    return Explained(rows, images, maps(model, images, method, flips), boxes)
-
-
-@dataclass(frozen=True, eq=False)
-class InFile:
-    """A file's whole picture in 0-1, perhaps reduced, a map (rows, columns) of its pixels, and boxes (k, 4) in them."""
-
-    name: str
-    picture: np.ndarray
-    heat: np.ndarray
-    boxes: np.ndarray
-
-
-def in_file(run: Run, shown: Explained, number: int = 0) -> InFile:
-    """One of the pictures' maps in the pixels of the DICOM file that it was made from.
-
-    `MetricsError` where the data's table lacks the image, or its file is gone or cannot be read.
-    """
-    patient_id, image_id = shown.rows[["patient_id", "image_id"]].iloc[number]
-    try:
-        table = load_metadata(data_folder(run), check_files=False)
-        path = table.set_index(["patient_id", "image_id"])["path"].get((patient_id, image_id))
-        if path is None:
-            raise MetricsError(f"{data_folder(run)} has no image {patient_id}/{image_id}")
-        reading = dicom.read(path, run.config.image_shape)
-        whole = reading_steps(path, list(run.config.image_shape))[2].picture
-    except (MetadataError, dicom.DicomError) as error:
-        raise MetricsError(str(error)) from error
-    geometry = Geometry.of(reading, run.config.image_shape)
-    boxes = geometry.to_file(shown.boxes[number])
-    return InFile(f"{patient_id}/{image_id}", whole, geometry.map_to_file(shown.heats[number]), boxes)
-
-
-def write_maps(run: Run, shown: Mapping[str, Explained | LeftOut]) -> Path:
-    """explain/maps.npz in the run's folder: kind, patient_id, image_id and the map, float16, of each picture."""
-    known = {kind: one for kind, one in shown.items() if isinstance(one, Explained)}
-    arrays = {
-        "kind": [kind for kind, one in known.items() for _ in range(len(one.rows))],
-        "patient_id": [value for one in known.values() for value in one.rows["patient_id"]],
-        "image_id": [value for one in known.values() for value in one.rows["image_id"]],
-        "maps": [heat.astype(np.float16) for one in known.values() for heat in one.heats],
-    }
-    path = run.path / "explain" / "maps.npz"
-    write_arrays(path, {name: np.array(values) for name, values in arrays.items()})
-    return path

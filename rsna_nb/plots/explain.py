@@ -14,19 +14,24 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from rsna_nb.deletion import Curves
-from rsna_nb.metrics import Interval
+from rsna_nb.metrics import Interval, MetricsError
 from rsna_nb.plots.comparison import draw_intervals
 from rsna_nb.plots.style import BLUE, GREY, ORANGE, with_alt, without_box
 
 if TYPE_CHECKING:  # it brings TensorFlow
-    from rsna_nb.explain import Explained, InFile
+    from rsna_nb.explanation import Explained, InFile
 
 OVERLAY = LinearSegmentedColormap.from_list("overlay", [(1.0, 0.35, 0.0, 0.0), (1.0, 0.35, 0.0, 0.75)])
 OUTLINE = "#56B4E9"  # of known lesions
 
 
 def overlays(shown: Mapping[str, "Explained"], kind: str, columns: int = 3) -> Figure:
-    """Each picture of a kind beside itself under its map, with known lesions outlined."""
+    """Each picture of a kind beside itself under its map, with known lesions outlined.
+
+    `MetricsError` where there are none.
+    """
+    if kind not in shown:
+        raise MetricsError(f"there are no {kind}")
     one = shown[kind]
     captions = [caption(row) for _, row in one.rows.iterrows()]
     lines = -(-len(captions) // columns)
