@@ -280,6 +280,15 @@ def test_the_intervals_are_paired_and_over_women():
     assert same.high - same.low == pytest.approx(found["map less random"].high - found["map less random"].low, rel=1e-6)
 
 
+def test_draws_that_are_all_hits_do_not_widen_the_interval():
+    women = np.arange(93) // 3
+    hits = (women > 1).astype(float)  # two of 31 women are missed, so that some draws have none of them
+    table = pd.DataFrame({"patient_id": women, "cancer": 1, "map": hits, "random": 0.1, "brightest": 0.5 * hits})
+    found = pointing.scores(table)["map"]
+    assert found.draws.max() == 1
+    assert 0.65 < found.low < found.estimate < found.high < 0.995
+
+
 def test_plots_need_no_tensorflow():
     check = "import sys, rsna_nb.plots, rsna_nb.pointing; assert not {'tensorflow', 'keras'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
