@@ -4,6 +4,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import cv2
 import keras
 import numpy as np
 import pandas as pd
@@ -17,7 +18,8 @@ from rsna_nb.geometry import Geometry
 from rsna_nb.ledger import Record
 from rsna_nb.metrics import MetricsError
 from rsna_nb.model import build_model
-from tests.conftest import write_dicom
+from rsna_nb.steps import reading_steps
+from tests.conftest import REAL_DIR, needs_real_files, write_dicom
 
 SIDE, STRIDE, PLACES = 32, 4, 8
 
@@ -208,6 +210,26 @@ def test_a_box_mapped_to_the_picture_and_back_is_the_same(file_with_spot):
     assert geometry.map_to_file(np.ones((64, 64))).max() == 1
     with pytest.raises(ValueError, match=r"shape \(64, 64\), not \(8, 8\)"):
         geometry.map_to_file(np.ones((8, 8)))
+
+
+@needs_real_files
+@pytest.mark.parametrize("image", range(0, 8, 3))
+def test_a_real_picture_mapped_to_its_file_lies_on_the_files_own_tissue(image):
+    path = sorted(REAL_DIR.glob("train_images/*/*.dcm"))[image]
+    reading, whole = dicom.read(path, 256), reading_steps(str(path), 256)[2].picture
+    geometry = Geometry.of(reading, (256, 256))
+    mapped = geometry.map_to_file(reading.picture)
+    x_min, y_min, x_max, y_max = reading.crop
+    full = cv2.resize(whole, mapped.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    pixel = round(1 / geometry.scale.min())
+
+    def likeness(down: int, right: int) -> float:
+        moved = np.roll(mapped, (down * pixel, right * pixel), (0, 1))
+        at = np.s_[y_min + 50 : y_max - 50, x_min + 50 : x_max - 50]
+        return float(np.corrcoef(moved[at].ravel(), full[at].ravel())[0, 1])
+
+    assert likeness(0, 0) > max(likeness(*step) for step in ((1, 0), (-1, 0), (0, 1), (0, -1)))
+    assert likeness(0, 0) > 0.98
 
 
 def patch_score(images: np.ndarray) -> np.ndarray:
