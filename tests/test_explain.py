@@ -12,6 +12,7 @@ import pytest
 from keras import layers
 
 from rsna_nb import deletion, dicom, explain, pointing
+from rsna_nb.backbones import BACKBONES
 from rsna_nb.config import RunConfig
 from rsna_nb.crop import fit, placement
 from rsna_nb.geometry import Geometry
@@ -22,6 +23,7 @@ from rsna_nb.steps import reading_steps
 from tests.conftest import REAL_DIR, needs_real_files, write_dicom
 
 SIDE, STRIDE, PLACES = 32, 4, 8
+FAMILIES = [name for name in ("small", "mobilenetv2", "yolo11n", "vit_tiny") if name in BACKBONES]
 
 
 def patch_model(pooling: str, weights: tuple[float, float] = (2.0, -1.0), bias: float = 0.3) -> keras.Model:
@@ -79,7 +81,7 @@ def test_with_max_pooling_a_channel_adds_its_maximum_where_it_is_and_equals_shar
 
 
 @pytest.mark.parametrize("pooling", ["avg", "max"])
-@pytest.mark.parametrize("backbone", ["small", "mobilenetv2"])
+@pytest.mark.parametrize("backbone", FAMILIES)
 def test_the_places_and_the_bias_sum_to_the_logit(backbone, pooling, pictures):
     model = network(backbone, pooling)
     kernel, _ = model.get_layer("cancer").get_weights()
@@ -102,7 +104,7 @@ def test_a_model_of_reduced_precision_has_nearly_the_same_map(pictures):
     assert np.corrcoef(values.ravel(), whole.ravel())[0, 1] > 0.99
 
 
-@pytest.mark.parametrize("backbone", ["small", "mobilenetv2"])
+@pytest.mark.parametrize("backbone", FAMILIES)
 def test_with_average_pooling_grad_cam_is_the_positive_class_activation_up_to_scale(backbone, pictures):
     model = network(backbone, "avg")
     positive = np.maximum(explain.class_activation(model, pictures), 0)
@@ -117,12 +119,13 @@ def test_grad_cam_is_of_the_logit_so_that_a_saturated_score_has_a_map_too():
 
 
 @pytest.mark.parametrize("method", explain.METHODS)
-@pytest.mark.parametrize("backbone", ["small", "mobilenetv2"])
+@pytest.mark.parametrize("backbone", FAMILIES)
 def test_a_map_is_of_the_pictures_shape_in_0_to_1_and_0_outside_the_breast(backbone, method, pictures):
     found = explain.maps(network(backbone, "max"), pictures, method)
     assert found.shape == (3, 64, 64)
     assert found.min() == 0
-    assert found.max(axis=(1, 2)) == pytest.approx(1)
+    highest = found.max(axis=(1, 2))  # 0 where nothing speaks for cancer
+    assert (np.isclose(highest, 1) | (highest == 0)).all()
     assert found[pictures[..., 0] == 0].max() == 0
 
 
