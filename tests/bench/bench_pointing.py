@@ -12,12 +12,9 @@ least 0.85. A tolerance of 3 % of the picture's side is about that of Zhang et a
 
 import argparse
 import dataclasses
-import os
 import tempfile
 import time
 from pathlib import Path
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from rsna_nb import evaluation, explain, explanation, metrics, pointing, synthetic, training
 from rsna_nb.config import RunConfig
