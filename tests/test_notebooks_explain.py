@@ -73,9 +73,6 @@ def test_it_shows_maps_curves_and_the_game_and_writes_them(run, tmp_path):
     assert len(figures) >= kinds + 2
     assert all(figure.metadata["image/png"]["alt"] == figure.data["text/plain"] for figure in figures)
     assert str(run.path / "explain" / "maps.npz") in text
-    assert not any(
-        output.output_type == "stream" and output.name == "stderr" for output in outputs(tmp_path / "out.ipynb")
-    )
 
 
 def test_without_lesions_and_without_the_files_the_rest_is_shown(run, data, tmp_path, without):
