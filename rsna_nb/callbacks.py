@@ -25,10 +25,15 @@ log = logging.getLogger(__name__)
 MODES = {"val_loss": "min", "val_auc": "max", "val_pf1": "max"}
 ADVICE_ON_NAN = "the best checkpoint before is kept. Begin a new run with a lower learning_rate, or in float32"
 Logs = dict[str, float]
+OnEpoch = Callable[[int, Logs], None]  # told each finished epoch, the first being 1, and its figures
 
 
 class TrainingError(RuntimeError):
     """Training stopped before its end; the message says where, why and what is kept."""
+
+
+class SignalError(TrainingError):
+    """Training was asked to end, by SIGTERM; resumed, the run goes on."""
 
 
 class Validate(keras.callbacks.Callback):
@@ -174,7 +179,7 @@ class StopOnSignal(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         if self.asked:
             epoch = self.epoch + 1
-            raise TrainingError(
+            raise SignalError(
                 f"SIGTERM at epoch {epoch}, step {batch + 1}; resumed, the run goes on from epoch {epoch}"
             )
 

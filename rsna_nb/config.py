@@ -25,13 +25,19 @@ class ConfigError(ValueError):
     """A setting is unknown, of the wrong type or out of range; the message names it."""
 
 
-def setting(default: Any, help: str, rule: str = "", check: Callable[[Any], bool] = lambda value: True) -> Any:
-    """A dataclass field that carries its help text and its rule, in words and as a function."""
-    return field(default=default, metadata={"help": help, "rule": rule, "check": check})
+def setting(
+    default: Any,
+    help: str,
+    rule: str = "",
+    check: Callable[[Any], bool] = lambda value: True,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    """A dataclass field that carries its help text, its rule, in words and as a function, and what may be chosen."""
+    return field(default=default, metadata={"help": help, "rule": rule, "check": check, "choices": choices})
 
 
 def one_of(default: str, choices: tuple[str, ...], help: str) -> Any:
-    return setting(default, help, f"one of {', '.join(choices)}", lambda value: value in choices)
+    return setting(default, help, f"one of {', '.join(choices)}", lambda value: value in choices, choices)
 
 
 def number(default: float, low: float, high: float, help: str) -> Any:

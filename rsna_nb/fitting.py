@@ -12,7 +12,7 @@ import pandas as pd
 import tensorflow as tf
 
 from rsna_nb import callbacks, checkpoints, features, memory, metrics
-from rsna_nb.callbacks import TrainingError
+from rsna_nb.callbacks import OnEpoch, SignalError, TrainingError
 from rsna_nb.checkpoints import BestCheckpoint, Progress, SaveState
 from rsna_nb.config import RunConfig
 from rsna_nb.data import Data, class_weights
@@ -58,6 +58,7 @@ class Fitting:
     devices: Devices
     model: keras.Model
     data: Data
+    on_epoch: OnEpoch | None = None
 
     def __post_init__(self) -> None:
         self.training, self.validation = self.data.rows("train"), self.data.rows("validation")
@@ -220,7 +221,7 @@ class PhaseFitting:
         finally:
             on_signal.restore()
         if on_signal.asked:  # after the last step of an epoch
-            raise TrainingError("SIGTERM at an epoch's end; resumed, the run goes on from there")
+            raise SignalError("SIGTERM at an epoch's end; resumed, the run goes on from there")
         if self.progress.epoch < last:
             patience = self.config.early_stopping_patience
             log.info("stopped early: no better %s for %d epochs", self.config.monitor, patience)
@@ -254,7 +255,13 @@ class PhaseFitting:
                 lambda epoch, finished: self.advance(learner, watching, epoch, finished),
                 lambda: checkpoints.remember(watching, self.progress.memory),
             ),
+            *self.told(),
         ]
+
+    def told(self) -> list[keras.callbacks.Callback]:
+        """The caller's `on_epoch`, last: an epoch that it ends training at is saved like any other."""
+        told = self.all.on_epoch
+        return [keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: told(epoch + 1, logs))] if told else []
 
     def learning_rate(self) -> list[keras.callbacks.Callback]:
         cosine, warmup, steps = self.config.lr_schedule == "cosine", self.config.warmup_epochs, self.all.sampling.steps

@@ -13,7 +13,7 @@ import pandas as pd
 import tensorflow as tf
 
 from rsna_nb import checkpoints, features, metrics, runs
-from rsna_nb.callbacks import TrainingError
+from rsna_nb.callbacks import OnEpoch, TrainingError
 from rsna_nb.checkpoints import BestCheckpoint
 from rsna_nb.config import RunConfig
 from rsna_nb.data import prepare, split_table
@@ -29,11 +29,14 @@ __all__ = ["TrainingError", "train"]
 log = logging.getLogger(__name__)
 
 
-def train(config: RunConfig) -> Run:
+def train(config: RunConfig, on_epoch: OnEpoch | None = None) -> Run:
     """Train as the settings say and return the run, its folder complete.
 
     Demo data and the store are made where they are missing. All GPUs are used together, with TF_CONFIG those of
     several machines, whose first one writes the folder. With `resume` a stopped run goes on from its last epoch.
+
+    `on_epoch(epoch, logs)` is called at the end of each epoch, on each machine; an exception that it raises ends the
+    run there, without predictions.csv and metrics.json.
 
     Raises
     ------
@@ -55,7 +58,7 @@ def train(config: RunConfig) -> Run:
         if (run.path / "metrics.json").is_file():
             log.info("it is finished: nothing is left to do")
         else:
-            train_in(run, dataclasses.replace(config, resume=""), devices)
+            train_in(run, dataclasses.replace(config, resume=""), devices, on_epoch)
         devices.wait()
     return run
 
@@ -78,7 +81,7 @@ def begin(config: RunConfig, devices: Devices) -> Run:
     return run
 
 
-def train_in(run: Run, config: RunConfig, devices: Devices) -> None:
+def train_in(run: Run, config: RunConfig, devices: Devices, on_epoch: OnEpoch | None) -> None:
     keras.utils.set_random_seed(config.seed)
     before = run.path / "config" / "environment.json"
     precision = json.loads(before.read_text())["precision"] if before.is_file() else choose_precision(config)
@@ -97,7 +100,7 @@ def train_in(run: Run, config: RunConfig, devices: Devices) -> None:
     checkpoints.check_data(run, environment)
     if devices.chief:
         draw_graph(model, run.path / "tensorboard" / "train")
-    fitting = Fitting(config, run, devices, model, data)
+    fitting = Fitting(config, run, devices, model, data, on_epoch)
     best = fitting.fit()
     devices.wait()  # for best.keras to be there
     predictions = predict(fitting, best)
