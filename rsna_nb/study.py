@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from rsna_nb.config import ConfigError, resolve
@@ -65,8 +66,8 @@ def open_study(folder: Path, storage: str, asked: Asked) -> optuna.Study:
             load_if_exists=True,
         )
         if "facts" not in study.user_attrs:
+            study.enqueue_trial(asked.first, user_attrs={"default": True}, skip_if_exists=True)
             study.set_user_attr("facts", asked.facts)
-            study.enqueue_trial(asked.first, user_attrs={"default": True})
     refuse_differences(folder.name, study.user_attrs["facts"], json.loads(json.dumps(asked.facts)))
     return study
 
@@ -111,7 +112,7 @@ def at_work(folder: Path) -> Iterator[str]:
 def next_trial(study: optuna.Study, folder: Path, worker: str, trials: int, seed: int) -> Trial | None:
     """A trial of this worker's own, None where all that were asked for are done or in work.
 
-    Each trial has a seed of its own: no two draw the same settings, and a study that was stopped draws as before.
+    Each trial has a seed of its own, so that no two draw the same settings, whichever processes run them.
     """
     with locked(folder):
         give_up_killed(study, folder)
@@ -119,7 +120,8 @@ def next_trial(study: optuna.Study, folder: Path, worker: str, trials: int, seed
             return None
         trial = study.ask()
         trial.set_user_attr("worker", worker)
-    study.sampler = optuna.samplers.TPESampler(seed=seed + trial.number)
+    own_seed = np.random.SeedSequence([seed, trial.number]).generate_state(1)
+    study.sampler = optuna.samplers.TPESampler(seed=int(own_seed[0]))
     return trial
 
 
@@ -152,17 +154,21 @@ def give_up_killed(study: optuna.Study, folder: Path) -> None:
 
 
 def table(study: optuna.Study) -> pd.DataFrame:
-    """A row a trial: trial, state in words, value, epochs, seconds, run, reason, and the settings that it drew."""
-    return pd.DataFrame([row(trial) for trial in study.get_trials(deepcopy=False)])
+    """A row a trial: trial, state in words, value of the objective, epochs, default (whether it has the settings that
+    the study began with), best, seconds, run, reason (why it has not finished), and the settings that it drew."""
+    trials = study.get_trials(deepcopy=False)
+    best = study.best_trial.number if any(trial.state == TrialState.COMPLETE for trial in trials) else None
+    return pd.DataFrame([row(trial, trial.number == best) for trial in trials])
 
 
-def row(trial: FrozenTrial) -> dict[str, Any]:
+def row(trial: FrozenTrial, best: bool) -> dict[str, Any]:
     killed = was_killed(trial)
     seconds = trial.duration.total_seconds() if trial.duration and not killed else float("nan")
     own = {name: trial.user_attrs.get(name, "") for name in ("run", "reason")}
     state = "killed" if killed else ENDED.get(trial.state, trial.state.name.lower())
     facts = {"trial": trial.number, "state": state, "value": trial.value, "epochs": trial.last_step or 0}
-    return facts | {"default": "default" in trial.user_attrs, "seconds": seconds} | own | trial.params
+    facts |= {"default": "default" in trial.user_attrs, "best": best, "seconds": seconds}
+    return facts | own | trial.params
 
 
 def importances(study: optuna.Study) -> pd.Series:

@@ -28,8 +28,10 @@ from rsna_nb.metrics import MetricsError
 from rsna_nb.model import build_model
 from rsna_nb.runs import Run
 from rsna_nb.search_space import Choice, Space, draw, own_values, space_of
-from rsna_nb.study import ENDED, Asked, StudyError, Trial, TrialState, at_work, next_trial, open_study, optuna, table
+from rsna_nb.study import ENDED, Asked, StudyError, Trial, TrialState, at_work, importances, next_trial, open_study
+from rsna_nb.study import optuna, table
 
+__all__ = ["Plan", "beside_default", "best_run", "importances", "plan", "table", "tune", "write_best"]
 log = logging.getLogger(__name__)
 
 
@@ -46,13 +48,16 @@ class Plan:
     def folder(self) -> Path:
         return resolve(self.config.runs_dir) / "studies" / self.name
 
+    @property
+    def maximize(self) -> bool:
+        return MODES[self.objective] == "max"
+
     def asked(self, table: pd.DataFrame) -> Asked:
         settings = {name: value for name, value in asdict(self.config).items() if name not in FOLDERS}
         searched = {f"search of {name}": repr(values) for name, values in self.space.items()}
         fingerprint = runs.fingerprint(table.drop(columns=["path", "split"]))
         facts = settings | searched | {"objective": self.objective, "table": fingerprint[:8]}
-        first, maximize = own_values(self.space, self.config), MODES[self.objective] == "max"
-        return Asked(facts, first, maximize, unpruned=self.config.epochs // 4)
+        return Asked(facts, own_values(self.space, self.config), self.maximize, unpruned=self.config.epochs // 4)
 
 
 def plan(config: RunConfig, name: str, objective: str, search: Sequence[str], backbones: Sequence[str] = ()) -> Plan:
@@ -102,11 +107,11 @@ def tune(plan: Plan, trials: int, hours: float = 0.0, storage: str = "") -> optu
     runs.log_to_console()
     if find_devices().workers > 1:
         raise StudyError("TF_CONFIG makes several machines train one run: without it each takes trials of its own")
-    images, data_dir = split_table(plan.config)
-    check_backbones(plan)
-    prepare(plan.config, images, data_dir)  # so that pictures that cannot be had cost no trial
     started = time.monotonic()
+    images, data_dir = split_table(plan.config)
     study = open_study(plan.folder, storage, plan.asked(images))
+    check_backbones(plan)
+    prepare(plan.config, images, data_dir)  # here, so that pictures that cannot be had cost no trial
     with at_work(plan.folder) as worker:
         while not hours or time.monotonic() - started < 3600 * hours:
             trial = next_trial(study, plan.folder, worker, trials, plan.config.seed)
@@ -177,11 +182,10 @@ def drop_state(run: Path, finished: bool) -> None:
 
 def best_run(plan: Plan, study: optuna.Study) -> Run:
     """Of the finished trials, the one with the best objective; `StudyError` where none has finished."""
-    finished = table(study).query("state == 'finished'")
-    if finished.empty:
+    best = table(study).query("best")["run"]
+    if best.empty:
         raise StudyError(f"no trial of study {plan.name} has finished: the reasons are in its table")
-    order = finished.sort_values("value", ascending=MODES[plan.objective] == "min", kind="stable")
-    return runs.load_run(order["run"].iloc[0], plan.folder)
+    return runs.load_run(best.iloc[0], plan.folder)
 
 
 def beside_default(plan: Plan, study: optuna.Study, n: int) -> pd.DataFrame:

@@ -23,6 +23,7 @@ from rsna_nb.plots.imbalance import (
 from rsna_nb.plots.pictures import augmented, contact_sheet, sample_batch
 from rsna_nb.plots.preparing import reading_times
 from rsna_nb.plots.training import class_counts, training_curves
+from rsna_nb.plots.tuning import setting_importances, setting_slices, trial_history
 
 __all__ = [
     "accuracy_trap",
@@ -50,9 +51,12 @@ __all__ = [
     "roc_curve",
     "sample_batch",
     "score_distributions",
+    "setting_importances",
+    "setting_slices",
     "shortcut_aucs",
     "steps_with_histograms",
     "subgroup_forest",
     "table_overview",
     "training_curves",
+    "trial_history",
 ]

@@ -1,0 +1,40 @@
+"""06_tune as papermill runs it."""
+
+import json
+
+
+from rsna_nb.config import RunConfig
+from tests.test_notebooks import NOTEBOOKS, last_error_line, papermill_run
+from tests.test_notebooks_evaluate import outputs, words
+from tests.test_training import SMALL
+
+TUNE = NOTEBOOKS / "06_tune.ipynb"
+
+
+def test_it_tunes_by_a_parameter_file_and_writes_settings_that_training_takes(generated, tmp_path):
+    folders = {"data_dir": str(generated), "store_dir": "stores", "runs_dir": "runs"}
+    (tmp_path / "small.json").write_text(json.dumps(SMALL | folders | {"epochs": 1, "test_fraction": 0.3}))
+    arguments = ["-f", "small.json", "-p", "trials", 2, "-p", "draws", 20, "-p", "search", "dropout pooling"]
+    answer = papermill_run(tmp_path, *arguments, notebook=TUNE)
+    assert answer.returncode == 0, answer.stderr[-3000:]
+    text = words(tmp_path / "out.ipynb")
+    assert "Left out: importance needs 10 finished trials, there are 2" in text
+    figures = [output for output in outputs(tmp_path / "out.ipynb") if "image/png" in output.get("data", {})]
+    assert 2 <= len(figures) <= 3  # the comparison is left out where the first trial is the best
+    assert all(figure.metadata["image/png"]["alt"] == figure.data["text/plain"] for figure in figures)
+    folder = tmp_path / "runs" / "studies" / "first"
+    assert f"03_train.ipynb out.ipynb -f {folder / 'best.json'}" in text
+    best = RunConfig.from_json(folder / "best.json")
+    assert best.data_dir == str(generated)
+    assert best.img_size == 64
+    assert best.monitor == "val_auc"
+    assert len((folder / "trials.csv").read_text().splitlines()) == 3
+    assert len(list(folder.glob("*-trial-*/metrics.json"))) == 2
+
+
+def test_a_misspelt_parameter_or_search_is_refused_before_anything_is_made(tmp_path):
+    misspelt = papermill_run(tmp_path, "-p", "objektive", "val_auc", notebook=TUNE)
+    assert "objektive is not a setting (did you mean objective?)" in last_error_line(misspelt)
+    unknown = papermill_run(tmp_path, "-p", "search", "learningrate", notebook=TUNE)
+    assert "search: learningrate is not known; the nearest are learning_rate" in last_error_line(unknown)
+    assert {path.name for path in tmp_path.iterdir()} == {"out.ipynb"}

@@ -1,0 +1,107 @@
+"""Studies without training: who gets which trial, and what becomes of those whose process is gone."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+
+from rsna_nb.config import ConfigError
+from rsna_nb.metrics import MetricsError
+from rsna_nb.study import MOST_KILLED, Asked, StudyError, at_work, importances, next_trial, open_study, table
+
+ROOT = Path(__file__).parents[1]
+ASKED = Asked(facts={"epochs": 2}, first={"x": 0.5}, maximize=True, unpruned=0)
+
+
+def begun(study, folder: Path, worker: str, trials: int = 10):
+    trial = next_trial(study, folder, worker, trials, seed=0)
+    if trial is not None:
+        trial.suggest_float("x", 0, 1)
+    return trial
+
+
+@pytest.mark.parametrize("storage", ["", "shared.journal"], ids=["sqlite", "journal"])
+def test_two_processes_share_the_trials_and_none_is_run_twice_nor_drawn_twice(tmp_path, storage):
+    storage = storage and str(tmp_path / storage)
+    command = [sys.executable, "-m", "tests.drawing", str(tmp_path), storage, "16"]
+    children = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    while len(list(tmp_path.glob("ready-*"))) < 2:
+        assert all(child.poll() is None for child in children)
+        time.sleep(0.01)
+    (tmp_path / "go").touch()
+    first, second = (json.loads(child.communicate()[0]) for child in children)
+    assert first
+    assert second
+    assert not set(first) & set(second)
+    assert {int(number) for number in first | second} == set(range(16))
+    assert len(set((first | second).values())) == 16
+    trials = table(open_study(tmp_path, storage, Asked({}, {"x": 0.5}, maximize=True, unpruned=0)))
+    assert trials["state"].eq("finished").all()
+    assert len(trials) == 16
+
+
+def test_the_first_trial_has_the_settings_that_the_study_begins_with(tmp_path):
+    study = open_study(tmp_path, "", ASKED)
+    with at_work(tmp_path) as worker:
+        assert begun(study, tmp_path, worker).params == {"x": 0.5}
+        assert begun(study, tmp_path, worker).params != {"x": 0.5}
+    assert table(study)["default"].tolist() == [True, False]
+
+
+def test_a_trial_whose_process_is_gone_is_tried_again_and_one_in_work_is_left_alone(tmp_path):
+    study = open_study(tmp_path, "", ASKED)
+    with at_work(tmp_path) as other, at_work(tmp_path) as worker:
+        begun(study, tmp_path, other)
+        gone = begun(study, tmp_path, "gone")
+        again = begun(study, tmp_path, worker)
+        assert again.params == gone.params
+        assert table(study)["state"].tolist() == ["running", "killed", "running"]
+        assert begun(study, tmp_path, worker, trials=2) is None
+
+
+def test_a_trial_that_always_takes_its_process_along_has_failed_in_the_end(tmp_path):
+    study = open_study(tmp_path, "", ASKED)
+    for number in range(MOST_KILLED):
+        trial = begun(study, tmp_path, "gone", trials=1)
+        assert trial.params == {"x": 0.5}
+        assert trial.user_attrs.get("kills", 0) == number
+    assert begun(study, tmp_path, "gone", trials=1) is None
+    assert begun(study, tmp_path, "gone", trials=2).params != {"x": 0.5}
+    assert table(study)["default"].tolist() == [True] * MOST_KILLED + [False]
+
+
+def test_a_study_goes_on_with_the_settings_it_was_begun_with_alone(tmp_path):
+    open_study(tmp_path, "", ASKED)
+    assert len(open_study(tmp_path, "", ASKED).trials) == 1
+    other = Asked(facts={"epochs": 3}, first={"x": 0.5}, maximize=True, unpruned=0)
+    with pytest.raises(StudyError, match="begun otherwise: epochs 2 and now 3"):
+        open_study(tmp_path, "", other)
+
+
+def test_a_storage_that_is_neither_file_nor_url_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="storage must be"):
+        open_study(tmp_path, "study.db", ASKED)
+
+
+def test_importance_finds_the_setting_that_matters_and_is_left_out_for_few_trials(tmp_path):
+    study = open_study(tmp_path, "", ASKED)
+    with pytest.raises(MetricsError, match="importance needs 10 finished trials, there are 0"):
+        importances(study)
+    unit = optuna.distributions.FloatDistribution(0, 1)
+    for x, idle in np.random.default_rng(0).random((20, 2)):
+        params, kinds = {"x": x, "idle": idle}, {"x": unit, "idle": unit}
+        study.add_trial(optuna.trial.create_trial(params=params, distributions=kinds, value=x))
+    found = importances(study)
+    assert found.sum() == pytest.approx(1)
+    assert found["x"] > found["idle"]
+
+
+def test_without_optuna_the_error_says_what_to_install():
+    source = "import sys; sys.modules['optuna'] = None; import rsna_nb.study"
+    answer = subprocess.run([sys.executable, "-c", source], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert answer.stderr.strip().splitlines()[-1] == "ImportError: tuning needs Optuna: pip install 'rsna_nb[tune]'"
