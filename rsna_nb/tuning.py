@@ -28,8 +28,19 @@ from rsna_nb.metrics import MetricsError
 from rsna_nb.model import build_model
 from rsna_nb.runs import Run
 from rsna_nb.search_space import Choice, Space, draw, own_values, space_of
-from rsna_nb.study import ENDED, Asked, StudyError, Trial, TrialState, at_work, importances, next_trial, open_study
-from rsna_nb.study import optuna, table
+from rsna_nb.study import (
+    ENDED,
+    Asked,
+    StudyError,
+    Trial,
+    TrialState,
+    at_work,
+    importances,
+    next_trial,
+    open_study,
+    optuna,
+    table,
+)
 
 __all__ = ["Plan", "beside_default", "best_run", "importances", "plan", "table", "tune", "write_best"]
 log = logging.getLogger(__name__)

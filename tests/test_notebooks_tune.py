@@ -2,7 +2,6 @@
 
 import json
 
-
 from rsna_nb.config import RunConfig
 from tests.test_notebooks import NOTEBOOKS, last_error_line, papermill_run
 from tests.test_notebooks_evaluate import outputs, words
