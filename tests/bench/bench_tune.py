@@ -1,0 +1,64 @@
+"""Trials a minute of a study through the feature bank, and what a trial costs beside its epochs.
+
+Generated women, ResNet50V2 frozen with random weights (the figures are about time), 224 pixels, 35 epochs a trial.
+
+    python tests/bench/bench_tune.py --women 30 --trials 12
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import keras
+
+from rsna_nb import runs, synthetic, tuning
+from rsna_nb.backbones import build_backbone
+from rsna_nb.config import RunConfig
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--women", type=int, default=30)
+    parser.add_argument("--trials", type=int, default=12)
+    parser.add_argument("--backbone", default="resnet50v2")
+    parser.add_argument("--img-size", type=int, default=224)
+    parser.add_argument("--epochs", type=int, default=35)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        data = synthetic.generate(Path(folder) / "data", arguments.women, 0.4, seed=7)
+        keras.utils.set_random_seed(0)
+        weights = str(Path(folder) / "random.weights.h5")
+        wanted = build_backbone(arguments.backbone, arguments.img_size, "none")
+        inner = [layer for layer in wanted.layers if isinstance(layer, keras.Model)]
+        (inner[0] if inner else wanted).save_weights(weights)
+        config = RunConfig(
+            data_dir=str(data),
+            store_dir=f"{folder}/store",
+            runs_dir=f"{folder}/runs",
+            backbone=arguments.backbone,
+            weights=weights,
+            img_size=arguments.img_size,
+            epochs=arguments.epochs,
+            batch_size_per_gpu=16,
+            test_fraction=0.2,
+            early_stopping_patience=0,
+        )
+        plan = tuning.plan(config, "bench", "val_auc", ["learning_rate", "dropout", "pooling", "imbalance"])
+        report(plan, tuning.table(tuning.tune(plan, arguments.trials)))
+
+
+def report(plan: tuning.Plan, trials) -> None:
+    done = trials.query("state == 'finished'")
+    found = [runs.load_run(run, plan.folder) for run in done["run"]]
+    done = done.assign(fitting=[run.metrics["training_seconds"] for run in found])
+    done = done.assign(in_epochs=[run.history["seconds"].sum() for run in found])
+    print(trials.groupby("state")["seconds"].describe()[["count", "mean", "min", "max"]].round(1).to_string())
+    columns = ["seconds", "fitting", "in_epochs", "epochs"]
+    print(f"the first trial, which fills the bank:\n{done[columns].head(1).round(1).to_string()}")
+    later = done[done["trial"] > 0]
+    print(f"the others, medians:\n{later[columns].median().round(1).to_string()}")
+    print(f"{60 / trials['seconds'][1:].mean():.1f} trials a minute, {len(trials)} in all")
+
+
+if __name__ == "__main__":
+    main()
