@@ -27,7 +27,7 @@ from rsna_nb.evaluation import evaluate
 from rsna_nb.metrics import MetricsError
 from rsna_nb.model import build_model
 from rsna_nb.runs import Run
-from rsna_nb.search_space import Choice, Space, draw, own_values, space_of
+from rsna_nb.search_space import Choice, Range, Space, draw, own_values, space_of
 from rsna_nb.study import (
     ENDED,
     Asked,
@@ -62,6 +62,11 @@ class Plan:
     @property
     def maximize(self) -> bool:
         return MODES[self.objective] == "max"
+
+    @property
+    def by_logarithm(self) -> dict[str, bool]:
+        """Of each searched setting."""
+        return {name: isinstance(values, Range) and values.log for name, values in self.space.items()}
 
     def asked(self, table: pd.DataFrame) -> Asked:
         settings = {name: value for name, value in asdict(self.config).items() if name not in FOLDERS}

@@ -128,10 +128,11 @@ def test_best_json_has_the_best_trials_settings_and_names_a_run_of_its_own(share
 
 
 def test_the_figures_show_every_trial(shared):
-    _, study = shared
+    plan, study = shared
     trials = table(study)
     assert "4 finished, 1 killed" in plots.trial_history(trials, "val_auc", True).get_label()
-    slices = plots.setting_slices(trials, SEARCH.split(), "val_auc")
+    slices = plots.setting_slices(trials, plan.by_logarithm, "val_auc")
+    assert [axis.get_xscale() for axis in slices.axes[:4]] == ["log", "linear", "linear", "linear"]
     assert [axis.get_xlabel() for axis in slices.axes] == [*SEARCH.split(), "", ""]
     for axis in slices.axes[:4]:
         assert sum(len(line.get_xdata()) for line in axis.lines if line.get_label() == "finished") == 4

@@ -68,33 +68,33 @@ def setting_importances(importances: pd.Series) -> Figure:
     return with_alt(figure, f"Importance of the settings: {words}.")
 
 
-def setting_slices(trials: pd.DataFrame, names: list[str], objective: str) -> Figure:
+def setting_slices(trials: pd.DataFrame, settings: dict[str, bool], objective: str) -> Figure:
     """Each searched setting of each trial against the objective; the best trial in green, pruned ones as crosses.
 
+    `settings` are names, and whether a setting is drawn by its logarithm.
     `MetricsError` where no trial has finished.
     """
     finished_of(trials)
-    rows = -(-len(names) // COLUMNS)
+    rows = -(-len(settings) // COLUMNS)
     figure, axes = plt.subplots(
         rows, COLUMNS, figsize=(10, 2.9 * rows), sharey=True, squeeze=False, layout="constrained"
     )
-    for axis, name in zip(axes.flat, names, strict=False):
-        draw_slice(axis, trials, name)
-    for axis in axes.flat[len(names) :]:
+    for axis, (name, logarithm) in zip(axes.flat, settings.items(), strict=False):
+        draw_slice(axis, trials, name, logarithm)
+    for axis in axes.flat[len(settings) :]:
         axis.axis("off")
     for axis in axes[:, 0]:
         axis.set_ylabel(objective)
     axes[0, 0].legend(frameon=False, fontsize=9)
-    return with_alt(figure, f"{objective} of each trial by {', '.join(names)}.")
+    return with_alt(figure, f"{objective} of each trial by {', '.join(settings)}.")
 
 
-def draw_slice(axis: Axes, trials: pd.DataFrame, name: str) -> None:
-    """Numbers by their logarithm where they span a decade; words side by side, spread so that none hides another."""
+def draw_slice(axis: Axes, trials: pd.DataFrame, name: str, logarithm: bool) -> None:
+    """Numbers along the axis; words side by side, spread so that none hides another."""
     values = trials[name] if name in trials else pd.Series(np.nan, index=trials.index)
     if pd.api.types.is_numeric_dtype(values):
         places = values.astype(float)
-        if places.min() > 0 and places.max() >= 10 * places.min():
-            axis.set_xscale("log")
+        axis.set_xscale("log" if logarithm else "linear")
     else:
         words = sorted(values.dropna().unique())
         spread = 0.25 * np.sin(2.4 * trials["trial"])  # not by chance: the figure is the same each time
