@@ -28,6 +28,9 @@ class Range:
     high: float
     log: bool = False
 
+    def __str__(self) -> str:
+        return f"{self.low:g} to {self.high:g}{', by its logarithm' if self.log else ''}"
+
     def draw(self, trial: Draws, name: str) -> float:
         return trial.suggest_float(name, self.low, self.high, log=self.log)
 
@@ -40,6 +43,9 @@ class Choice:
     """One of `values`."""
 
     values: tuple[Any, ...]
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.values))
 
     def draw(self, trial: Draws, name: str) -> Any:
         return trial.suggest_categorical(name, self.values)

@@ -11,6 +11,7 @@ import logging
 import shutil
 import socket
 import uuid
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +27,9 @@ from rsna_nb.runs import RunError
 from rsna_nb.storage import is_held, locked
 
 try:
-    import optuna
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of tqdm, that there are no widgets
+        import optuna
     from optuna.storages.journal import JournalFileBackend
     from optuna.trial import FrozenTrial, Trial, TrialState
 except ImportError as error:
@@ -60,7 +63,7 @@ def open_study(folder: Path, storage: str, asked: Asked) -> optuna.Study:
     with locked(folder):
         study = optuna.create_study(
             storage=open_storage(folder, storage),
-            pruner=optuna.pruners.MedianPruner(FEWEST_FOR_PRUNING, n_warmup_steps=asked.unpruned),
+            pruner=optuna.pruners.MedianPruner(FEWEST_FOR_PRUNING, n_warmup_steps=asked.unpruned + 1),
             study_name=folder.name,
             direction="maximize" if asked.maximize else "minimize",
             load_if_exists=True,

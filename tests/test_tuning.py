@@ -208,6 +208,7 @@ def test_the_space_holds_what_the_study_begins_with_and_all_that_a_setting_allow
     assert space["learning_rate"] == Range(1e-4, 0.5, log=True)
     assert 7 in space["batch_size_per_gpu"].values
     assert space["pooling"] == Choice(("avg", "max"))
+    assert [str(values) for values in space.values()][:2] == ["0.0001 to 0.5, by its logarithm", "avg, max"]
     for name, values in search_space.SPACE.items():
         for value in values.values if isinstance(values, Choice) else (values.low, values.high):
             dataclasses.replace(config, **{name: value})
