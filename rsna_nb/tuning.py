@@ -216,7 +216,7 @@ def beside_default(plan: Plan, study: optuna.Study, n: int) -> pd.DataFrame:
     if first.iloc[0] == best.id:
         raise MetricsError("no trial was better than the settings that the study began with")
     own, theirs = paired(evaluate(best), runs.load_run(first.iloc[0], plan.folder))
-    return differences(theirs, own, ("at the beginning", "the best"), n)
+    return differences(theirs, own, ("first settings", "best settings"), n)
 
 
 def write_best(plan: Plan, study: optuna.Study) -> Path:
