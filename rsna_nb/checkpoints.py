@@ -19,13 +19,12 @@ import numpy as np
 from rsna_nb.callbacks import MODES, Logs, Validate
 from rsna_nb.config import RunConfig
 from rsna_nb.learner import Learner
-from rsna_nb.runs import Run, RunError
+from rsna_nb.runs import FOLDERS, Run, RunError
 from rsna_nb.storage import DamagedFileError, put, read_arrays, write_arrays
 
 log = logging.getLogger(__name__)
 
 FILE = "checkpoints/state.npz"
-FOLDERS = ("data_dir", "store_dir", "runs_dir", "resume")  # may have other names elsewhere; what is in them is checked
 # What Keras's callbacks know after an epoch and forget when training begins.
 REMEMBERED = {
     keras.callbacks.ReduceLROnPlateau: ("best", "wait", "cooldown_counter"),

@@ -51,6 +51,11 @@ def is_image_size(size: int | list[int]) -> bool:
     return len(sides) == 2 and all(type(side) is int and side >= 32 and side % 32 == 0 for side in sides)
 
 
+def is_group(text: str) -> bool:
+    column, equals, value = text.partition("=")
+    return not text or bool(column and equals and value)
+
+
 def is_folder_name(name: str) -> bool:
     return all(character.isalnum() or character in "-_." for character in name) and not name.startswith(".")
 
@@ -117,6 +122,12 @@ class RunConfig:
     test_fraction: float = number(0.0, 0, 0.9, "share of women set aside, unseen by training and checkpoint choice")
     fold: int = number(-1, -1, INFINITY, "-1: one hold-out; else this fold is the validation")
     n_folds: int = number(5, 2, INFINITY, "folds of women, of which fold names one")
+    leave_out: str = setting(
+        "",
+        'the site or machine that validates: its column, an equals sign, its value; "" for none',
+        'empty, or a column and a value as "machine_id=49"',
+        is_group,
+    )
     monitor: str = one_of(
         "val_loss", ("val_loss", "val_auc", "val_pf1"), '"val_loss", "val_auc" or "val_pf1": picks the best epoch'
     )
@@ -149,6 +160,8 @@ class RunConfig:
             )
         if self.fold >= self.n_folds:
             raise ConfigError(f"fold must be below n_folds {self.n_folds}, not {self.fold}")
+        if self.fold >= 0 and self.leave_out:
+            raise ConfigError(f"fold {self.fold} and leave_out {self.leave_out} both say who validates: give one")
         if self.freeze_backbone and self.weights == "none":
             raise ConfigError(
                 'freeze_backbone with weights "none" would keep random features: '
@@ -183,7 +196,8 @@ class RunConfig:
     def from_notebook(cls, namespace: Mapping[str, Any], *own: str) -> Self:
         """From `globals()` of a notebook, after its parameters cell and the one that papermill injects.
 
-        `own` are parameters of the notebook that are no settings of a run.
+        `own` are parameters of the notebook that are no settings of a run. Where "settings" is one of them it names a
+        file of settings; what the cells themselves set wins over it.
 
         papermill only warns of a misspelt `-p`; here it is an error. The names come from the source of
         the cells that begin with "# Parameters", the last run of each, as IPython's `In` holds it.
@@ -193,7 +207,9 @@ class RunConfig:
         refuse_unknown(assigned, own)
         if namespace.get("resume"):
             return cls.resumed({name: value for name, value in assigned.items() if name not in own})
-        return cls(**{entry.name: namespace[entry.name] for entry in fields(cls) if entry.name in namespace})
+        file = namespace["settings"] if "settings" in own else ""
+        values = asdict(cls.from_json(resolve(file))) if file else {}
+        return cls(**values | {entry.name: namespace[entry.name] for entry in fields(cls) if entry.name in namespace})
 
     @classmethod
     def resumed(cls, given: Mapping[str, Any]) -> Self:

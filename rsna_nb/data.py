@@ -23,7 +23,7 @@ class Data:
     store: Path
 
     def rows(self, split: str) -> pd.DataFrame:
-        """The rows of "train", "validation" or "test"."""
+        """The rows of "train", "validation", "test" or "unused"."""
         return self.table[self.table["split"] == split].reset_index(drop=True)
 
     def digests(self) -> np.ndarray:
@@ -52,7 +52,7 @@ def prepare(config: RunConfig, table: pd.DataFrame, data_dir: Path) -> Data:
         )
     store = store_path(store_dir, data_dir, config.img_size)
     readable = table[~failed.to_numpy()].reset_index(drop=True)
-    splits.check_sides(readable["cancer"], readable["split"], sorted(table["split"].unique()))
+    splits.check_sides(readable["cancer"], readable["split"], sorted({*table["split"]} - {splits.UNUSED}))
     files = [str(image_file(store, *ids)) for ids in zip(readable["patient_id"], readable["image_id"], strict=True)]
     return Data(readable.assign(file=files), ledger, store)
 

@@ -76,12 +76,12 @@ def applies(config: RunConfig) -> bool:
 
 
 def features_of(config: RunConfig, data: Data, pooled: keras.Model, devices: Devices) -> Features:
-    """What `pooled` makes of all images of a run but the test women's, from its bank, which is filled up first.
+    """What `pooled` makes of a run's training and validation images, from its bank, which is filled up first.
 
     Training images have four variants where augmentation is "flips", all others one.
     """
     folder = bank_folder(config, data, pooled)
-    table = data.table[data.table["split"] != "test"]
+    table = data.table[data.table["split"].isin(["train", "validation"])]
     wanted = np.ones((len(table), VARIANTS if config.augmentation == "flips" else 1), bool)
     wanted[(table["split"] != "train").to_numpy(), 1:] = False
     keys = (data.digests()[table.index][:, np.newaxis] << np.uint64(2)) + np.arange(wanted.shape[1], dtype=np.uint64)

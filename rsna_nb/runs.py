@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +33,7 @@ from rsna_nb.storage import write_whole
 PACKAGE = Path(__file__).parent
 PACKAGES = ["rsna_nb", "tensorflow", "keras", "numpy", "pandas", "scikit-learn", "pydicom", "imagecodecs", "papermill"]
 PACKAGES += ["opencv-python-headless"]
+FOLDERS = ("data_dir", "store_dir", "runs_dir", "resume")  # may have other names elsewhere; what is in them is checked
 TEXT_COLUMNS = {"patient_id": str, "image_id": str}
 
 
@@ -122,6 +123,12 @@ def list_runs(runs_dir: str | Path = "runs") -> list[Run]:
     return [Run(path.parent.parent) for path in sorted(configs)]
 
 
+def recipe(config: RunConfig) -> dict[str, Any]:
+    """Every setting but folders, the run's name, and who validates: the runs of a cross-validation share it."""
+    others = (*FOLDERS, "run_name", "fold", "leave_out")
+    return {name: value for name, value in asdict(config).items() if name not in others}
+
+
 def copy_code(folder: Path) -> None:
     """The package's modules, and the cells of the notebook that called, as they ran."""
     shutil.copytree(PACKAGE, folder / "rsna_nb", ignore=shutil.ignore_patterns("__pycache__"))
@@ -150,6 +157,13 @@ def environment(devices: list[str], metadata: pd.DataFrame, ledger: pd.DataFrame
         "command": sys.argv,
         "working_folder": str(Path.cwd()),
         "git": git_state(),
+        **fingerprints(metadata, ledger),
+    }
+
+
+def fingerprints(metadata: pd.DataFrame, ledger: pd.DataFrame) -> dict[str, str]:
+    """Of the table with its split, and of the pictures: another value where a run would learn from other data."""
+    return {
         "table_fingerprint": fingerprint(metadata.drop(columns="path")),
         "store_fingerprint": fingerprint(ledger.drop(columns=["milliseconds", "source_mtime"])),
     }

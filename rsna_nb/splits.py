@@ -5,6 +5,7 @@ images are dealt first, so that positive images are spread as evenly as positive
 """
 
 from collections.abc import Iterator
+from itertools import chain
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ import pandas as pd
 from rsna_nb.config import RunConfig
 
 Indices = np.ndarray  # positions of rows, int, ascending
+UNUSED = "unused"  # a split that takes part in nothing
 
 
 class SplitError(ValueError):
@@ -34,13 +36,19 @@ def hold_out(metadata: pd.DataFrame, fraction: float, seed: int) -> tuple[Indice
 
 
 def k_folds(metadata: pd.DataFrame, n_folds: int, seed: int) -> list[tuple[Indices, Indices]]:
-    """(training, validation) positions for each fold; every woman is in one validation."""
-    fold_of = {}
-    turn = 0
-    for women in strata(metadata, seed):
-        for woman in women:
-            fold_of[woman] = turn % n_folds
-            turn += 1
+    """(training, validation) positions for each fold; every woman is in one validation.
+
+    Women with cancer are dealt first, those with the most positive images before others, each to the fold with the
+    fewest positive images so far (Graham 1969, SIAM J. Appl. Math. 17:416); the others go where the fewest women are.
+    """
+    positives = metadata.groupby("patient_id")["cancer"].sum().to_dict()
+    fold_of: dict[str, int] = {}
+    images, women = [0] * n_folds, [0] * n_folds
+    for woman in chain.from_iterable(reversed(list(strata(metadata, seed)))):
+        *_, fold = min(zip(images if positives[woman] else women, women, range(n_folds), strict=True))
+        fold_of[woman] = fold
+        images[fold] += positives[woman]
+        women[fold] += 1
     folds = metadata["patient_id"].map(fold_of)
     return [both_sides(metadata, folds == fold) for fold in range(n_folds)]
 
@@ -50,13 +58,32 @@ def leave_one_out(metadata: pd.DataFrame, column: str) -> dict[object, tuple[Ind
 
     A woman with images of two machines is in neither machine's training.
     """
-    splits = {}
-    for value in sorted(metadata[column].dropna().unique()):
-        inside = metadata[column] == value
-        women = metadata.loc[inside, "patient_id"]
-        outside = ~metadata["patient_id"].isin(women)
-        splits[value] = (np.flatnonzero(outside), np.flatnonzero(inside))
-    return splits
+    values = sorted(metadata[column].dropna().unique())
+    return {value: apart(metadata, metadata[column] == value) for value in values}
+
+
+def apart(metadata: pd.DataFrame, inside: pd.Series) -> tuple[Indices, Indices]:
+    """(rows of the women who have none inside, the rows inside)."""
+    women = metadata.loc[inside, "patient_id"]
+    return np.flatnonzero(~metadata["patient_id"].isin(women)), np.flatnonzero(inside)
+
+
+def leave_out(metadata: pd.DataFrame, group: str) -> tuple[Indices, Indices]:
+    """(training, validation) where `group`, as "machine_id=49", validates; `SplitError` where there is none."""
+    column, _, value = group.partition("=")
+    if column not in metadata or metadata[column].isna().all():
+        known = ", ".join(str(name) for name in metadata if metadata[name].notna().any())
+        raise SplitError(f"leave_out {group}: the table has no column {column}; it has {known}")
+    names = in_words(metadata[column])
+    if not (names == value).any():
+        known = ", ".join(names.dropna().sort_values(key=lambda name: name.str.zfill(20)).unique())
+        raise SplitError(f"leave_out {group}: no image has the {column} {value}; there are {known}")
+    return apart(metadata, names == value)
+
+
+def in_words(values: pd.Series) -> pd.Series:
+    """As text, whole numbers without ".0"; what is empty stays so."""
+    return values.map(lambda value: str(value).removesuffix(".0"), na_action="ignore")
 
 
 def strata(metadata: pd.DataFrame, seed: int) -> Iterator[list[str]]:
@@ -89,9 +116,10 @@ def limit_patients(metadata: pd.DataFrame, patients: int, seed: int) -> pd.DataF
 
 
 def assign(metadata: pd.DataFrame, config: RunConfig) -> pd.Series:
-    """ "train", "validation" or "test" for each row, as the settings ask.
+    """ "train", "validation", "test" or "unused" for each row, as the settings ask.
 
-    The test women are set aside first; the folds or the hold-out share the others.
+    The test women are set aside first; the folds or the hold-out share the others. With `leave_out` one group
+    validates, and other images of its women are "unused".
 
     Raises
     ------
@@ -104,7 +132,10 @@ def assign(metadata: pd.DataFrame, config: RunConfig) -> pd.Series:
         rest, test = hold_out(metadata, config.test_fraction, config.split_seed)
         split.iloc[test] = "test"
     others = metadata.iloc[rest]
-    if config.fold >= 0:
+    if config.leave_out:
+        training, validation = leave_out(others, config.leave_out)
+        split.iloc[np.delete(rest, training)] = UNUSED
+    elif config.fold >= 0:
         _, validation = k_folds(others, config.n_folds, config.split_seed)[config.fold]
     else:
         _, validation = hold_out(others, config.val_fraction / (1 - config.test_fraction), config.split_seed)
@@ -121,5 +152,5 @@ def check_sides(cancer: pd.Series, split: pd.Series, sides: list[str]) -> None:
             if not (cancer[split == side] == value).any():
                 raise SplitError(
                     f"the {side} split would have no image {words}, of {(cancer == value).sum()} in the table: "
-                    "it has too few women, or limit_patients is too small"
+                    "there are too few women, limit_patients is too small, or leave_out names too small a group"
                 )

@@ -151,7 +151,11 @@ def model_card(evaluation: Evaluation) -> Words:
     """What the model is, what it was made from, what it is for and where it ends; what is not recorded says so."""
     config = evaluation.run.config
     split = (
-        f"fold {config.fold} of {config.n_folds}" if config.fold >= 0 else f"{config.val_fraction:.0%} for validation"
+        f"{config.leave_out.replace('=', ' ')} for validation"
+        if config.leave_out
+        else f"fold {config.fold} of {config.n_folds}"
+        if config.fold >= 0
+        else f"{config.val_fraction:.0%} for validation"
     )
     rows = {
         "Run": f"`{evaluation.run.id}`",

@@ -1,7 +1,17 @@
 """How good the scores are, and how sure we can be of it."""
 
 from rsna_nb.metrics.figures import PREPARE, MetricsError, auc, average_precision, checked, in_parts, pf1
-from rsna_nb.metrics.intervals import Interval, Women, bootstrap, bootstrap_many, difference, normal_interval, subgroups
+from rsna_nb.metrics.folds import fold_figures, parts_of, within_folds
+from rsna_nb.metrics.intervals import (
+    Interval,
+    Women,
+    bootstrap,
+    bootstrap_many,
+    difference,
+    normal_interval,
+    resampled,
+    subgroups,
+)
 from rsna_nb.metrics.predictions import (
     Pooling,
     by_breast,
@@ -29,9 +39,13 @@ __all__ = [
     "class_weights",
     "cross_entropy",
     "difference",
+    "fold_figures",
     "in_parts",
     "normal_interval",
+    "parts_of",
     "pf1",
+    "resampled",
     "subgroups",
     "summary",
+    "within_folds",
 ]

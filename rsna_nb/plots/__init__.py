@@ -12,6 +12,7 @@ from rsna_nb.plots.evaluation import (
     score_distributions,
 )
 from rsna_nb.plots.explain import file_overlay, overlays, perturbation_curves, pointing_scores
+from rsna_nb.plots.folds import fold_forest, fold_roc, left_out_forest
 from rsna_nb.plots.imbalance import (
     accuracy_trap,
     batch_positives,
@@ -36,6 +37,9 @@ __all__ = [
     "example_breasts",
     "file_kinds",
     "file_overlay",
+    "fold_forest",
+    "fold_roc",
+    "left_out_forest",
     "missing_values",
     "operating_points",
     "overlays",

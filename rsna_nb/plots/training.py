@@ -19,7 +19,7 @@ CURVES = {
 def class_counts(table: pd.DataFrame) -> Figure:
     """Images with and without cancer in each split, from the columns `split` and `cancer`."""
     counts = table.pivot_table(index="split", columns="cancer", values="image_id", aggfunc="count", fill_value=0)
-    counts = counts.reindex([split for split in ("test", "validation", "train") if split in counts.index])
+    counts = counts.reindex([split for split in ("unused", "test", "validation", "train") if split in counts.index])
     figure, axis = plt.subplots(figsize=(7, 0.6 + 0.5 * len(counts)), layout="constrained")
     left = np.zeros(len(counts))
     for value, colour, name in ((1, ORANGE, "cancer"), (0, BLUE, "no cancer")):
