@@ -27,6 +27,12 @@ def test_json_gives_the_same_settings_back(tmp_path):
         ({"epochs": True}, "epochs must be of type int"),
         ({"monitor": "val_los"}, "monitor must be one of val_loss"),
         ({"fold": 5}, "fold must be below n_folds 5"),
+        (
+            {"leave_out": "site 2"},
+            "leave_out must be empty, or a column and a value as \"machine_id=49\", not 'site 2'",
+        ),
+        ({"leave_out": "site_id="}, "leave_out must be"),
+        ({"leave_out": "site_id=2", "fold": 0}, "fold 0 and leave_out site_id=2 both say who validates"),
         ({"weights": "none"}, "freeze_backbone"),
         ({"run_name": "../x"}, "run_name"),
         ({"run_name": 20260901}, "-r run_name"),
@@ -70,6 +76,22 @@ def test_a_notebook_gives_its_variables_and_misspelt_ones_are_refused():
     assert RunConfig.from_notebook({"In": cells, "epochs": 3, "df": "anything"}).epochs == 3
     with pytest.raises(ConfigError, match=r"epochz is not a setting \(did you mean epochs\?\)"):
         RunConfig.from_notebook({"In": [cells[0], "# Parameters\nepochz = 3"], "epochs": 35, "epochz": 3})
+
+
+def test_a_notebook_takes_a_file_of_settings_and_what_its_cells_set_wins(tmp_path):
+    path = tmp_path / "settings.json"
+    path.write_text('{"epochs": 7, "dropout": 0.1}')
+    cells = [
+        "# Parameters: of this notebook\nsettings = ''\nfold = -1",
+        f"# Parameters\nsettings = '{path}'\nepochs = 3",
+    ]
+    given = {"In": cells, "settings": str(path), "epochs": 3, "fold": -1}
+    assert RunConfig.from_notebook(given, "settings") == RunConfig(epochs=3, dropout=0.1)
+    with pytest.raises(ConfigError, match="settings is not a setting"):
+        RunConfig.from_notebook(given)
+    path.write_text('{"epochz": 7}')
+    with pytest.raises(ConfigError, match=r"settings\.json: epochz is not a setting"):
+        RunConfig.from_notebook(given, "settings")
 
 
 def test_a_notebook_forgets_a_misspelling_that_was_mended():

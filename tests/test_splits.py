@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -5,6 +7,7 @@ import pytest
 from rsna_nb.config import RunConfig
 from rsna_nb.splits import SplitError, assign, hold_out, k_folds, leave_one_out, limit_patients
 from tests.conftest import table_of
+from tests.test_imbalance import rsna_table
 
 
 @pytest.fixture
@@ -42,6 +45,59 @@ def test_folds_cover_every_woman_once_and_are_alike(table):
         assert table["cancer"].iloc[validation].sum() == 24
 
 
+@pytest.fixture(scope="module")
+def rsna() -> pd.DataFrame:
+    """The real table's shape, with a woman who has images of two machines."""
+    df = rsna_table().astype({"patient_id": str})
+    woman = df["patient_id"] == df.loc[(df["machine_id"] == 49) & (df["cancer"] == 0), "patient_id"].iloc[-1]
+    df.loc[df.index[woman][0], "machine_id"] = 93
+    return df
+
+
+def uneven(df: pd.DataFrame) -> pd.DataFrame:
+    """With 1 to 8 positive images a woman instead of some 2."""
+    positive = df[df["cancer"] == 1].drop_duplicates("patient_id")
+    counts = np.random.default_rng(0).choice([1, 2, 3, 4, 6, 8], len(positive), p=[0.05, 0.5, 0.15, 0.2, 0.07, 0.03])
+    return pd.concat([df[df["cancer"] == 0], positive.loc[positive.index.repeat(counts)]], ignore_index=True)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("shape", [lambda df: df, uneven], ids=["rsna", "uneven"])
+def test_folds_of_the_real_tables_shape_are_alike(rsna, shape, seed):
+    df = shape(rsna)
+    assert df["patient_id"].nunique() == 11_913
+    assert df.loc[df["cancer"] == 1, "patient_id"].nunique() == 486
+    folds = [df.iloc[validation] for _, validation in k_folds(df, 5, seed)]
+    assert sum(map(len, folds)) == len(df)
+    assert sum(fold["patient_id"].nunique() for fold in folds) == 11_913
+
+    def spread(count: Callable[[pd.DataFrame], int]) -> int:
+        counts = [count(fold) for fold in folds]
+        return max(counts) - min(counts)
+
+    assert spread(lambda fold: fold["cancer"].sum()) <= 3
+    assert spread(lambda fold: fold.loc[fold["cancer"] == 1, "patient_id"].nunique()) <= 5
+    assert spread(lambda fold: fold["patient_id"].nunique()) <= 1
+    assert spread(lambda fold: fold.loc[fold["site_id"] == 2, "patient_id"].nunique()) <= 5
+
+
+def test_of_the_real_tables_machines_two_cannot_be_judged_and_a_woman_of_two_is_unused(rsna):
+    judged, unused = {}, {}
+    for machine in sorted(rsna["machine_id"].unique()):
+        try:
+            split = assign(rsna, RunConfig(leave_out=f"machine_id={machine}"))
+        except SplitError as error:
+            judged[machine] = str(error)
+        else:
+            assert (split == "validation").tolist() == (rsna["machine_id"] == machine).tolist()
+            unused[machine] = (split == "unused").sum()
+    assert {machine: error.partition(",")[0] for machine, error in judged.items()} == {
+        197: "the validation split would have no image with cancer",
+        210: "the validation split would have no image with cancer",
+    }
+    assert {machine for machine, count in unused.items() if count} == {49, 93}
+
+
 def test_leaving_a_machine_out_leaves_its_women_out(table):
     table.loc[table["image_id"] == "00", "machine_id"] = 93  # woman 0 has two machines
     splits = leave_one_out(table, "machine_id")
@@ -70,6 +126,42 @@ def test_the_test_women_are_the_same_for_every_fold(table):
     assert len(set(tests)) == 1
     validations = [set(table["patient_id"][split == "validation"]) for split in splits]
     assert sum(map(len, validations)) + len(tests[0]) == 200
+
+
+def test_a_group_left_out_validates_and_its_womens_other_images_are_unused(table):
+    table.loc[table["image_id"] == "00", "machine_id"] = 93  # woman 0 has two machines
+    table.loc[table["image_id"] == "30", "machine_id"] = 93
+    table.loc[table["patient_id"] == "190", "machine_id"] = 93
+    split = assign(table, RunConfig(leave_out="machine_id=93"))
+    assert (split == "validation").tolist() == (table["machine_id"] == 93).tolist()
+    assert set(table["patient_id"][split == "unused"]) == {"0", "3"}
+    assert split.value_counts().to_dict() == {"train": 197 * 4, "validation": 6, "unused": 6}
+
+
+def test_the_test_women_are_the_same_when_a_site_is_left_out(table):
+    split = assign(table, RunConfig(leave_out="site_id=2", test_fraction=0.2))
+    assert (split == "test").equals(assign(table, RunConfig(test_fraction=0.2)) == "test")
+    assert set(table["site_id"][split == "validation"]) == {2}
+    assert set(table["site_id"][split == "train"]) == {1}
+
+
+def test_machine_numbers_that_pandas_read_as_fractions_are_found(table):
+    table["machine_id"] = table["machine_id"].astype(float)
+    table.loc[5, "machine_id"] = np.nan
+    split = assign(table, RunConfig(leave_out="machine_id=49"))
+    assert (split == "validation").tolist() == (table["machine_id"] == 49).tolist()
+
+
+@pytest.mark.parametrize(
+    ("group", "message"),
+    [
+        ("machine=49", "leave_out machine=49: the table has no column machine; it has site_id, patient_id, "),
+        ("machine_id=7", "leave_out machine_id=7: no image has the machine_id 7; there are 49, 50, 51"),
+    ],
+)
+def test_a_group_that_the_table_lacks_is_refused_with_those_that_it_has(table, group, message):
+    with pytest.raises(SplitError, match=message):
+        assign(table, RunConfig(leave_out=group))
 
 
 def test_a_limit_keeps_the_share_with_cancer(table):

@@ -28,11 +28,9 @@ def fold_forest(folds: pd.DataFrame, overall: pd.Series) -> Figure:
     axis.tick_params(axis="y", length=0)
     axis.set(xlabel=f"AUC by breast (dashed: {overall.index[0]})", ylim=(places[1][-1] + 0.6, -0.6))
     axis.set_xlim(right=1.005)
-    for place, row in zip(places[0], folds.itertuples(index=False), strict=True):
-        count = f"{row[0]:,} ({row[1]:,})"
-        axis.text(1.02, place, count, transform=axis.get_yaxis_transform(), va="center", fontsize=9, color=GREY)
-    head = {"transform": axis.get_yaxis_transform(), "va": "center", "fontsize": 9, "color": GREY}
-    axis.text(1.02, -0.95, "women (cancer)", **head)
+    counts = [f"{women:,} ({cancer:,})" for women, cancer in zip(folds["women"], folds["with cancer"], strict=True)]
+    for place, text in zip([-0.95, *range(len(folds))], ["women (cancer)", *counts], strict=True):
+        axis.text(1.02, place, text, transform=axis.get_yaxis_transform(), va="center", fontsize=9, color=GREY)
     without_box(axis)
     own = "; ".join(f"{name} {auc}" for name, auc in zip(names, folds["AUC"], strict=True))
     together = "; ".join(f"{name} {auc}" for name, auc in overall.items())
