@@ -116,7 +116,7 @@ def reason_against(table: pd.DataFrame, config: RunConfig) -> str:
     try:
         splits.assign(table, config)
     except SplitError as error:
-        return str(error).partition(":")[0]
+        return str(error).partition(",")[0]
     return ""
 
 

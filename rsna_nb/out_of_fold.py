@@ -20,6 +20,7 @@ from rsna_nb.splits import in_words
 from rsna_nb.storage import write_whole
 from rsna_nb.summary import plain
 
+UNDEFINED = Interval(float("nan"), float("nan"), float("nan"), np.array([]), 0)
 FEW = 10  # women with cancer, or without, below which an interval is rough
 
 
@@ -102,7 +103,11 @@ def overall(predictions: pd.DataFrame, n: int) -> pd.DataFrame:
         figure = getattr(metrics, key)
         folds = pd.Series([figure(own["cancer"], own["score"]) for _, own in breasts.groupby("fold")])
         spread = {"standard deviation": folds.std(), "lowest": folds.min(), "highest": folds.max()}
-        rows[name] = metrics.fold_figures(breasts, key, n) | {name: float(value) for name, value in spread.items()}
+        rows[name] = (
+            {"within folds": UNDEFINED}
+            | metrics.fold_figures(breasts, key, n)
+            | {name: float(value) for name, value in spread.items()}
+        )
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
@@ -123,8 +128,7 @@ def group_row(breasts: pd.DataFrame, n: int) -> dict[str, Any]:
     women = Women.of(breasts, "patient_id")
     kinds = breasts.groupby("fold")["cancer"].nunique()
     reason = "" if kinds.max() > 1 else "no women with cancer" if women.positives == 0 else "no fold has both kinds"
-    nan = float("nan")
-    auc = metrics.fold_figures(breasts, n=n)["within folds"] if not reason else Interval(nan, nan, nan, np.array([]), 0)
+    auc = metrics.fold_figures(breasts, n=n)["within folds"] if not reason else UNDEFINED
     return {
         "women": women.positives + women.negatives,
         "positive_women": women.positives,

@@ -27,6 +27,7 @@ from rsna_nb.storage import locked, remove_parts, write_whole
 
 __all__ = ["TrainingError", "train"]
 log = logging.getLogger(__name__)
+drawn: dict[str, Any] = {}  # the graph of the last model, by its summary
 
 
 def train(config: RunConfig, on_epoch: OnEpoch | None = None) -> Run:
@@ -120,13 +121,17 @@ def choose_precision(config: RunConfig) -> str:
 
 def draw_graph(model: keras.Model, folder: Path) -> None:
     """The model's graph and its layers as a table, for TensorBoard's tabs Graphs and Text."""
-    traced = tf.function(lambda images: model(images, training=False))
-    graph = traced.get_concrete_function(tf.TensorSpec((1, *model.input_shape[1:]), tf.float32)).graph
     lines: list[str] = []
     model.summary(print_fn=lambda line, **_: lines.append(line), expand_nested=False)
+    text = "\n".join(lines)
+    if text not in drawn:  # tracing is a fifth of a fold's time when the bank is there, and the folds' graphs are alike
+        drawn.clear()
+        traced = tf.function(lambda images: model(images, training=False))
+        graph = traced.get_concrete_function(tf.TensorSpec((1, *model.input_shape[1:]), tf.float32)).graph
+        drawn[text] = graph.as_graph_def()
     with tf.summary.create_file_writer(str(folder)).as_default(step=0):
-        tf.summary.graph(graph)
-        tf.summary.text("model", "```\n" + "\n".join(lines) + "\n```")
+        tf.summary.graph(drawn[text])
+        tf.summary.text("model", f"```\n{text}\n```")
 
 
 def predict(fitting: Fitting, best: BestCheckpoint) -> pd.DataFrame:

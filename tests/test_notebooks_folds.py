@@ -82,8 +82,6 @@ def test_one_fold_alone_says_which_are_missing_then_a_stopped_one_goes_on_and_al
 
 WRONG = {
     "a misspelt parameter": (["-p", "leave_out_colum", "x"], "did you mean leave_out_column?"),
-    "a misspelt setting": (["-p", "epochz", 3], "epochz is not a setting (did you mean epochs?)"),
-    "no such fold": (["-p", "fold", 2], "fold must be below n_folds 2, not 2"),
     "no such column": (["-p", "leave_out_column", "machine"], "the table has no column machine"),
 }
 

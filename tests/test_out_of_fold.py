@@ -193,3 +193,4 @@ def test_what_was_found_is_written_beside_the_runs(predictions, tmp_path):
     assert len(pd.read_csv(table)) == len(predictions)
     row = json.loads(figures.read_text())["overall"][0]
     assert set(row["within folds"]) == {"estimate", "low", "high"}
+    assert str(results["overall"].loc["pF1", "within folds"]) == "not defined"

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from rsna_nb import operating
 from rsna_nb.plots.comparison import draw_intervals
 from rsna_nb.plots.evaluation import SQUARE, in_percent
-from rsna_nb.plots.style import BLUE, GREY, ORANGE, with_alt, without_box
+from rsna_nb.plots.style import BLUE, GREY, ORANGE, TITLES, with_alt, without_box
 
 
 def fold_forest(folds: pd.DataFrame, overall: pd.Series) -> Figure:
@@ -53,7 +53,7 @@ def fold_roc(breasts: pd.DataFrame, overall: pd.Series) -> Figure:
     axis.plot(1 - curve["specificity"], curve["sensitivity"], color=BLUE, linewidth=2, label=f"pooled: AUC {pooled}")
     axis.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="guessing")
     in_percent(axis, "recalled of breasts without cancer (1 - specificity, %)", "found of breasts with cancer (%)")
-    figure.legend(frameon=False, loc="outside lower center", ncols=3, fontsize=9)
+    figure.legend(frameon=False, loc="outside lower center", ncols=2, fontsize=9)
     found = [float(np.interp(0.1, *roc_points(own))) for own in folds]
     return with_alt(
         figure,
@@ -71,6 +71,7 @@ def roc_points(breasts: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
 def left_out_forest(table: pd.DataFrame, column: str) -> Figure:
     """The AUC of each group by models that never saw it, beside models that did (`out_of_fold.left_out_table`)."""
     places, known = np.arange(len(table)), table["reason"].to_numpy() == ""
+    group = TITLES.get(column, column)
     figure, axis = plt.subplots(figsize=(5.4, 1.2 + 0.45 * len(table)), layout="constrained")
     pairs = (("out of fold", GREY, -0.15, "others of it in training"), ("left out", BLUE, 0.15, "never seen"))
     for name, colour, shift, label in pairs:
@@ -78,7 +79,7 @@ def left_out_forest(table: pd.DataFrame, column: str) -> Figure:
     left = axis.get_xlim()[0] if known.any() else 0.4
     for place, reason in zip(places[~known], table.loc[~known, "reason"], strict=True):
         axis.text(left, place, f" {reason}", va="center", fontsize=8, color=ORANGE)
-    axis.set_yticks(places, [f"{column} {value}" for value in table["value"]])
+    axis.set_yticks(places, [f"{group} {value}" for value in table["value"]])
     axis.set(xlabel="AUC by breast", ylim=(len(table) - 0.5, -0.5), xlim=(left, 1.005))
     without_box(axis)
     figure.legend(frameon=False, loc="outside upper center", ncols=2, fontsize=9)
@@ -88,4 +89,4 @@ def left_out_forest(table: pd.DataFrame, column: str) -> Figure:
         else f"{row['value']}: {row['reason']}"
         for row in table.to_dict("records")
     ]
-    return with_alt(figure, f"AUC by breast of each {column}, never seen in training and seen: {'; '.join(words)}.")
+    return with_alt(figure, f"AUC by breast of each {group}, never seen in training and seen: {'; '.join(words)}.")

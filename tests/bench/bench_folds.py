@@ -2,33 +2,38 @@
 
     python tests/bench/bench_folds.py [--women 64] [--size 224] [--epochs 35] [--folds 5] [--rounds 2]
 
-Each begins without a bank, from a store that is there. Rounds alternate which of the two comes first.
+Each begins without a bank, from a store that is there. Rounds alternate which of the two comes first. Seconds by the
+clock, and those of all cores in this process, which other processes on the machine change less.
 """
 
 import argparse
 import shutil
-import statistics
 import tempfile
 import time
 from pathlib import Path
 
 import keras
+import numpy as np
 
 from rsna_nb import cross_validation, data, runs, synthetic
 from rsna_nb.config import RunConfig
 
 
-def seconds_of(config: RunConfig, folds: list[int], folder: Path) -> list[float]:
-    """Of each fold, from the first, which finds no bank, on."""
+def seconds_of(config: RunConfig, folds: list[int], folder: Path) -> np.ndarray:
+    """(folds, 2), by the clock and of all cores; the first fold finds no bank."""
     for bank in folder.glob("store/*.features"):
         shutil.rmtree(bank)
     shutil.rmtree(folder / "runs", ignore_errors=True)
-    found = []
+    times = [now()]
     for fold in folds:
-        started = time.perf_counter()
         cross_validation.cross_validate(config, [fold])
-        found.append(time.perf_counter() - started)
-    return found
+        times.append(now())
+        print(f"fold {fold} of {folds}: {times[-1] - times[-2]} s", flush=True)
+    return np.diff(times, axis=0)
+
+
+def now() -> np.ndarray:
+    return np.array([time.perf_counter(), time.process_time()])
 
 
 def main() -> None:
@@ -57,18 +62,18 @@ def main() -> None:
         table, data_dir = data.split_table(config)
         images = len(data.prepare(config, table, data_dir).table)
         ways = {"one fold": [0], "all folds": list(range(arguments.folds))}
-        times: dict[str, list[list[float]]] = {way: [] for way in ways}
+        times: dict[str, list[np.ndarray]] = {way: [] for way in ways}
         for turn in range(arguments.rounds):
             for way in list(ways)[:: -1 if turn % 2 else 1]:
                 times[way].append(seconds_of(config, ways[way], folder))
-    print(f"\n{images} images, {arguments.epochs} epochs, seconds of each fold\n")
-    print("| round | one fold | all folds | ratio | fold by fold |")
-    print("|---|---|---|---|---|")
-    for turn, (one, all_folds) in enumerate(zip(*times.values(), strict=True)):
-        own = ", ".join(f"{seconds:.1f}" for seconds in all_folds)
-        print(f"| {turn + 1} | {sum(one):.1f} | {sum(all_folds):.1f} | {sum(all_folds) / sum(one):.2f} | {own} |")
-    one, all_folds = (statistics.median(map(sum, found)) for found in times.values())
-    print(f"\n{arguments.folds} folds take {all_folds / one:.2f} times what one takes (medians)\n")
+    print(f"\n{images} images, {arguments.epochs} epochs, seconds\n")
+    print("| round | measured by | one fold | all folds | ratio | fold by fold |")
+    print("|---|---|---|---|---|---|")
+    for turn, (alone, each) in enumerate(zip(*times.values(), strict=True)):
+        for column, kind in enumerate(("clock", "cores")):
+            one, together = alone[:, column].sum(), each[:, column].sum()
+            own = ", ".join(f"{seconds:.1f}" for seconds in each[:, column])
+            print(f"| {turn + 1} | {kind} | {one:.1f} | {together:.1f} | {together / one:.2f} | {own} |")
 
 
 if __name__ == "__main__":
