@@ -15,7 +15,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from rsna_nb import cross_validation, data, runs, synthetic
+from rsna_nb import cross_validation, data, runs, synthetic, training
 from rsna_nb.config import RunConfig
 
 
@@ -24,6 +24,7 @@ def seconds_of(config: RunConfig, folds: list[int], folder: Path) -> np.ndarray:
     for bank in folder.glob("store/*.features"):
         shutil.rmtree(bank)
     shutil.rmtree(folder / "runs", ignore_errors=True)
+    training.drawn.clear()
     times = [now()]
     for fold in folds:
         cross_validation.cross_validate(config, [fold])
