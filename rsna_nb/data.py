@@ -1,5 +1,9 @@
 """Settings -> the images of a run: each with its metadata, its side of the split and its picture in the store."""
 
+import hashlib
+import logging
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +14,12 @@ from rsna_nb import metrics, splits
 from rsna_nb.config import RunConfig, resolve
 from rsna_nb.metadata import find_data, load_metadata
 from rsna_nb.prepare import PrepareError, image_file, prepare_images, store_path
+from rsna_nb.splits import SplitError
+
+log = logging.getLogger(__name__)
 
 MOST_FAILED = 0.1  # share of unreadable files above which something is wrong with the data as a whole
+PNG_END = 20  # bytes: the checksum of all pixels, that of the last chunk, and the chunk that ends a file
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,10 @@ def split_table(config: RunConfig) -> tuple[pd.DataFrame, Path]:
 
 
 def prepare(config: RunConfig, table: pd.DataFrame, data_dir: Path) -> Data:
-    """Fill the store with the table's pictures; raises `PrepareError` where more than a tenth is unreadable."""
+    """Fill the store with the table's pictures.
+
+    `PrepareError` where more than a tenth is unreadable, `SplitError` where a picture stands in two splits.
+    """
     store_dir = resolve(config.store_dir)
     ledger = prepare_images(table, data_dir, store_dir, config.img_size)
     failed = ledger["status"] != "ok"
@@ -54,7 +65,54 @@ def prepare(config: RunConfig, table: pd.DataFrame, data_dir: Path) -> Data:
     readable = table[~failed.to_numpy()].reset_index(drop=True)
     splits.check_sides(readable["cancer"], readable["split"], sorted({*table["split"]} - {splits.UNUSED}))
     files = [str(image_file(store, *ids)) for ids in zip(readable["patient_id"], readable["image_id"], strict=True)]
-    return Data(readable.assign(file=files), ledger, store)
+    readable["file"] = files
+    check_pictures(readable.assign(png_bytes=ledger.loc[~failed, "png_bytes"].to_numpy()))
+    return Data(readable, ledger, store)
+
+
+def check_pictures(table: pd.DataFrame) -> None:
+    """`SplitError` where one picture stands in two splits; one that is there twice in one split is logged.
+
+    `table` has `png_bytes` besides the columns of `Data.table`.
+    """
+    pairs = list(same_pictures(table))
+    across = [(one, other) for one, other in pairs if one["split"] != other["split"]]
+    for one, other in pairs:
+        log.warning("the same picture: %s and %s", described(one), described(other))
+    if across:
+        raise SplitError(
+            f"{described(across[0][0])} and {described(across[0][1])} are the same picture, so that a model would be "
+            f"judged on what it has learned ({len(across)} such pairs): give their rows of the table one patient_id, "
+            "or take one of them out"
+        )
+
+
+def same_pictures(table: pd.DataFrame) -> Iterator[tuple[pd.Series, pd.Series]]:
+    """Rows whose pictures are the same to the byte, each beside the first of its kind.
+
+    Most files are told apart by their size in the ledger, and nearly all others by the checksum at their end; only the
+    rest are read.
+    """
+    rows = table[table.duplicated("png_bytes", keep=False)]
+    rows = rows.assign(end=rows["file"].map(end_of))
+    rows = rows[rows.duplicated(["png_bytes", "end"], keep=False)]
+    for _, twins in rows.groupby(rows["file"].map(digest_of), sort=False):
+        first, *others = (row for _, row in twins.iterrows())
+        yield from ((first, other) for other in others)
+
+
+def end_of(file: str) -> str:
+    with open(file, "rb") as content:
+        content.seek(-PNG_END, os.SEEK_END)
+        return content.read().hex()
+
+
+def digest_of(file: str) -> str:
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+
+
+def described(row: pd.Series) -> str:
+    return f"{row['patient_id']}/{row['image_id']} ({row['split']})"
 
 
 def class_weights(config: RunConfig, training: pd.DataFrame) -> dict[int, float]:

@@ -1,19 +1,27 @@
-"""A run and DICOM files -> scores."""
+"""A run and DICOM files -> scores: the one way in which submissions, ensembles and explanations score files."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import keras
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
-from rsna_nb.backbones import load_model
-from rsna_nb.dicom import DicomError, read_mammogram
-from rsna_nb.prepare import to_8_bits
-from rsna_nb.runs import Run
+from rsna_nb import backbones
+from rsna_nb.reading import read_pictures
+from rsna_nb.runs import Run, RunError
+
+MIRRORS = [(rows, columns) for rows in (1, -1) for columns in (1, -1)]  # steps along height and width
 
 
-def predict(run: Run, paths: Sequence[str | Path], batch_size: int = 16) -> pd.DataFrame:
+def load_model(run: Run) -> keras.Model:
+    """The run's best model, (batch, height, width, 1) in 0-1 -> (batch, 1); not compiled."""
+    return backbones.load_model(run.checkpoint)
+
+
+def predict(run: Run, paths: Sequence[str | Path], batch_size: int = 16, flips: bool = False) -> pd.DataFrame:
     """Score DICOM files with a run's best model.
 
     Parameters
@@ -23,31 +31,52 @@ def predict(run: Run, paths: Sequence[str | Path], batch_size: int = 16) -> pd.D
     paths
         DICOM files.
     batch_size
-        Pictures that are read and scored together.
+        Pictures that are scored together.
+    flips
+        Whether a score is the mean over the picture and its three mirror images, at four times the work.
 
     Returns
     -------
     One row a file, in their order: path, score (probability of cancer, NaN where the file cannot be read)
     and error (the reason, else "").
     """
-    model = load_model(run.checkpoint)
-    parts = [
-        predict_batch(model, run, [str(path) for path in paths[start : start + batch_size]])
-        for start in range(0, len(paths), batch_size)
-    ]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["path", "score", "error"])
+    return predict_by_runs([run], paths, batch_size, flips).rename(columns={run.id: "score"})
 
 
-def predict_batch(model: keras.Model, run: Run, paths: list[str]) -> pd.DataFrame:
-    df = pd.DataFrame({"path": paths, "score": np.nan, "error": ""})
-    pictures = []
-    for row, path in enumerate(paths):
-        try:
-            pictures.append(read_mammogram(path, run.config.image_shape))
-        except DicomError as error:
-            df.loc[row, "error"] = error.reason
-    if pictures:
-        # 8 bits, as the model was trained from the store
-        images = to_8_bits(np.stack(pictures))[..., np.newaxis].astype(np.float32) / 255
-        df.loc[df["error"] == "", "score"] = model.predict(images, verbose=0)[:, 0].astype(np.float64)
+def predict_by_runs(
+    runs: Sequence[Run], paths: Sequence[str | Path], batch_size: int = 16, flips: bool = False
+) -> pd.DataFrame:
+    """As `predict`, by several runs, a column of scores for each by its id; a file is read once for each img_size.
+
+    `RunError` where two of the runs have the same id.
+    """
+    ids = [run.id for run in runs]
+    if len(set(ids)) < len(ids):
+        raise RunError(f"a run is named twice: {', '.join(sorted(ids))}")
+    df = pd.DataFrame({"path": [str(path) for path in paths]}).assign(**dict.fromkeys(ids, np.nan), error="")
+    for shape in dict.fromkeys(run.config.image_shape for run in runs):
+        models = {run.id: load_model(run) for run in runs if run.config.image_shape == shape}
+        readings = tqdm(read_pictures(list(df["path"]), shape), "scoring", len(df), unit=" files", mininterval=1)
+        pictures = readable(readings, df)
+        while batch := list(islice(pictures, batch_size)):
+            rows, grey = zip(*batch, strict=True)
+            images = np.stack(grey)[..., np.newaxis].astype(np.float32) / 255  # as in training, from the store
+            for name, model in models.items():
+                df.loc[list(rows), name] = score(model, images, flips)
     return df
+
+
+def readable(readings: Iterable[tuple[int, np.ndarray | str]], df: pd.DataFrame) -> Iterator[tuple[int, np.ndarray]]:
+    """The files that have a picture; why the others have none goes into their rows of `df`."""
+    for row, picture in readings:
+        if isinstance(picture, str):
+            df.loc[row, "error"] = picture
+        else:
+            yield row, picture
+
+
+def score(model: keras.Model, images: np.ndarray, flips: bool = False) -> np.ndarray:
+    """Probabilities, float64 (n,), of float32 images (n, height, width, 1) in 0-1."""
+    variants = [images[:, ::rows, ::columns] for rows, columns in (MIRRORS if flips else MIRRORS[:1])]
+    scores = [model.predict_on_batch(np.ascontiguousarray(variant))[:, 0].astype(np.float64) for variant in variants]
+    return np.mean(scores, axis=0)

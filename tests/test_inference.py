@@ -1,0 +1,133 @@
+"""DICOM files to scores, and the check that no picture stands in two splits."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rsna_nb import data, inference, reading, training
+from rsna_nb.config import RunConfig
+from rsna_nb.dicom import read_mammogram
+from rsna_nb.metadata import load_metadata
+from rsna_nb.prepare import to_8_bits
+from rsna_nb.runs import Run, RunError
+from rsna_nb.splits import SplitError
+from tests.test_training import SMALL
+
+
+@pytest.fixture(scope="module")
+def settings(generated, tmp_path_factory) -> dict:
+    folder = tmp_path_factory.mktemp("inference")
+    folders = {"data_dir": str(generated), "store_dir": str(folder / "stores"), "runs_dir": str(folder / "runs")}
+    return SMALL | folders | {"epochs": 1}
+
+
+@pytest.fixture(scope="module")
+def run(settings) -> Run:
+    return training.train(RunConfig(**settings, run_name="one"))
+
+
+@pytest.fixture(scope="module")
+def half(settings) -> Run:
+    return training.train(RunConfig(**settings | {"mixed_precision": "bfloat16", "seed": 1}, run_name="half"))
+
+
+@pytest.fixture(scope="module")
+def larger(settings) -> Run:
+    return training.train(RunConfig(**settings | {"img_size": [96, 64]}, run_name="larger"))
+
+
+def paths_of(run: Run, generated: Path) -> list[str]:
+    """The files of predictions.csv, in its order."""
+    return load_metadata(generated).set_index("image_id")["path"][run.predictions["image_id"]].tolist()
+
+
+def test_several_runs_score_as_each_alone_and_read_a_file_once_for_each_size(run, half, larger, generated, monkeypatch):
+    sizes = []
+
+    def read(path: str, shape: tuple[int, int]) -> np.ndarray:
+        sizes.append(shape)
+        return read_mammogram(path, shape)
+
+    monkeypatch.setattr(reading, "read_mammogram", read)
+    paths = paths_of(run, generated)[:7]
+    scores = inference.predict_by_runs([run, half, larger], paths, batch_size=3)
+    assert sizes == [(64, 64)] * 7 + [(96, 64)] * 7
+    assert list(scores) == ["path", run.id, half.id, larger.id, "error"]
+    for one in (run, half, larger):
+        alone = inference.predict(one, paths)
+        assert list(alone) == ["path", "score", "error"]
+        np.testing.assert_allclose(scores[one.id], alone["score"], atol=1e-5)
+    assert scores[run.id].nunique() > 1
+    with pytest.raises(RunError, match="a run is named twice"):
+        inference.predict_by_runs([run, run], paths)
+
+
+def test_a_model_trained_in_bfloat16_scores_as_in_training(half, generated):
+    scores = inference.predict(half, paths_of(half, generated))
+    np.testing.assert_allclose(scores["score"], half.predictions["score"], atol=1e-5)
+
+
+def test_flips_are_the_mean_over_the_four_mirror_images(run, generated):
+    path = paths_of(run, generated)[0]
+    picture = to_8_bits(read_mammogram(path, (64, 64))).astype(np.float32)[np.newaxis, ..., np.newaxis] / 255
+    model = inference.load_model(run)
+    mirrors = [picture, picture[:, ::-1], picture[:, :, ::-1], picture[:, ::-1, ::-1]]
+    expected = np.mean([model.predict(mirror, verbose=0) for mirror in mirrors])
+    (found,) = inference.predict(run, [path], flips=True)["score"]
+    assert found == pytest.approx(expected, abs=1e-6)
+    assert found != pytest.approx(float(model.predict(picture, verbose=0)[0, 0]), abs=1e-6)
+
+
+def test_many_files_are_read_by_processes_with_the_same_scores_in_the_same_order(run, generated, tmp_path, monkeypatch):
+    table = load_metadata(generated)
+    bad = tmp_path / "bad.dcm"
+    bad.write_text("no DICOM")
+    paths = [*table["path"][:20], bad, *table["path"][20 : reading.FEW + 5]]
+    in_parallel = inference.predict(run, paths)
+    monkeypatch.setattr(reading, "FEW", len(paths))
+    pd.testing.assert_frame_equal(in_parallel, inference.predict(run, paths), atol=1e-6)
+    assert in_parallel["error"][20] == "not a DICOM file"
+    assert in_parallel["score"].isna().sum() == 1
+
+
+def test_no_files_are_no_rows(run):
+    assert inference.predict(run, []).empty
+
+
+def twice(generated: Path, folder: Path, other_split: bool) -> tuple[RunConfig, pd.DataFrame, list[str]]:
+    """A copy of the data in which one woman's first file is also another's: her own, or of a woman in validation."""
+    shutil.copytree(generated, folder / "data")
+    config = RunConfig(**SMALL | {"data_dir": str(folder / "data"), "store_dir": str(folder / "stores")})
+    table, _ = data.split_table(config)
+    first = table[table["split"] == "train"].iloc[0]
+    others = table["split"] == "validation" if other_split else table["patient_id"] == first["patient_id"]
+    other = table[others & (table["image_id"] != first["image_id"])].iloc[0]
+    shutil.copy(first["path"], other["path"])
+    return config, table, [f"{row['patient_id']}/{row['image_id']} ({row['split']})" for row in (first, other)]
+
+
+def test_a_picture_in_two_splits_is_refused_with_both_its_names(generated, tmp_path):
+    config, table, names = twice(generated, tmp_path, other_split=True)
+    with pytest.raises(SplitError) as error:
+        data.prepare(config, table, tmp_path / "data")
+    assert all(name in str(error.value) for name in names)
+    assert "1 such pairs" in str(error.value)
+
+
+def test_a_picture_that_a_woman_has_twice_is_logged(generated, tmp_path, caplog):
+    config, table, names = twice(generated, tmp_path, other_split=False)
+    assert len(data.prepare(config, table, tmp_path / "data").table) == len(table)
+    assert f"the same picture: {names[0]} and {names[1]}" in caplog.text
+
+
+def test_files_of_one_size_are_told_apart_by_what_is_in_them(tmp_path):
+    contents = [b"a" * 40, b"b" * 20 + b"a" * 20, b"a" * 40, b"a" * 41]
+    files = [tmp_path / str(number) for number in range(4)]
+    for file, content in zip(files, contents, strict=True):
+        file.write_bytes(content)
+    table = pd.DataFrame({"image_id": list("0123"), "file": map(str, files), "png_bytes": [40, 40, 40, 41]})
+    ((one, other),) = data.same_pictures(table)
+    assert (one["image_id"], other["image_id"]) == ("0", "2")
