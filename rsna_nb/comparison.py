@@ -113,20 +113,39 @@ def paired(evaluation: Evaluation, other: Run) -> tuple[pd.DataFrame, pd.DataFra
             f"run {evaluation.run.id} is judged on {evaluation.split} women, run {other.id} on {judged.split} women: "
             "the checkpoint of one may have been chosen on women that the other has never seen"
         )
-    for one, theirs in ((other, evaluation), (evaluation.run, judged)):
-        unseen = set(theirs.predictions["patient_id"]) - set(one.predictions["patient_id"])
-        if unseen:
-            raise MetricsError(
-                f"{len(unseen)} of the {len(theirs.women)} women whom run {theirs.run.id} is judged on are not among "
-                f"those that run {one.id} kept out of its training: it trained on them, or may have. Compare runs "
-                "of the same data, seed, fractions and fold"
-            )
-    key = ["patient_id", "image_id"]
-    scores = judged.predictions[[*key, "laterality", "cancer", "score"]]
-    both = evaluation.predictions.merge(scores, on=key, suffixes=("", "_other"))
-    missing = len(evaluation.predictions) + len(scores) - 2 * len(both)
-    if missing:
-        raise MetricsError(f"{missing} images are scored by one of the two runs alone")
-    if not (both["cancer"].eq(both["cancer_other"]) & both["laterality"].eq(both["laterality_other"])).all():
-        raise MetricsError("images of the same id have other labels in the two runs: their data are not the same")
+    own, theirs = (evaluation.predictions, f"run {evaluation.run.id}"), (judged.predictions, f"run {other.id}")
+    refuse_seen(*own, other.predictions, theirs[1])
+    refuse_seen(*theirs, evaluation.run.predictions, own[1])
+    both = on_the_same_images(*own, *theirs)
     return by_breast(both), by_breast(both.assign(score=both["score_other"]))
+
+
+def refuse_seen(judged: pd.DataFrame, whose: str, kept_out: pd.DataFrame, other: str) -> None:
+    """`MetricsError` where `other`, which kept these rows out of its training, may have seen women that are judged."""
+    women = set(judged["patient_id"])
+    unseen = women - set(kept_out["patient_id"])
+    if unseen:
+        raise MetricsError(
+            f"{len(unseen)} of the {len(women)} women whom {whose} is judged on are not among "
+            f"those that {other} kept out of its training: it trained on them, or may have. Compare runs "
+            "of the same data, seed, fractions and fold"
+        )
+
+
+def on_the_same_images(own: pd.DataFrame, whose: str, other: pd.DataFrame, others: str) -> pd.DataFrame:
+    """`own` with the other's scores of the same images in `score_other`; `MetricsError` where images or labels differ.
+
+    `whose` and `others` name the two.
+    """
+    key = ["patient_id", "image_id"]
+    scores = other[[*key, "laterality", "cancer", "score"]]
+    both = own.merge(scores, on=key, suffixes=("", "_other"))
+    missing = len(own) + len(scores) - 2 * len(both)
+    if missing:
+        raise MetricsError(f"{missing} images are scored by one of the two runs alone: {whose} and {others}")
+    if not (both["cancer"].eq(both["cancer_other"]) & both["laterality"].eq(both["laterality_other"])).all():
+        raise MetricsError(
+            f"images of the same id have other labels in the two runs, {whose} and {others}: "
+            "their data are not the same"
+        )
+    return both

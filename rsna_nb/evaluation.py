@@ -93,10 +93,7 @@ def evaluate(run: Run) -> Evaluation:
         For a fault of predictions.csv (`metrics.check_predictions`), an image that stands in it twice, one woman
         alone, or women of one class alone; the message names the file.
     """
-    try:
-        predictions = checked(run.predictions)
-    except (MetricsError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise MetricsError(f"{run.path / 'predictions.csv'}: {error}") from error
+    predictions = held_out(run)
     split = "test" if (predictions["split"] == "test").any() else "validation"
     rows = predictions[predictions["split"] == split].reset_index(drop=True)
     cancer = rows.groupby("patient_id")["cancer"].max()
@@ -104,6 +101,14 @@ def evaluate(run: Run) -> Evaluation:
         count = f"{len(cancer)} {split} women, {int(cancer.sum())} of them with cancer"
         raise MetricsError(f"{run.path / 'predictions.csv'}: {count}: a detector is judged on both kinds of breast")
     return Evaluation(run, split, rows)
+
+
+def held_out(run: Run) -> pd.DataFrame:
+    """The run's validation and test images, a row each, checked; `MetricsError` names the file and its fault."""
+    try:
+        return checked(run.predictions)
+    except (MetricsError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise MetricsError(f"{run.path / 'predictions.csv'}: {error}") from error
 
 
 def checked(predictions: pd.DataFrame) -> pd.DataFrame:

@@ -154,6 +154,7 @@ def write_metrics(fitting: Fitting, predictions: pd.DataFrame, best_epoch: int) 
     """metrics.json: the figures of each split, and what they were made from."""
     run, data, sampling = fitting.run, fitting.data, fitting.sampling
     counts = data.table.groupby("split")["cancer"].agg(images="size", positives="sum")
+    breasts = data.table.groupby(["patient_id", "laterality"])["cancer"].max()
     content: dict[str, Any] = {
         "best_epoch": best_epoch,
         "epochs": len(run.history),
@@ -161,6 +162,8 @@ def write_metrics(fitting: Fitting, predictions: pd.DataFrame, best_epoch: int) 
         "left_out": int((data.ledger["status"] != "ok").sum()),
         "images": counts["images"].to_dict(),
         "positives": counts["positives"].to_dict(),
+        "breasts": len(breasts),
+        "positive_breasts": int(breasts.sum()),
     }
     if sampling.positives:
         content["sampled_share"] = sampling.positives / sampling.batch

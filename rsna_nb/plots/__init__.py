@@ -2,6 +2,7 @@
 
 from rsna_nb.plots.comparison import paired_differences, subgroup_forest
 from rsna_nb.plots.data import file_kinds, missing_values, picture_grid, steps_with_histograms, table_overview
+from rsna_nb.plots.ensemble import score_correlations, submitted_scores
 from rsna_nb.plots.evaluation import (
     confusion_matrix,
     example_breasts,
@@ -54,12 +55,14 @@ __all__ = [
     "reliability_curves",
     "roc_curve",
     "sample_batch",
+    "score_correlations",
     "score_distributions",
     "setting_importances",
     "setting_slices",
     "shortcut_aucs",
     "steps_with_histograms",
     "subgroup_forest",
+    "submitted_scores",
     "table_overview",
     "training_curves",
     "trial_history",
