@@ -138,9 +138,9 @@ def check(submission: pd.DataFrame, sample: str | Path | None = None) -> None:
         wanted = expected["prediction_id"]
         faults[f"missing, which {sample} has"] = wanted[~wanted.isin(ids)]
         faults[f"not in {sample}"] = ids[~ids.isin(wanted)]
-    found = [f"{named(rows)} are {fault}" for fault, rows in faults.items() if len(rows)]
-    if found:
-        raise SubmissionError("prediction_id: " + "; ".join(found))
+    messages = [f"{named(rows)} are {fault}" for fault, rows in faults.items() if len(rows)]
+    if messages:
+        raise SubmissionError("prediction_id: " + "; ".join(messages))
 
 
 def named(ids: pd.Series) -> str:
