@@ -2,7 +2,7 @@
 
 A quarter of the women are set aside, the others dealt to folds; one run a fold, its settings those of the demo.
 
-    python tests/bench/bench_ensemble.py [--folds 3] [--runs-dir DIR]
+    python tests/bench/bench_ensemble.py [--folds 3] [--epochs 18] [--runs-dir DIR]
 
 With --runs-dir the runs are kept, and those that are there already are not trained again. On two cores a fold takes
 3 to 5 minutes.
@@ -22,13 +22,16 @@ ROOT = Path(__file__).parents[2]
 
 
 def main() -> None:
+    demo = RunConfig.from_json(ROOT / "notebooks" / "params" / "demo.json")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=demo.epochs)
     parser.add_argument("--runs-dir", help="where the runs are kept")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         config = dataclasses.replace(
-            RunConfig.from_json(ROOT / "notebooks" / "params" / "demo.json"),
+            demo,
+            epochs=arguments.epochs,
             test_fraction=0.25,
             n_folds=arguments.folds,
             runs_dir=arguments.runs_dir or folder,

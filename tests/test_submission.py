@@ -1,0 +1,153 @@
+"""Test images to submission.csv, by a tiny run and by an ensemble of two, on the generated set."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rsna_nb import ensemble, metrics, submission, training
+from rsna_nb.config import RunConfig
+from rsna_nb.ensemble import Ensemble
+from rsna_nb.members import gather
+from rsna_nb.metadata import load_metadata
+from rsna_nb.operating import cross_fitted, threshold_by_f1
+from rsna_nb.runs import Run
+from rsna_nb.submission import SubmissionError
+from tests.test_ensemble import fold_runs
+from tests.test_training import SMALL
+
+
+@pytest.fixture(scope="module")
+def runs(generated, tmp_path_factory) -> list[Run]:
+    """Two runs of one epoch on the same split."""
+    folder = tmp_path_factory.mktemp("submission")
+    folders = {"data_dir": str(generated), "store_dir": str(folder / "stores"), "runs_dir": str(folder / "runs")}
+    settings = SMALL | folders | {"epochs": 1}
+    return [training.train(RunConfig(**settings, seed=seed, run_name=f"seed{seed}")) for seed in (1, 2)]
+
+
+@pytest.fixture
+def alone(runs) -> Ensemble:
+    return ensemble.load(str(runs[0].path))
+
+
+def test_for_the_validation_images_it_has_the_scores_of_predictions_csv(runs, generated):
+    both = Ensemble.fitted("both", gather(runs), "logit")
+    for model, predictions in ((ensemble.load(str(runs[0].path)), runs[0].predictions), (both, both.predictions)):
+        images = submission.images_of(model, generated, "validation")
+        breasts = submission.by_breast(submission.score_images(model, images), 0.5)
+        expected = metrics.by_breast(predictions)
+        expected["prediction_id"] = expected["patient_id"] + "_" + expected["laterality"]
+        found = submission.submission_of(breasts).set_index("prediction_id")["cancer"]
+        assert len(found) == len(expected)
+        np.testing.assert_allclose(found[expected["prediction_id"]], expected["score"], atol=1e-5)
+        submission.check(submission.submission_of(breasts))
+
+
+def test_for_the_test_images_it_is_what_sample_submission_asks_for(alone, generated):
+    images = submission.images_of(alone, generated)
+    scored = submission.score_images(alone, images)
+    assert (scored["error"] == "").all()
+    found = submission.submission_of(submission.by_breast(scored, 0.5))
+    submission.check(found, generated / "sample_submission.csv")
+    assert found["cancer"].between(0, 1).all()
+    first = found.iloc[0]
+    rows = scored[scored["prediction_id"] == first["prediction_id"]]
+    assert (rows["patient_id"] + "_" + rows["laterality"] == first["prediction_id"]).all()
+    assert first["cancer"] == pytest.approx(rows["score"].mean())
+
+
+def test_unreadable_files_leave_the_others_mean_or_the_prior_and_are_listed(alone, generated, tmp_path):
+    data = shutil.copytree(generated, tmp_path / "data")
+    images = load_metadata(data, "test")
+    breasts = list(images.groupby("prediction_id", sort=False))
+    (one, some), (none, all_of_it) = breasts[:2]
+    for path in [some["path"].iloc[0], *all_of_it["path"][:-1]]:
+        Path(path).write_text("no DICOM")
+    Path(all_of_it["path"].iloc[-1]).unlink()
+    scored = submission.score_images(alone, submission.images_of(alone, data))
+    found = submission.by_breast(scored, 0.123)
+    table = submission.submission_of(found)
+    score = table.set_index("prediction_id")["cancer"]
+    assert score[none] == 0.123
+    rest = scored[(scored["prediction_id"] == one) & (scored["error"] == "")]
+    assert len(rest) == len(some) - 1
+    assert score[one] == pytest.approx(rest["score"].mean())
+    path = submission.write(tmp_path, table, scored, found)
+    submission.check(pd.read_csv(path), data / "sample_submission.csv")
+    ledger = pd.read_csv(tmp_path / "submission_ledger.csv").set_index("prediction_id")
+    assert len(ledger) == len(images)
+    assert (ledger["error"].notna() == ledger["score"].isna()).all()
+    assert ledger["error"].notna().sum() == 1 + len(all_of_it)
+    assert set(ledger.index[ledger["breast_is"] == "the prior"]) == {none}
+
+
+def test_the_prior_is_the_share_of_breasts_with_cancer_in_the_training_table(alone, generated):
+    breasts = load_metadata(generated).groupby(["patient_id", "laterality"])["cancer"].max()
+    assert submission.prevalence(alone) == pytest.approx(breasts.mean())
+
+
+def test_calls_are_by_the_cross_fitted_threshold(alone, runs):
+    expected = cross_fitted(metrics.by_breast(runs[0].predictions), threshold_by_f1).point.threshold
+    assert submission.best_threshold(alone) == expected
+    scores = [expected - 1e-6, expected, 1.0]
+    breasts = pd.DataFrame({"prediction_id": ["1_L", "1_R", "2_L"], "score": scores})
+    assert submission.submission_of(breasts, expected)["cancer"].tolist() == [0, 1, 1]
+
+
+def test_flips_change_the_scores(alone, generated):
+    images = submission.images_of(alone, generated)
+    plain, flipped = (submission.score_images(alone, images, flips)["score"] for flips in (False, True))
+    assert (plain - flipped).abs().max() > 1e-6
+
+
+def test_validation_images_of_folds_or_of_other_data_are_refused(alone, generated, tmp_path):
+    folds = Ensemble.fitted("folds", gather(fold_runs(tmp_path, "a")), "mean")
+    with pytest.raises(SubmissionError, match="each validation image was in the training of all folds but one"):
+        submission.images_of(folds, generated, "validation")
+    other = write_table(tmp_path / "other", load_metadata(generated).iloc[:1])
+    with pytest.raises(SubmissionError, match=r"of the validation images are not in train\.csv"):
+        submission.images_of(alone, other, "validation")
+    with pytest.raises(SubmissionError, match='must be "test" or "validation"'):
+        submission.images_of(alone, generated, "train")
+
+
+def write_table(folder: Path, table: pd.DataFrame) -> Path:
+    """A data folder with some rows of a table and their images."""
+    folder.mkdir()
+    table.drop(columns="path").to_csv(folder / "train.csv", index=False)
+    for row in table.itertuples():
+        file = folder / "train_images" / row.patient_id / f"{row.image_id}.dcm"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(row.path, file)
+    return folder
+
+
+GOOD = {"prediction_id": ["1_L", "1_R", "2_L"], "cancer": [0.0, 0.5, 1.0]}
+WRONG = {
+    "a breast missing": ({"prediction_id": ["1_L", "1_R"], "cancer": [0, 1]}, r"1 \(2_L\) are missing"),
+    "another breast": (
+        {"prediction_id": ["1_L", "1_R", "2_L", "9_L"], "cancer": [0, 1, 0, 1]},
+        r"1 \(9_L\) are not in",
+    ),
+    "a breast twice": ({"prediction_id": ["1_L", "1_R", "2_L", "1_R"], "cancer": [0, 1, 0, 1]}, r"1 \(1_R\) are twice"),
+    "no number": (GOOD | {"cancer": [0, np.nan, 1]}, r"1 \(1_R\) are without a finite number"),
+    "infinite": (GOOD | {"cancer": [np.inf, 0, 1]}, r"1 \(1_L\) are without a finite number"),
+    "above 1": (GOOD | {"cancer": [0, 0, 1.1]}, r"1 \(2_L\) are without a finite number"),
+    "text": (GOOD | {"cancer": ["0", "yes", "1"]}, r"1 \(1_R\) are without a finite number"),
+    "other columns": (
+        {"prediction_id": GOOD["prediction_id"], "score": GOOD["cancer"]},
+        "columns must be prediction_id, cancer",
+    ),
+}
+
+
+@pytest.mark.parametrize(("wrong", "message"), WRONG.values(), ids=WRONG)
+def test_a_submission_that_would_be_refused_is_refused_here_with_its_ids(tmp_path, wrong, message):
+    sample = tmp_path / "sample_submission.csv"
+    pd.DataFrame(GOOD).to_csv(sample, index=False)
+    submission.check(pd.DataFrame(GOOD).iloc[::-1], sample)
+    with pytest.raises(SubmissionError, match=message):
+        submission.check(pd.DataFrame(wrong), sample)
