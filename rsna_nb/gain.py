@@ -10,7 +10,7 @@ import pandas as pd
 from rsna_nb import metrics
 from rsna_nb.comparison import differences
 from rsna_nb.ensemble import WAYS, Choose, best_one, from_scale, values_of, weights_on
-from rsna_nb.evaluation import STATISTICS
+from rsna_nb.evaluation import STATISTICS, Words
 from rsna_nb.members import Library, Member
 from rsna_nb.metrics import Interval, MetricsError, by_breast
 from rsna_nb.metrics.intervals import Women, evaluator, matched, normal_interval, resampled
@@ -64,27 +64,43 @@ def gains(library: Library, n: int) -> pd.DataFrame:
     return pd.concat(tables, names=["way", "figure"])
 
 
-def fold_gain(library: Library, member: Member, n: int) -> pd.DataFrame:
-    """The mean of a member's fold models' scores beside the mean of their single figures, on the test women.
+def fold_gains(library: Library, n: int) -> pd.DataFrame:
+    """Of each member of several folds, `fold_gain`: index (member, figure).
 
-    As `comparison.differences`. `MetricsError` without several folds or test women: all others trained some fold.
+    `MetricsError` where there is no such member, or no test women: all others trained some fold.
     """
-    if len(member.runs) == 1 or library.split != "test":
-        raise MetricsError(
-            f"{member.name} has no several folds"
-            if len(member.runs) == 1
-            else "every woman is in some fold's training: train the folds with test_fraction to set women aside"
-        )
+    several = [member for member in library.members if len(member.runs) > 1]
+    if not several:
+        raise MetricsError("no member has several folds")
+    if library.split != "test":
+        raise MetricsError("every woman trained some fold: train them with test_fraction to set women aside")
+    tables = {member.name: fold_gain(library, member, n) for member in several}
+    return pd.concat(tables, names=["member", "figure"])
+
+
+def fold_gain(library: Library, member: Member, n: int) -> pd.DataFrame:
+    """The mean of the fold models' scores beside the mean of their single figures, on the test women.
+
+    As `comparison.differences`.
+    """
     rows = library.rows[library.of("test")]
     scores = library.scores.loc[library.of("test"), [run.id for run in member.runs]]
     singles = [by_breast(rows.assign(score=scores[name])) for name in scores]
     together = by_breast(rows.assign(score=scores.mean(axis=1)))
-    names = ["mean of the folds", "their ensemble", "difference"]
-    return pd.DataFrame(
-        [beside_mean(singles, together, statistic, n) for statistic in STATISTICS],
-        columns=names,
-        index=list(STATISTICS.values()),
-    )
+    found = [beside_mean(singles, together, statistic, n) for statistic in STATISTICS]
+    columns = ["mean of the folds", "their ensemble", "difference"]
+    return pd.DataFrame(found, columns=columns, index=list(STATISTICS.values()))
+
+
+def in_words(found: pd.DataFrame) -> Words:
+    """`fold_gains` as sentences: by how much, with the interval."""
+    lines = []
+    for row in found.reset_index().to_dict("records"):
+        before, after, more = row["mean of the folds"], row["their ensemble"], row["difference"]
+        sure = "no interval" if np.isnan(more.low) else f"{more.low:+.4f} to {more.high:+.4f}"
+        figures = f"{before.estimate:.4f} and {after.estimate:.4f}, **{more.estimate:+.4f}** ({sure})"
+        lines.append(f"- {row['member']}, {row['figure']}: {figures}")
+    return Words("\n".join(lines))
 
 
 def beside_mean(singles: list[pd.DataFrame], together: pd.DataFrame, statistic: str, n: int) -> tuple[Interval, ...]:

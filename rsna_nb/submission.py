@@ -103,12 +103,14 @@ def validation_breasts(ensemble: Ensemble) -> pd.DataFrame:
     return breasts.assign(fold=breasts["patient_id"].map(fold_of))
 
 
-def best_threshold(ensemble: Ensemble) -> float:
-    """The median of the thresholds of best F1 that are chosen on other women (`operating.cross_fitted`).
+def threshold_of(ensemble: Ensemble, given: float = 0.0) -> float:
+    """The threshold given; for 0 the median of those of best F1, chosen on other women (`operating.cross_fitted`).
 
-    `MetricsError` with fewer than two validation women with cancer.
+    `SubmissionError` for one outside 0-1, `MetricsError` with fewer than two validation women with cancer.
     """
-    return cross_fitted(validation_breasts(ensemble), threshold_by_f1).point.threshold
+    if not 0 <= given <= 1:
+        raise SubmissionError(f"threshold must be a score from 0 to 1, or 0 to have one chosen, not {given}")
+    return given or cross_fitted(validation_breasts(ensemble), threshold_by_f1).point.threshold
 
 
 def submission_of(breasts: pd.DataFrame, threshold: float | None = None) -> pd.DataFrame:

@@ -144,21 +144,24 @@ def test_gains_are_differences_to_the_best_single_member_in_every_way(tmp_path):
 
 def test_the_folds_gain_is_that_of_their_mean_score_over_their_mean_figure(tmp_path):
     library = members.gather(fold_runs(tmp_path, "a"))
-    found = gain.fold_gain(library, library.members[0], 50)
+    found = gain.fold_gains(library, 50)
     tables = [by_breast(run.predictions.query("split == 'test'")) for run in library.runs]
     aucs = [reference.roc_auc_score(df["cancer"], df["score"]) for df in tables]
     together = reference.roc_auc_score(tables[0]["cancer"], sum(df["score"] for df in tables) / FOLDS)
-    row = found.loc["AUC"]
+    row = found.loc[(library.names[0], "AUC")]
     assert row["mean of the folds"].estimate == pytest.approx(np.mean(aucs))
     assert row["their ensemble"].estimate == pytest.approx(together)
     assert row["difference"].estimate == pytest.approx(together - np.mean(aucs))
     assert row["difference"].low > 0  # these folds differ by noise alone, of which a mean has less
+    assert f"**{row['difference'].estimate:+.4f}** (" in gain.in_words(found).text
 
 
 def test_without_test_women_the_folds_gain_is_refused(tmp_path):
     library = members.gather(fold_runs(tmp_path, "a", test=False))
-    with pytest.raises(MetricsError, match="train the folds with test_fraction"):
-        gain.fold_gain(library, library.members[0], 20)
+    with pytest.raises(MetricsError, match="train them with test_fraction"):
+        gain.fold_gains(library, 20)
+    with pytest.raises(MetricsError, match="no member has several folds"):
+        gain.fold_gains(members.gather(library.runs[:1]), 20)
 
 
 def test_correlations_are_of_breasts_with_cancer_above_and_without_below(tmp_path):

@@ -91,7 +91,10 @@ def test_the_prior_is_the_share_of_breasts_with_cancer_in_the_training_table(alo
 
 def test_calls_are_by_the_cross_fitted_threshold(alone, runs):
     expected = cross_fitted(metrics.by_breast(runs[0].predictions), threshold_by_f1).point.threshold
-    assert submission.best_threshold(alone) == expected
+    assert submission.threshold_of(alone) == expected
+    assert submission.threshold_of(alone, 0.25) == 0.25
+    with pytest.raises(SubmissionError, match="threshold must be a score from 0 to 1"):
+        submission.threshold_of(alone, 2.0)
     scores = [expected - 1e-6, expected, 1.0]
     breasts = pd.DataFrame({"prediction_id": ["1_L", "1_R", "2_L"], "score": scores})
     assert submission.submission_of(breasts, expected)["cancer"].tolist() == [0, 1, 1]

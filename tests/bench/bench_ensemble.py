@@ -47,7 +47,7 @@ def main() -> None:
                 f"fold {run.config.fold}, {found['positives']} of {found['count']} test breasts with cancer: AUC "
                 f"{found['auc']:.4f}, average precision {found['average_precision']:.4f}, pF1 {found['pf1']:.4f}"
             )
-        print(gain.fold_gain(library, library.members[0], 2000).to_string())
+        print(gain.in_words(gain.fold_gains(library, 2000)).text)
 
 
 if __name__ == "__main__":
