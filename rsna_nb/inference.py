@@ -60,9 +60,10 @@ def predict_by_runs(
         pictures = readable(readings, df)
         while batch := list(islice(pictures, batch_size)):
             rows, grey = zip(*batch, strict=True)
-            images = np.stack(grey)[..., np.newaxis].astype(np.float32) / 255  # as in training, from the store
+            filled = [*grey, *grey[:1] * (min(batch_size, len(df)) - len(grey))]  # one size: a model is traced once
+            images = np.stack(filled)[..., np.newaxis].astype(np.float32) / 255  # as in training, from the store
             for name, model in models.items():
-                df.loc[list(rows), name] = score(model, images, flips)
+                df.loc[list(rows), name] = score(model, images, flips)[: len(rows)]
     return df
 
 
