@@ -31,12 +31,9 @@ def run(settings) -> Run:
 
 @pytest.fixture(scope="module")
 def half(settings) -> Run:
-    return training.train(RunConfig(**settings | {"mixed_precision": "bfloat16", "seed": 1}, run_name="half"))
-
-
-@pytest.fixture(scope="module")
-def larger(settings) -> Run:
-    return training.train(RunConfig(**settings | {"img_size": [96, 64]}, run_name="larger"))
+    """Trained in bfloat16, at another size."""
+    own = {"mixed_precision": "bfloat16", "img_size": [96, 64], "run_name": "half"}
+    return training.train(RunConfig(**settings | own))
 
 
 def paths_of(run: Run, generated: Path) -> list[str]:
@@ -44,7 +41,9 @@ def paths_of(run: Run, generated: Path) -> list[str]:
     return load_metadata(generated).set_index("image_id")["path"][run.predictions["image_id"]].tolist()
 
 
-def test_several_runs_score_as_each_alone_and_read_a_file_once_for_each_size(run, half, larger, generated, monkeypatch):
+def test_several_runs_score_as_each_alone_and_read_a_file_once_for_each_size(run, half, generated, monkeypatch):
+    same_size = Run(run.path.with_name("same-size"))
+    shutil.copytree(run.path, same_size.path)
     sizes = []
 
     def read(path: str, shape: tuple[int, int]) -> np.ndarray:
@@ -53,10 +52,10 @@ def test_several_runs_score_as_each_alone_and_read_a_file_once_for_each_size(run
 
     monkeypatch.setattr(reading, "read_mammogram", read)
     paths = paths_of(run, generated)[:7]
-    scores = inference.predict_by_runs([run, half, larger], paths, batch_size=3)
+    scores = inference.predict_by_runs([run, same_size, half], paths, batch_size=3)
     assert sizes == [(64, 64)] * 7 + [(96, 64)] * 7
-    assert list(scores) == ["path", run.id, half.id, larger.id, "error"]
-    for one in (run, half, larger):
+    assert list(scores) == ["path", run.id, same_size.id, half.id, "error"]
+    for one in (run, same_size, half):
         alone = inference.predict(one, paths)
         assert list(alone) == ["path", "score", "error"]
         np.testing.assert_allclose(scores[one.id], alone["score"], atol=1e-5)
