@@ -14,15 +14,9 @@ import numpy as np
 import tensorflow as tf
 
 from rsna_nb.metrics import MetricsError
-from rsna_nb.runs import Run
 
 BATCH = 16
 FLIPS: tuple[tuple[int, ...], ...] = ((), (1,), (2,), (1, 2))  # axes of (n, height, width)
-
-
-def load_model(run: Run) -> keras.Model:
-    """A run's best model; `RunError` where it has none."""
-    return keras.models.load_model(run.checkpoint, compile=False)
 
 
 def read_pictures(files: Iterable[str | Path]) -> np.ndarray:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rsna_nb import evaluation, explain, explanation, pointing, training
+from rsna_nb import evaluation, explanation, inference, pointing, training
 from rsna_nb.config import RunConfig
 from rsna_nb.metrics import MetricsError
 from rsna_nb.prepare import store_path
@@ -105,7 +105,7 @@ def test_what_is_missing_is_named(run, data, without):
         pointing.targets(evaluation.evaluate(run))
     without(run.path / "checkpoints" / "best.keras")
     with pytest.raises(RunError, match=r"has no checkpoints/best\.keras"):
-        explain.load_model(run)
+        inference.load_model(run)
     with pytest.raises(MetricsError, match="there are no misses"):
         explanation.curves(None, {}, "misses")
 
@@ -113,7 +113,7 @@ def test_what_is_missing_is_named(run, data, without):
 def test_the_boxes_in_a_picture_are_those_of_the_file(run, data):
     targets = pointing.targets(evaluation.evaluate(run))
     lesions = pointing.read_lesions(data).set_index("image_id")
-    model = explain.load_model(run)
+    model = inference.load_model(run)
     shown = {"all": explanation.explained(model, run, targets, "class_activation", False)}
     found = explanation.in_file(run, shown)
     expected = lesions.loc[[targets["image_id"][0]], pointing.BOX].to_numpy(float)
@@ -126,7 +126,7 @@ def test_the_boxes_in_a_picture_are_those_of_the_file(run, data):
 
 def test_an_image_that_the_table_lacks_is_named(run, data, tmp_path, without):
     targets = pointing.targets(evaluation.evaluate(run)).head(1)
-    shown = {"all": explanation.explained(explain.load_model(run), run, targets, "grad_cam", False)}
+    shown = {"all": explanation.explained(inference.load_model(run), run, targets, "grad_cam", False)}
     table = (data / "train.csv").read_text()
     without(data / "train.csv")
     lines = [line for line in table.splitlines() if targets["image_id"][0] not in line]

@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from rsna_nb import evaluation, explain, explanation, metrics, pointing, synthetic, training
+from rsna_nb import evaluation, explain, explanation, inference, metrics, pointing, synthetic, training
 from rsna_nb.config import RunConfig
 from rsna_nb.metadata import find_data
 from rsna_nb.runs import Run
@@ -27,7 +27,7 @@ CURVES = 20
 
 
 def measure(name: str, run: Run) -> None:
-    judged, model = evaluation.evaluate(run), explain.load_model(run)
+    judged, model = evaluation.evaluate(run), inference.load_model(run)
     targets = pointing.targets(judged)
     images = explain.read_pictures(targets["file"])
     auc = metrics.auc(judged.predictions["cancer"], judged.predictions["score"])
