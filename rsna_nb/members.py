@@ -5,7 +5,7 @@ A member is a run, or the fold runs of one recipe: runs whose settings differ in
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -16,10 +16,9 @@ from rsna_nb.comparison import on_the_same_images, refuse_seen
 from rsna_nb.config import RunConfig, resolve
 from rsna_nb.evaluation import find_run, held_out
 from rsna_nb.metrics import MetricsError
-from rsna_nb.runs import Run, list_runs, load_run
+from rsna_nb.runs import Run, list_runs, load_run, recipe
 
 KEY = ["patient_id", "image_id"]
-NO_RECIPE = {"fold", "run_name", "resume", "data_dir", "store_dir", "runs_dir"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,15 +110,16 @@ def find_runs(names: str, runs_dir: str | Path = "runs") -> list[Run]:
 
 
 def recipe_of(config: RunConfig) -> str:
-    """All settings but fold, name and folders."""
-    return str({name: value for name, value in asdict(config).items() if name not in NO_RECIPE})
+    """What the fold runs of a cross-validation share, to be compared."""
+    return str(recipe(config))
 
 
 def split_of(config: RunConfig) -> tuple[object, ...]:
     """The settings that deal the women, but for the fold."""
     shares = config.n_folds if config.fold >= 0 else config.val_fraction
     data = resolve(config.data_dir) if config.data_dir else ""
-    return data, config.limit_patients, config.test_fraction, config.split_seed, config.fold >= 0, shares
+    who = config.leave_out or config.fold >= 0
+    return data, config.limit_patients, config.test_fraction, config.split_seed, who, shares
 
 
 def gather(runs: Sequence[Run]) -> Library:
