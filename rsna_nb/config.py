@@ -305,3 +305,15 @@ def resolve(folder: str | Path) -> Path:
         if (candidate / "rsna_nb" / "config.py").is_file() and (candidate / "pyproject.toml").is_file():
             return candidate / folder
     return working / folder
+
+
+def settings_table() -> str:
+    """Every setting, its default and what it does, as Markdown: README has it."""
+    rows = [
+        f"| `{entry.name}` | `{json.dumps(entry.default)}` | {entry.metadata['help']} |" for entry in fields(RunConfig)
+    ]
+    return "\n".join(["| setting | default | |", "|---|---|---|", *rows])
+
+
+if __name__ == "__main__":
+    print(settings_table())

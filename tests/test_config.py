@@ -1,9 +1,10 @@
 import json
+from pathlib import Path
 
 import pytest
 from papermill.iorw import read_yaml_file
 
-from rsna_nb.config import ConfigError, RunConfig, resolve
+from rsna_nb.config import ConfigError, RunConfig, resolve, settings_table
 
 
 def test_json_gives_the_same_settings_back(tmp_path):
@@ -108,3 +109,8 @@ def test_folders_are_the_projects_inside_a_checkout_and_the_working_ones_elsewhe
     (tmp_path / "notebooks").mkdir()
     monkeypatch.chdir(tmp_path / "notebooks")
     assert resolve("runs") == tmp_path / "runs"
+
+
+def test_the_readme_has_the_table_of_settings():
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    assert f"<!-- settings -->\n{settings_table()}\n<!-- /settings -->" in readme
