@@ -13,10 +13,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from rsna_nb.inference import FLIPS
 from rsna_nb.metrics import MetricsError
 
 BATCH = 16
-FLIPS: tuple[tuple[int, ...], ...] = ((), (1,), (2,), (1, 2))  # axes of (n, height, width)
 
 
 def read_pictures(files: Iterable[str | Path]) -> np.ndarray:

@@ -13,7 +13,7 @@ from rsna_nb import backbones
 from rsna_nb.reading import read_pictures
 from rsna_nb.runs import Run, RunError
 
-MIRRORS = [(rows, columns) for rows in (1, -1) for columns in (1, -1)]  # steps along height and width
+FLIPS: tuple[tuple[int, ...], ...] = ((), (1,), (2,), (1, 2))  # axes of (n, height, width)
 
 
 def load_model(run: Run) -> keras.Model:
@@ -78,6 +78,6 @@ def readable(readings: Iterable[tuple[int, np.ndarray | str]], df: pd.DataFrame)
 
 def score(model: keras.Model, images: np.ndarray, flips: bool = False) -> np.ndarray:
     """Probabilities, float64 (n,), of float32 images (n, height, width, 1) in 0-1."""
-    variants = [images[:, ::rows, ::columns] for rows, columns in (MIRRORS if flips else MIRRORS[:1])]
+    variants = [np.flip(images, axes) for axes in (FLIPS if flips else FLIPS[:1])]
     scores = [model.predict_on_batch(np.ascontiguousarray(variant))[:, 0].astype(np.float64) for variant in variants]
     return np.mean(scores, axis=0)
