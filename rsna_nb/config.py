@@ -209,7 +209,8 @@ class RunConfig:
             return cls.resumed({name: value for name, value in assigned.items() if name not in own})
         file = namespace["settings"] if "settings" in own else ""
         values = asdict(cls.from_json(resolve(file))) if file else {}
-        return cls(**values | {entry.name: namespace[entry.name] for entry in fields(cls) if entry.name in namespace})
+        given = assigned if cells else namespace
+        return cls(**values | {entry.name: given[entry.name] for entry in fields(cls) if entry.name in given})
 
     @classmethod
     def resumed(cls, given: Mapping[str, Any]) -> Self:

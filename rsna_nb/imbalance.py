@@ -126,7 +126,8 @@ def by_breast(table: pd.DataFrame) -> pd.DataFrame:
     columns = [name for name in dict.fromkeys([*INPUTS, *TRAIN_ONLY]) if name in table and name not in BREAST]
     breasts = table.groupby(BREAST)
     df = breasts[columns].first().assign(cancer=breasts["cancer"].max(), age=breasts["age"].mean())
-    df["view"] = table.sort_values("view").groupby(BREAST)["view"].agg("+".join)
+    views = table.assign(view=group_names(table["view"])).sort_values("view")
+    df["view"] = views.groupby(BREAST)["view"].agg("+".join)
     return df.reset_index()
 
 

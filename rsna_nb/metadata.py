@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import re
+import string
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -67,9 +68,43 @@ class Layout:
         if not path.is_file():
             return cls()
         try:
-            return cls(**json.loads(path.read_text()))
+            layout = cls(**json.loads(path.read_text()))
         except (TypeError, ValueError) as error:
             raise MetadataError(path, [f"not a column map: {error}"]) from error
+        if faults := layout.faults():
+            raise MetadataError(path, faults)
+        return layout
+
+    def faults(self) -> list[str]:
+        """What is wrong with the map itself, whatever the table holds."""
+        patterns = {"table": self.table, "images": self.images}
+        if isinstance(self.columns, dict):
+            patterns |= {f"columns: {name}": pattern for name, pattern in self.columns.items()}
+        faults = [f"{name} {pattern!r}: {fault}" for name, pattern in patterns.items() if (fault := fault_of(pattern))]
+        if not faults and (others := sorted(fields_of(self.table) - {"split"})):
+            faults.append(f"table {self.table!r}: only {{split}} can stand in braces, not {others[0]}")
+        if not isinstance(self.columns, dict):
+            faults.append("columns must be an object: RSNA's column name, and the table's")
+        if not isinstance(self.values, dict) or not all(isinstance(each, dict) for each in self.values.values()):
+            faults.append("values must be an object of objects: RSNA's column name, the table's value and RSNA's value")
+        if not isinstance(self.several_rows, bool):
+            faults.append(f"several_rows must be true or false, not {self.several_rows!r}")
+        return faults
+
+
+def fields_of(pattern: str) -> set[str]:
+    """The names in braces in a pattern."""
+    return {name for _, name, _, _ in string.Formatter().parse(pattern) if name is not None}
+
+
+def fault_of(pattern: Any) -> str:
+    """Why a pattern of columns.json cannot be one, "" where it can."""
+    if not isinstance(pattern, str):
+        return f"must be text, not {type(pattern).__name__}"
+    try:
+        return "a column's name is missing between braces" if "" in fields_of(pattern) else ""
+    except ValueError as error:
+        return str(error)
 
 
 def find_data(data_dir: str | Path) -> Path:
@@ -115,8 +150,8 @@ def load_metadata(data_dir: str | Path, split: Split = "train", check_files: boo
     source = read_table(path)
     df = rename(source, layout, path)
     check(df, split, path, layout)
-    df = typed(df)
     df["path"] = image_paths(df, source, layout, split, path)
+    df = typed(df.reset_index(drop=True))
     if layout.several_rows:
         df = one_row_an_image(df, path)
     if check_files:
@@ -125,12 +160,16 @@ def load_metadata(data_dir: str | Path, split: Split = "train", check_files: boo
 
 
 def read_table(path: Path) -> pd.DataFrame:
+    """All columns as text; the index is the row's number in the file, of which blank ones are left out."""
     if not path.is_file():
         raise MetadataError(path, [f"there is no such table in the data folder {path.parent}"])
     try:
-        source = pd.read_csv(path, dtype=str)  # so that one odd value does not change a column's type
+        # text, so that one odd value does not change a column's type; blank lines count as rows of the file
+        source = pd.read_csv(path, dtype=str, skip_blank_lines=False)
     except (ValueError, UnicodeDecodeError) as error:  # pandas' parser errors are ValueErrors
         raise MetadataError(path, [f"not a CSV table: {error}"]) from error
+    source.index += FIRST_ROW
+    source = source.dropna(how="all")
     if source.empty:
         raise MetadataError(path, ["the table has no rows"])
     return source
@@ -164,15 +203,18 @@ def check(df: pd.DataFrame, split: Split, path: Path, layout: Layout) -> None:
         if name in df:
             faults += [
                 f"row {line}: {name} {value!r} is not a plain number or word"
-                for line, value in enumerate(df[name], FIRST_ROW)
+                for line, value in df[name].items()
                 if not (isinstance(value, str) and PLAIN_ID.fullmatch(value))
             ]
     if "image_id" in df and not layout.several_rows:
         first_line: dict[str, int] = {}
-        for line, image_id in enumerate(df["image_id"], FIRST_ROW):
+        for line, image_id in df["image_id"].items():
             if first_line.setdefault(image_id, line) != line:
                 faults.append(f"row {line}: image_id {image_id} stands in row {first_line[image_id]} already")
     faults += other_values(df, "laterality", ["L", "R"])
+    if "age" in df:
+        wrong = df.loc[df["age"].notna() & pd.to_numeric(df["age"], errors="coerce").isna(), "age"]
+        faults += [f"row {line}: age is {value!r}, not a number of years" for line, value in wrong.items()]
     if split == "train" and "cancer" in df:
         df["cancer"] = df["cancer"].astype(str).str.removesuffix(".0")
         faults += other_values(df, "cancer", ["0", "1"])
@@ -184,8 +226,8 @@ def check(df: pd.DataFrame, split: Split, path: Path, layout: Layout) -> None:
 
 
 def typed(df: pd.DataFrame) -> pd.DataFrame:
-    """Numbers where every value of a column is one; ids, laterality and view stay text."""
-    for name in df.columns.difference(IDENTITY):
+    """Numbers where every value of a column is one; ids, laterality, view and path stay text."""
+    for name in df.columns.difference([*IDENTITY, "path"]):
         with contextlib.suppress(ValueError, TypeError):
             df[name] = pd.to_numeric(df[name])
     return df
@@ -211,8 +253,9 @@ def other_values(df: pd.DataFrame, name: str, allowed: list[str]) -> list[str]:
     if name not in df:
         return []
     choices = " or ".join(allowed)
-    values = enumerate(df[name], FIRST_ROW)
-    return [f"row {line}: {name} is {value!r}, not {choices}" for line, value in values if value not in allowed]
+    return [
+        f"row {line}: {name} is {value!r}, not {choices}" for line, value in df[name].items() if value not in allowed
+    ]
 
 
 def image_paths(df: pd.DataFrame, source: pd.DataFrame, layout: Layout, split: Split, table: Path) -> list[str]:
@@ -224,7 +267,7 @@ def image_paths(df: pd.DataFrame, source: pd.DataFrame, layout: Layout, split: S
         raise MetadataError(table, [f"columns.json names a column {error} in images, which is missing"]) from error
     faults = [
         f"row {line}: the image's path {path} leaves the data folder"
-        for line, path in enumerate(paths, FIRST_ROW)
+        for line, path in zip(df.index, paths, strict=True)
         if path.is_absolute() or ".." in path.parts
     ]
     if faults:

@@ -40,6 +40,7 @@ def test_the_test_table_has_no_label(generated):
         ("cancer", 2, "row 3: cancer is '2', not 0 or 1"),
         ("cancer", "yes", "train.csv: row 3: cancer is 'yes', not 0 or 1"),
         ("cancer", "", "row 3: cancer is nan, not 0 or 1"),
+        ("age", "045Y", "row 3: age is '045Y', not a number of years"),
     ],
 )
 def test_a_fault_is_reported_with_its_row(write, column, value, message):
@@ -48,6 +49,18 @@ def test_a_fault_is_reported_with_its_row(write, column, value, message):
     with pytest.raises(MetadataError) as caught:
         load_metadata(write(df), check_files=False)
     assert message in str(caught.value)
+
+
+def test_blank_lines_are_passed_over_and_counted(write):
+    df = table_of(3, 1).astype({"cancer": object})
+    df.loc[1, "cancer"] = 2
+    folder = write(df)
+    lines = (folder / "train.csv").read_text().splitlines()
+    (folder / "train.csv").write_text("\n".join([*lines[:2], "", *lines[2:], ""]))
+    with pytest.raises(MetadataError, match="row 4: cancer is '2'"):
+        load_metadata(folder, check_files=False)
+    (folder / "train.csv").write_text("\n".join([*lines[:2], "", *lines[3:]]))
+    assert load_metadata(folder, check_files=False).index.tolist() == list(range(len(df) - 1))
 
 
 def test_all_faults_are_reported_at_once_the_first_twenty_and_a_count(write):
@@ -141,6 +154,13 @@ def test_a_column_map_serves_cbis_ddsm_with_a_row_a_finding(tmp_path):
         ({"images": "../{image_id}.dcm"}, "leaves the data folder"),
         ({"images": "{nowhere}.dcm"}, "nowhere"),
         ({"tables": "x"}, "not a column map"),
+        ({"table": "{splt}.csv"}, r"columns.json: table '\{splt\}.csv': only \{split\} can stand in braces, not splt"),
+        ({"images": "a/{image_id.dcm"}, "columns.json: images 'a/.image_id.dcm': expected '}'"),
+        ({"images": "{}.dcm"}, "images '{}.dcm': a column's name is missing between braces"),
+        ({"columns": {"view": "{view"}}, "columns: view '{view'"),
+        ({"columns": "view"}, "columns must be an object"),
+        ({"columns": {"view": 1}}, "columns: view 1: must be text, not int"),
+        ({"values": {"cancer": ["0"]}}, "values must be an object of objects"),
     ],
 )
 def test_a_wrong_column_map_is_explained(write, tmp_path, change, message):
