@@ -13,7 +13,7 @@ from rsna_nb.sampling import DRAWS
 
 ANGLE = math.radians(20)  # at most, to either side
 SCALE = 0.15  # at most smaller or larger by this
-SHIFT = 0.08  # of the height and of the width
+SHIFT = 0.08  # of the shorter side
 CONTRAST, BRIGHTNESS = 0.25, 0.1
 ERASED = 0.5  # share of pictures of which a rectangle is erased
 ERASED_SIDES = 0.1, 0.35  # of it, as shares of the picture's

@@ -98,7 +98,9 @@ def declared_voi(dataset: pydicom.Dataset, ends: np.ndarray) -> Voi:
     if center is None or width is None:
         return Voi("none")
     function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
-    name = f"{function} {center:g} {width:g}"
+    name = (
+        f"{function if function in WINDOWS else 'unknown function'} {center:g} {width:g}"  # no text of the file's own
+    )
     if function not in WINDOWS or width < (1 if function == "LINEAR" else 1e-6):
         return Voi(name)
     window = WINDOWS[function]

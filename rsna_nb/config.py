@@ -75,7 +75,7 @@ class RunConfig:
     runs_dir: str = setting("runs", "where run folders are made")
     run_name: str = setting("", "a word added to the run id", "letters, digits, - _ .", is_folder_name)
     resume: str = setting("", "id of a stopped run to go on with; it has its settings")
-    limit_patients: int = number(0, 0, INFINITY, "0: all women; else so many, the share with cancer kept")
+    limit_patients: int = number(0, 0, INFINITY, "0: all women; else about so many, the share with cancer kept")
     img_size: int | list[int] = setting(
         512,
         "512 or 1024, any multiple of 32, or [height, width]",

@@ -63,7 +63,12 @@ def prepare(config: RunConfig, table: pd.DataFrame, data_dir: Path) -> Data:
         )
     store = store_path(store_dir, data_dir, config.img_size)
     readable = table[~failed.to_numpy()].reset_index(drop=True)
-    splits.check_sides(readable["cancer"], readable["split"], sorted({*table["split"]} - {splits.UNUSED}))
+    try:
+        splits.check_sides(readable["cancer"], readable["split"], sorted({*table["split"]} - {splits.UNUSED}))
+    except SplitError as error:
+        raise SplitError(
+            f"without the {failed.sum()} images that cannot be read (see {store / 'ledger.csv'}): {error}"
+        ) from error
     files = [str(image_file(store, *ids)) for ids in zip(readable["patient_id"], readable["image_id"], strict=True)]
     readable["file"] = files
     check_pictures(readable.assign(png_bytes=ledger.loc[~failed, "png_bytes"].to_numpy()))

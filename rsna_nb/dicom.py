@@ -143,10 +143,11 @@ def check_frame(dataset: pydicom.Dataset) -> None:
     if "PixelData" not in dataset:
         raise UnreadableError("no PixelData (7FE0,0010): cut off, or not an image")
     photometric = dataset.get("PhotometricInterpretation", "absent")
-    if photometric not in ("MONOCHROME1", "MONOCHROME2") or dataset.get("SamplesPerPixel", 1) != 1:
+    if photometric not in ("MONOCHROME1", "MONOCHROME2"):
         raise UnreadableError(f"not a greyscale image: PhotometricInterpretation (0028,0004) is {photometric}")
-    if first_number(dataset, "NumberOfFrames") not in (None, 1):
-        raise UnreadableError(f"NumberOfFrames (0028,0008) must be 1: it is {dataset.NumberOfFrames}")
+    for keyword in ("SamplesPerPixel", "NumberOfFrames"):
+        if first_number(dataset, keyword) not in (None, 1):
+            raise UnreadableError(f"{keyword} {Tag(keyword)} must be 1: it is {dataset[keyword].value}")
     for keyword, allowed in ALLOWED.items():
         value = dataset.get(keyword)
         if not isinstance(value, int) or value not in allowed:

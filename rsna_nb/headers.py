@@ -6,8 +6,7 @@ an error its kind alone: a name that stands in a wrong place is not shown either
 """
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Executor
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ COLUMNS = ["path", "transfer_syntax", *NUMBERS, *CODES, "windows", "voi_tables",
 LARGEST = 65535  # of a number that DICOM keeps in 16 bits
 
 
-def scan(paths: Sequence[str], sample: int, seed: int, executor: Executor | None = None) -> pd.DataFrame:
+def scan(paths: Sequence[str], sample: int, seed: int) -> pd.DataFrame:
     """The headers of some files, a row each, in the order of `paths`.
 
     Parameters
@@ -40,8 +39,6 @@ def scan(paths: Sequence[str], sample: int, seed: int, executor: Executor | None
         DICOM files.
     sample
         How many of them, drawn at random by `seed`; 0, or more than there are: all.
-    executor
-        Any `concurrent.futures.Executor`; None starts a process for each core here (see workers.py).
 
     Returns
     -------
@@ -54,19 +51,9 @@ def scan(paths: Sequence[str], sample: int, seed: int, executor: Executor | None
         positions = np.random.default_rng(seed).choice(len(chosen), sample, replace=False)
         chosen = [chosen[position] for position in sorted(positions)]
     rows = {}
-    for path, outcome in through(executor, chosen) if executor else workers.run(header, chosen):
+    for path, outcome in workers.run(header, chosen):
         rows[path] = {"path": path, "error": outcome.reason} if isinstance(outcome, workers.Death) else outcome
     return pd.DataFrame([rows[path] for path in chosen], columns=COLUMNS)
-
-
-def through(executor: Executor, paths: Iterable[str]) -> Iterator[tuple[str, dict[str, Any] | workers.Death]]:
-    """As `workers.run`, by somebody else's workers."""
-    futures = {path: executor.submit(header, path) for path in paths}
-    for path, future in futures.items():
-        try:
-            yield path, future.result()
-        except Exception as error:  # such as dask.distributed's KilledWorker
-            yield path, workers.Death(f"its worker ended: {type(error).__name__}")
 
 
 def header(path: str) -> dict[str, Any]:

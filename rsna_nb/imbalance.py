@@ -25,6 +25,7 @@ BREAST = ["patient_id", "laterality"]
 UNITS = {"images": ["image_id"], "breasts": BREAST, "women": ["patient_id"]}
 GROUPS = ["site_id", "machine_id", "view", "age", "density", "implant"]
 TRAIN_ONLY = ["density", "biopsy", "BIRADS", "invasive", "difficult_negative_case"]
+TOGETHER = {"before": "all known before", "train.csv": "all in train.csv only"}
 FOLDS, FEWEST_WOMEN = 5, 10  # women with cancer: two a fold
 
 
@@ -145,14 +146,7 @@ def shortcuts(table: pd.DataFrame, seed: int) -> pd.DataFrame:
         reasons = {name: why_left_out(breasts, name) for name in names}
         usable = [name for name in names if not reasons[name]]
         rows += [(kind, name, reasons[name], [name]) for name in names]
-        rows.append(
-            (
-                kind,
-                "all blue ones together" if kind == "before" else "all orange ones together",
-                reasons[names[0]] if not usable else "",
-                usable,
-            )
-        )
+        rows.append((kind, TOGETHER[kind], reasons[names[0]] if not usable else "", usable))
     df = pd.DataFrame([(kind, name, reason) for kind, name, reason, _ in rows], columns=["kind", "column", "left_out"])
     aucs = [(np.nan,) * 3 if row[2] else out_of_fold_auc(breasts, row[3], folds) for row in rows]
     return df.assign(**pd.DataFrame(aucs, columns=["auc", "low", "high"]))

@@ -207,10 +207,11 @@ def check(df: pd.DataFrame, split: Split, path: Path, layout: Layout) -> None:
                 if not (isinstance(value, str) and PLAIN_ID.fullmatch(value))
             ]
     if "image_id" in df and not layout.several_rows:
-        first_line: dict[str, int] = {}
-        for line, image_id in df["image_id"].items():
-            if first_line.setdefault(image_id, line) != line:
-                faults.append(f"row {line}: image_id {image_id} stands in row {first_line[image_id]} already")
+        first = df.index.to_series().groupby(df["image_id"], dropna=False).transform("first")
+        twice = first[first != first.index]
+        faults += [
+            f"row {line}: image_id {df['image_id'][line]} stands in row {row} already" for line, row in twice.items()
+        ]
     faults += other_values(df, "laterality", ["L", "R"])
     if "age" in df:
         wrong = df.loc[df["age"].notna() & pd.to_numeric(df["age"], errors="coerce").isna(), "age"]

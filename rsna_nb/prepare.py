@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 RECIPE = 2  # raise it whenever the same file gives other pixels: old stores are then left alone
 CONNECT_SECONDS = 20
+STOPPING = (BrokenExecutor, CancelledError, OSError)  # which are not of one file, as a full disk
 BYTES_A_PIXEL = 0.3  # of a PNG; mammograms take 0.22 (58 KiB at 512 square)
 
 
@@ -198,8 +199,12 @@ def is_current(record: Record | None, task: Task) -> bool:
 def run(tasks: list[Task], executor: Executor | None) -> Iterator[Record]:
     """The tasks' records as they finish, under a progress bar with the rate and the time left."""
     outcomes = through(executor, tasks) if executor else workers.run(prepare_one, tasks)
-    for task, outcome in tqdm(outcomes, "preparing", len(tasks), unit=" images", mininterval=1):
-        yield outcome if isinstance(outcome, Record) else failed(task, outcome.reason)
+    try:
+        for task, outcome in tqdm(outcomes, "preparing", len(tasks), unit=" images", mininterval=1):
+            yield outcome if isinstance(outcome, Record) else failed(task, outcome.reason)
+    except STOPPING as error:
+        where = tasks[0].store
+        raise PrepareError(f"{where}: stopped by {error!r}: started again, preparing goes on where it was") from error
 
 
 @contextmanager
@@ -235,8 +240,8 @@ def through(executor: Executor, tasks: list[Task]) -> Iterator[tuple[Task, Recor
         for future in as_completed(futures):
             try:
                 yield futures[future], future.result()
-            except (BrokenExecutor, CancelledError, OSError) as error:
-                raise PrepareError(f"stopped by {error!r}: started again, preparing goes on where it was") from error
+            except STOPPING:
+                raise
             except Exception as error:  # such as dask.distributed's KilledWorker
                 yield futures[future], workers.Death(f"{type(error).__name__}: {error}")
     finally:

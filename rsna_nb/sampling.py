@@ -35,7 +35,7 @@ def global_batch(config: RunConfig, replicas: int, images: int) -> int:
         return wanted
     batch = images - images % replicas
     if batch == 0:
-        raise ConfigError(f"limit_patients leaves {images} training images for {replicas} devices")
+        raise ConfigError(f"there are {images} training images for {replicas} devices: use fewer devices or more women")
     return batch
 
 
@@ -59,6 +59,8 @@ class Sampling:
         balanced = config.imbalance == "balanced_batches"
         if balanced and batch < 2:
             raise ConfigError("balanced_batches need batches of two images or more: raise batch_size_per_gpu")
+        if balanced and len(np.unique(cancer)) < 2:
+            raise ConfigError("balanced_batches need training images with cancer and without")
         positives = min(max(round(config.positive_fraction * batch), 1), batch - 1) if balanced else 0
         flips, strong = config.augmentation != "none", config.augmentation == "strong"
         return cls(np.asarray(cancer), batch, config.seed, flips, positives, strong)

@@ -107,7 +107,10 @@ def both_sides(metadata: pd.DataFrame, inside: pd.Series) -> tuple[Indices, Indi
 
 
 def limit_patients(metadata: pd.DataFrame, patients: int, seed: int) -> pd.DataFrame:
-    """The rows of `patients` women, the share with cancer kept; all rows where `patients` is 0 or too many."""
+    """The rows of about `patients` women, the shares with cancer and of sites kept; all where it is 0 or too many.
+
+    Each stratum is rounded to whole women, and gives one at least.
+    """
     total = metadata["patient_id"].nunique()
     if patients == 0 or patients >= total:
         return metadata
@@ -144,11 +147,21 @@ def assign(metadata: pd.DataFrame, config: RunConfig) -> pd.Series:
     return split
 
 
-def check_sides(cancer: pd.Series, split: pd.Series, sides: list[str]) -> None:
-    for value, words in ((1, "with cancer"), (0, "without cancer")):
+CLASSES = {1: "with cancer", 0: "without cancer"}
+
+
+def check_classes(cancer: pd.Series) -> None:
+    """`SplitError` where all images, or none, have cancer."""
+    for value, words in CLASSES.items():
         if not (cancer == value).any():
             raise SplitError(f"the table has no image {words} (column cancer is never {value}): nothing can be learned")
-        for side in sides:
+
+
+def check_sides(cancer: pd.Series, split: pd.Series, sides: list[str]) -> None:
+    """`SplitError` where one of the sides has no image with cancer, or none without."""
+    check_classes(cancer)
+    for side in sides:
+        for value, words in CLASSES.items():
             if not (cancer[split == side] == value).any():
                 raise SplitError(
                     f"the {side} split would have no image {words}, of {(cancer == value).sum()} in the table: "

@@ -1,6 +1,7 @@
 """Files that are there whole or not at all, folders that one process works on at a time, and the cores to use."""
 
 import contextlib
+import errno
 import fcntl
 import io
 import logging
@@ -53,7 +54,9 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         with zipfile.ZipFile(path) as file:
             names = [name.removesuffix(".npy") for name in file.namelist()]
             return {name: np.load(io.BytesIO(file.read(f"{name}.npy"))) for name in names}
-    except (ValueError, KeyError, RuntimeError, EOFError, SyntaxError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, RuntimeError, EOFError, SyntaxError, OSError, zipfile.BadZipFile) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # that of a place that a damaged index names
+            raise
         raise DamagedFileError(f"{path} is damaged: {error}") from error
 
 

@@ -130,6 +130,7 @@ def test_without_a_usable_window_the_range_of_the_pixels_is_taken_and_said(tmp_p
     reading = read(path, 400)
     assert reading.window.startswith(f"min-max {low} {high}")
     assert reading.window.endswith("cannot be used)") == ("WindowWidth" in attributes)
+    assert "CUBIC" not in reading.window
 
 
 @pytest.mark.parametrize("marker", [4095, 65535])
@@ -243,6 +244,7 @@ FAULTS = {
     "truncated": (cut, "cut off"),
     "truncated in the header": (lambda path: cut(path, 0.001), "no PixelData"),
     "colour": (lambda path: edited(path, PhotometricInterpretation="RGB", SamplesPerPixel=3), "not a greyscale image"),
+    "three samples": (lambda path: edited(path, SamplesPerPixel=3), "SamplesPerPixel (0028,0002) must be 1: it is 3"),
     "two frames": (lambda path: edited(path, NumberOfFrames=2), "NumberOfFrames (0028,0008) must be 1"),
     "no photometric": (lambda path: edited(path, PhotometricInterpretation=""), "not a greyscale image"),
     "wrong rows": (lambda path: edited(path, Rows=401), "cut off"),

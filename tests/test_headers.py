@@ -1,6 +1,5 @@
 import json
 import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -129,13 +128,6 @@ def test_nothing_that_tells_who_a_woman_is_comes_out(odd_files, capfd):
 
 def test_no_attribute_is_outside_the_groups_of_pixels_and_side():
     assert {Tag(name).group for name in headers.ATTRIBUTES if name != "ImageLaterality"} == {0x0028}
-
-
-def test_an_executor_reads_the_same(odd_files):
-    paths = [str(path) for path in odd_files.values()]
-    with ThreadPoolExecutor(2) as executor:
-        by_threads = headers.scan(paths, 0, 0, executor)
-    assert by_threads.equals(headers.scan(paths, 0, 0))
 
 
 @pytest.mark.parametrize("keyword", ["BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"])

@@ -192,9 +192,9 @@ def test_the_interval_of_an_auc_holds_the_truth_where_a_womans_breasts_are_alike
 def test_the_columns_of_train_csv_give_the_diagnosis_away(rsna):
     found = imbalance.shortcuts(rsna, seed=0).set_index(["kind", "column"])
     assert (found["left_out"] == "").all()
-    assert found.loc[("train.csv", "all orange ones together"), "auc"] == 1
+    assert found.loc[("train.csv", "all in train.csv only"), "auc"] == 1
     assert found.loc[("train.csv", "biopsy"), "auc"] > 0.95
-    assert 0.6 < found.loc[("before", "age"), "auc"] < found.loc[("before", "all blue ones together"), "auc"] < 0.75
+    assert 0.6 < found.loc[("before", "age"), "auc"] < found.loc[("before", "all known before"), "auc"] < 0.75
     assert found.loc[("train.csv", "density"), "low"] < 0.5 < found.loc[("train.csv", "density"), "high"]
 
 

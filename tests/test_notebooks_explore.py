@@ -17,6 +17,7 @@ from tests.test_headers import SECRETS, write_personal
 from tests.test_imbalance import rsna_table
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+PREPARE = NOTEBOOKS / "00_prepare.ipynb"
 EXPLORE, IMBALANCE = NOTEBOOKS / "01_explore.ipynb", NOTEBOOKS / "02_class_imbalance.ipynb"
 
 
@@ -48,7 +49,7 @@ def test_exploring_shows_the_data_and_the_dirty_files_but_nobody(generated, brea
     answer = papermill_run(EXPLORE, tmp_path, *arguments, "-p", "example", paths[2].stem)
     assert answer.returncode == 0, answer.stderr[-3000:]
     executed = (tmp_path / "out.ipynb").read_text()
-    assert executed.count('"image/png"') == 5
+    assert executed.count('"image/png": "') == 5
     assert paths[0].stem in executed
     assert "not a DICOM file" in executed
     assert "every pixel has the same value" in executed
@@ -61,6 +62,15 @@ def test_exploring_shows_the_data_and_the_dirty_files_but_nobody(generated, brea
     assert str(tables[0]) in executed
     assert len(executed) < 1_500_000
 
+    (data / "columns.json").write_text('{"columns": {"view": "view"}}')
+    pd.read_csv(data / "train.csv", dtype=str).drop(columns="machine_id").to_csv(data / "train.csv", index=False)
+    answer = papermill_run(PREPARE, tmp_path, *arguments[:6])
+    assert answer.returncode == 0, answer.stderr[-3000:]
+    executed = (tmp_path / "out.ipynb").read_text()
+    assert "not a greyscale image" in executed
+    assert executed.count("not given") > 3, "a data set without machines has its files under one name"
+    assert not [secret for secret in SECRETS if secret in executed + answer.stdout + answer.stderr]
+
 
 def test_imbalance_needs_nothing_but_the_table_and_gives_the_published_counts(tmp_path):
     (tmp_path / "data").mkdir()
@@ -71,12 +81,12 @@ def test_imbalance_needs_nothing_but_the_table_and_gives_the_published_counts(tm
     executed = (tmp_path / "out.ipynb").read_text()
     assert "54,706 images: 1,158 with cancer (2.12%), 53,548 without (97.88%)" in executed
     assert "accuracy of never finding a cancer: 97.9%" in executed
-    assert executed.count('"image/png"') == 7
+    assert executed.count('"image/png": "') == 7
     results = tmp_path / "tables" / "data"
     weights = json.loads((results / "class_weights.json").read_text())
     assert weights == {"0": pytest.approx(54_706 / 2 / 53_548), "1": pytest.approx(54_706 / 2 / 1_158)}
     shortcuts = pd.read_csv(results / "shortcuts.csv").set_index(["kind", "column"])["auc"]
-    assert shortcuts["train.csv", "all orange ones together"] == 1
+    assert shortcuts["train.csv", "all in train.csv only"] == 1
     assert str(results / "shortcuts.csv") in executed
 
 

@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import subprocess
@@ -155,6 +156,18 @@ def test_the_space_needed_is_checked_first(few, tmp_path, monkeypatch):
     with pytest.raises(PrepareError, match="set store_dir to another disk"):
         prepared(tmp_path, few)
     assert not list(store_of(tmp_path).rglob("*.png"))
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_disk_that_fills_up_is_named_and_what_to_do(few, tmp_path, monkeypatch, elsewhere):
+    def no_space(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(prepare, "write_whole", no_space)
+    monkeypatch.setattr(prepare.workers, "run", lambda work, tasks: ((task, work(task)) for task in tasks))
+    executor = ThreadPoolExecutor(1) if elsewhere else None
+    with pytest.raises(PrepareError, match=f"{store_of(tmp_path)}: .*No space left.*preparing goes on where it was"):
+        prepare_images(few, tmp_path / "data", tmp_path / "stores", 64, executor)
 
 
 KILLED = """

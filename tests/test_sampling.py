@@ -111,6 +111,12 @@ def test_balanced_batches_have_the_positives_asked_for_one_at_least_and_never_al
         assert (CANCER[images].sum(axis=1) == expected).all()
 
 
+@pytest.mark.parametrize("label", [0, 1])
+def test_balanced_batches_of_one_kind_of_image_are_refused(label):
+    with pytest.raises(ConfigError, match="need training images with cancer and without"):
+        balanced(np.full(10, label), batch=4)
+
+
 @pytest.mark.parametrize("imbalance", ["none", "class_weight", "focal"])
 def test_other_batches_leave_the_positives_to_chance(imbalance):
     sampling = sampling_of(imbalance=imbalance)

@@ -1,4 +1,4 @@
-"""Who and what is in the data, which files there are, and how rare cancer is."""
+"""Who and what is in the data, and which files there are."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rsna_nb.imbalance import group_names, in_order
-from rsna_nb.plots.style import BLUE, GREY, ORANGE, TITLES, finished, left_out, without_box
+from rsna_nb.plots.style import BLUE, GREY, ORANGE, TITLES, left_out, with_alt, without_box
 from rsna_nb.steps import Step
 
 
@@ -35,7 +35,9 @@ def table_overview(table: pd.DataFrame) -> Figure:
     bars(axes[1, 1], images_a_breast.value_counts().sort_index(), "breasts by number of images")
     bars(axes[1, 2], group_names(table["implant"]).value_counts().sort_index(), "images by implant (1: has one)")
     without_box(*axes.flat)
-    return finished(figure)
+    ages = women["age"].mean()
+    words = f"{len(women)} women of {ages.min():.0f} to {ages.max():.0f} years, {len(table)} images"
+    return with_alt(figure, f"Bars of {words}: by machine, view, density, images of a breast and implant.")
 
 
 def bars(axis: Axes, counts: pd.Series, title: str) -> None:
@@ -65,7 +67,8 @@ def missing_values(table: pd.DataFrame) -> Figure:
     axis.set_xlabel("machine (figures: % of its images without a value)")
     axis.spines[:].set_visible(False)
     axis.tick_params(length=0)
-    return finished(figure)
+    words = "; ".join(f"{name} {percent.max():.0f} %" for name, percent in share.iterrows() if percent.max() > 0)
+    return with_alt(figure, f"Empty fields by column, on the machine with the most: {words or 'none'}.")
 
 
 def file_kinds(headers: pd.DataFrame) -> Figure:
@@ -93,7 +96,8 @@ def file_kinds(headers: pd.DataFrame) -> Figure:
     )
     axes[1, 2].set(xlabel="MB a file (line: median)", xlim=0)
     without_box(*axes.flat)
-    return finished(figure)
+    words = ", ".join(f"{count} {name}" for name, count in df["transfer_syntax"].value_counts().items())
+    return with_alt(figure, f"Kinds of {len(df)} files, by transfer syntax: {words}.")
 
 
 def picture_grid(pictures: pd.DataFrame, row: str, column: str) -> Figure:
@@ -114,7 +118,8 @@ def picture_grid(pictures: pd.DataFrame, row: str, column: str) -> Figure:
             axis.text(0.5, 0.5, entry["picture"], fontsize=7, color=ORANGE, ha="center", va="center", wrap=True)
         else:
             axis.imshow(entry["picture"], cmap="gray", vmin=0, vmax=1)
-    return finished(figure)
+    words = f"each {TITLES.get(row, row)} ({', '.join(rows)}) and {TITLES.get(column, column)} ({', '.join(columns)})"
+    return with_alt(figure, f"A mammogram of {words}.")
 
 
 def steps_with_histograms(steps: Sequence[Step]) -> Figure:
@@ -132,4 +137,4 @@ def steps_with_histograms(steps: Sequence[Step]) -> Figure:
         below.set_xlabel(step.unit)
     axes[1, 0].set_ylabel("pixels")
     without_box(*axes[1])
-    return finished(figure)
+    return with_alt(figure, f"A mammogram and its histogram, step by step: {', '.join(step.name for step in steps)}.")

@@ -11,7 +11,7 @@ from matplotlib.ticker import PercentFormatter
 from rsna_nb.calibration import prior_correction
 from rsna_nb.imbalance import constant_loss
 from rsna_nb.operating import PUBLISHED
-from rsna_nb.plots.style import BLUE, GREEN, GREY, ORANGE, TITLES, finished, left_out, without_box
+from rsna_nb.plots.style import BLUE, GREEN, GREY, ORANGE, TITLES, left_out, with_alt, without_box
 
 SMALL, TINY = 100, 20  # breasts: a smaller group is drawn hollow, and a tiny one may lie beyond the axis
 
@@ -53,7 +53,11 @@ def prevalence_forest(shares: pd.DataFrame, overall: float | None = None) -> Fig
     axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=1))
     axis.set_xlabel("with cancer, 95 % interval" + (" (dotted: all)" if overall is not None else ""))
     without_box(axis)
-    return finished(figure)
+    words = [
+        f"{name} {row['share']:.1%} of {row['total']:,.0f}"
+        for name, (_, row) in zip(names, shares.iterrows(), strict=True)
+    ]
+    return with_alt(figure, f"Shares with cancer: {'; '.join(words)}.")
 
 
 def accuracy_trap(share: float) -> Figure:
@@ -75,7 +79,9 @@ def accuracy_trap(share: float) -> Figure:
     axis.set(xlabel="specificity: healthy breasts called healthy", ylabel="accuracy, by breast", xlim=(lowest, 1.002))
     axis.legend(frameon=False, fontsize=9)
     without_box(axis)
-    return finished(figure)
+    return with_alt(
+        figure, f"Accuracy by specificity where {share:.1%} have cancer; finding no cancer at all has {1 - share:.1%}."
+    )
 
 
 def constant_losses(share: float, weights: Mapping[int, float]) -> Figure:
@@ -91,7 +97,8 @@ def constant_losses(share: float, weights: Mapping[int, float]) -> Figure:
     axis.set_ylim(0, 2.5)
     axis.legend(frameon=False, loc="upper center")
     without_box(axis)
-    return finished(figure)
+    words = "; ".join(axis.get_legend_handles_labels()[1])
+    return with_alt(figure, f"Cross-entropy by the one guess for all, {words}.")
 
 
 def prior_correction_curve(weights: Mapping[int, float]) -> Figure:
@@ -112,7 +119,10 @@ def prior_correction_curve(weights: Mapping[int, float]) -> Figure:
             axis.annotate(words, place, offset, textcoords="offset points", ha=side, fontsize=9)
     axes[0].legend(frameon=False)
     without_box(*axes)
-    return finished(figure)
+    words = ", ".join(
+        f"{score:g} means {100 * prior_correction(np.array(score), weights):.2g} %" for score in (0.5, 0.9)
+    )
+    return with_alt(figure, f"What a score of a model trained with class weights means as a probability: {words}.")
 
 
 def batch_positives(batches: pd.DataFrame) -> Figure:
@@ -130,7 +140,10 @@ def batch_positives(batches: pd.DataFrame) -> Figure:
     axes[0].set_xticks(sizes, [str(size) for size in sizes])
     axes[0].set_xlabel("batch size, images (line: 90 % of the batches)")
     without_box(*axes)
-    return finished(figure)
+    words = "; ".join(
+        f"{size} images {row['expected']:.1f}, none in {row['none']:.1%}" for size, row in batches.iterrows()
+    )
+    return with_alt(figure, f"Positive images in a batch, expected: {words} of the batches.")
 
 
 def shortcut_aucs(shortcuts: pd.DataFrame) -> Figure:
@@ -153,4 +166,5 @@ def shortcut_aucs(shortcuts: pd.DataFrame) -> Figure:
     axis.set(xlim=(min(0.4, df["low"].min()), 1), xlabel="AUC by breast, out of fold, 95 % interval (dotted: chance)")
     axis.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
     without_box(axis)
-    return finished(figure)
+    words = "; ".join(f"{row.column} {row.auc:.3f}" for row in df.itertuples())
+    return with_alt(figure, f"AUC by breast of the table's columns, without a picture: {words}.")

@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from rsna_nb.plots.style import GREY, ORANGE, finished
+from rsna_nb.plots.style import GREY, ORANGE, with_alt
 
 COLUMNS = 8
 
@@ -41,4 +41,4 @@ def side_by_side(pictures: Iterable[np.ndarray], captions: Sequence[str], colour
     for axis, picture, caption, colour in zip(axes.flat, pictures, captions, colours, strict=False):
         axis.imshow(picture, cmap="gray", vmin=0, vmax=1)
         axis.set_title(caption, fontsize=8, color=colour)
-    return finished(figure)
+    return with_alt(figure, f"Mammograms: {'; '.join(captions)}.")

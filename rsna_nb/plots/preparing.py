@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from rsna_nb.plots.style import BLUE, ORANGE, finished, without_box
+from rsna_nb.plots.style import BLUE, ORANGE, with_alt, without_box
 
 
 def reading_times(ledger: pd.DataFrame) -> Figure:
@@ -23,4 +23,5 @@ def reading_times(ledger: pd.DataFrame) -> Figure:
     axis.set_yticks(range(len(groups)), [re.split(r"[,(]", str(name))[0] for name, _ in groups])
     axis.set_xlabel("milliseconds a file (line: median)")
     without_box(axis)
-    return finished(figure)
+    words = ", ".join(f"{name} {times.median():.0f}" for name, times in groups)
+    return with_alt(figure, f"Milliseconds a file, the median by transfer syntax: {words}.")

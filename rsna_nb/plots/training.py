@@ -5,10 +5,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from rsna_nb.plots.style import BLUE, GREEN, GREY, ORANGE, finished, without_box
+from rsna_nb.plots.style import BLUE, GREEN, GREY, ORANGE, with_alt, without_box
 
 CURVES = {
-    "loss": "weighted cross-entropy",
+    "loss": "loss that is trained on",
     "auc": "AUC",
     "precision": "precision at 0.5",
     "recall": "recall at 0.5",
@@ -29,7 +29,10 @@ def class_counts(table: pd.DataFrame) -> Figure:
     axis.set_xlabel("images")
     without_box(axis)
     axis.legend(frameon=False, bbox_to_anchor=(1, 0.5), loc="center left")
-    return finished(figure)
+    words = [
+        f"{split} {row.sum():,} images, {row.get(1, 0):,} with cancer" for split, row in counts.iloc[::-1].iterrows()
+    ]
+    return with_alt(figure, f"Images of each split: {'; '.join(words)}.")
 
 
 def training_curves(history: pd.DataFrame, best_epoch: int) -> Figure:
@@ -49,4 +52,8 @@ def training_curves(history: pd.DataFrame, best_epoch: int) -> Figure:
     for axis in axes[1]:
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.set_xlabel("epoch (dotted: the one kept)")
-    return finished(figure)
+    kept = history.set_index("epoch").loc[best_epoch]
+    words = ", ".join(f"{title} {kept[f'val_{name}']:.3f}" for name, title in CURVES.items())
+    return with_alt(
+        figure, f"Training curves of {len(history)} epochs; at epoch {best_epoch}, kept, validation: {words}."
+    )

@@ -23,7 +23,7 @@ import pandas as pd
 from pydicom.uid import generate_uid
 from tqdm import tqdm
 
-from rsna_nb.storage import locked, processors, write_whole
+from rsna_nb.storage import locked, processors, remove_parts, write_whole
 from rsna_nb.synthetic.anatomy import make_breast
 from rsna_nb.synthetic.drawing import Look, draw_mammogram, lesion_boxes
 from rsna_nb.synthetic.files import write_dicom
@@ -111,8 +111,8 @@ def make_files(data_dir: Path, arguments: dict[str, Any], workers: int | None) -
     submission = test[["prediction_id"]].drop_duplicates().assign(cancer=prevalence / 2)
     write_csv(submission, data_dir / "sample_submission.csv")
     write_whole(data_dir / "generated.json", as_json(arguments))
-    for left_over in (data_dir / "generating.json", *data_dir.rglob(".*.part")):
-        left_over.unlink(missing_ok=True)
+    (data_dir / "generating.json").unlink()
+    remove_parts(data_dir)
 
 
 def is_complete(data_dir: Path, arguments: dict[str, Any]) -> bool:
