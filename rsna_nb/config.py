@@ -5,59 +5,28 @@ with the same default and the same help text.
 """
 
 import ast
-import contextlib
 import difflib
 import json
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
+from rsna_nb.setting import (
+    INFINITY,
+    ConfigError,
+    coerce,
+    is_folder_name,
+    is_group,
+    is_image_size,
+    number,
+    one_of,
+    setting,
+)
 from rsna_nb.storage import write_whole
 
 SCHEMA_VERSION = 1
-
-
-INFINITY = float("inf")
-
-
-class ConfigError(ValueError):
-    """A setting is unknown, of the wrong type or out of range; the message names it."""
-
-
-def setting(
-    default: Any,
-    help: str,
-    rule: str = "",
-    check: Callable[[Any], bool] = lambda value: True,
-    choices: tuple[str, ...] = (),
-) -> Any:
-    """A dataclass field that carries its help text, its rule, in words and as a function, and what may be chosen."""
-    return field(default=default, metadata={"help": help, "rule": rule, "check": check, "choices": choices})
-
-
-def one_of(default: str, choices: tuple[str, ...], help: str) -> Any:
-    return setting(default, help, f"one of {', '.join(choices)}", lambda value: value in choices, choices)
-
-
-def number(default: float, low: float, high: float, help: str) -> Any:
-    """A number in [low, high); `high` may be infinite."""
-    rule = f"at least {low:g}" + (f" and below {high:g}" if high < INFINITY else "")
-    return setting(default, help, rule, lambda value: low <= value < high)
-
-
-def is_image_size(size: int | list[int]) -> bool:
-    sides = size if isinstance(size, list) else [size, size]
-    return len(sides) == 2 and all(type(side) is int and side >= 32 and side % 32 == 0 for side in sides)
-
-
-def is_group(text: str) -> bool:
-    column, equals, value = text.partition("=")
-    return not text or bool(column and equals and value)
-
-
-def is_folder_name(name: str) -> bool:
-    return all(character.isalnum() or character in "-_." for character in name) and not name.startswith(".")
+KINDS = {kind.__name__: kind for kind in (bool, int, float, str)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,20 +166,29 @@ class RunConfig:
         """From `globals()` of a notebook, after its parameters cell and the one that papermill injects.
 
         `own` are parameters of the notebook that are no settings of a run. Where "settings" is one of them it names a
-        file of settings; what the cells themselves set wins over it.
+        file of settings, as notebooks/params/demo.json; over it wins what papermill was given, and what the
+        notebook's own cell sets to another value than the default, as it may have a line for each setting.
 
         papermill only warns of a misspelt `-p`; here it is an error. The names come from the source of
         the cells that begin with "# Parameters", the last run of each, as IPython's `In` holds it.
         """
         cells = {cell.splitlines()[0]: cell for cell in namespace.get("In", []) if cell.startswith("# Parameters")}
-        assigned = {name: namespace.get(name) for cell in cells.values() for name in assigned_names(cell)}
-        refuse_unknown(assigned, own)
-        if namespace.get("resume"):
-            return cls.resumed({name: value for name, value in assigned.items() if name not in own})
-        file = namespace["settings"] if "settings" in own else ""
-        values = asdict(cls.from_json(resolve(file))) if file else {}
-        given = assigned if cells else namespace
-        return cls(**values | {entry.name: given[entry.name] for entry in fields(cls) if entry.name in given})
+        kinds: dict[str, type | None] = {}
+        for cell in cells.values():
+            kinds |= {name: kind or kinds.get(name) for name, kind in assigned_names(cell).items()}
+        names = kinds or [name for name in (*own, *DEFAULTS) if name in namespace]
+        refuse_unknown(names, own)
+        for name in own:
+            if kind := kinds.get(name):
+                coerce(name, namespace[name], kind)
+        given = {name: namespace[name] for name in names if name not in own}
+        if given.get("resume"):
+            return cls.resumed(given)
+        if "settings" not in own or not namespace.get("settings"):
+            return cls(**given)
+        by_papermill = assigned_names(cells.get("# Parameters", ""))
+        changed = {name: value for name, value in given.items() if name in by_papermill or value != DEFAULTS[name]}
+        return replace(cls.from_json(resolve(namespace["settings"])), **changed)
 
     @classmethod
     def resumed(cls, given: Mapping[str, Any]) -> Self:
@@ -218,18 +196,17 @@ class RunConfig:
 
         A default that is given counts as not given: a notebook has a line for each.
         """
-        defaults = {entry.name: entry.default for entry in fields(cls)}
-        asked = cls(resume=given["resume"], runs_dir=given.get("runs_dir", defaults["runs_dir"]))
+        asked = cls(resume=given["resume"], runs_dir=given.get("runs_dir", DEFAULTS["runs_dir"]))
         path = resolve(asked.runs_dir) / asked.resume / "config" / "config.json"
         if not path.is_file():
             raise ConfigError(f"resume: there is no run {asked.resume} in {resolve(asked.runs_dir)}")
         own = replace(cls.from_json(path), resume=asked.resume, runs_dir=asked.runs_dir)
         refuse_unknown(given)
-        values = {name: coerce(name, value, type(defaults[name])) for name, value in given.items()}
+        values = {name: coerce(name, value, type(DEFAULTS[name])) for name, value in given.items()}
         wrong = [
             f"{name} {value!r} (the run has {getattr(own, name)!r})"
             for name, value in values.items()
-            if value not in (defaults[name], getattr(own, name))
+            if value not in (DEFAULTS[name], getattr(own, name))
         ]
         if wrong:
             raise ConfigError(f"run {asked.resume} goes on with its own settings: leave out " + ", ".join(wrong))
@@ -249,8 +226,11 @@ class RunConfig:
         return height, width
 
 
-def refuse_unknown(settings: Mapping[str, Any], own: Collection[str] = ()) -> None:
-    names = [*own, *(entry.name for entry in fields(RunConfig))]
+DEFAULTS = {entry.name: entry.default for entry in fields(RunConfig)}
+
+
+def refuse_unknown(settings: Iterable[str], own: Collection[str] = ()) -> None:
+    names = [*own, *DEFAULTS]
     faults = []
     for name in settings:
         if name not in names:
@@ -260,39 +240,13 @@ def refuse_unknown(settings: Mapping[str, Any], own: Collection[str] = ()) -> No
         raise ConfigError("; ".join(faults))
 
 
-def coerce(name: str, value: Any, kind: type) -> Any:
-    """`value` as `kind`, where nothing is lost by it; `ConfigError` otherwise."""
-    if name == "img_size" and isinstance(value, str | list | tuple):
-        return parse_sides(value)
-    if kind is bool and isinstance(value, str) and value.lower() in ("true", "false"):
-        return value.lower() == "true"
-    if kind is float and type(value) is int:
-        return float(value)
-    if kind is float and isinstance(value, str):  # YAML, and so papermill's -f, takes 1e-3 for text
-        with contextlib.suppress(ValueError):
-            return float(value)
-    if kind is str and isinstance(value, Path):
-        return str(value)
-    if type(value) is not kind:
-        hint = f"; papermill keeps text as it is with -r {name} <text>" if kind is str else ""
-        raise ConfigError(f"{name} must be of type {kind.__name__}, not {type(value).__name__} {value!r}{hint}")
-    return value
-
-
-def parse_sides(value: str | list | tuple) -> Any:
-    try:
-        parsed = json.loads(value) if isinstance(value, str) else value
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"img_size must be a number or [height, width], not {value!r}") from error
-    return list(parsed) if isinstance(parsed, list | tuple) else parsed
-
-
-def assigned_names(source: str) -> list[str]:
-    """Names that the top-level assignments in `source` bind, in their order."""
-    names = []
+def assigned_names(source: str) -> dict[str, type | None]:
+    """Names that the top-level assignments in `source` bind, and the types in their annotations, None without."""
+    names: dict[str, type | None] = {}
     for statement in ast.parse(source).body:
         targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
-        names += [target.id for target in targets if isinstance(target, ast.Name)]
+        kind = KINDS.get(ast.unparse(statement.annotation)) if isinstance(statement, ast.AnnAssign) else None
+        names |= {target.id: kind for target in targets if isinstance(target, ast.Name)}
     return names
 
 

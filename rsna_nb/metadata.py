@@ -210,7 +210,8 @@ def check(df: pd.DataFrame, split: Split, path: Path, layout: Layout) -> None:
         first = df.index.to_series().groupby(df["image_id"], dropna=False).transform("first")
         twice = first[first != first.index]
         faults += [
-            f"row {line}: image_id {df['image_id'][line]} stands in row {row} already" for line, row in twice.items()
+            f"row {line}: image_id {image_id} stands in row {row} already"
+            for line, row, image_id in zip(twice.index, twice, df["image_id"][twice.index], strict=True)
         ]
     faults += other_values(df, "laterality", ["L", "R"])
     if "age" in df:

@@ -95,6 +95,29 @@ def test_a_notebook_takes_a_file_of_settings_and_what_its_cells_set_wins(tmp_pat
         RunConfig.from_notebook(given, "settings")
 
 
+def test_a_line_for_each_setting_leaves_the_file_those_that_have_their_default(tmp_path):
+    path = tmp_path / "settings.json"
+    path.write_text('{"epochs": 7, "dropout": 0.1, "seed": 5}')
+    cell = f"# Parameters: all\nsettings = '{path}'\nepochs = 35\ndropout = 0.3\nseed = 42"
+    variables = {"settings": str(path), "epochs": 35, "dropout": 0.3, "seed": 42}
+    config = RunConfig.from_notebook({"In": [cell], **variables}, "settings")
+    assert config == RunConfig(epochs=7, dropout=0.3, seed=5)
+    config = RunConfig.from_notebook({"In": [cell, "# Parameters\nepochs = 35"], **variables}, "settings")
+    assert config == RunConfig(epochs=35, dropout=0.3, seed=5)
+
+
+def test_what_a_notebook_has_besides_its_parameters_is_no_setting():
+    assert RunConfig.from_notebook({"In": ["# Parameters: x\nseed = 1"], "seed": 1, "weights": {}}) == RunConfig(seed=1)
+    assert RunConfig.from_notebook({"seed": 1, "df": {}}) == RunConfig(seed=1)
+
+
+@pytest.mark.parametrize(("value", "message"), [(2000.0, "draws must be of type int"), ("many", "not str 'many'")])
+def test_a_notebooks_own_parameters_have_the_types_of_its_cell(value, message):
+    cells = ["# Parameters: of this notebook\ndraws: int = 2000", f"# Parameters\ndraws = {value!r}"]
+    with pytest.raises(ConfigError, match=message):
+        RunConfig.from_notebook({"In": cells, "draws": value}, "draws")
+
+
 def test_a_notebook_forgets_a_misspelling_that_was_mended():
     cells = ["# Parameters: all\nepochz = 35", "x = 1", "# Parameters: all\nepochs = 35"]
     assert RunConfig.from_notebook({"In": cells, "epochs": 35, "epochz": 35}).epochs == 35
