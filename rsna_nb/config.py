@@ -37,6 +37,7 @@ class RunConfig:
     passes it is understood where it is unambiguous: "true" for a bool, "[1024, 512]" for a size.
     """
 
+    # data and folders
     data_dir: str = setting(
         "", 'folder with train.csv and train_images; "" makes the demo set (on Kaggle: the mounted data)'
     )
@@ -51,6 +52,7 @@ class RunConfig:
         "a multiple of 32, or [height, width] of such",
         is_image_size,
     )
+    # network
     backbone: str = setting("resnet50v2", "a name in rsna_nb.backbones.BACKBONES")
     weights: str = setting(
         "imagenet", '"imagenet", "none", a weights file or the folder of a preset of keras-hub', "not empty", bool
@@ -62,6 +64,7 @@ class RunConfig:
     fine_tune_learning_rate: float = number(1e-5, 1e-12, 10, "of Adam, when the backbone learns")
     pooling: str = one_of("avg", ("avg", "max"), '"avg" or "max", over the backbone\'s last feature map')
     dropout: float = number(0.2, 0, 1, "share of pooled features dropped in training")
+    # pictures and class imbalance
     augmentation: str = one_of(
         "flips",
         ("none", "flips", "strong"),
@@ -77,6 +80,7 @@ class RunConfig:
         1.0, "what a positive is to be scored as, 0.8 to 1", "0.8 to 1", lambda value: 0.8 <= value <= 1
     )
     focal_gamma: float = number(2.0, 0, 10, "how little the focal loss weighs what is right already")
+    # optimizer
     epochs: int = number(35, 1, INFINITY, "passes over the training images")
     batch_size_per_gpu: int = number(256, 1, INFINITY, "the global batch is this times the GPUs")
     gradient_accumulation: int = number(1, 1, 65, "times batch_size_per_gpu that make one step of the optimizer")
@@ -87,6 +91,7 @@ class RunConfig:
     warmup_epochs: int = number(0, 0, INFINITY, "in which the learning rate rises from 0")
     clip_norm: float = number(0.0, 0, INFINITY, "longest gradient, all weights together; 0 for any")
     ema: float = number(0.0, 0, 1, "momentum of averaged weights, which are then judged and kept, as 0.999; 0 for none")
+    # split
     val_fraction: float = number(0.2, 0.01, 0.9, "share of women for validation, unless fold asks for one")
     test_fraction: float = number(0.0, 0, 0.9, "share of women set aside, unseen by training and checkpoint choice")
     fold: int = number(-1, -1, INFINITY, "-1: one hold-out; else this fold is the validation")
@@ -97,12 +102,14 @@ class RunConfig:
         'empty, or a column and a value as "machine_id=49"',
         is_group,
     )
+    # which epoch is kept, and when to stop
     monitor: str = one_of(
         "val_loss", ("val_loss", "val_auc", "val_pf1"), '"val_loss", "val_auc" or "val_pf1": picks the best epoch'
     )
     reduce_lr_patience: int = number(3, 0, INFINITY, "epochs without gain before the rate falls; 0: never")
     reduce_lr_factor: float = number(0.5, 0.01, 1, "what the learning rate is multiplied by then")
     early_stopping_patience: int = number(10, 0, INFINITY, "epochs without gain before the end; 0: never")
+    # computing
     mixed_precision: str = one_of(
         "auto",
         ("auto", "float32", "bfloat16", "float16"),
