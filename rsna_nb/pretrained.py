@@ -60,7 +60,7 @@ def explained_download() -> Iterator[None]:
         file = message.split(" on ", 1)[-1].split(": ", 1)[0].rsplit("/", 1)[-1] if "URL" in message else "the file"
         raise WeightsError(
             f"the ImageNet weights cannot be downloaded ({message}). Put {file} into {cache}, or set weights to a "
-            'weights file of your own, or to "none" with freeze_backbone=False'
+            'weights file of your own, or take a recipe that needs none: settings "notebooks/params/demo.json"'
         ) from error
     finally:
         socket.setdefaulttimeout(timeout)

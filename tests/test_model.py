@@ -114,7 +114,7 @@ def test_without_a_network_the_error_names_the_file_the_cache_and_the_choices(tm
     message = str(caught.value)
     assert "densenet121_weights_tf_dim_ordering_tf_kernels_notop.h5" in message
     assert "models" in message
-    assert '"none" with freeze_backbone=False' in message
+    assert message.endswith('or take a recipe that needs none: settings "notebooks/params/demo.json"')
     assert "weights file of your own" in message
 
 
