@@ -142,8 +142,3 @@ def build_backbone(
             return build((height, width), str(path), synchronized)
     except (ValueError, OSError, KeyError, UserWarning) as error:
         raise WeightsError(f"weights {weights} do not fit backbone {name}: {error}") from error
-
-
-def load_model(path: str | Path) -> keras.Model:
-    """A saved network, for inference. It is to be loaded here, for Keras to know the layers that are our own."""
-    return keras.models.load_model(path, compile=False)

@@ -19,12 +19,12 @@ import numpy as np
 from rsna_nb.callbacks import MODES, Logs, Validate
 from rsna_nb.config import RunConfig
 from rsna_nb.learner import Learner
-from rsna_nb.runs import FOLDERS, Run, RunError
+from rsna_nb.runs import FOLDERS, Run, RunError, differences
 from rsna_nb.storage import DamagedFileError, put, read_arrays, write_arrays
 
 log = logging.getLogger(__name__)
 
-FILE = "checkpoints/state.npz"
+STATE_FILE = "checkpoints/state.npz"
 # What Keras's callbacks know after an epoch and forget when training begins.
 REMEMBERED = {
     keras.callbacks.ReduceLROnPlateau: ("best", "wait", "cooldown_counter"),
@@ -36,7 +36,7 @@ REMEMBERED = {
 class Progress:
     """Where a run stands: finished epochs, and how a batch goes through the devices."""
 
-    phase: int = 0  # of fitting.phases
+    phase: int = 0  # of phases.phases
     first: int = 0  # epochs that were finished when the phase began
     epoch: int = 0  # that are finished now
     finished: bool = False  # the phase
@@ -53,7 +53,7 @@ def save(run: Run, progress: Progress, learner: Learner, best: dict[str, np.ndar
     facts = {"progress": asdict(progress), "settings": json.loads(run.file("config/config.json").read_text())}
     arrays = {f"variable {number}": variable.numpy() for number, variable in enumerate(learner.state)}
     arrays |= {f"best {name}": value for name, value in best.items()}
-    write_arrays(run.path / FILE, arrays | {"facts": np.array(json.dumps(facts))})
+    write_arrays(run.path / STATE_FILE, arrays | {"facts": np.array(json.dumps(facts))})
 
 
 def load(run: Run) -> tuple[Progress, dict[str, np.ndarray]] | None:
@@ -61,10 +61,10 @@ def load(run: Run) -> tuple[Progress, dict[str, np.ndarray]] | None:
 
     `RunError` where config.json was changed, or the state is damaged.
     """
-    if not (run.path / FILE).is_file():
+    if not (run.path / STATE_FILE).is_file():
         return None
     try:
-        arrays = read_arrays(run.path / FILE)
+        arrays = read_arrays(run.path / STATE_FILE)
     except DamagedFileError as error:
         raise RunError(f"{error}; remove it to begin the run anew") from error
     facts = json.loads(str(arrays.pop("facts")))
@@ -76,7 +76,7 @@ def restore(learner: Learner, arrays: dict[str, np.ndarray]) -> None:
     """Set every variable of a compiled learner; `RunError` where they are those of another network."""
     values = [arrays[name] for name in (f"variable {number}" for number in range(len(arrays))) if name in arrays]
     if [value.shape for value in values] != [tuple(variable.shape) for variable in learner.state]:
-        raise RunError(f"{FILE} is of another network: has rsna_nb or Keras changed since the run was begun?")
+        raise RunError(f"{STATE_FILE} is of another network: has rsna_nb or Keras changed since the run was begun?")
     for variable, value in zip(learner.state, values, strict=True):
         variable.assign(value)
 
@@ -117,10 +117,8 @@ def check_data(run: Run, environment: dict[str, Any]) -> None:
 
 
 def refuse_differences(run: Run, where: str, before: dict[str, Any], now: dict[str, Any]) -> None:
-    changed = [name for name in before if before[name] != now.get(name)]
-    if changed:
-        differences = ", ".join(f"{name} {before[name]!r} and now {now.get(name)!r}" for name in changed)
-        raise RunError(f"run {run.id} cannot go on: {where} differ from those it was begun with: {differences}")
+    if changed := differences(before, now):
+        raise RunError(f"run {run.id} cannot go on: {where} differ from those it was begun with: {changed}")
 
 
 class BestCheckpoint(keras.callbacks.Callback):

@@ -22,7 +22,7 @@ from rsna_nb import runs, splits
 from rsna_nb.config import ConfigError, RunConfig, resolve
 from rsna_nb.data import prepare, split_table
 from rsna_nb.distribution import explained_loss, find_devices
-from rsna_nb.runs import Run, RunError, list_runs, load_run, recipe
+from rsna_nb.runs import FOLDERS, Run, load_run, readable_runs, recipe
 from rsna_nb.splits import SplitError
 from rsna_nb.storage import locked
 from rsna_nb.training import train
@@ -89,11 +89,7 @@ def groups(config: RunConfig, column: str) -> pd.DataFrame:
     neither side) and reason, "" where there is none.
     """
     table, _ = split_table(part_of(config, fold=0))
-    if column not in table:
-        raise SplitError(
-            f"the table has no column {column} to leave values out of; it has {', '.join(map(str, table))}"
-        )
-    table = table.assign(**{column: splits.in_words(table[column])})
+    table = table.assign(**{column: splits.groups_of(table, column)})
     rows = []
     for value, own in table.groupby(column):
         women = own["patient_id"]
@@ -138,7 +134,7 @@ def train_parts(parts: dict[Name, RunConfig], wanted: list[Name]) -> dict[Name, 
     for name in wanted:
         train_part(parts[name], origin)
     found = {name: find(config, origin) for name, config in parts.items()}
-    return {name: run for name, run in found.items() if run and is_finished(run)}
+    return {name: run for name, run in found.items() if run and run.is_finished}
 
 
 def train_part(config: RunConfig, origin: Origin) -> None:
@@ -147,14 +143,14 @@ def train_part(config: RunConfig, origin: Origin) -> None:
     with locked(place(config) / f".{what.replace(' ', '-')}") if devices.chief else nullcontext():
         with explained_loss(devices):
             known = find(config, origin) if devices.chief else None
-            name = devices.told_by_chief(known.id if known else "")
+            name = devices.broadcast(known.id if known else "")
         run = load_run(name, config.runs_dir) if name else None
-        if run and is_finished(run):
+        if run and run.is_finished:
             log.info("%s: run %s is finished", what, run.id)
         elif run:
             log.info("%s: run %s was stopped before its end", what, run.id)
-            here = {folder: getattr(config, folder) for folder in ("data_dir", "store_dir", "runs_dir")}
-            train(dataclasses.replace(run.config, resume=run.id, **here))
+            here = {folder: getattr(config, folder) for folder in FOLDERS}
+            train(dataclasses.replace(run.config, **here | {"resume": run.id}))
         else:
             log.info("%s", what)
             train(config)
@@ -162,20 +158,14 @@ def train_part(config: RunConfig, origin: Origin) -> None:
 
 def find(config: RunConfig, origin: Origin) -> Run | None:
     """The newest run of these settings and data: of those that are finished, else of those that were stopped."""
-    known = [run for run in list_runs(config.runs_dir) if is_of(run, config) and origin.is_that_of(run, config)]
-    return max(known, key=lambda run: (is_finished(run), run.id), default=None)
+    known = [run for run in readable_runs(config.runs_dir) if part(run.config) == part(config)]
+    known = [run for run in known if origin.is_that_of(run, config)]
+    return max(known, key=lambda run: (run.is_finished, run.id), default=None)
 
 
-def is_of(run: Run, config: RunConfig) -> bool:
-    try:
-        own = run.config
-    except (ConfigError, RunError):  # a run of another version of the package
-        return False
-    return (own.fold, own.leave_out, recipe(own)) == (config.fold, config.leave_out, recipe(config))
-
-
-def is_finished(run: Run) -> bool:
-    return (run.path / "metrics.json").is_file()
+def part(config: RunConfig) -> tuple[object, ...]:
+    """What the run of one part of a cross-validation is known by."""
+    return config.fold, config.leave_out, recipe(config)
 
 
 def place(config: RunConfig) -> Path:

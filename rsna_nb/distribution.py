@@ -86,15 +86,15 @@ class Devices:
     def compiled(self, function: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
         return tf.function(function, jit_compile=self.compiles, reduce_retracing=True)
 
-    def joined(self, mine: np.ndarray) -> np.ndarray:
+    def all_gather(self, mine: np.ndarray) -> np.ndarray:
         """Every machine's rows, the first machine's first; all have as many."""
         if self.workers == 1:
             return mine
         rows = np.zeros((self.workers, *mine.shape), mine.dtype)
         rows[self.worker] = mine
-        return self.total(rows).reshape(-1, *mine.shape[1:])
+        return self.all_reduce_sum(rows).reshape(-1, *mine.shape[1:])
 
-    def total(self, mine: np.ndarray) -> np.ndarray:
+    def all_reduce_sum(self, mine: np.ndarray) -> np.ndarray:
         """The sum over the machines; each waits here for all others."""
         if self.workers == 1:
             return mine
@@ -107,20 +107,20 @@ class Devices:
 
     def check_same(self, what: str, *numbers: int) -> None:
         """`DistributionError` where the machines have other numbers: all have to see the same files."""
-        if (self.total(np.array(numbers)) != self.workers * np.array(numbers)).any():
+        if (self.all_reduce_sum(np.array(numbers)) != self.workers * np.array(numbers)).any():
             raise DistributionError(f"the {what} is not the same on all machines: they have to share runs_dir")
 
     def wait(self) -> None:
         """Until every machine is here."""
-        self.total(np.zeros(1, np.int32))
+        self.all_reduce_sum(np.zeros(1, np.int32))
 
-    def told_by_chief(self, text: str) -> str:
+    def broadcast(self, text: str) -> str:
         """The chief's text, on every machine."""
         told = np.zeros(LONGEST_TEXT, np.int32)
         if self.chief:
             letters = np.frombuffer(text.encode(), np.uint8)
             told[: len(letters)] = letters
-        return bytes(self.total(told).astype(np.uint8)).rstrip(b"\0").decode()
+        return bytes(self.all_reduce_sum(told).astype(np.uint8)).rstrip(b"\0").decode()
 
 
 @functools.cache
@@ -151,12 +151,12 @@ def read_tf_config() -> tuple[dict[str, list[str]], tuple[str, int]]:
         content = json.loads(text)
         machines = {str(kind): list(addresses) for kind, addresses in content.get("cluster", {}).items()}
         task = (content["task"]["type"], int(content["task"]["index"])) if machines else ("worker", 0)
-        if machines:
-            machines[task[0]][task[1]]
+        if machines and (not 0 <= task[1] < len(machines[task[0]]) or len(machines.get("chief", [])) > 1):
+            raise ValueError("the index is none of its kind, or there are two chiefs")
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise DistributionError(
             'TF_CONFIG must be {"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}, '
-            f"the index that of this machine, not {text}"
+            f"the index that of this machine, from 0 on, with one chief at most, not {text}"
         ) from error
     if set(machines) - {"chief", "worker"}:
         raise DistributionError(f'TF_CONFIG has {", ".join(machines)}: only "worker" (and one "chief") can be used')

@@ -80,40 +80,13 @@ def features_of(config: RunConfig, data: Data, pooled: keras.Model, devices: Dev
 
     Training images have four variants where augmentation is "flips", all others one.
     """
-    folder = bank_folder(config, data, pooled)
     table = data.table[data.table["split"].isin(["train", "validation"])]
     wanted = np.ones((len(table), VARIANTS if config.augmentation == "flips" else 1), bool)
     wanted[(table["split"] != "train").to_numpy(), 1:] = False
     keys = (data.digests()[table.index][:, np.newaxis] << np.uint64(2)) + np.arange(wanted.shape[1], dtype=np.uint64)
-    batch = BATCH
-    with locked(folder) if devices.chief else nullcontext():
-        if devices.chief:
-            remove_parts(folder)
-        devices.wait()  # for the first machine to have the lock
-        values, found = look_up(folder, keys, pooled.output_shape[-1])
-        while devices.total((missing := wanted & ~found).sum(keepdims=True)).any() and batch:
-            try:
-                fill(
-                    folder,
-                    table["file"].to_numpy(),
-                    keys,
-                    missing,
-                    Pictures(config.image_shape),
-                    pooled,
-                    devices,
-                    batch,
-                )
-                batch = 0  # or there is nothing to be done about what is missing
-            except tf.errors.ResourceExhaustedError:
-                if batch == 1 or devices.workers > 1:
-                    raise
-                batch //= 2
-                log.warning("out of memory: the feature bank goes on with %d images at once on a device", batch)
-            devices.wait()
-            values, found = look_up(folder, keys, pooled.output_shape[-1])
-    if missing.any():
-        raise FeatureBankError(f"{folder} lacks what was computed for it: all machines have to share store_dir")
-    log.info("feature bank %s: %d images", folder.name, len(table))
+    bank = Bank(bank_folder(config, data, pooled), pooled, Pictures(config.image_shape), devices)
+    values = bank.filled_up(table["file"].to_numpy(), keys, wanted)
+    log.info("feature bank %s: %d images", bank.folder.name, len(table))
     return Features(values, pd.Series(np.arange(len(keys)), index=table["file"]))
 
 
@@ -134,54 +107,97 @@ def bank_folder(config: RunConfig, data: Data, pooled: keras.Model) -> Path:
     return data.store.with_name(f"{data.store.name}.features") / f"{config.backbone}-{config.pooling}-{key}"
 
 
-def fill(
-    folder: Path,
-    files: np.ndarray,
-    keys: np.ndarray,
-    missing: np.ndarray,
-    pictures: Pictures,
-    pooled: keras.Model,
-    devices: Devices,
-    batch: int,
-) -> None:
-    """Compute the `missing` of files x variants on all devices, of all machines, and write them as blocks.
+@dataclass(frozen=True)
+class Bank:
+    """What `pooled` makes of pictures, on all devices of all machines, in blocks of a folder that they share.
 
-    `keys` names each, uint64 (files, variants); `batch` images go through a device at once.
+    Pictures are `files`; `keys` name each of their variants, uint64 (files, variants), and `wanted`, `found` and
+    `missing`, bool, say which of these are meant.
     """
-    started, images = time.perf_counter(), int(missing.any(axis=1).sum())
-    log.info("feature bank %s: %d images, %d forward passes", folder.name, images, missing.sum())
-    kinds, kind = np.unique(missing, axis=0, return_inverse=True)
-    with devices.scope():
-        block = Block(folder)
-        try:
-            for number, wanted in enumerate(kinds):
-                rows = np.flatnonzero(kind.ravel() == number)[devices.worker :: devices.workers]
-                if wanted.any() and len(rows):
-                    variants = np.flatnonzero(wanted)
-                    for part, variant, values in passes(files[rows], variants, pictures, pooled, devices, batch):
-                        block.add(keys[rows[part], variant], values)
-        finally:
-            block.write()
-    log.info("feature bank: %.1f s", time.perf_counter() - started)
 
+    folder: Path
+    pooled: keras.Model
+    pictures: Pictures
+    devices: Devices
 
-def passes(
-    files: np.ndarray, variants: np.ndarray, pictures: Pictures, pooled: keras.Model, devices: Devices, batch: int
-) -> Iterator[tuple[np.ndarray, int, np.ndarray]]:
-    """(positions of files, variant, float32 features) of each forward pass; each file is read once."""
+    def filled_up(self, files: np.ndarray, keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+        """The features, float32 (files, variants, channels), after what is missing of those wanted was computed."""
+        with locked(self.folder) if self.devices.chief else nullcontext():
+            if self.devices.chief:
+                remove_parts(self.folder)
+            self.devices.wait()  # for the first machine to have the lock
+            values, found = self.look_up(keys)
+            if self.devices.all_reduce_sum((wanted & ~found).sum(keepdims=True)).any():
+                self.fill_within_memory(files, keys, wanted, found)
+                self.devices.wait()
+                values, found = self.look_up(keys)
+        if (wanted & ~found).any():
+            raise FeatureBankError(
+                f"{self.folder} lacks what was computed for it: all machines have to share store_dir"
+            )
+        return values
 
-    @devices.compiled
-    def forward(images: tf.Tensor, flips: tf.Tensor) -> tf.Tensor:
-        return tf.cast(pooled(pictures.to_network(images, flips), training=False), tf.float32)
+    def fill_within_memory(self, files: np.ndarray, keys: np.ndarray, wanted: np.ndarray, found: np.ndarray) -> None:
+        """Compute what was not found; where memory runs out, the rest of it with half as many images at once."""
+        batch = BATCH
+        while True:
+            try:
+                return self.fill(files, keys, wanted & ~found, batch)
+            except tf.errors.ResourceExhaustedError:
+                if batch == 1 or self.devices.workers > 1:
+                    raise
+            batch //= 2
+            log.warning("out of memory: the feature bank goes on with %d images at once on a device", batch)
+            _, found = self.look_up(keys)
 
-    local = devices.share.local
-    steps = -(-len(files) // (batch * local))
-    step = -(-len(files) // (steps * local)) * local  # as many in each, so that hardly any fill up the last
-    positions = np.resize(np.arange(len(files)), steps * step)
-    for number, (images,) in enumerate(pictures.read_all(files[positions], step)):
-        part = positions[number * step : (number + 1) * step]
-        for variant in variants:
-            yield part, variant, devices.results(forward, images, tf.fill([step], tf.cast(variant, tf.int64)))
+    def fill(self, files: np.ndarray, keys: np.ndarray, missing: np.ndarray, batch: int) -> None:
+        """Compute what is missing, `batch` images at once on a device, and write it as blocks."""
+        started, images = time.perf_counter(), int(missing.any(axis=1).sum())
+        log.info("feature bank %s: %d images, %d forward passes", self.folder.name, images, missing.sum())
+        kinds, kind = np.unique(missing, axis=0, return_inverse=True)
+        with self.devices.scope():
+            block = Block(self.folder)
+            try:
+                for number, wanted in enumerate(kinds):
+                    rows = np.flatnonzero(kind.ravel() == number)[self.devices.worker :: self.devices.workers]
+                    if wanted.any() and len(rows):
+                        for part, variant, values in self.passes(files[rows], np.flatnonzero(wanted), batch):
+                            block.add(keys[rows[part], variant], values)
+            finally:
+                block.write()
+        log.info("feature bank: %.1f s", time.perf_counter() - started)
+
+    def passes(
+        self, files: np.ndarray, variants: np.ndarray, batch: int
+    ) -> Iterator[tuple[np.ndarray, int, np.ndarray]]:
+        """(positions of files, variant, float32 features) of each forward pass; each file is read once."""
+
+        @self.devices.compiled
+        def forward(images: tf.Tensor, flips: tf.Tensor) -> tf.Tensor:
+            return tf.cast(self.pooled(self.pictures.to_network(images, flips), training=False), tf.float32)
+
+        local = self.devices.share.local
+        steps = -(-len(files) // (batch * local))
+        step = -(-len(files) // (steps * local)) * local  # as many in each, so that hardly any fill up the last
+        positions = np.resize(np.arange(len(files)), steps * step)
+        for number, (images,) in enumerate(self.pictures.read_all(files[positions], step)):
+            part = positions[number * step : (number + 1) * step]
+            for variant in variants:
+                yield part, variant, self.devices.results(forward, images, tf.fill([step], tf.cast(variant, tf.int64)))
+
+    def look_up(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The features of each key, float32 (*keys.shape, channels), and whether it was found."""
+        channels = self.pooled.output_shape[-1]
+        order = np.argsort(keys, axis=None)
+        ascending = keys.ravel()[order]
+        values, found = np.zeros((keys.size, channels), np.float32), np.zeros(keys.size, bool)
+        for path in sorted(self.folder.glob("*.npz")):
+            known, features = read_block(path, channels)
+            place = np.minimum(np.searchsorted(ascending, known), keys.size - 1)
+            wanted = ascending[place] == known
+            rows = order[place[wanted]]
+            values[rows], found[rows] = features[wanted], True
+        return values.reshape(*keys.shape, channels), found.reshape(keys.shape)
 
 
 class Block:
@@ -204,20 +220,6 @@ class Block:
             name = hashlib.sha256(keys.tobytes()).hexdigest()[:16]
             write_arrays(self.folder / f"{name}.npz", {"keys": keys, "values": values})
         self.keys, self.values, self.started = [], [], time.perf_counter()
-
-
-def look_up(folder: Path, keys: np.ndarray, channels: int) -> tuple[np.ndarray, np.ndarray]:
-    """The features of each key, float32 (*keys.shape, channels), and whether it was found."""
-    order = np.argsort(keys, axis=None)
-    ascending = keys.ravel()[order]
-    values, found = np.zeros((keys.size, channels), np.float32), np.zeros(keys.size, bool)
-    for path in sorted(folder.glob("*.npz")):
-        known, features = read_block(path, channels)
-        place = np.minimum(np.searchsorted(ascending, known), keys.size - 1)
-        wanted = ascending[place] == known
-        rows = order[place[wanted]]
-        values[rows], found[rows] = features[wanted], True
-    return values.reshape(*keys.shape, channels), found.reshape(keys.shape)
 
 
 def read_block(path: Path, channels: int) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from rsna_nb import backbones
+import rsna_nb.vit  # noqa: F401  whose layers Keras has to know to load them
 from rsna_nb.reading import read_pictures
 from rsna_nb.runs import Run, RunError
 
@@ -18,7 +18,7 @@ FLIPS: tuple[tuple[int, ...], ...] = ((), (1,), (2,), (1, 2))  # axes of (n, hei
 
 def load_model(run: Run) -> keras.Model:
     """The run's best model, (batch, height, width, 1) in 0-1 -> (batch, 1); not compiled."""
-    return backbones.load_model(run.checkpoint)
+    return keras.models.load_model(run.checkpoint, compile=False)
 
 
 def predict(run: Run, paths: Sequence[str | Path], batch_size: int = 16, flips: bool = False) -> pd.DataFrame:
@@ -39,6 +39,13 @@ def predict(run: Run, paths: Sequence[str | Path], batch_size: int = 16, flips: 
     -------
     One row a file, in their order: path, score (probability of cancer, NaN where the file cannot be read)
     and error (the reason, else "").
+
+    Raises
+    ------
+    RunError
+        Where the run has no model.
+    ValueError
+        Where batch_size is below 1.
     """
     return predict_by_runs([run], paths, batch_size, flips).rename(columns={run.id: "score"})
 
@@ -51,8 +58,10 @@ def predict_by_runs(
     `RunError` where two of the runs have the same id.
     """
     ids = [run.id for run in runs]
-    if len(set(ids)) < len(ids):
-        raise RunError(f"a run is named twice: {', '.join(sorted(ids))}")
+    if twice := sorted({name for name in ids if ids.count(name) > 1}):
+        raise RunError(f"a run is named twice: {', '.join(twice)}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
     df = pd.DataFrame({"path": [str(path) for path in paths]}).assign(**dict.fromkeys(ids, np.nan), error="")
     for shape in dict.fromkeys(run.config.image_shape for run in runs):
         models = {run.id: load_model(run) for run in runs if run.config.image_shape == shape}

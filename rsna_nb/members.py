@@ -14,9 +14,9 @@ import pandas as pd
 
 from rsna_nb.comparison import on_the_same_images, refuse_seen
 from rsna_nb.config import RunConfig, resolve
-from rsna_nb.evaluation import find_run, held_out
+from rsna_nb.evaluation import held_out
 from rsna_nb.metrics import MetricsError
-from rsna_nb.runs import Run, list_runs, load_run, recipe
+from rsna_nb.runs import Run, RunError, load_run, readable_runs, recipe
 
 KEY = ["patient_id", "image_id"]
 
@@ -95,12 +95,14 @@ def find_runs(names: str, runs_dir: str | Path = "runs") -> list[Run]:
     """Runs by their ids or paths, between commas or spaces.
 
     "" is the newest finished run and all others on its split: the newest of each recipe and fold, of recipes that have
-    the same folds. `RunError` where there is none.
+    the same folds. Runs that left out a site or machine are not among them. `RunError` where there is none.
     """
     if names.strip():
         return [load_run(name, runs_dir) for name in re.split(r"[,\s]+", names.strip(", \n"))]
-    newest = find_run("", runs_dir)
-    finished = [run for run in list_runs(runs_dir) if (run.path / "predictions.csv").is_file()]
+    finished = [run for run in readable_runs(runs_dir) if run.is_finished and not run.config.leave_out]
+    if not finished:
+        raise RunError(f"there is no finished run in {resolve(runs_dir)}: 03_train and 05_cross_validate make them")
+    newest = finished[-1]
     by_recipe: dict[str, dict[int, Run]] = {}
     for run in finished:
         if split_of(run.config) == split_of(newest.config):

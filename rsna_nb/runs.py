@@ -27,8 +27,10 @@ from typing import Any
 
 import pandas as pd
 
-from rsna_nb.config import RunConfig, resolve
+from rsna_nb.config import ConfigError, RunConfig, resolve
 from rsna_nb.storage import write_whole
+
+log = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).parent
 PACKAGES = ["rsna_nb", "tensorflow", "keras", "numpy", "pandas", "scikit-learn", "pydicom", "imagecodecs", "papermill"]
@@ -50,6 +52,11 @@ class Run:
     @property
     def id(self) -> str:
         return self.path.name
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether its training has ended, and everything is written."""
+        return (self.path / "metrics.json").is_file()
 
     @cached_property
     def config(self) -> RunConfig:
@@ -123,10 +130,29 @@ def list_runs(runs_dir: str | Path = "runs") -> list[Run]:
     return [Run(path.parent.parent) for path in sorted(configs)]
 
 
+def readable_runs(runs_dir: str | Path = "runs") -> list[Run]:
+    """As `list_runs`, without those whose settings this version of the package does not know: they are logged."""
+    return [run for run in list_runs(runs_dir) if known_settings(run)]
+
+
+def known_settings(run: Run) -> RunConfig | None:
+    try:
+        return run.config
+    except ConfigError as error:
+        log.warning("run %s is passed over: %s", run.id, error)
+        return None
+
+
 def recipe(config: RunConfig) -> dict[str, Any]:
     """Every setting but folders, the run's name, and who validates: the runs of a cross-validation share it."""
     others = (*FOLDERS, "run_name", "fold", "leave_out")
     return {name: value for name, value in asdict(config).items() if name not in others}
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """What is not now what it was before, in words; "" where all is."""
+    changed = [name for name in dict.fromkeys([*before, *now]) if before.get(name) != now.get(name)]
+    return ", ".join(f"{name} {before.get(name)!r} and now {now.get(name)!r}" for name in changed)
 
 
 def copy_code(folder: Path) -> None:

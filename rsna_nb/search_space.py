@@ -122,10 +122,15 @@ def possible(config: RunConfig, name: str, values: Range | Choice) -> Range | Ch
     return Choice(tuple(kept))
 
 
+def is_drawn(name: str, config: RunConfig) -> bool:
+    """Whether a setting has an effect beside the others of `config`."""
+    return name not in DRAWN_WHEN or DRAWN_WHEN[name](config)
+
+
 def draw(trial: Draws, space: Space, config: RunConfig) -> RunConfig:
     """`config` with a trial's values; `ConfigError` where they do not go together."""
     for name, values in space.items():
-        if DRAWN_WHEN.get(name, bool)(config):
+        if is_drawn(name, config):
             drawn: dict[str, Any] = {name: values.draw(trial, name)}
             config = dataclasses.replace(config, **drawn)
     return config
@@ -133,4 +138,4 @@ def draw(trial: Draws, space: Space, config: RunConfig) -> RunConfig:
 
 def own_values(space: Space, config: RunConfig) -> dict[str, Any]:
     """What a trial with the settings of `config` would have drawn."""
-    return {name: getattr(config, name) for name in space if DRAWN_WHEN.get(name, bool)(config)}
+    return {name: getattr(config, name) for name in space if is_drawn(name, config)}

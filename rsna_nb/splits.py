@@ -71,14 +71,19 @@ def apart(metadata: pd.DataFrame, inside: pd.Series) -> tuple[Indices, Indices]:
 def leave_out(metadata: pd.DataFrame, group: str) -> tuple[Indices, Indices]:
     """(training, validation) where `group`, as "machine_id=49", validates; `SplitError` where there is none."""
     column, _, value = group.partition("=")
-    if column not in metadata or metadata[column].isna().all():
-        known = ", ".join(str(name) for name in metadata if metadata[name].notna().any())
-        raise SplitError(f"leave_out {group}: the table has no column {column}; it has {known}")
-    names = in_words(metadata[column])
+    names = groups_of(metadata, column)
     if not (names == value).any():
         known = ", ".join(names.dropna().sort_values(key=lambda name: name.str.zfill(20)).unique())
         raise SplitError(f"leave_out {group}: no image has the {column} {value}; there are {known}")
     return apart(metadata, names == value)
+
+
+def groups_of(metadata: pd.DataFrame, column: str) -> pd.Series:
+    """The values of a column that women can be left out by, in words; `SplitError` where it is not there, or empty."""
+    if column not in metadata or metadata[column].isna().all():
+        known = ", ".join(str(name) for name in metadata if metadata[name].notna().any())
+        raise SplitError(f"the table has no column {column} with values to leave out; it has {known}")
+    return in_words(metadata[column])
 
 
 def in_words(values: pd.Series) -> pd.Series:

@@ -23,7 +23,7 @@ import pandas as pd
 
 from rsna_nb.config import ConfigError, resolve
 from rsna_nb.metrics import MetricsError
-from rsna_nb.runs import RunError
+from rsna_nb.runs import RunError, differences
 from rsna_nb.storage import is_held, locked
 
 try:
@@ -76,10 +76,8 @@ def open_study(folder: Path, storage: str, asked: Asked) -> optuna.Study:
 
 
 def refuse_differences(name: str, before: dict[str, Any], now: dict[str, Any]) -> None:
-    changed = [fact for fact in dict.fromkeys([*before, *now]) if before.get(fact) != now.get(fact)]
-    if changed:
-        differences = "; ".join(f"{fact} {before.get(fact)!r} and now {now.get(fact)!r}" for fact in changed)
-        raise StudyError(f"study {name} was begun otherwise: {differences}. Give another study name, or its settings")
+    if changed := differences(before, now):
+        raise StudyError(f"study {name} was begun otherwise: {changed}. Give another study name, or its settings")
 
 
 def open_storage(folder: Path, storage: str) -> optuna.storages.BaseStorage:

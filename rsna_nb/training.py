@@ -12,7 +12,7 @@ import keras
 import pandas as pd
 import tensorflow as tf
 
-from rsna_nb import checkpoints, features, metrics, runs
+from rsna_nb import checkpoints, features, metrics, phases, runs
 from rsna_nb.callbacks import OnEpoch, TrainingError
 from rsna_nb.checkpoints import BestCheckpoint
 from rsna_nb.config import RunConfig
@@ -56,7 +56,7 @@ def train(config: RunConfig, on_epoch: OnEpoch | None = None) -> Run:
         run = begin(config, devices)
     with alone_in(run) if devices.chief else nullcontext(), explained_loss(devices):
         log.info("run %s%s", run.path, " goes on" if config.resume else "")
-        if (run.path / "metrics.json").is_file():
+        if run.is_finished:
             log.info("it is finished: nothing is left to do")
         else:
             train_in(run, dataclasses.replace(config, resume=""), devices, on_epoch)
@@ -77,7 +77,7 @@ def begin(config: RunConfig, devices: Devices) -> Run:
     if config.resume:
         run = runs.load_run(config.resume, config.runs_dir)
     else:
-        run = Run(Path(devices.told_by_chief(str(runs.new_run(config).path) if devices.chief else "")))
+        run = Run(Path(devices.broadcast(str(runs.new_run(config).path) if devices.chief else "")))
     checkpoints.check_settings(run, config)
     return run
 
@@ -86,7 +86,7 @@ def train_in(run: Run, config: RunConfig, devices: Devices, on_epoch: OnEpoch | 
     keras.utils.set_random_seed(config.seed)
     before = run.path / "config" / "environment.json"
     precision = json.loads(before.read_text())["precision"] if before.is_file() else choose_precision(config)
-    precision = devices.told_by_chief(precision)
+    precision = devices.broadcast(precision)
     log.info("precision: %s", precision)
     with devices.scope():  # first: weights that cannot be had cost no waiting
         model = build_model(config, precision, synchronized=devices.replicas > 1)
@@ -102,7 +102,7 @@ def train_in(run: Run, config: RunConfig, devices: Devices, on_epoch: OnEpoch | 
     if devices.chief:
         draw_graph(model, run.path / "tensorboard" / "train")
     fitting = Fitting(config, run, devices, model, data, on_epoch)
-    best = fitting.fit()
+    best = phases.fit(fitting)
     devices.wait()  # for best.keras to be there
     predictions = predict(fitting, best)
     if devices.chief:

@@ -18,15 +18,15 @@ import pandas as pd
 
 from rsna_nb import runs, training
 from rsna_nb.callbacks import MODES, Logs, SignalError, TrainingError
-from rsna_nb.checkpoints import FILE, FOLDERS
+from rsna_nb.checkpoints import STATE_FILE
 from rsna_nb.comparison import differences, paired
 from rsna_nb.config import ConfigError, RunConfig, is_folder_name, resolve
 from rsna_nb.data import prepare, split_table
 from rsna_nb.distribution import find_devices
 from rsna_nb.evaluation import evaluate
 from rsna_nb.metrics import MetricsError
-from rsna_nb.model import build_model
-from rsna_nb.runs import Run
+from rsna_nb.model import build_model, layers_from
+from rsna_nb.runs import FOLDERS, Run
 from rsna_nb.search_space import Choice, Range, Space, draw, own_values, space_of
 from rsna_nb.study import (
     ENDED,
@@ -138,10 +138,15 @@ def tune(plan: Plan, trials: int, hours: float = 0.0, storage: str = "") -> optu
 
 
 def check_backbones(plan: Plan) -> None:
-    """Build each that is searched: weights that cannot be had are an error now, and not in the night."""
+    """Build each that is searched: weights or layers that it lacks are an error now, and not in the night."""
     searched = plan.space.get("backbone", Choice(()))
     for name in getattr(searched, "values", ()):
-        build_model(dataclasses.replace(plan.config, backbone=name))
+        model = build_model(dataclasses.replace(plan.config, backbone=name))
+        if plan.config.fine_tune_epochs or "fine_tune_epochs" in plan.space:
+            try:
+                layers_from(model, plan.config.fine_tune_from)
+            except ConfigError as error:
+                raise ConfigError(f"backbone {name}: {error}") from error
     keras.backend.clear_session()
 
 
@@ -192,7 +197,7 @@ def train_trial(plan: Plan, trial: Trial, config: RunConfig) -> float:
 
 def drop_state(run: Path, finished: bool) -> None:
     """Remove what only resuming needs, thrice the network's size, and the network of a trial that did not finish."""
-    for file in [run / FILE] if finished else (run / "checkpoints").glob("*"):
+    for file in [run / STATE_FILE] if finished else (run / "checkpoints").glob("*"):
         file.unlink(missing_ok=True)
 
 

@@ -145,7 +145,7 @@ def test_another_table_is_refused(stopped, generated, tmp_path, monkeypatch):
     (data / "train.csv").write_text("\n".join(lines[:-1]) + "\n")
     path = stopped.file("config/config.json")
     path.write_text(json.dumps(json.loads(path.read_text()) | {"data_dir": str(data)}))
-    (stopped.path / checkpoints.FILE).unlink()  # which would refuse the settings first
+    (stopped.path / checkpoints.STATE_FILE).unlink()  # which would refuse the settings first
     with pytest.raises(RunError, match=r"the table is not the one it was begun with \(table_fingerprint"):
         resumed(stopped)
 
@@ -164,7 +164,7 @@ def test_a_run_that_is_not_there_is_named(tmp_path):
 
 
 def test_a_state_that_is_damaged_is_named(stopped):
-    path = stopped.path / checkpoints.FILE
+    path = stopped.path / checkpoints.STATE_FILE
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(RunError, match=r"state\.npz.* is damaged"):
         resumed(stopped)

@@ -197,5 +197,13 @@ def test_a_machine_that_cannot_be_judged_is_refused_by_training_in_words(machine
 
 
 def test_a_column_that_the_table_lacks_is_named(machines):
-    with pytest.raises(SplitError, match="the table has no column machine to leave values out of; it has site_id"):
+    with pytest.raises(SplitError, match="the table has no column machine with values to leave out; it has site_id"):
         cross_validation.groups(machines, "machine")
+
+
+def test_a_column_without_a_value_is_named(machines, generated, tmp_path):
+    table = pd.read_csv(generated / "train.csv").assign(machine_id="")
+    table.to_csv(tmp_path / "train.csv", index=False)
+    (tmp_path / "train_images").symlink_to(generated / "train_images")
+    with pytest.raises(SplitError, match="the table has no column machine_id with values to leave out"):
+        cross_validation.groups(dataclasses.replace(machines, data_dir=str(tmp_path)), "machine_id")

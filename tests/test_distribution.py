@@ -337,6 +337,8 @@ def test_machines_with_other_tasks_are_refused(monkeypatch, task):
         "[]",
         '{"cluster": {"worker": ["a:1", "b:1"]}}',
         '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 2}}',
+        '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": -1}}',
+        '{"cluster": {"chief": ["a:1", "b:1"], "worker": ["c:1"]}, "task": {"type": "chief", "index": 0}}',
     ],
 )
 def test_a_faulty_tf_config_is_refused(monkeypatch, text):
@@ -406,7 +408,7 @@ def fit(kind):
         model.compile("sgd", "mse", metrics=["mae"])
     dataset = tf.data.Dataset.from_tensors((tf.ones(3), tf.ones(1))).repeat().batch(8)
     dataset = strategy.experimental_distribute_dataset(dataset)
-    model.fit(dataset, steps_per_epoch=2, verbose=0)
+    model.fit(dataset, steps_per_epoch=2, shuffle=False, verbose=0)
 
 
 def where_it_fails(kind):
@@ -448,9 +450,9 @@ images = tf.reshape(tf.range(6.0), (6, 1))
 print(json.dumps({
     "names": devices.names,
     "results": devices.results(forward, images, 10 * images).tolist(),
-    "joined": devices.joined(np.arange(6).reshape(3, 2)).tolist(),
-    "total": devices.total(np.arange(3)).tolist(),
-    "told": devices.told_by_chief("runs/Ærø"),
+    "joined": devices.all_gather(np.arange(6).reshape(3, 2)).tolist(),
+    "total": devices.all_reduce_sum(np.arange(3)).tolist(),
+    "told": devices.broadcast("runs/Ærø"),
 }))
 """
 

@@ -247,6 +247,15 @@ def test_all_runs_on_the_newest_ones_split_are_found_the_newest_of_each_recipe(t
         members.find_runs("nothing", tmp_path)
 
 
+def test_runs_that_left_out_a_machine_and_those_of_another_version_are_passed_over(tmp_path, caplog):
+    folds = fold_runs(tmp_path, "a", data_dir=str(tmp_path / "rsna"))
+    write_run(tmp_path / "20261125-000000-left-out", predictions_of(), leave_out="machine_id=49")
+    newer = write_run(tmp_path / "20261126-000000-newer", predictions_of())
+    (newer.path / "config" / "config.json").write_text('{"of_a_later_version": 1}')
+    assert [run.id for run in members.find_runs("", tmp_path)] == [run.id for run in folds]
+    assert "run 20261126-000000-newer is passed over" in caplog.text
+
+
 @pytest.mark.parametrize("way", ensemble.WAYS)
 def test_an_ensemble_is_the_same_when_it_is_read_again_elsewhere(tmp_path, way):
     runs = [*fold_runs(tmp_path / "runs", "a"), *fold_runs(tmp_path / "runs", "b", 10, dropout=0.5)]

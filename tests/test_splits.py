@@ -155,7 +155,7 @@ def test_machine_numbers_that_pandas_read_as_fractions_are_found(table):
 @pytest.mark.parametrize(
     ("group", "message"),
     [
-        ("machine=49", "leave_out machine=49: the table has no column machine; it has site_id, patient_id, "),
+        ("machine=49", "the table has no column machine with values to leave out; it has site_id, patient_id, "),
         ("machine_id=7", "leave_out machine_id=7: no image has the machine_id 7; there are 49, 50, 51"),
     ],
 )

@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import keras
 import optuna
 import pytest
 from optuna.trial import TrialState
@@ -15,6 +16,7 @@ from rsna_nb.config import ConfigError, RunConfig
 from rsna_nb.data import split_table
 from rsna_nb.evaluation import LeftOut, attempt
 from rsna_nb.metadata import MetadataError
+from rsna_nb.model import build_model
 from rsna_nb.runs import RunError
 from rsna_nb.search_space import Choice, Range, space_of
 from rsna_nb.storage import is_held
@@ -199,6 +201,19 @@ def test_what_cannot_be_searched_is_refused_with_words(changed, asked, message):
     config = RunConfig(**SMALL | {"test_fraction": 0.2} | changed)
     with pytest.raises(ConfigError, match=message):
         tuning.plan(config, **{"name": "a", "objective": "val_auc", "search": ["dropout"]} | asked)
+
+
+def test_a_backbone_that_lacks_the_layer_to_fine_tune_from_is_refused_before_any_trial(settings, tmp_path, monkeypatch):
+    def without_weights(config: RunConfig) -> keras.Model:
+        return build_model(dataclasses.replace(config, weights="none", freeze_backbone=False, fine_tune_epochs=0))
+
+    monkeypatch.setattr(tuning, "build_model", without_weights)
+    tuned = {"freeze_backbone": True, "weights": "imagenet", "fine_tune_epochs": 1, "fine_tune_from": "stage_3"}
+    config = RunConfig(**settings | tuned | {"runs_dir": str(tmp_path)})
+    plan = tuning.plan(config, "layers", "val_auc", ["backbone"], ["small", "yolo11n"])
+    with pytest.raises(ConfigError, match="backbone yolo11n: fine_tune_from stage_3 is in no layer's name"):
+        tuning.tune(plan, 1)
+    assert not list(tmp_path.rglob("*trial-0"))
 
 
 def test_the_space_holds_what_the_study_begins_with_and_all_that_a_setting_allows():

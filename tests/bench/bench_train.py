@@ -111,15 +111,15 @@ def agree(config: RunConfig) -> None:
     changes = {"dropout": 0.0, "limit_patients": 16}
     settings = {name: getattr(config, name) for name in RunConfig.__dataclass_fields__} | changes
     plain = training.train(RunConfig(**settings | {"feature_bank": False})).history
-    look_up = features.look_up
+    look_up = features.Bank.look_up
     for dtype in (np.float32, np.float16):
-        features.look_up = lambda *arguments, dtype=dtype: halved(look_up(*arguments), dtype)
+        features.Bank.look_up = lambda *arguments, dtype=dtype: halved(look_up(*arguments), dtype)
         bank = training.train(RunConfig(**settings)).history
         losses = {name: f"{(bank[name] - plain[name]).abs().max():.1e}" for name in ("loss", "val_loss")}
         print(
             f"{len(bank)} epochs, features in {np.dtype(dtype)}: largest differences from pictures {losses}", flush=True
         )
-    features.look_up = look_up
+    features.Bank.look_up = look_up
 
 
 def halved(found: tuple[np.ndarray, np.ndarray], dtype: type) -> tuple[np.ndarray, np.ndarray]:
