@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from rsna_nb import calibration, kaggle, metrics
 from rsna_nb.config import resolve
+from rsna_nb.left_out import LeftOut, NotShownError, Words, attempt
 from rsna_nb.metadata import DEMO_DIR
 from rsna_nb.metrics import MetricsError, Pooling, Women, by_breast, check_predictions
 from rsna_nb.operating import CrossFit
@@ -23,37 +23,6 @@ from rsna_nb.runs import Run, RunError, list_runs, load_run
 
 STATISTICS = {"auc": "AUC", "average_precision": "average precision", "pf1": "pF1"}
 GRID = np.linspace(0, 1, 101)
-
-
-@dataclass(frozen=True)
-class Words:
-    """Markdown that a notebook shows as such."""
-
-    text: str
-
-    def _repr_markdown_(self) -> str:
-        return self.text
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """What stands in the place of a figure that cannot be made."""
-
-    reason: str
-
-    def _repr_markdown_(self) -> str:
-        return f"*Left out: {self.reason}.*"
-
-
-def attempt(make: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    """What `make` returns, or `LeftOut` with the reason why not; what another left out is passed on."""
-    for argument in arguments:
-        if isinstance(argument, LeftOut):
-            return argument
-    try:
-        return make(*arguments, **options)
-    except (MetricsError, RunError) as error:
-        return LeftOut(str(error).rstrip("."))
 
 
 def find_run(run: str, runs_dir: str | Path = "runs") -> Run:
@@ -257,14 +226,14 @@ def examples(evaluation: Evaluation, fit: CrossFit, count: int) -> dict[str, pd.
     """Up to `count` breasts a kind, by the highest-scoring image of each, which is in `file`.
 
     The kinds are hits (cancer and recalled, highest scores first), misses (cancer and not recalled, lowest first) and
-    false alarms (recalled without cancer, highest first). `MetricsError` where the store lacks a picture.
+    false alarms (recalled without cancer, highest first). `NotShownError` where the store lacks a picture.
     """
     if count < 1:
-        raise MetricsError("no pictures were asked for (the parameter pictures is 0)")
+        raise NotShownError("no pictures were asked for (the parameter pictures is 0)")
     run, breasts = evaluation.run, evaluation.breasts.assign(called=fit.calls)
     store = store_path(resolve(run.config.store_dir), data_folder(run), run.config.img_size)
     if not store.is_dir():
-        raise MetricsError(f"the store of prepared pictures {store} is not there")
+        raise NotShownError(f"the store of prepared pictures {store} is not there")
     images = evaluation.predictions.sort_values("score", ascending=False, kind="stable")
     images = images.drop_duplicates(["patient_id", "laterality"]).rename(columns={"score": "image_score"})
     df = breasts.drop(columns="cancer").merge(images, on=["patient_id", "laterality"])
@@ -277,5 +246,5 @@ def examples(evaluation: Evaluation, fit: CrossFit, count: int) -> dict[str, pd.
     }
     gone = [file for rows in found.values() for file in rows["file"] if not Path(file).is_file()]
     if gone:
-        raise MetricsError(f"{len(gone)} pictures are not in the store, first {gone[0]}")
+        raise NotShownError(f"{len(gone)} pictures are not in the store, first {gone[0]}")
     return found

@@ -13,7 +13,8 @@ import pandas as pd
 
 from rsna_nb import metrics
 from rsna_nb.comparison import by_group
-from rsna_nb.evaluation import STATISTICS, Words
+from rsna_nb.evaluation import STATISTICS
+from rsna_nb.left_out import Words
 from rsna_nb.metrics import PREPARE, Interval, MetricsError, Women, by_breast, check_predictions, normal_interval
 from rsna_nb.runs import Run
 from rsna_nb.splits import in_words

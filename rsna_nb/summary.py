@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rsna_nb.evaluation import Evaluation, LeftOut, Words
+from rsna_nb.evaluation import Evaluation
+from rsna_nb.left_out import LeftOut, Words
 from rsna_nb.metrics import Interval
 from rsna_nb.operating import RATES, CrossFit, rate_intervals
 from rsna_nb.runs import Run, RunError

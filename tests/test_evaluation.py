@@ -10,7 +10,7 @@ from sklearn import metrics as reference
 
 from rsna_nb import comparison, evaluation, metrics, operating, summary
 from rsna_nb.config import RunConfig
-from rsna_nb.evaluation import LeftOut, attempt
+from rsna_nb.left_out import LeftOut, NotShownError, attempt
 from rsna_nb.metrics import MetricsError
 from rsna_nb.prepare import image_file, store_path
 from rsna_nb.runs import Run, RunError
@@ -142,7 +142,7 @@ def test_the_newest_run_with_predictions_is_found(run):
 
 def test_what_is_left_out_passes_on_and_reads_as_its_reason():
     def fails() -> None:
-        raise MetricsError("too few women.")
+        raise NotShownError("too few women.")
 
     left_out = attempt(fails)
     assert left_out == LeftOut("too few women")
@@ -340,9 +340,9 @@ def test_class_weights_that_are_not_known_are_left_out_and_noisy_or_with_them(ru
 
 
 def test_a_comparison_with_itself_or_with_other_labels_is_refused(run, judged):
-    with pytest.raises(MetricsError, match="with itself"):
+    with pytest.raises(NotShownError, match="with itself"):
         comparison.compared(judged, run, 20)
-    with pytest.raises(MetricsError, match="no other run was named"):
+    with pytest.raises(NotShownError, match="no other run was named"):
         comparison.compared(judged, None, 20)
     other = predictions_of()
     other["cancer"] = other.groupby("patient_id")["cancer"].transform(lambda labels: labels.to_numpy()[::-1])
@@ -365,14 +365,14 @@ def test_examples_are_the_extremes_of_each_kind(run, judged):
 
 def test_without_the_store_or_a_picture_the_examples_are_left_out_with_the_reason(run, judged):
     fit = operating.cross_fitted(judged.breasts, operating.threshold_by_f1)
-    with pytest.raises(MetricsError, match=r"the store of prepared pictures .* is not there"):
+    with pytest.raises(NotShownError, match=r"the store of prepared pictures .* is not there"):
         evaluation.examples(judged, fit, 4)
-    with pytest.raises(MetricsError, match="no pictures were asked for"):
+    with pytest.raises(NotShownError, match="no pictures were asked for"):
         evaluation.examples(judged, fit, 0)
     write_store(run)
     for file in Path(run.config.store_dir).rglob("*.png"):
         file.unlink()
-    with pytest.raises(MetricsError, match="are not in the store, first"):
+    with pytest.raises(NotShownError, match="are not in the store, first"):
         evaluation.examples(judged, fit, 4)
 
 

@@ -17,7 +17,7 @@ from rsna_nb.config import RunConfig
 from rsna_nb.crop import fit, placement
 from rsna_nb.geometry import Geometry
 from rsna_nb.ledger import Record
-from rsna_nb.metrics import MetricsError
+from rsna_nb.left_out import NotShownError
 from rsna_nb.model import build_model
 from rsna_nb.steps import reading_steps
 from tests.conftest import REAL_DIR, needs_real_files, write_dicom
@@ -166,7 +166,7 @@ def test_what_cannot_be_mapped_is_refused_in_words(tmp_path):
         ValueError, match="pooling by Flatten, the logit is no sum over places: use the method grad_cam"
     ):
         explain.class_activation(model, spotted(1, 1))
-    with pytest.raises(MetricsError, match=r"1\.png is missing or damaged"):
+    with pytest.raises(NotShownError, match=r"1\.png is missing or damaged"):
         explain.read_pictures([tmp_path / "1.png"])
 
 

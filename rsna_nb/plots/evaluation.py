@@ -15,7 +15,8 @@ from matplotlib.ticker import PercentFormatter
 from rsna_nb import operating
 from rsna_nb.calibration import logit, reliability
 from rsna_nb.evaluation import Calibration
-from rsna_nb.metrics import Interval, MetricsError
+from rsna_nb.left_out import NotShownError
+from rsna_nb.metrics import Interval
 from rsna_nb.operating import CrossFit
 from rsna_nb.plots.style import BLUE, GREEN, GREY, ORANGE, with_alt, without_box
 
@@ -193,11 +194,11 @@ def reliability_curves(calibrated: Calibration, bins: int = 10) -> Figure:
 def example_breasts(examples: Mapping[str, pd.DataFrame], kind: str, columns: int = 3) -> Figure:
     """The pictures of one kind of `evaluation.examples`, each under its breast's score, its side and its view.
 
-    `MetricsError` where there are none.
+    `NotShownError` where there are none.
     """
     rows = examples[kind]
     if rows.empty:
-        raise MetricsError(f"there are no {kind}")
+        raise NotShownError(f"there are no {kind}")
     lines = -(-len(rows) // columns)
     figure, axes = plt.subplots(
         lines, columns, figsize=(1.8 * columns, 2.15 * lines), squeeze=False, layout="constrained"

@@ -14,7 +14,8 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from rsna_nb.deletion import Curves
-from rsna_nb.metrics import Interval, MetricsError
+from rsna_nb.left_out import NotShownError
+from rsna_nb.metrics import Interval
 from rsna_nb.plots.comparison import draw_intervals
 from rsna_nb.plots.style import BLUE, GREY, ORANGE, with_alt, without_box
 
@@ -28,10 +29,10 @@ OUTLINE = "#56B4E9"  # of known lesions
 def overlays(shown: Mapping[str, "Explained"], kind: str, columns: int = 3) -> Figure:
     """Each picture of a kind beside itself under its map, with known lesions outlined.
 
-    `MetricsError` where there are none.
+    `NotShownError` where there are none.
     """
     if kind not in shown:
-        raise MetricsError(f"there are no {kind}")
+        raise NotShownError(f"there are no {kind}")
     one = shown[kind]
     captions = [caption(row) for _, row in one.rows.iterrows()]
     lines = -(-len(captions) // columns)
