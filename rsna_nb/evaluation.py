@@ -104,7 +104,9 @@ def class_weights(run: Run) -> dict[int, float]:
     """
     config = run.config
     if config.positive_label < 1:
-        raise MetricsError(f"scores are no probabilities: positives were to have {config.positive_label:g}")
+        raise MetricsError(
+            f"scores are not probabilities: the run was trained with positive_label {config.positive_label:g}"
+        )
     if config.imbalance not in ("class_weight", "balanced_batches"):
         raise MetricsError(f'the run was trained without class weights (imbalance "{config.imbalance}")')
     try:
@@ -112,9 +114,15 @@ def class_weights(run: Run) -> dict[int, float]:
         share = 0.5 if config.imbalance == "class_weight" else float(run.metrics["sampled_share"])
     except (KeyError, TypeError, ValueError) as error:  # json.JSONDecodeError among them
         raise MetricsError(f"metrics.json does not say how many training images there were: {error}") from error
-    if not 0 < positives < images:
-        raise MetricsError(f"metrics.json says {positives} of {images} training images have cancer")
-    return {0: (1 - share) * images / (images - positives), 1: share * images / positives}
+    try:
+        return metrics.class_weights_of(images, positives, share)
+    except MetricsError as error:
+        raise MetricsError(f"metrics.json, of the training images: {error}") from error
+
+
+def weighs_nothing(run: Run) -> bool:
+    """Whether training was by the plain cross-entropy, so that the scores are probabilities as they are."""
+    return run.config.imbalance == "none" and run.config.positive_label == 1
 
 
 def corrected(evaluation: Evaluation, how: Pooling = "mean") -> pd.DataFrame:
@@ -136,7 +144,7 @@ def main_figures(evaluation: Evaluation, n: int) -> pd.DataFrame:
         "image": evaluation.predictions,
     }
     ways: dict[str, Pooling] = {"mean": "mean", "highest": "max", "noisy-or": "noisy_or"}
-    if evaluation.run.config.imbalance == "none" and evaluation.run.config.positive_label == 1:
+    if weighs_nothing(evaluation.run):
         tables["breast, noisy-or"] = by_breast(evaluation.predictions, "noisy_or")
     elif not isinstance(attempt(class_weights, evaluation.run), LeftOut):
         tables |= {f"breast, {name}, weights undone": corrected(evaluation, how) for name, how in ways.items()}

@@ -27,6 +27,9 @@ class LeftOut:
 
     reason: str
 
+    def __str__(self) -> str:
+        return f"left out: {self.reason}"
+
     def _repr_markdown_(self) -> str:
         return f"*Left out: {self.reason}.*"
 

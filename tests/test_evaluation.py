@@ -178,7 +178,7 @@ def test_a_fixed_share_of_positives_weighs_as_class_weights_of_that_share(tmp_pa
     ("settings", "reason"),
     [
         ({"imbalance": "focal"}, r'without class weights \(imbalance "focal"\)'),
-        ({"positive_label": 0.9}, r"positives were to have 0\.9"),
+        ({"positive_label": 0.9}, r"trained with positive_label 0\.9"),
     ],
 )
 def test_scores_of_other_losses_are_not_undone(tmp_path, settings, reason):

@@ -18,6 +18,7 @@ from rsna_nb.metrics.predictions import (
     by_image,
     check_predictions,
     class_weights,
+    class_weights_of,
     cross_entropy,
     summary,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "check_predictions",
     "checked",
     "class_weights",
+    "class_weights_of",
     "cross_entropy",
     "difference",
     "fold_figures",

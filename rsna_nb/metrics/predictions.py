@@ -121,9 +121,13 @@ def class_weights(labels: ArrayLike, share: float = 0.5) -> dict[int, float]:
     `MetricsError` where a class is missing.
     """
     positive = np.asarray(labels) == 1
-    if positive.all() or not positive.any():
-        raise MetricsError(f"class weights need both classes: {positive.sum()} of {len(positive)} have cancer")
-    count, positives = len(positive), int(positive.sum())
+    return class_weights_of(len(positive), int(positive.sum()), share)
+
+
+def class_weights_of(count: int, positives: int, share: float = 0.5) -> dict[int, float]:
+    """`class_weights` of so many rows, of which so many have cancer."""
+    if not 0 < positives < count:
+        raise MetricsError(f"class weights need both classes: {positives} of {count} have cancer")
     return {0: (1 - share) * count / (count - positives), 1: share * count / positives}
 
 

@@ -30,8 +30,11 @@ def score_correlations(table: pd.DataFrame) -> Figure:
     return with_alt(figure, f"Rank correlations of {count} models' scores: of breasts {', '.join(words)} cancer.")
 
 
-def submitted_scores(known: pd.DataFrame, submitted: pd.Series, threshold: float) -> Figure:
-    """The scores to be submitted beside those of validation breasts (cancer, score), each as shares of its own."""
+def submitted_scores(known: pd.DataFrame, submitted: pd.Series, threshold: float | None = None) -> Figure:
+    """The scores of new breasts beside those of validation breasts (cancer, score), each as shares of its own.
+
+    The threshold is drawn where there is one.
+    """
     kinds = {
         "validation, without cancer": (known.loc[known["cancer"] == 0, "score"], BLUE, False),
         "validation, with cancer": (known.loc[known["cancer"] == 1, "score"], ORANGE, False),
@@ -46,7 +49,8 @@ def submitted_scores(known: pd.DataFrame, submitted: pd.Series, threshold: float
             logit(scores, 1e-4), edges, weights=weights, histtype="stepfilled", label=f"{name} ({len(scores):,})"
         )
         plt.setp(drawn, facecolor=to_rgba(colour, 0.35 if filled else 0), edgecolor=colour, linewidth=1.5)
-    axis.axvline(float(logit(threshold, 1e-4)), color=GREY, linestyle="--", label=f"threshold {threshold:.3g}")
+    if threshold is not None:
+        axis.axvline(float(logit(threshold, 1e-4)), color=GREY, linestyle="--", label=f"threshold {threshold:.3g}")
     places = PLACES[(logit(PLACES) >= edges[0]) & (logit(PLACES) <= edges[-1])]
     axis.set_xticks(logit(places), [f"{place:g}" for place in places])
     axis.set(xlabel="score (0-1, on a logit scale)", ylabel="breasts of each kind (%)")
