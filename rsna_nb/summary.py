@@ -1,5 +1,6 @@
 """An evaluation in words: what a radiologist reads first, the model card; and as JSON."""
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
@@ -15,7 +16,7 @@ from rsna_nb.operating import RATES, CrossFit, rate_intervals
 from rsna_nb.runs import Run, RunError
 
 SCREENING_SHARE = 0.01  # of women with cancer, at most; a table with more is enriched
-DEMO_LOG = "data: the generated demo set"  # what metadata.find_data logs
+DEMO_LOG = "data: the generated demo set"  # what metadata.find_data logs: of runs before environment.json had it
 
 
 def of_100(estimate: float, low: float, high: float) -> str:
@@ -28,7 +29,9 @@ def of_100(estimate: float, low: float, high: float) -> str:
 
 
 def is_drawn(run: Run) -> bool:
-    """Whether the run trained on the generated demo set: its log says so."""
+    """Whether the run trained on a generated data set: environment.json says so, or the log of an older run."""
+    with contextlib.suppress(RunError, KeyError, json.JSONDecodeError):
+        return bool(json.loads(run.file("config/environment.json").read_text())["generated"])
     log = run.path / "logs" / "train.log"
     return log.is_file() and DEMO_LOG in log.read_text(errors="replace")
 
@@ -162,9 +165,7 @@ def model_card(evaluation: Evaluation) -> Words:
         "Run": f"`{evaluation.run.id}`",
         "Network": f"`{config.backbone}`, {config.pooling} pooling, {' x '.join(map(str, config.image_shape))} pixels; "
         f"weights `{config.weights}`, backbone {'frozen' if config.freeze_backbone else 'trained'}",
-        "Data": "generated mammograms (the demo set)"
-        if is_drawn(evaluation.run)
-        else f"`{folder_name(evaluation.run)}`",
+        "Data": f"{'generated mammograms, ' * is_drawn(evaluation.run)}`{folder_name(evaluation.run)}`",
         "Trained on": trained_on(evaluation.run),
         "Split": f"by woman, seed {config.split_seed}: {split}, {config.test_fraction:.0%} for test",
         "Judged on": f"{evaluation.split}: {counts(evaluation)}",
