@@ -162,7 +162,9 @@ def bands(breasts: pd.DataFrame, n: int, seed: int = 0) -> pd.DataFrame:
     """
     women, read = Women.of(breasts, "patient_id"), curves_reader(breasts)
     if women.rarer < 2:
-        raise MetricsError(f"a band needs 2 women with cancer and 2 without, there are {women.rarer} of one kind")
+        raise MetricsError(
+            f"a band needs 2 women with cancer and 2 with a breast without, there are {women.rarer} of one kind"
+        )
     drawn = np.stack([read(counts[women.codes]) for counts in women.drawn(n, seed)])  # (n, 2, 101)
     low, high = np.nanpercentile(drawn, [2.5, 97.5], axis=0)
     whole = read(np.ones(len(breasts)))

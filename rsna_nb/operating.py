@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from rsna_nb.metrics import MetricsError, Women, check_predictions, checked, in_parts, normal_interval
+from rsna_nb.metrics import MetricsError, Women, check_predictions, checked, exact_limits, in_parts, normal_interval
 
 Choose = Callable[[np.ndarray, np.ndarray], float]  # (labels, scores) -> threshold
 
@@ -220,7 +220,7 @@ def rate_intervals(
 ) -> list[list[tuple[float, float]]]:
     """(low, high) of sensitivity, specificity, ppv and recall rate for each of `calls`, bool (rows,).
 
-    Each hangs on its own women: those with cancer, those without, those recalled, and all.
+    Each hangs on its own women: those with a breast with cancer, with one without, with one recalled, and all.
     """
     women = Women.of(breasts, "patient_id")
     each = [outcomes(breasts["cancer"], called) for called in calls]
@@ -229,7 +229,7 @@ def rate_intervals(
     found = []
     for i, called in enumerate(calls):
         recalled = len(np.unique(women.codes[called]))
-        groups = [women.positives, women.negatives, recalled, women.positives + women.negatives]
+        groups = [women.positives, women.negatives, recalled, women.total]
         figures = zip(rates(each[i].sum(axis=0)), rates(sums[:, i]), groups, strict=True)
         intervals = [normal_interval(float(whole), draws, women.positives, count) for whole, draws, count in figures]
         found.append(
@@ -239,14 +239,3 @@ def rate_intervals(
             ]
         )
     return found
-
-
-def exact_limits(share: float, women: int, level: float = 0.95) -> tuple[float, float]:
-    """The interval of a share of 0 or 1 of so many women, of which all draws are equal.
-
-    Clopper & Pearson 1934, Biometrika 26:404: the share at which so extreme a sample has a chance of 2.5 %.
-    """
-    if women < 1:
-        return float("nan"), float("nan")
-    reach = 1 - ((1 - level) / 2) ** (1 / women)
-    return (0.0, reach) if share == 0 else (1 - reach, 1.0)

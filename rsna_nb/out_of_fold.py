@@ -85,7 +85,7 @@ def fold_table(predictions: pd.DataFrame, n: int) -> pd.DataFrame:
         breasts = by_breast(images)
         women = Women.of(breasts, "patient_id")
         rows[fold] = {
-            "women": women.positives + women.negatives,
+            "women": women.total,
             "with cancer": women.positives,
             "images": len(images),
             "positive images": images["cancer"].sum(),
@@ -131,7 +131,7 @@ def group_row(breasts: pd.DataFrame, n: int) -> dict[str, Any]:
     reason = "" if kinds.max() > 1 else "no women with cancer" if women.positives == 0 else "no fold has both kinds"
     auc = metrics.fold_figures(breasts, n=n)["within folds"] if not reason else UNDEFINED
     return {
-        "women": women.positives + women.negatives,
+        "women": women.total,
         "positive_women": women.positives,
         "estimate": auc.estimate,
         "low": auc.low,

@@ -7,6 +7,7 @@ breast, whose chance of a hit is the share of the breast that boxes cover, and t
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -121,14 +122,19 @@ def brightest(image: np.ndarray) -> tuple[int, int]:
 def scores(hits: pd.DataFrame, n: int = 2000, seed: int = 0) -> dict[str, Interval]:
     """Shares of hits of `map`, `random` and `brightest` (`play`), and by how much the map's is above each baseline's.
 
-    Intervals are over the women with cancer; a difference is of the same draws of women, and so paired.
+    Intervals are over the women with cancer, exact where all or none hit (`metrics.exact_limits`); a difference is of
+    the same draws of women, and so paired.
     """
     women = Women.of(hits, "patient_id")
     weights = women.drawn(n, seed)[:, women.codes].astype(float)
 
     def interval(values: pd.Series, logit: bool) -> Interval:
         draws = weights @ values.to_numpy() / weights.sum(axis=1)  # so divided, all hits are 1 and not a little less
-        return metrics.normal_interval(float(values.mean()), draws, women.positives, women.positives, logit=logit)
+        found = metrics.normal_interval(float(values.mean()), draws, women.positives, women.positives, logit=logit)
+        if not logit or found.estimate not in (0, 1):
+            return found
+        low, high = metrics.exact_limits(found.estimate, women.positives)
+        return replace(found, low=low, high=high)
 
     shares = {name: interval(hits[name], True) for name in ("map", *BASELINES)}
     return shares | {f"map less {name}": interval(hits["map"] - hits[name], False) for name in BASELINES}

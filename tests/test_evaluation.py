@@ -226,6 +226,11 @@ def test_the_bands_hold_the_curves_of_scikit_learn(judged):
     assert ((bands[["low", "high"]] >= 0) & (bands[["low", "high"]] <= 1)).all(axis=None)
 
 
+def test_a_band_counts_the_healthy_breasts_of_women_with_cancer():
+    bands = evaluation.bands(metrics.by_breast(predictions_of(20, 20)), 50)
+    assert bands["low"].notna().all()
+
+
 def test_a_band_needs_two_women_of_each_kind():
     with pytest.raises(MetricsError, match="a band needs 2 women"):
         evaluation.bands(metrics.by_breast(predictions_of(10, 1)), 20)
@@ -397,6 +402,16 @@ def test_drawn_mammograms_are_said_to_be_drawn(run, judged):
     auc = metrics.bootstrap(judged.breasts, "auc", n=20)
     assert "drawn by a program" in summary.in_short(judged, LeftOut("few"), auc, 20).text
     assert "generated mammograms" in summary.model_card(judged).text
+    run.write_json("config/environment.json", {"generated": False})
+    assert not summary.is_drawn(run)
+
+
+def test_a_generated_folder_that_the_settings_name_is_said_to_be_drawn(run, judged):
+    run.write_json("config/environment.json", {})
+    assert not summary.is_drawn(run)
+    run.write_json("config/environment.json", {"generated": True})
+    assert "drawn by a program" in " ".join(summary.what_it_is_not(judged))
+    assert "generated mammograms, `rsna`" in summary.model_card(judged).text
 
 
 def test_with_one_woman_with_cancer_the_finding_is_left_out(tmp_path):

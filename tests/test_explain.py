@@ -290,6 +290,13 @@ def test_the_game_counts_maxima_in_boxes_and_the_share_of_the_breast_that_they_c
     assert pointing.play(targets, images, 0 * heats)["map"][0] == 0
 
 
+def test_a_share_of_all_hits_has_the_exact_interval():
+    table = pd.DataFrame({"patient_id": np.arange(20), "cancer": 1, "map": 1.0, "random": 0.1, "brightest": 0.0})
+    found = pointing.scores(pd.concat([table, table]), n=50)
+    assert str(found["map"]) == "1.000 (0.832 to 1.000)"
+    assert str(found["brightest"]) == "0.000 (0.000 to 0.168)"
+
+
 def test_the_intervals_are_paired_and_over_women():
     rng = np.random.default_rng(0)
     chance = rng.uniform(0.05, 0.2, 60)

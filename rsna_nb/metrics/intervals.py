@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import binomtest
 from scipy.stats import t as student
 
 from rsna_nb.metrics.figures import PREPARE, Evaluate, MetricsError, in_parts
@@ -77,28 +78,35 @@ def bootstrap_many(
 
 @dataclass(frozen=True)
 class Women:
-    """Whom the draws are of: the woman of each row, and how many women have cancer and how many have none."""
+    """Whom the draws are of: the woman of each row, and how many women have a row with cancer, and one without.
 
-    codes: np.ndarray  # (rows,) in 0 to women - 1, in the order of their ids
+    A woman with cancer in one breast has both: AUC and specificity hang on her healthy breast too.
+    """
+
+    codes: np.ndarray  # (rows,) in 0 to total - 1, in the order of their ids
     positives: int
     negatives: int
+    total: int
 
     @classmethod
     def of(cls, predictions: pd.DataFrame, groups: str) -> "Women":
         codes, names = pd.factorize(predictions[groups], sort=True)
-        positives = len(np.unique(codes[predictions["cancer"] == 1]))
-        return cls(codes, positives, len(names) - positives)
+        positives, negatives = (len(np.unique(codes[predictions["cancer"] == value])) for value in (1, 0))
+        return cls(codes, positives, negatives, len(names))
 
     @property
     def rarer(self) -> int:
         return min(self.positives, self.negatives)
 
     def drawn(self, n: int, seed: int) -> np.ndarray:
-        """How often each woman is in each draw: (n, women)."""
-        rng, women = np.random.default_rng(seed), self.positives + self.negatives
-        counts = np.empty((n, women), dtype=np.int16)
+        """How often each woman is in each draw: (n, women); `MetricsError` unless `n` is 2 or more."""
+        if not isinstance(n, int | np.integer):
+            raise MetricsError(f"draws must be a whole number, not {n!r}")
+        if n < 2:
+            raise MetricsError(f"draws must be 2 or more, not {n}")
+        rng, counts = np.random.default_rng(seed), np.empty((n, self.total), dtype=np.int16)
         for draw in counts:
-            draw[:] = np.bincount(rng.integers(women, size=women), minlength=women)
+            draw[:] = np.bincount(rng.integers(self.total, size=self.total), minlength=self.total)
         return counts
 
 
@@ -147,6 +155,14 @@ def normal_interval(
     else:
         low, high = estimate + quantile * known.std(ddof=1) * np.array([-1, 1])
     return Interval(estimate, float(low), float(high), draws, positives)
+
+
+def exact_limits(share: float, women: int) -> tuple[float, float]:
+    """Exact (Clopper-Pearson) interval of a share of 0 or 1 among `women`, where the bootstrap has no spread."""
+    if women < 1:
+        return float("nan"), float("nan")
+    limits = binomtest(round(share * women), women).proportion_ci(method="exact")
+    return float(limits.low), float(limits.high)
 
 
 def logit_deviation(estimate: float, draws: np.ndarray) -> float:
@@ -244,11 +260,11 @@ def subgroup(df: pd.DataFrame, statistic: Statistic, groups: str, n: int, seed: 
         reason = "not defined" if np.isnan(found.estimate) else ""
     return {
         "rows": len(df),
-        "women": women.positives + women.negatives,
+        "women": women.total,
         "positive_women": women.positives,
         "estimate": found.estimate,
         "low": found.low,
         "high": found.high,
-        "small": min(women.positives, women.negatives) < few,
+        "small": women.rarer < few,
         "reason": reason,
     }
