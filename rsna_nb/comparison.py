@@ -8,7 +8,7 @@ import pandas as pd
 from sklearn.linear_model import LogisticRegression
 
 from rsna_nb import metrics
-from rsna_nb.evaluation import STATISTICS, Evaluation, evaluate
+from rsna_nb.evaluation import STATISTICS, Evaluation, evaluate, main_intervals
 from rsna_nb.imbalance import group_names, in_order, one_hot
 from rsna_nb.left_out import NotShownError
 from rsna_nb.metrics import MetricsError, by_breast
@@ -84,10 +84,11 @@ def differences(a: pd.DataFrame, b: pd.DataFrame, names: tuple[str, str], n: int
 
     The columns are `names`, which say what a and b are, and "difference".
     """
-    statistics = {name: name for name in STATISTICS}
-    first, second = (metrics.bootstrap_many(df, statistics, n=n) for df in (a, b))
-    rows = [(first[name], second[name], metrics.difference(a, b, name, n=n)) for name in STATISTICS]
-    return pd.DataFrame(rows, columns=[*names, "difference"], index=list(STATISTICS.values()))
+    first, second = (main_intervals(df, n) for df in (a, b))
+    rows = {
+        words: (first[words], second[words], metrics.difference(a, b, name, n=n)) for name, words in STATISTICS.items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index", columns=[*names, "difference"])
 
 
 def compared(evaluation: Evaluation, other: Run | None, n: int) -> pd.DataFrame:

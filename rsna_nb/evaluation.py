@@ -148,10 +148,12 @@ def main_figures(evaluation: Evaluation, n: int) -> pd.DataFrame:
         tables["breast, noisy-or"] = by_breast(evaluation.predictions, "noisy_or")
     elif not isinstance(attempt(class_weights, evaluation.run), LeftOut):
         tables |= {f"breast, {name}, weights undone": corrected(evaluation, how) for name, how in ways.items()}
-    figures = {
-        unit: metrics.bootstrap_many(df, {name: name for name in STATISTICS}, n=n) for unit, df in tables.items()
-    }
-    return pd.DataFrame(figures).T.rename_axis(index="unit").rename(columns=STATISTICS)
+    return pd.DataFrame({unit: main_intervals(df, n) for unit, df in tables.items()}).T.rename_axis(index="unit")
+
+
+def main_intervals(predictions: pd.DataFrame, n: int) -> dict[str, metrics.Interval]:
+    """AUC, average precision and pF1 of breasts or images, from the same `n` draws of women."""
+    return metrics.bootstrap_many(predictions, {words: name for name, words in STATISTICS.items()}, n=n)
 
 
 def bands(breasts: pd.DataFrame, n: int, seed: int = 0) -> pd.DataFrame:
@@ -210,8 +212,7 @@ class Calibration:
 def calibrate(evaluation: Evaluation) -> Calibration:
     """Of the breasts: raw, with the class weights undone, and Platt, isotonic and temperature by other women."""
     breasts, undone = evaluation.breasts, attempt(corrected, evaluation)
-    labels, scores = breasts["cancer"], {"raw": breasts["score"].to_numpy()}
-    table = calibration.calibration_table(breasts).set_index("scores")
+    ways = {"raw": breasts["score"].to_numpy()}
     if isinstance(undone, LeftOut):
         note = f"Prior correction is left out: {undone.reason}."
     else:
@@ -219,12 +220,10 @@ def calibrate(evaluation: Evaluation) -> Calibration:
         note = (
             f"The class weights that prior correction undoes: {weights[0]:.3f} without cancer, {weights[1]:.3f} with."
         )
-        scores["prior-corrected"] = undone["score"].to_numpy()
-        row = calibration.calibration_figures(labels, scores["prior-corrected"])
-        extra = pd.DataFrame([row], index=pd.Index(["prior-corrected"], name="scores"))
-        table = pd.concat([table.iloc[:1], extra, table.iloc[1:]])
-    scores["platt"] = calibration.recalibrated(breasts, "platt")
-    return Calibration(table, labels, scores, Words(note))
+        ways["prior-corrected"] = undone["score"].to_numpy()
+    ways |= {method: calibration.recalibrated(breasts, method) for method in calibration.FIT}
+    shown = {way: scores for way, scores in ways.items() if way not in ("isotonic", "temperature")}
+    return Calibration(calibration.calibration_table(breasts["cancer"], ways), breasts["cancer"], shown, Words(note))
 
 
 def data_folder(run: Run) -> Path:

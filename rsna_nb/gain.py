@@ -7,10 +7,9 @@ validation women, and judged on test women or, where there are none, on validati
 import numpy as np
 import pandas as pd
 
-from rsna_nb import metrics
 from rsna_nb.comparison import differences
 from rsna_nb.ensemble import WAYS, Choose, best_one, from_scale, values_of, weights_on
-from rsna_nb.evaluation import STATISTICS
+from rsna_nb.evaluation import STATISTICS, main_intervals
 from rsna_nb.left_out import NotShownError, Words
 from rsna_nb.members import Library, Member
 from rsna_nb.metrics import Interval, by_breast
@@ -43,12 +42,9 @@ def member_figures(library: Library, n: int) -> pd.DataFrame:
     own = library.of(library.split)
     values = values_of(library, library.scores, "mean")[own]
     figures = {
-        name: metrics.bootstrap_many(
-            by_breast(library.rows[own].assign(score=values[name])), {key: key for key in STATISTICS}, n=n
-        )
-        for name in library.names
+        name: main_intervals(by_breast(library.rows[own].assign(score=values[name])), n) for name in library.names
     }
-    return pd.DataFrame(figures).T.rename(columns=STATISTICS)
+    return pd.DataFrame(figures).T
 
 
 def gains(library: Library, n: int) -> pd.DataFrame:
@@ -106,7 +102,7 @@ def in_words(found: pd.DataFrame) -> Words:
 
 def beside_mean(singles: list[pd.DataFrame], together: pd.DataFrame, statistic: str, n: int) -> tuple[Interval, ...]:
     """The mean of the figures of some tables, that of another, and the difference, on the same draws of women."""
-    tables = [matched(one, together, "patient_id")[0] for one in [*singles, together]]
+    tables = [matched(one, together)[0] for one in [*singles, together]]
     labels, women = tables[0]["cancer"].to_numpy(), Women.of(tables[0], "patient_id")
     *each, whole = (evaluator(statistic, labels, df["score"].to_numpy()) for df in tables)
 
@@ -116,7 +112,7 @@ def beside_mean(singles: list[pd.DataFrame], together: pd.DataFrame, statistic: 
     kinds = [mean, whole, lambda weights: whole(weights) - mean(weights)]
     found = resampled(women, kinds, n, seed=0)
     return tuple(
-        normal_interval(estimate, draws, women.positives, women.rarer, logit=number < 2)
+        normal_interval(estimate, draws, women.positives, women.rarer, on_logits=number < 2)
         for number, (estimate, draws) in enumerate(found)
     )
 

@@ -128,12 +128,13 @@ def scores(hits: pd.DataFrame, n: int = 2000, seed: int = 0) -> dict[str, Interv
     women = Women.of(hits, "patient_id")
     weights = women.drawn(n, seed)[:, women.codes].astype(float)
 
-    def interval(values: pd.Series, logit: bool) -> Interval:
+    def interval(values: pd.Series, is_share: bool) -> Interval:
         draws = weights @ values.to_numpy() / weights.sum(axis=1)  # so divided, all hits are 1 and not a little less
-        found = metrics.normal_interval(float(values.mean()), draws, women.positives, women.positives, logit=logit)
-        if not logit or found.estimate not in (0, 1):
+        count, share = women.positives, float(values.mean())
+        found = metrics.normal_interval(share, draws, count, count, on_logits=is_share)
+        if not is_share or share not in (0, 1):
             return found
-        low, high = metrics.exact_limits(found.estimate, women.positives)
+        low, high = metrics.exact_limits(share, count)
         return replace(found, low=low, high=high)
 
     shares = {name: interval(hits[name], True) for name in ("map", *BASELINES)}

@@ -100,26 +100,28 @@ def what_it_is_not(evaluation: Evaluation) -> list[str]:
     return sentences
 
 
+HEADS = {
+    "recall_rate": "breasts recalled, of 100",
+    "sensitivity": "cancers found, of 100",
+    "ppv": "with cancer, of 100 recalled",
+    "specificity": "not recalled, of 100 without cancer",
+}
+
+
 def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """`operating.operating_table`, or `operating.PUBLISHED` lettered by recall rate, in numbers of 100."""
-    table = table if "rule" in table else table.sort_values("recall_rate")
-    heads = {
-        "recall_rate": "breasts recalled, of 100",
-        "sensitivity": "cancers found, of 100",
-        "ppv": "with cancer, of 100 recalled",
-        "specificity": "not recalled, of 100 without cancer",
+    """`operating.operating_table` in numbers of 100 with their intervals, a row a rule."""
+    columns = {
+        head: [of_100(*row) for row in zip(table[name], table[f"{name}_low"], table[f"{name}_high"], strict=True)]
+        for name, head in HEADS.items()
     }
-    index = list(table["rule"]) if "rule" in table else lettered(table["system"])
-    columns = {}
-    for name, head in heads.items():
-        limits = [table[f"{name}_{end}"] for end in ("low", "high") if f"{name}_{end}" in table]
-        rows = zip(table[name], *limits, strict=True)
-        columns[head] = [of_100(*row) if limits else f"{100 * row[0]:.1f}" for row in rows]
-    return pd.DataFrame(columns, index=index).replace("nan", "not given")
+    return pd.DataFrame(columns, index=list(table["rule"]))
 
 
-def lettered(names: pd.Series) -> list[str]:
-    return [f"{letter}: {name}" for letter, name in zip("abcdefgh", names, strict=False)]
+def published(table: pd.DataFrame) -> pd.DataFrame:
+    """`operating.PUBLISHED` in numbers of 100, each row by its letter and system."""
+    columns = {head: table[name].map(lambda share: f"{100 * share:.1f}") for name, head in HEADS.items()}
+    names = table["letter"] + ": " + table["system"]
+    return pd.DataFrame(columns).set_axis(list(names)).replace("nan", "not given")
 
 
 def optimism(fit: CrossFit) -> pd.DataFrame:

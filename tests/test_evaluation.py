@@ -444,7 +444,7 @@ def test_the_model_card_names_data_split_use_and_limits(judged):
 
 
 def test_published_results_stand_in_the_order_of_the_figures_letters():
-    table = summary.readable(operating.PUBLISHED)
+    table = summary.published(operating.PUBLISHED)
     assert [name[0] for name in table.index] == list("abcd")
     assert table.index[0] == "a: best single algorithm"
     assert table.loc["c: top 3 together", "with cancer, of 100 recalled"] == "not given"

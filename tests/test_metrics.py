@@ -267,9 +267,7 @@ def test_the_interval_is_normal_on_the_logit_scale_with_the_t_quantile():
     found = metrics.normal_interval(0.8, draws, positives=10, groups=10)
     reach = 2.262157 * np.sqrt(10 / 9) * logits.std(ddof=1)  # t for 9 degrees of freedom
     assert [found.low, found.high] == pytest.approx([1 / (1 + 0.25 * np.exp(x)) for x in (reach, -reach)], abs=1e-6)
-    narrower = metrics.normal_interval(0.8, draws, positives=10, groups=10, level=0.8)
-    assert found.low < narrower.low < narrower.high < found.high
-    plain = metrics.normal_interval(0.8, draws, positives=10, groups=10, logit=False)
+    plain = metrics.normal_interval(0.8, draws, positives=10, groups=10, on_logits=False)
     assert plain.high - 0.8 == pytest.approx(2.262157 * np.sqrt(10 / 9) * draws[:-1].std(ddof=1))
 
 

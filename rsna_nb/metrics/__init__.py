@@ -3,12 +3,14 @@
 from rsna_nb.metrics.figures import PREPARE, MetricsError, auc, average_precision, checked, in_parts, pf1
 from rsna_nb.metrics.folds import fold_figures, parts_of, within_folds
 from rsna_nb.metrics.intervals import (
+    UNDEFINED,
     Interval,
     Women,
     bootstrap,
     bootstrap_many,
     difference,
     exact_limits,
+    group_row,
     normal_interval,
     resampled,
     subgroups,
@@ -26,6 +28,7 @@ from rsna_nb.metrics.predictions import (
 
 __all__ = [
     "PREPARE",
+    "UNDEFINED",
     "Interval",
     "MetricsError",
     "Pooling",
@@ -44,6 +47,7 @@ __all__ = [
     "difference",
     "exact_limits",
     "fold_figures",
+    "group_row",
     "in_parts",
     "normal_interval",
     "parts_of",

@@ -118,10 +118,10 @@ def operating_points(breasts: pd.DataFrame, table: pd.DataFrame, published: pd.D
         linewidth=1,
         label="thresholds chosen on other women",
     )
-    known = published.sort_values("recall_rate")
-    axis.scatter(known["recall_rate"], known["sensitivity"], marker="D", color=ORANGE, label="published, other women")
-    for letter, row in zip("abcdefgh", known.itertuples(), strict=False):
-        axis.annotate(letter, (row.recall_rate, row.sensitivity), (-9, 4), textcoords="offset points", color=ORANGE)
+    places = published["recall_rate"], published["sensitivity"]
+    axis.scatter(*places, marker="D", color=ORANGE, label="published, other women")
+    for letter, x, y in zip(published["letter"], *places, strict=True):
+        axis.annotate(letter, (x, y), (-9, 4), textcoords="offset points", color=ORANGE)
     rates = np.geomspace(0.005, 1, 100)
     axis.plot(rates, rates, color=GREY, linestyle=":", label="guessing")
     in_percent(axis, "breasts recalled (%, logarithmic)", "found of breasts with cancer (%)")
