@@ -16,12 +16,13 @@ from rsna_nb import calibration, kaggle, metrics
 from rsna_nb.config import resolve
 from rsna_nb.left_out import LeftOut, NotShownError, Words, attempt
 from rsna_nb.metadata import DEMO_DIR
-from rsna_nb.metrics import MetricsError, Pooling, Women, by_breast, check_predictions
+from rsna_nb.metrics import BreastScore, MetricsError, Women, by_breast, check_predictions
 from rsna_nb.operating import CrossFit
 from rsna_nb.prepare import image_file, store_path
 from rsna_nb.runs import Run, RunError, list_runs, load_run
 
 STATISTICS = {"auc": "AUC", "average_precision": "average precision", "pf1": "pF1"}
+PREPARE_FIRST = "run notebooks/00_prepare.ipynb with this data_dir and img_size"
 GRID = np.linspace(0, 1, 101)
 
 
@@ -75,22 +76,24 @@ def evaluate(run: Run) -> Evaluation:
 def held_out(run: Run) -> pd.DataFrame:
     """The run's validation and test images, a row each, checked; `MetricsError` names the file and its fault."""
     try:
-        return checked(run.predictions)
+        return checked_rows(run.predictions)
     except (MetricsError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise MetricsError(f"{run.path / 'predictions.csv'}: {error}") from error
 
 
-def checked(predictions: pd.DataFrame) -> pd.DataFrame:
+def checked_rows(predictions: pd.DataFrame) -> pd.DataFrame:
     predictions = check_predictions(predictions, ["patient_id", "image_id", "laterality", "split", "cancer", "score"])
     twice = predictions.duplicated(["patient_id", "image_id"])
     if twice.any():
         raise MetricsError(f"{twice.sum()} images stand in it twice, first {predictions[twice].iloc[0]['image_id']}")
-    others = predictions.loc[~predictions["split"].isin(["test", "validation"]), "split"]
-    if len(others):
-        raise MetricsError(f"{len(others)} rows are of the split {others.iloc[0]}, not of validation or test")
-    sides = predictions.loc[~predictions["laterality"].isin(["L", "R"]), "laterality"]
-    if len(sides):
-        raise MetricsError(f"laterality is L or R, not {sides.iloc[0]}, in {len(sides)} rows")
+    for column, words in (("split", ["validation", "test"]), ("laterality", ["L", "R"])):
+        others = predictions[~predictions[column].isin(words)]
+        if len(others):
+            first = others.iloc[0]
+            raise MetricsError(
+                f"{column} must be {' or '.join(words)}, not {first[column]}, in {len(others)} rows, first in row "
+                f"{first.name}: patient_id {first['patient_id']}, image_id {first['image_id']}"
+            )
     both = predictions.groupby("patient_id")["split"].nunique()
     if both.max() > 1:
         raise MetricsError(f"{(both > 1).sum()} women are in both splits, first patient_id {both.idxmax()}")
@@ -125,7 +128,7 @@ def weighs_nothing(run: Run) -> bool:
     return run.config.imbalance == "none" and run.config.positive_label == 1
 
 
-def corrected(evaluation: Evaluation, how: Pooling = "mean") -> pd.DataFrame:
+def corrected(evaluation: Evaluation, how: BreastScore = "mean") -> pd.DataFrame:
     """The breasts with the class weights undone in each image's score first; `MetricsError` where there were none."""
     weights = class_weights(evaluation.run)
     scores = calibration.prior_correction(evaluation.predictions["score"], weights)
@@ -143,7 +146,7 @@ def main_figures(evaluation: Evaluation, n: int) -> pd.DataFrame:
         "breast, highest": by_breast(evaluation.predictions, "max"),
         "image": evaluation.predictions,
     }
-    ways: dict[str, Pooling] = {"mean": "mean", "highest": "max", "noisy-or": "noisy_or"}
+    ways: dict[str, BreastScore] = {"mean": "mean", "highest": "max", "noisy-or": "noisy_or"}
     if weighs_nothing(evaluation.run):
         tables["breast, noisy-or"] = by_breast(evaluation.predictions, "noisy_or")
     elif not isinstance(attempt(class_weights, evaluation.run), LeftOut):
@@ -242,7 +245,7 @@ def examples(evaluation: Evaluation, fit: CrossFit, count: int) -> dict[str, pd.
     run, breasts = evaluation.run, evaluation.breasts.assign(called=fit.calls)
     store = store_path(resolve(run.config.store_dir), data_folder(run), run.config.img_size)
     if not store.is_dir():
-        raise NotShownError(f"the store of prepared pictures {store} is not there")
+        raise NotShownError(f"the store of prepared pictures {store} is not there: {PREPARE_FIRST}")
     images = evaluation.predictions.sort_values("score", ascending=False, kind="stable")
     images = images.drop_duplicates(["patient_id", "laterality"]).rename(columns={"score": "image_score"})
     df = breasts.drop(columns="cancer").merge(images, on=["patient_id", "laterality"])
@@ -255,5 +258,5 @@ def examples(evaluation: Evaluation, fit: CrossFit, count: int) -> dict[str, pd.
     }
     gone = [file for rows in found.values() for file in rows["file"] if not Path(file).is_file()]
     if gone:
-        raise NotShownError(f"{len(gone)} pictures are not in the store, first {gone[0]}")
+        raise NotShownError(f"{len(gone)} pictures are not in the store, first {gone[0]}: {PREPARE_FIRST}")
     return found

@@ -17,7 +17,7 @@ import pandas as pd
 from rsna_nb import ledger as ledgers
 from rsna_nb import metrics
 from rsna_nb.config import resolve
-from rsna_nb.evaluation import Evaluation, data_folder
+from rsna_nb.evaluation import PREPARE_FIRST, Evaluation, data_folder
 from rsna_nb.geometry import Geometry
 from rsna_nb.left_out import NotShownError
 from rsna_nb.metrics import Interval, Women
@@ -60,7 +60,9 @@ def known_boxes(run: Run, ids: Sequence[tuple[str, str]]) -> list[np.ndarray]:
     gone = [key for key in ids if key not in ledger or ledger[key].status != "ok"]
     if gone:
         first = "/".join(gone[0])
-        raise NotShownError(f"{store / 'ledger.csv'} does not say where {len(gone)} pictures lie, first {first}")
+        raise NotShownError(
+            f"{store / 'ledger.csv'} does not say where {len(gone)} pictures lie, first {first}: {PREPARE_FIRST}"
+        )
     return [Geometry.of(ledger[key], config.image_shape).to_picture(boxes.get(key, np.empty((0, 4)))) for key in ids]
 
 
@@ -119,7 +121,7 @@ def brightest(image: np.ndarray) -> tuple[int, int]:
     return highest(np.where(image > 0, cv2.GaussianBlur(image, (0, 0), SMOOTHING * max(image.shape)), -1))
 
 
-def scores(hits: pd.DataFrame, n: int = 2000, seed: int = 0) -> dict[str, Interval]:
+def hit_rates(hits: pd.DataFrame, n: int = 2000, seed: int = 0) -> dict[str, Interval]:
     """Shares of hits of `map`, `random` and `brightest` (`play`), and by how much the map's is above each baseline's.
 
     Intervals are over the women with cancer, exact where all or none hit (`metrics.exact_limits`); a difference is of

@@ -86,7 +86,7 @@ def recalled(evaluation: Evaluation, fit: CrossFit, n: int) -> dict[str, tuple[f
 
 
 def what_it_is_not(evaluation: Evaluation) -> list[str]:
-    """Sentences."""
+    """The limits of this evaluation, as sentences."""
     share = evaluation.women["cancer"].mean()
     sentences = ["It is for research only, not for clinical use."]
     if is_drawn(evaluation.run):

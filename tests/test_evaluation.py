@@ -96,7 +96,10 @@ FAULTS = {
     "cancer 2": (changed(cancer=2), "cancer is not 0 or 1"),
     "mixed labels": (changed(cancer=0), "cancer is both 0 and 1 in 1 breasts, first in patient_id 100, laterality L"),
     "no laterality": (changed(laterality=None), "laterality is empty"),
-    "a split of its own": (changed(split="train"), "1 rows are of the split train"),
+    "a split of its own": (
+        changed(split="train"),
+        "not train, in 1 rows, first in row 0: patient_id 100",
+    ),
     "an image twice": (changed(image_id="1001"), "1 images stand in it twice, first 1001"),
     "no column score": (predictions_of().drop(columns="score"), "the predictions lack score"),
     "no column split": (predictions_of().drop(columns="split"), "the predictions lack split"),
@@ -327,7 +330,10 @@ def test_images_that_one_run_alone_has_scored_are_not_dropped_silently(run):
     ("change", "reason"),
     [
         ({"split": lambda df: df["split"].where(df["laterality"] == "L", "test")}, "women are in both splits"),
-        ({"laterality": lambda df: df["laterality"].where(df.index > 0, "l")}, "laterality is L or R, not l"),
+        (
+            {"laterality": lambda df: df["laterality"].where(df.index > 0, "l")},
+            "must be L or R, not l, .*row 0: patient_id 100, image_id 1000",
+        ),
     ],
 )
 def test_women_on_both_sides_and_a_third_side_are_refused(run, change, reason):
@@ -370,14 +376,14 @@ def test_examples_are_the_extremes_of_each_kind(run, judged):
 
 def test_without_the_store_or_a_picture_the_examples_are_left_out_with_the_reason(run, judged):
     fit = operating.cross_fitted(judged.breasts, operating.threshold_by_f1)
-    with pytest.raises(NotShownError, match=r"the store of prepared pictures .* is not there"):
+    with pytest.raises(NotShownError, match=r"the store of prepared pictures .* is not there: run notebooks/00"):
         evaluation.examples(judged, fit, 4)
     with pytest.raises(NotShownError, match="no pictures were asked for"):
         evaluation.examples(judged, fit, 0)
     write_store(run)
     for file in Path(run.config.store_dir).rglob("*.png"):
         file.unlink()
-    with pytest.raises(NotShownError, match="are not in the store, first"):
+    with pytest.raises(NotShownError, match=r"are not in the store, first .*: run notebooks/00_prepare"):
         evaluation.examples(judged, fit, 4)
 
 

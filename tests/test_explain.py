@@ -292,7 +292,7 @@ def test_the_game_counts_maxima_in_boxes_and_the_share_of_the_breast_that_they_c
 
 def test_a_share_of_all_hits_has_the_exact_interval():
     table = pd.DataFrame({"patient_id": np.arange(20), "cancer": 1, "map": 1.0, "random": 0.1, "brightest": 0.0})
-    found = pointing.scores(pd.concat([table, table]), n=50)
+    found = pointing.hit_rates(pd.concat([table, table]), n=50)
     assert str(found["map"]) == "1.000 (0.832 to 1.000)"
     assert str(found["brightest"]) == "0.000 (0.000 to 0.168)"
 
@@ -302,13 +302,13 @@ def test_the_intervals_are_paired_and_over_women():
     chance = rng.uniform(0.05, 0.2, 60)
     hits = (rng.random(60) < 0.7).astype(float)
     table = pd.DataFrame({"patient_id": np.arange(60), "cancer": 1, "map": hits, "random": chance, "brightest": hits})
-    found = pointing.scores(table, n=500)
+    found = pointing.hit_rates(table, n=500)
     assert found["map"].estimate == pytest.approx(hits.mean())
     assert found["map less random"].low > 0
     assert found["map less brightest"].estimate == 0
     assert np.isnan(found["map less brightest"].low)  # no draw differs
     several = pd.concat([table, table, table, table])
-    same = pointing.scores(several, n=500)["map less random"]
+    same = pointing.hit_rates(several, n=500)["map less random"]
     assert same.high - same.low == pytest.approx(found["map less random"].high - found["map less random"].low, rel=1e-6)
 
 
@@ -316,7 +316,7 @@ def test_draws_that_are_all_hits_do_not_widen_the_interval():
     women = np.arange(93) // 3
     hits = (women > 1).astype(float)  # two of 31 women are missed, so that some draws have none of them
     table = pd.DataFrame({"patient_id": women, "cancer": 1, "map": hits, "random": 0.1, "brightest": 0.5 * hits})
-    found = pointing.scores(table)["map"]
+    found = pointing.hit_rates(table)["map"]
     assert found.draws.max() == 1
     assert 0.65 < found.low < found.estimate < found.high < 0.995
 

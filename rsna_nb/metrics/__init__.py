@@ -16,7 +16,7 @@ from rsna_nb.metrics.intervals import (
     subgroups,
 )
 from rsna_nb.metrics.predictions import (
-    Pooling,
+    BreastScore,
     by_breast,
     by_image,
     check_predictions,
@@ -29,9 +29,9 @@ from rsna_nb.metrics.predictions import (
 __all__ = [
     "PREPARE",
     "UNDEFINED",
+    "BreastScore",
     "Interval",
     "MetricsError",
-    "Pooling",
     "Women",
     "auc",
     "average_precision",

@@ -9,7 +9,7 @@ from sklearn import metrics as sklearn_metrics
 
 from rsna_nb.metrics.figures import MetricsError, pf1
 
-Pooling = Literal["mean", "max", "noisy_or"]
+BreastScore = Literal["mean", "max", "noisy_or"]
 COLUMNS = ["patient_id", "laterality", "cancer", "score"]
 
 
@@ -58,7 +58,7 @@ def check_breasts(predictions: pd.DataFrame) -> None:
         )
 
 
-def by_breast(predictions: pd.DataFrame, how: Pooling = "mean") -> pd.DataFrame:
+def by_breast(predictions: pd.DataFrame, how: BreastScore = "mean") -> pd.DataFrame:
     """One row a breast: patient_id, laterality, cancer (its images' largest) and score (their mean or max).
 
     "noisy_or" is 1 - prod(1 - score), the chance that one image at least is of cancer where the scores are
