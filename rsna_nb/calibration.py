@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
+from scipy import special
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit, log_expit
 from sklearn.isotonic import IsotonicRegression
@@ -23,8 +24,7 @@ Calibrator = Callable[[np.ndarray], np.ndarray]  # scores -> scores
 
 def logit(scores: ArrayLike, epsilon: float = 1e-7) -> np.ndarray:
     """log(p / (1 - p)), the scores kept `epsilon` away from 0 and 1."""
-    clipped = np.clip(np.asarray(scores, dtype=float), epsilon, 1 - epsilon)
-    return np.log(clipped) - np.log1p(-clipped)
+    return special.logit(np.clip(np.asarray(scores, dtype=float), epsilon, 1 - epsilon))
 
 
 def prior_correction(scores: ArrayLike, class_weights: Mapping[int, float]) -> np.ndarray:
@@ -38,10 +38,14 @@ def prior_correction(scores: ArrayLike, class_weights: Mapping[int, float]) -> n
     """
     negative, positive = class_weights[0], class_weights[1]
     if min(negative, positive) <= 0:
-        raise MetricsError(f"class weights are above 0, not {dict(class_weights)}")
+        raise MetricsError(f"class weights are above 0, not {dict(class_weights)}: give those that training used")
     values = np.asarray(scores, dtype=float)
-    if not ((values >= 0) & (values <= 1)).all():
-        raise MetricsError("scores are probabilities, in 0-1, and not NaN")
+    wrong = ~((values >= 0) & (values <= 1))
+    if wrong.any():
+        raise MetricsError(
+            f"scores must be probabilities from 0 to 1 to be corrected: {wrong.sum()} of {wrong.size} are not, the "
+            f"first is {values[wrong][0]}, in row {np.flatnonzero(wrong)[0]}"
+        )
     return values * negative / (values * negative + (1 - values) * positive)
 
 
@@ -140,38 +144,36 @@ def fit_temperature(positive: np.ndarray, scores: np.ndarray) -> Calibrator:
 
 
 def fit_isotonic(positive: np.ndarray, scores: np.ndarray) -> Calibrator:
-    """The best rising step function (Zadrozny & Elkan 2002), kept 1 / (n + 2) away from 0 and 1.
+    """The best rising step function (Zadrozny & Elkan 2002), of shares from 1 / (n + 2) to 1 - 1 / (n + 2).
 
-    It is of shares, and a share of none in n is no certainty.
+    Kept away from 0 and 1, since 0 of n cancers does not prove the risk is 0.
     """
     margin = 1 / (len(scores) + 2)
     model = IsotonicRegression(y_min=margin, y_max=1 - margin, out_of_bounds="clip").fit(scores, positive)
     return lambda others: model.predict(others)
 
 
-FIT: dict[str, Callable[[np.ndarray, np.ndarray], Calibrator]] = {
+FIT: dict[Method, Callable[[np.ndarray, np.ndarray], Calibrator]] = {
     "platt": fit_platt,
     "isotonic": fit_isotonic,
     "temperature": fit_temperature,
 }
 
 
-def recalibrated(
-    predictions: pd.DataFrame, method: Method = "platt", folds: int = 5, seed: int = 0, groups: str = "patient_id"
-) -> np.ndarray:
+def recalibrated(predictions: pd.DataFrame, method: Method = "platt", folds: int = 5, seed: int = 0) -> np.ndarray:
     """Scores (rows,) in 0-1, each woman's by a calibrator fitted on the women of the other folds.
 
     Parameters
     ----------
     predictions
-        A row an image or a breast with `groups`, cancer and score; folds as `operating.deal_women` makes them, two
+        A row an image or a breast with patient_id, cancer and score; folds as `operating.deal_women` makes them, two
         women with cancer at least.
     """
     if method not in FIT:
         raise MetricsError(f"there is no method {method}; there are {', '.join(FIT)}")
-    predictions = check_predictions(predictions, [groups, "cancer", "score"])
+    predictions = check_predictions(predictions, ["patient_id", "cancer", "score"])
     positive, scores = predictions["cancer"].to_numpy() == 1, predictions["score"].to_numpy()
-    fold = deal_women(predictions, folds, seed, groups)
+    fold = deal_women(predictions, folds, seed)
     fixed = np.empty(len(scores))
     for value in np.unique(fold):
         own = fold == value
@@ -181,21 +183,13 @@ def recalibrated(
     return fixed
 
 
-def calibration_table(predictions: pd.DataFrame, class_weights: Mapping[int, float] | None = None) -> pd.DataFrame:
-    """The scores as they are and as each way corrects them, a row each, by women whom the correction never saw.
+def calibration_table(labels: ArrayLike, ways: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """What the scores of several ways, (n,) by their names, are worth: a row a way, indexed by `scores`.
 
-    The columns are scores (raw, prior-corrected where `class_weights` are given, platt, isotonic, temperature),
-    brier, ece, mean_score, observed, slope and intercept. Each way starts from the raw scores.
+    The columns are brier, ece, mean_score, observed, slope and intercept.
     """
-    predictions = check_predictions(predictions, ["patient_id", "cancer", "score"])
-    labels = predictions["cancer"]
-    ways = {"raw": predictions["score"].to_numpy()}
-    if class_weights is not None:
-        ways["prior-corrected"] = prior_correction(predictions["score"], class_weights)
-    methods: list[Method] = ["platt", "isotonic", "temperature"]
-    ways |= {method: recalibrated(predictions, method) for method in methods}
-    rows = [{"scores": way} | calibration_figures(labels, scores) for way, scores in ways.items()]
-    return pd.DataFrame(rows)
+    rows = {way: calibration_figures(labels, scores) for way, scores in ways.items()}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("scores")
 
 
 def calibration_figures(labels: ArrayLike, scores: np.ndarray) -> dict[str, float]:

@@ -8,8 +8,9 @@ import pandas as pd
 from sklearn.linear_model import LogisticRegression
 
 from rsna_nb import metrics
-from rsna_nb.evaluation import STATISTICS, Evaluation, evaluate
+from rsna_nb.evaluation import STATISTICS, Evaluation, evaluate, main_intervals
 from rsna_nb.imbalance import group_names, in_order, one_hot
+from rsna_nb.left_out import NotShownError
 from rsna_nb.metrics import MetricsError, by_breast
 from rsna_nb.operating import deal_women
 from rsna_nb.runs import Run
@@ -69,7 +70,7 @@ def baseline(evaluation: Evaluation) -> pd.DataFrame:
         first["age"] = pd.to_numeric(first["age"], errors="coerce")
     columns = [name for name in ("age", "machine_id") if name in first and first[name].nunique() > 1]
     if not columns:
-        raise MetricsError("age and machine are missing, or the same for all")
+        raise NotShownError("age and machine are missing, or the same for all")
     inputs, cancer, fold = one_hot(first[columns]), first["cancer"].to_numpy(), deal_women(evaluation.breasts)
     scores = np.empty(len(first))
     for value in np.unique(fold):
@@ -83,18 +84,19 @@ def differences(a: pd.DataFrame, b: pd.DataFrame, names: tuple[str, str], n: int
 
     The columns are `names`, which say what a and b are, and "difference".
     """
-    statistics = {name: name for name in STATISTICS}
-    first, second = (metrics.bootstrap_many(df, statistics, n=n) for df in (a, b))
-    rows = [(first[name], second[name], metrics.difference(a, b, name, n=n)) for name in STATISTICS]
-    return pd.DataFrame(rows, columns=[*names, "difference"], index=list(STATISTICS.values()))
+    first, second = (main_intervals(df, n) for df in (a, b))
+    rows = {
+        words: (first[words], second[words], metrics.difference(a, b, name, n=n)) for name, words in STATISTICS.items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index", columns=[*names, "difference"])
 
 
 def compared(evaluation: Evaluation, other: Run | None, n: int) -> pd.DataFrame:
-    """`differences` of the run and another, on the women that both are judged on; `MetricsError` where refused."""
+    """`differences` of the run and another, on the women that both are judged on; `NotShownError` where refused."""
     if other is None:
-        raise MetricsError("no other run was named (parameter compare)")
+        raise NotShownError("no other run was named (parameter compare)")
     if other.path.resolve() == evaluation.run.path.resolve():
-        raise MetricsError(f"run {other.id} would be compared with itself")
+        raise NotShownError(f"run {other.id} would be compared with itself")
     own, theirs = paired(evaluation, other)
     return differences(theirs, own, (other.id, evaluation.run.id), n)
 

@@ -23,7 +23,7 @@ STEPS = 20
 class Curves:
     """Scores (pictures, STEPS + 1) by the share of the breast's patches taken away, or given back, (STEPS + 1,).
 
-    Of the random orders it is the mean over several.
+    The random curves are means over several random orders.
     """
 
     shares: np.ndarray

@@ -7,7 +7,7 @@ so that models of different folds, whose scores share no scale, have one in comm
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,13 @@ import pandas as pd
 from scipy.special import expit
 
 from rsna_nb import metrics
-from rsna_nb.calibration import logit
+from rsna_nb.calibration import logit, prior_correction
 from rsna_nb.config import ConfigError, is_folder_name, resolve
-from rsna_nb.evaluation import find_run
+from rsna_nb.evaluation import class_weights, find_run, weighs_nothing
 from rsna_nb.imbalance import share_below
 from rsna_nb.members import Library, gather
-from rsna_nb.metrics import by_breast
+from rsna_nb.metrics import MetricsError, by_breast
+from rsna_nb.out_of_fold import with_fold
 from rsna_nb.runs import Run, RunError, load_run
 from rsna_nb.storage import write_whole
 from rsna_nb.summary import plain
@@ -62,7 +63,7 @@ def breasts_of(rows: pd.DataFrame, values: pd.DataFrame, way: str) -> pd.DataFra
     """A row a breast: patient_id, laterality, cancer, fold and each member's score."""
     tables = [by_breast(rows.assign(score=from_scale(values[name].to_numpy(), way))) for name in values]
     breasts = tables[0].drop(columns="score")
-    breasts["fold"] = breasts["patient_id"].map(rows.groupby("patient_id")["fold"].first())
+    breasts = with_fold(breasts, rows)
     breasts[values.columns] = np.stack([table["score"] for table in tables], axis=1)
     return breasts
 
@@ -112,6 +113,7 @@ class Ensemble:
     way: str
     library: Library
     weights: np.ndarray
+    undo: Mapping[str, Mapping[int, float]] = field(default_factory=dict)  # class weights by run id
 
     @classmethod
     def fitted(cls, name: str, library: Library, way: str) -> "Ensemble":
@@ -127,8 +129,27 @@ class Ensemble:
         members = tuple(member for member, weight in zip(library.members, weights, strict=True) if weight)
         return cls(name, way, replace(library, members=members), weights[weights > 0])
 
+    def undone(self) -> "Ensemble":
+        """The ensemble whose scores are probabilities: each run's class weights are undone before they are combined.
+
+        Its members' weights are the same. `MetricsError` where a run's scores are no probabilities, or its weights are
+        not known (`evaluation.class_weights`), and for ranks.
+        """
+        if self.way == "rank":
+            raise MetricsError(f"ensemble {self.name} combines ranks, which are not probabilities")
+        undo: dict[str, Mapping[int, float]] = {}
+        for run in self.library.runs:
+            try:
+                undo |= {} if weighs_nothing(run) else {run.id: class_weights(run)}
+            except MetricsError as error:
+                raise MetricsError(f"run {run.id}: {error}") from error
+        return replace(self, undo=undo)
+
     def scores(self, scores: pd.DataFrame) -> np.ndarray:
         """One score (images,) in 0-1 of the runs' scores (images, runs), NaN where they are."""
+        for name, weights in self.undo.items():
+            known = scores[name].dropna()
+            scores = scores.assign(**{name: pd.Series(prior_correction(known, weights), index=known.index)})
         return from_scale(values_of(self.library, scores, self.way).to_numpy() @ self.weights, self.way)
 
     @property

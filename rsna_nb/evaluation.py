@@ -8,52 +8,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from rsna_nb import calibration, kaggle, metrics
 from rsna_nb.config import resolve
+from rsna_nb.left_out import LeftOut, NotShownError, Words, attempt
 from rsna_nb.metadata import DEMO_DIR
-from rsna_nb.metrics import MetricsError, Pooling, Women, by_breast, check_predictions
+from rsna_nb.metrics import BreastScore, MetricsError, Women, by_breast, check_predictions
 from rsna_nb.operating import CrossFit
 from rsna_nb.prepare import image_file, store_path
 from rsna_nb.runs import Run, RunError, list_runs, load_run
 
 STATISTICS = {"auc": "AUC", "average_precision": "average precision", "pf1": "pF1"}
+PREPARE_FIRST = "run notebooks/00_prepare.ipynb with this data_dir and img_size"
 GRID = np.linspace(0, 1, 101)
-
-
-@dataclass(frozen=True)
-class Words:
-    """Markdown that a notebook shows as such."""
-
-    text: str
-
-    def _repr_markdown_(self) -> str:
-        return self.text
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """What stands in the place of a figure that cannot be made."""
-
-    reason: str
-
-    def _repr_markdown_(self) -> str:
-        return f"*Left out: {self.reason}.*"
-
-
-def attempt(make: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    """What `make` returns, or `LeftOut` with the reason why not; what another left out is passed on."""
-    for argument in arguments:
-        if isinstance(argument, LeftOut):
-            return argument
-    try:
-        return make(*arguments, **options)
-    except (MetricsError, RunError) as error:
-        return LeftOut(str(error).rstrip("."))
 
 
 def find_run(run: str, runs_dir: str | Path = "runs") -> Run:
@@ -106,22 +76,24 @@ def evaluate(run: Run) -> Evaluation:
 def held_out(run: Run) -> pd.DataFrame:
     """The run's validation and test images, a row each, checked; `MetricsError` names the file and its fault."""
     try:
-        return checked(run.predictions)
+        return checked_rows(run.predictions)
     except (MetricsError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise MetricsError(f"{run.path / 'predictions.csv'}: {error}") from error
 
 
-def checked(predictions: pd.DataFrame) -> pd.DataFrame:
+def checked_rows(predictions: pd.DataFrame) -> pd.DataFrame:
     predictions = check_predictions(predictions, ["patient_id", "image_id", "laterality", "split", "cancer", "score"])
     twice = predictions.duplicated(["patient_id", "image_id"])
     if twice.any():
         raise MetricsError(f"{twice.sum()} images stand in it twice, first {predictions[twice].iloc[0]['image_id']}")
-    others = predictions.loc[~predictions["split"].isin(["test", "validation"]), "split"]
-    if len(others):
-        raise MetricsError(f"{len(others)} rows are of the split {others.iloc[0]}, not of validation or test")
-    sides = predictions.loc[~predictions["laterality"].isin(["L", "R"]), "laterality"]
-    if len(sides):
-        raise MetricsError(f"laterality is L or R, not {sides.iloc[0]}, in {len(sides)} rows")
+    for column, words in (("split", ["validation", "test"]), ("laterality", ["L", "R"])):
+        others = predictions[~predictions[column].isin(words)]
+        if len(others):
+            first = others.iloc[0]
+            raise MetricsError(
+                f"{column} must be {' or '.join(words)}, not {first[column]}, in {len(others)} rows, first in row "
+                f"{first.name}: patient_id {first['patient_id']}, image_id {first['image_id']}"
+            )
     both = predictions.groupby("patient_id")["split"].nunique()
     if both.max() > 1:
         raise MetricsError(f"{(both > 1).sum()} women are in both splits, first patient_id {both.idxmax()}")
@@ -135,7 +107,9 @@ def class_weights(run: Run) -> dict[int, float]:
     """
     config = run.config
     if config.positive_label < 1:
-        raise MetricsError(f"scores are no probabilities: positives were to have {config.positive_label:g}")
+        raise MetricsError(
+            f"scores are not probabilities: the run was trained with positive_label {config.positive_label:g}"
+        )
     if config.imbalance not in ("class_weight", "balanced_batches"):
         raise MetricsError(f'the run was trained without class weights (imbalance "{config.imbalance}")')
     try:
@@ -143,12 +117,18 @@ def class_weights(run: Run) -> dict[int, float]:
         share = 0.5 if config.imbalance == "class_weight" else float(run.metrics["sampled_share"])
     except (KeyError, TypeError, ValueError) as error:  # json.JSONDecodeError among them
         raise MetricsError(f"metrics.json does not say how many training images there were: {error}") from error
-    if not 0 < positives < images:
-        raise MetricsError(f"metrics.json says {positives} of {images} training images have cancer")
-    return {0: (1 - share) * images / (images - positives), 1: share * images / positives}
+    try:
+        return metrics.class_weights_of(images, positives, share)
+    except MetricsError as error:
+        raise MetricsError(f"metrics.json, of the training images: {error}") from error
 
 
-def corrected(evaluation: Evaluation, how: Pooling = "mean") -> pd.DataFrame:
+def weighs_nothing(run: Run) -> bool:
+    """Whether training was by the plain cross-entropy, so that the scores are probabilities as they are."""
+    return run.config.imbalance == "none" and run.config.positive_label == 1
+
+
+def corrected(evaluation: Evaluation, how: BreastScore = "mean") -> pd.DataFrame:
     """The breasts with the class weights undone in each image's score first; `MetricsError` where there were none."""
     weights = class_weights(evaluation.run)
     scores = calibration.prior_correction(evaluation.predictions["score"], weights)
@@ -166,15 +146,17 @@ def main_figures(evaluation: Evaluation, n: int) -> pd.DataFrame:
         "breast, highest": by_breast(evaluation.predictions, "max"),
         "image": evaluation.predictions,
     }
-    ways: dict[str, Pooling] = {"mean": "mean", "highest": "max", "noisy-or": "noisy_or"}
-    if evaluation.run.config.imbalance == "none" and evaluation.run.config.positive_label == 1:
+    ways: dict[str, BreastScore] = {"mean": "mean", "highest": "max", "noisy-or": "noisy_or"}
+    if weighs_nothing(evaluation.run):
         tables["breast, noisy-or"] = by_breast(evaluation.predictions, "noisy_or")
     elif not isinstance(attempt(class_weights, evaluation.run), LeftOut):
         tables |= {f"breast, {name}, weights undone": corrected(evaluation, how) for name, how in ways.items()}
-    figures = {
-        unit: metrics.bootstrap_many(df, {name: name for name in STATISTICS}, n=n) for unit, df in tables.items()
-    }
-    return pd.DataFrame(figures).T.rename_axis(index="unit").rename(columns=STATISTICS)
+    return pd.DataFrame({unit: main_intervals(df, n) for unit, df in tables.items()}).T.rename_axis(index="unit")
+
+
+def main_intervals(predictions: pd.DataFrame, n: int) -> dict[str, metrics.Interval]:
+    """AUC, average precision and pF1 of breasts or images, from the same `n` draws of women."""
+    return metrics.bootstrap_many(predictions, {words: name for name, words in STATISTICS.items()}, n=n)
 
 
 def bands(breasts: pd.DataFrame, n: int, seed: int = 0) -> pd.DataFrame:
@@ -185,7 +167,9 @@ def bands(breasts: pd.DataFrame, n: int, seed: int = 0) -> pd.DataFrame:
     """
     women, read = Women.of(breasts, "patient_id"), curves_reader(breasts)
     if women.rarer < 2:
-        raise MetricsError(f"a band needs 2 women with cancer and 2 without, there are {women.rarer} of one kind")
+        raise MetricsError(
+            f"a band needs 2 women with cancer and 2 with a breast without, there are {women.rarer} of one kind"
+        )
     drawn = np.stack([read(counts[women.codes]) for counts in women.drawn(n, seed)])  # (n, 2, 101)
     low, high = np.nanpercentile(drawn, [2.5, 97.5], axis=0)
     whole = read(np.ones(len(breasts)))
@@ -231,8 +215,7 @@ class Calibration:
 def calibrate(evaluation: Evaluation) -> Calibration:
     """Of the breasts: raw, with the class weights undone, and Platt, isotonic and temperature by other women."""
     breasts, undone = evaluation.breasts, attempt(corrected, evaluation)
-    labels, scores = breasts["cancer"], {"raw": breasts["score"].to_numpy()}
-    table = calibration.calibration_table(breasts).set_index("scores")
+    ways = {"raw": breasts["score"].to_numpy()}
     if isinstance(undone, LeftOut):
         note = f"Prior correction is left out: {undone.reason}."
     else:
@@ -240,12 +223,10 @@ def calibrate(evaluation: Evaluation) -> Calibration:
         note = (
             f"The class weights that prior correction undoes: {weights[0]:.3f} without cancer, {weights[1]:.3f} with."
         )
-        scores["prior-corrected"] = undone["score"].to_numpy()
-        row = calibration.calibration_figures(labels, scores["prior-corrected"])
-        extra = pd.DataFrame([row], index=pd.Index(["prior-corrected"], name="scores"))
-        table = pd.concat([table.iloc[:1], extra, table.iloc[1:]])
-    scores["platt"] = calibration.recalibrated(breasts, "platt")
-    return Calibration(table, labels, scores, Words(note))
+        ways["prior-corrected"] = undone["score"].to_numpy()
+    ways |= {method: calibration.recalibrated(breasts, method) for method in calibration.FIT}
+    shown = {way: scores for way, scores in ways.items() if way not in ("isotonic", "temperature")}
+    return Calibration(calibration.calibration_table(breasts["cancer"], ways), breasts["cancer"], shown, Words(note))
 
 
 def data_folder(run: Run) -> Path:
@@ -257,14 +238,14 @@ def examples(evaluation: Evaluation, fit: CrossFit, count: int) -> dict[str, pd.
     """Up to `count` breasts a kind, by the highest-scoring image of each, which is in `file`.
 
     The kinds are hits (cancer and recalled, highest scores first), misses (cancer and not recalled, lowest first) and
-    false alarms (recalled without cancer, highest first). `MetricsError` where the store lacks a picture.
+    false alarms (recalled without cancer, highest first). `NotShownError` where the store lacks a picture.
     """
     if count < 1:
-        raise MetricsError("no pictures were asked for (the parameter pictures is 0)")
+        raise NotShownError("no pictures were asked for (the parameter pictures is 0)")
     run, breasts = evaluation.run, evaluation.breasts.assign(called=fit.calls)
     store = store_path(resolve(run.config.store_dir), data_folder(run), run.config.img_size)
     if not store.is_dir():
-        raise MetricsError(f"the store of prepared pictures {store} is not there")
+        raise NotShownError(f"the store of prepared pictures {store} is not there: {PREPARE_FIRST}")
     images = evaluation.predictions.sort_values("score", ascending=False, kind="stable")
     images = images.drop_duplicates(["patient_id", "laterality"]).rename(columns={"score": "image_score"})
     df = breasts.drop(columns="cancer").merge(images, on=["patient_id", "laterality"])
@@ -277,5 +258,5 @@ def examples(evaluation: Evaluation, fit: CrossFit, count: int) -> dict[str, pd.
     }
     gone = [file for rows in found.values() for file in rows["file"] if not Path(file).is_file()]
     if gone:
-        raise MetricsError(f"{len(gone)} pictures are not in the store, first {gone[0]}")
+        raise NotShownError(f"{len(gone)} pictures are not in the store, first {gone[0]}: {PREPARE_FIRST}")
     return found

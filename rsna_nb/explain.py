@@ -14,18 +14,18 @@ import numpy as np
 import tensorflow as tf
 
 from rsna_nb.inference import FLIPS
-from rsna_nb.metrics import MetricsError
+from rsna_nb.left_out import NotShownError
 
 BATCH = 16
 
 
 def read_pictures(files: Iterable[str | Path]) -> np.ndarray:
-    """Pictures of the store, (n, height, width, 1); `MetricsError` for a file that is not there or no picture."""
+    """Pictures of the store, (n, height, width, 1); `NotShownError` for a file that is not there or no picture."""
     pictures = []
     for file in files:
         picture = cv2.imread(str(file), cv2.IMREAD_GRAYSCALE)
         if picture is None:
-            raise MetricsError(f"the picture {file} is missing or damaged: notebooks/00_prepare.ipynb makes it")
+            raise NotShownError(f"the picture {file} is missing or damaged: notebooks/00_prepare.ipynb makes it")
         pictures.append(picture)
     return np.stack(pictures)[..., np.newaxis].astype(np.float32) / 255
 

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from rsna_nb import deletion, dicom, metrics, pointing
-from rsna_nb.evaluation import Evaluation, LeftOut, Words, attempt, data_folder
+from rsna_nb.evaluation import Evaluation, data_folder
 from rsna_nb.explain import check_method, maps, read_pictures, scorer
 from rsna_nb.geometry import Geometry
+from rsna_nb.left_out import LeftOut, NotShownError, Words, attempt
 from rsna_nb.metadata import MetadataError, load_metadata
-from rsna_nb.metrics import MetricsError
 from rsna_nb.runs import Run
 from rsna_nb.steps import reading_steps
 from rsna_nb.storage import write_arrays
@@ -60,9 +60,9 @@ def explained_kinds(
 
 
 def curves(model: keras.Model, shown: Mapping[str, Explained], kind: str) -> deletion.Curves:
-    """`deletion.curves` of the pictures of a kind; `MetricsError` where there are none."""
+    """`deletion.curves` of the pictures of a kind; `NotShownError` where there are none."""
     if kind not in shown:
-        raise MetricsError(f"there are no {kind}")
+        raise NotShownError(f"there are no {kind}")
     return deletion.curves(scorer(model), shown[kind].images, shown[kind].heats)
 
 
@@ -85,21 +85,21 @@ class InFile:
 def in_file(run: Run, shown: Mapping[str, Explained]) -> InFile:
     """The first picture's map in the pixels of the DICOM file that it was made from.
 
-    `MetricsError` where the data's table lacks the image, or its file is gone or cannot be read.
+    `NotShownError` where the data's table lacks the image, or its file is gone or cannot be read.
     """
     if not shown:
-        raise MetricsError("there are no pictures")
+        raise NotShownError("there are no pictures")
     first = next(iter(shown.values()))
     patient_id, image_id = first.rows[["patient_id", "image_id"]].iloc[0]
     try:
         table = load_metadata(data_folder(run), check_files=False)
         path = table.set_index(["patient_id", "image_id"])["path"].get((patient_id, image_id))
         if path is None:
-            raise MetricsError(f"{data_folder(run)} has no image {patient_id}/{image_id}")
+            raise NotShownError(f"{data_folder(run)} has no image {patient_id}/{image_id}")
         reading = dicom.read(path, run.config.image_shape)
         whole = reading_steps(path, list(run.config.image_shape))[2].picture
     except (MetadataError, dicom.DicomError) as error:
-        raise MetricsError(str(error)) from error
+        raise NotShownError(str(error)) from error
     geometry = Geometry.of(reading, run.config.image_shape)
     boxes = geometry.to_file(first.boxes[0])
     return InFile(f"{patient_id}/{image_id}", whole, geometry.map_to_file(first.heats[0]), boxes)
@@ -108,10 +108,10 @@ def in_file(run: Run, shown: Mapping[str, Explained]) -> InFile:
 def write_maps(run: Run, shown: Mapping[str, Explained]) -> Path:
     """explain/maps.npz in the run's folder: kind, patient_id, image_id and the map, float16, of each picture.
 
-    `MetricsError` where there are none.
+    `NotShownError` where there are none.
     """
     if not shown:
-        raise MetricsError("there are no pictures")
+        raise NotShownError("there are no pictures")
     rows = pd.concat([one.rows.assign(kind=kind) for kind, one in shown.items()])
     arrays = {name: rows[name].to_numpy(str) for name in ("kind", "patient_id", "image_id")}
     path = run.path / "explain" / "maps.npz"

@@ -7,12 +7,12 @@ validation women, and judged on test women or, where there are none, on validati
 import numpy as np
 import pandas as pd
 
-from rsna_nb import metrics
 from rsna_nb.comparison import differences
 from rsna_nb.ensemble import WAYS, Choose, best_one, from_scale, values_of, weights_on
-from rsna_nb.evaluation import STATISTICS, Words
+from rsna_nb.evaluation import STATISTICS, main_intervals
+from rsna_nb.left_out import NotShownError, Words
 from rsna_nb.members import Library, Member
-from rsna_nb.metrics import Interval, MetricsError, by_breast
+from rsna_nb.metrics import Interval, by_breast
 from rsna_nb.metrics.intervals import Women, evaluator, matched, normal_interval, resampled
 from rsna_nb.operating import deal_women
 
@@ -42,21 +42,18 @@ def member_figures(library: Library, n: int) -> pd.DataFrame:
     own = library.of(library.split)
     values = values_of(library, library.scores, "mean")[own]
     figures = {
-        name: metrics.bootstrap_many(
-            by_breast(library.rows[own].assign(score=values[name])), {key: key for key in STATISTICS}, n=n
-        )
-        for name in library.names
+        name: main_intervals(by_breast(library.rows[own].assign(score=values[name])), n) for name in library.names
     }
-    return pd.DataFrame(figures).T.rename(columns=STATISTICS)
+    return pd.DataFrame(figures).T
 
 
 def gains(library: Library, n: int) -> pd.DataFrame:
     """Each way beside the best single member on its scale: index (way, figure), columns of Intervals.
 
-    Both are chosen on other women than they are judged on. `MetricsError` with one member alone.
+    Both are chosen on other women than they are judged on. `NotShownError` with one member alone.
     """
     if len(library.members) == 1:
-        raise MetricsError(f"{library.names[0]} is the only member: there is nothing to combine it with")
+        raise NotShownError(f"{library.names[0]} is the only member: there is nothing to combine it with")
     tables = {
         way: differences(judged(library, way, best_one), judged(library, way, choose), ("best single", "ensemble"), n)
         for way, choose in WAYS.items()
@@ -67,13 +64,13 @@ def gains(library: Library, n: int) -> pd.DataFrame:
 def fold_gains(library: Library, n: int) -> pd.DataFrame:
     """Of each member of several folds, `fold_gain`: index (member, figure).
 
-    `MetricsError` where there is no such member, or no test women: all others trained some fold.
+    `NotShownError` where there is no such member, or no test women: all others trained some fold.
     """
     several = [member for member in library.members if len(member.runs) > 1]
     if not several:
-        raise MetricsError("no member has several folds")
+        raise NotShownError("no member has several folds")
     if library.split != "test":
-        raise MetricsError("every woman trained some fold: train them with test_fraction to set women aside")
+        raise NotShownError("every woman trained some fold: train them with test_fraction to set women aside")
     tables = {member.name: fold_gain(library, member, n) for member in several}
     return pd.concat(tables, names=["member", "figure"])
 
@@ -105,7 +102,7 @@ def in_words(found: pd.DataFrame) -> Words:
 
 def beside_mean(singles: list[pd.DataFrame], together: pd.DataFrame, statistic: str, n: int) -> tuple[Interval, ...]:
     """The mean of the figures of some tables, that of another, and the difference, on the same draws of women."""
-    tables = [matched(one, together, "patient_id")[0] for one in [*singles, together]]
+    tables = [matched(one, together)[0] for one in [*singles, together]]
     labels, women = tables[0]["cancer"].to_numpy(), Women.of(tables[0], "patient_id")
     *each, whole = (evaluator(statistic, labels, df["score"].to_numpy()) for df in tables)
 
@@ -115,7 +112,7 @@ def beside_mean(singles: list[pd.DataFrame], together: pd.DataFrame, statistic: 
     kinds = [mean, whole, lambda weights: whole(weights) - mean(weights)]
     found = resampled(women, kinds, n, seed=0)
     return tuple(
-        normal_interval(estimate, draws, women.positives, women.rarer, logit=number < 2)
+        normal_interval(estimate, draws, women.positives, women.rarer, on_logits=number < 2)
         for number, (estimate, draws) in enumerate(found)
     )
 
@@ -131,7 +128,7 @@ def correlations(library: Library) -> pd.DataFrame:
     if len(library.members) == 1:
         scores = library.scores[own]
     if scores.shape[1] == 1 or scores.isna().any(axis=None):
-        raise MetricsError(f"{library.names[0]} is the only one that scored these women")
+        raise NotShownError(f"{library.names[0]} is the only one that scored these women")
     tables = {name: by_breast(library.rows[own].assign(score=scores[name])) for name in scores}
     cancer = next(iter(tables.values()))["cancer"] == 1
     by_name = pd.DataFrame({name: table["score"] for name, table in tables.items()})

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from rsna_nb.metrics import MetricsError, Women, check_predictions, checked, in_parts, normal_interval
+from rsna_nb.metrics import MetricsError, Women, check_predictions, checked, exact_limits, in_parts, normal_interval
 
 Choose = Callable[[np.ndarray, np.ndarray], float]  # (labels, scores) -> threshold
 
@@ -20,7 +20,8 @@ RECALL_RATES = (0.015, 0.024, 0.035, 0.10)  # the first three: the best single, 
 SPECIFICITIES = (0.8, 0.9, 0.95)
 RATES = ["sensitivity", "specificity", "ppv", "recall_rate"]
 
-# The RSNA challenge's algorithms on the hidden test set, recall of a breast "if any" algorithm recalls it.
+# The RSNA challenge's algorithms on the hidden test set, recall of a breast "if any" algorithm recalls it; Radiology
+# 2025. Table and figure call them by their letters, in the order of their recall rates.
 PUBLISHED = pd.DataFrame(
     [
         ("median of 1,537 algorithms", 0.017, 0.276, 0.987, 0.369),
@@ -29,7 +30,8 @@ PUBLISHED = pd.DataFrame(
         ("top 10 together", 0.035, 0.678, 0.978, np.nan),
     ],
     columns=["system", "recall_rate", "sensitivity", "specificity", "ppv"],
-).assign(source="Radiology 2025")
+).sort_values("recall_rate", ignore_index=True)
+PUBLISHED.insert(0, "letter", list("abcd"))
 
 
 @dataclass(frozen=True)
@@ -132,23 +134,23 @@ def threshold_at_specificity(labels: ArrayLike, scores: ArrayLike, specificity: 
     return float(df.loc[df["specificity"] >= specificity - 1e-12, "threshold"].min())
 
 
-def deal_women(predictions: pd.DataFrame, folds: int = 5, seed: int = 0, groups: str = "patient_id") -> np.ndarray:
+def deal_women(predictions: pd.DataFrame, folds: int = 5, seed: int = 0) -> np.ndarray:
     """The fold of each row: the column `fold` where it has two values or more, else women dealt to 0 to `folds` - 1.
 
     Women are shuffled and dealt in turn, those with cancer first, so that each fold has its share.
     `MetricsError` where a woman is in two folds of the column, or with fewer than two women with cancer.
     """
-    cancer = predictions.groupby(groups)["cancer"].max()
+    cancer = predictions.groupby("patient_id")["cancer"].max()
     if cancer.sum() < 2:
         raise MetricsError(f"choosing on other women needs at least 2 women with cancer, there are {cancer.sum()}")
     if "fold" in predictions and predictions["fold"].nunique() > 1:
-        several = predictions.groupby(groups)["fold"].nunique(dropna=False)
+        several = predictions.groupby("patient_id")["fold"].nunique(dropna=False)
         if predictions["fold"].isna().any() or several.max() > 1:
-            raise MetricsError(f"the column fold is empty or has two folds for a woman: {groups} {several.idxmax()}")
+            raise MetricsError(f"the column fold is empty or has two folds for a woman: patient_id {several.idxmax()}")
         return predictions["fold"].to_numpy()
     dealt = cancer.sample(frac=1, random_state=seed).sort_values(ascending=False, kind="stable")
     fold_of = pd.Series(np.arange(len(dealt)) % folds, index=dealt.index)
-    return predictions[groups].map(fold_of).to_numpy()
+    return predictions["patient_id"].map(fold_of).to_numpy()
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,19 +164,17 @@ class CrossFit:
     optimism: dict[str, float]  # in_sample less point: sensitivity, specificity, ppv, recall_rate, f1
 
 
-def cross_fitted(
-    breasts: pd.DataFrame, choose: Choose, folds: int = 5, seed: int = 0, groups: str = "patient_id"
-) -> CrossFit:
+def cross_fitted(breasts: pd.DataFrame, choose: Choose, folds: int = 5, seed: int = 0) -> CrossFit:
     """Call each fold's women by the threshold that `choose(labels, scores)` picks on all other women.
 
     Parameters
     ----------
     breasts
-        A row a breast (or an image) with `groups`, cancer and score; folds as `deal_women` makes or finds them.
+        A row a breast (or an image) with patient_id, cancer and score; folds as `deal_women` makes or finds them.
     """
-    breasts = check_predictions(breasts, [groups, "cancer", "score"])
+    breasts = check_predictions(breasts, ["patient_id", "cancer", "score"])
     labels, scores = breasts["cancer"].to_numpy(), breasts["score"].to_numpy()
-    fold = deal_women(breasts, folds, seed, groups)
+    fold = deal_women(breasts, folds, seed)
     thresholds, calls = [], np.zeros(len(breasts), dtype=bool)
     for value in np.unique(fold):
         own = fold == value
@@ -220,7 +220,7 @@ def rate_intervals(
 ) -> list[list[tuple[float, float]]]:
     """(low, high) of sensitivity, specificity, ppv and recall rate for each of `calls`, bool (rows,).
 
-    Each hangs on its own women: those with cancer, those without, those recalled, and all.
+    Each hangs on its own women: those with a breast with cancer, with one without, with one recalled, and all.
     """
     women = Women.of(breasts, "patient_id")
     each = [outcomes(breasts["cancer"], called) for called in calls]
@@ -229,7 +229,7 @@ def rate_intervals(
     found = []
     for i, called in enumerate(calls):
         recalled = len(np.unique(women.codes[called]))
-        groups = [women.positives, women.negatives, recalled, women.positives + women.negatives]
+        groups = [women.positives, women.negatives, recalled, women.total]
         figures = zip(rates(each[i].sum(axis=0)), rates(sums[:, i]), groups, strict=True)
         intervals = [normal_interval(float(whole), draws, women.positives, count) for whole, draws, count in figures]
         found.append(
@@ -239,14 +239,3 @@ def rate_intervals(
             ]
         )
     return found
-
-
-def exact_limits(share: float, women: int, level: float = 0.95) -> tuple[float, float]:
-    """The interval of a share of 0 or 1 of so many women, of which all draws are equal.
-
-    Clopper & Pearson 1934, Biometrika 26:404: the share at which so extreme a sample has a chance of 2.5 %.
-    """
-    if women < 1:
-        return float("nan"), float("nan")
-    reach = 1 - ((1 - level) / 2) ** (1 / women)
-    return (0.0, reach) if share == 0 else (1 - reach, 1.0)

@@ -13,25 +13,18 @@ import pandas as pd
 
 from rsna_nb import metrics
 from rsna_nb.comparison import by_group
-from rsna_nb.evaluation import STATISTICS, Words
-from rsna_nb.metrics import PREPARE, Interval, MetricsError, Women, by_breast, check_predictions, normal_interval
+from rsna_nb.evaluation import STATISTICS, held_out, main_intervals
+from rsna_nb.left_out import Words
+from rsna_nb.metrics import PREPARE, UNDEFINED, Interval, MetricsError, Women, by_breast, group_row, normal_interval
 from rsna_nb.runs import Run
 from rsna_nb.splits import in_words
 from rsna_nb.storage import write_whole
 from rsna_nb.summary import plain
 
-UNDEFINED = Interval(float("nan"), float("nan"), float("nan"), np.array([]), 0)
-FEW = 10  # women with cancer, or without, below which an interval is rough
-
 
 def validation_of(run: Run) -> pd.DataFrame:
-    """The validation rows of predictions.csv, checked; the fault's message names the file."""
-    columns = ["patient_id", "image_id", "laterality", "split", "cancer", "score"]
-    try:
-        predictions = check_predictions(run.predictions, columns)
-    except (MetricsError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise MetricsError(f"{run.path / 'predictions.csv'}: {error}") from error
-    return predictions[predictions["split"] == "validation"]
+    """The validation rows of predictions.csv, checked (`evaluation.held_out`)."""
+    return held_out(run).query("split == 'validation'")
 
 
 def out_of_fold(runs: Mapping[int, Run]) -> pd.DataFrame:
@@ -46,9 +39,6 @@ def out_of_fold(runs: Mapping[int, Run]) -> pd.DataFrame:
     folds = predictions.groupby("patient_id")["fold"].nunique()
     if folds.max() > 1:
         raise MetricsError(f"{(folds > 1).sum()} women are in two folds, first patient_id {folds.idxmax()}")
-    twice = predictions[predictions.duplicated(["patient_id", "image_id"])]
-    if len(twice):
-        raise MetricsError(f"{len(twice)} images stand in a fold twice, first {twice.iloc[0]['image_id']}")
     return predictions
 
 
@@ -84,11 +74,11 @@ def fold_table(predictions: pd.DataFrame, n: int) -> pd.DataFrame:
         breasts = by_breast(images)
         women = Women.of(breasts, "patient_id")
         rows[fold] = {
-            "women": women.positives + women.negatives,
+            "women": women.total,
             "with cancer": women.positives,
             "images": len(images),
             "positive images": images["cancer"].sum(),
-        } | metrics.bootstrap_many(breasts, {name: key for key, name in STATISTICS.items()}, n=n)
+        } | main_intervals(breasts, n)
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("fold")
 
 
@@ -120,24 +110,18 @@ def sites_and_machines(predictions: pd.DataFrame, n: int) -> pd.DataFrame:
             continue
         breasts = with_fold(by_group(predictions, column), predictions)
         for value, own in breasts.groupby("value", observed=True):
-            rows.append({"group": group, "value": value} | group_row(own, n))
+            rows.append({"group": group, "value": value} | group_row(own, no_auc(own), within, n))
     return pd.DataFrame(rows)
 
 
-def group_row(breasts: pd.DataFrame, n: int) -> dict[str, Any]:
-    women = Women.of(breasts, "patient_id")
+def no_auc(breasts: pd.DataFrame) -> str:
+    """Why there is no AUC within folds, "" where there is."""
     kinds = breasts.groupby("fold")["cancer"].nunique()
-    reason = "" if kinds.max() > 1 else "no women with cancer" if women.positives == 0 else "no fold has both kinds"
-    auc = metrics.fold_figures(breasts, n=n)["within folds"] if not reason else UNDEFINED
-    return {
-        "women": women.positives + women.negatives,
-        "positive_women": women.positives,
-        "estimate": auc.estimate,
-        "low": auc.low,
-        "high": auc.high,
-        "small": women.rarer < FEW,
-        "reason": reason,
-    }
+    return "" if kinds.max() > 1 else "no fold has both kinds" if breasts["cancer"].any() else "no women with cancer"
+
+
+def within(breasts: pd.DataFrame, n: int) -> Interval:
+    return metrics.fold_figures(breasts, n=n)["within folds"]
 
 
 def left_out_table(groups: pd.DataFrame, runs: Mapping[str, Run], predictions: pd.DataFrame, n: int) -> pd.DataFrame:
@@ -176,7 +160,7 @@ def paired_aucs(breasts: pd.DataFrame, n: int, seed: int = 0) -> dict[str, Inter
     evaluates = {"left out": own, "out of fold": other, "difference": lambda weights: own(weights) - other(weights)}
     figures = metrics.resampled(women, list(evaluates.values()), n, seed)
     return {
-        name: normal_interval(estimate, draws, women.positives, women.rarer, logit=name != "difference")
+        name: normal_interval(estimate, draws, women.positives, women.rarer, on_logits=name != "difference")
         for name, (estimate, draws) in zip(evaluates, figures, strict=True)
     }
 

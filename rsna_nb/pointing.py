@@ -7,6 +7,7 @@ breast, whose chance of a hit is the share of the breast that boxes cover, and t
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -16,9 +17,10 @@ import pandas as pd
 from rsna_nb import ledger as ledgers
 from rsna_nb import metrics
 from rsna_nb.config import resolve
-from rsna_nb.evaluation import Evaluation, data_folder
+from rsna_nb.evaluation import PREPARE_FIRST, Evaluation, data_folder
 from rsna_nb.geometry import Geometry
-from rsna_nb.metrics import Interval, MetricsError, Women
+from rsna_nb.left_out import NotShownError
+from rsna_nb.metrics import Interval, Women
 from rsna_nb.prepare import image_file, store_path
 from rsna_nb.runs import Run
 
@@ -33,22 +35,22 @@ SMOOTHING = 1 / 256
 def read_lesions(data_dir: str | Path) -> pd.DataFrame:
     """The lesions of lesions.csv that are cancer: patient_id, image_id, and the box in pixels of the file, half open.
 
-    `MetricsError` where there is no such table, or it lacks a column.
+    `NotShownError` where there is no such table, or it lacks a column.
     """
     path = Path(data_dir) / "lesions.csv"
     if not path.is_file():
-        raise MetricsError(f"the data have no table of lesions, {path}")
+        raise NotShownError(f"the data have no table of lesions, {path}")
     df = pd.read_csv(path, dtype=dict.fromkeys(KEY, str))
     missing = sorted({*KEY, *BOX, "cancer"} - set(df))
     if missing:
-        raise MetricsError(f"{path} lacks the columns {', '.join(missing)}")
+        raise NotShownError(f"{path} lacks the columns {', '.join(missing)}")
     return df.loc[df["cancer"] == 1, KEY + BOX].reset_index(drop=True)
 
 
 def known_boxes(run: Run, ids: Sequence[tuple[str, str]]) -> list[np.ndarray]:
     """The boxes of the cancers in each image (patient_id, image_id), (lesions, 4) in pixels of its prepared picture.
 
-    An image without a known lesion has (0, 4). `MetricsError` where the data have no lesions.csv, or the store's
+    An image without a known lesion has (0, 4). `NotShownError` where the data have no lesions.csv, or the store's
     ledger does not say where a picture lies in its file.
     """
     config, folder = run.config, data_folder(run)
@@ -58,14 +60,16 @@ def known_boxes(run: Run, ids: Sequence[tuple[str, str]]) -> list[np.ndarray]:
     gone = [key for key in ids if key not in ledger or ledger[key].status != "ok"]
     if gone:
         first = "/".join(gone[0])
-        raise MetricsError(f"{store / 'ledger.csv'} does not say where {len(gone)} pictures lie, first {first}")
+        raise NotShownError(
+            f"{store / 'ledger.csv'} does not say where {len(gone)} pictures lie, first {first}: {PREPARE_FIRST}"
+        )
     return [Geometry.of(ledger[key], config.image_shape).to_picture(boxes.get(key, np.empty((0, 4)))) for key in ids]
 
 
 def targets(evaluation: Evaluation) -> pd.DataFrame:
     """The evaluation's images with cancer whose lesions are known: its columns, `file`, and `boxes` (`known_boxes`).
 
-    `MetricsError` where there are none, or `known_boxes` or the store lacks something.
+    `NotShownError` where there are none, or `known_boxes` or the store lacks something.
     """
     run = evaluation.run
     df = evaluation.predictions[evaluation.predictions["cancer"] == 1]
@@ -73,7 +77,7 @@ def targets(evaluation: Evaluation) -> pd.DataFrame:
     df = df.assign(boxes=pd.Series(known_boxes(run, ids), index=df.index, dtype=object))
     df = df[df["boxes"].map(len) > 0].reset_index(drop=True)
     if df.empty:
-        raise MetricsError(f"lesions.csv has no lesion in any of the {len(ids)} images with cancer")
+        raise NotShownError(f"lesions.csv has no lesion in any of the {len(ids)} images with cancer")
     store = store_path(resolve(run.config.store_dir), data_folder(run), run.config.img_size)
     return df.assign(file=[str(image_file(store, *key)) for key in zip(df["patient_id"], df["image_id"], strict=True)])
 
@@ -117,17 +121,23 @@ def brightest(image: np.ndarray) -> tuple[int, int]:
     return highest(np.where(image > 0, cv2.GaussianBlur(image, (0, 0), SMOOTHING * max(image.shape)), -1))
 
 
-def scores(hits: pd.DataFrame, n: int = 2000, seed: int = 0) -> dict[str, Interval]:
+def hit_rates(hits: pd.DataFrame, n: int = 2000, seed: int = 0) -> dict[str, Interval]:
     """Shares of hits of `map`, `random` and `brightest` (`play`), and by how much the map's is above each baseline's.
 
-    Intervals are over the women with cancer; a difference is of the same draws of women, and so paired.
+    Intervals are over the women with cancer, exact where all or none hit (`metrics.exact_limits`); a difference is of
+    the same draws of women, and so paired.
     """
     women = Women.of(hits, "patient_id")
     weights = women.drawn(n, seed)[:, women.codes].astype(float)
 
-    def interval(values: pd.Series, logit: bool) -> Interval:
+    def interval(values: pd.Series, is_share: bool) -> Interval:
         draws = weights @ values.to_numpy() / weights.sum(axis=1)  # so divided, all hits are 1 and not a little less
-        return metrics.normal_interval(float(values.mean()), draws, women.positives, women.positives, logit=logit)
+        count, share = women.positives, float(values.mean())
+        found = metrics.normal_interval(share, draws, count, count, on_logits=is_share)
+        if not is_share or share not in (0, 1):
+            return found
+        low, high = metrics.exact_limits(share, count)
+        return replace(found, low=low, high=high)
 
     shares = {name: interval(hits[name], True) for name in ("map", *BASELINES)}
     return shares | {f"map less {name}": interval(hits["map"] - hits[name], False) for name in BASELINES}

@@ -148,13 +148,15 @@ def make_report(run: Run, compare: str = "", runs_dir: str | Path = "runs", **pa
 
 
 def save_figure(run: Run, path: str | Path, kinds: tuple[str, ...] = ("ROC", "Mammograms, hits")) -> None:
-    """The report's figures whose alt texts begin so, side by side in one PNG."""
+    """The report's figures whose alt texts begin so, side by side in one PNG; `ReportError` where it has none."""
     cells = nbformat.read(run.file("evaluate.ipynb"), as_version=4).cells
     found: dict[str, str] = {}
     for output in (output for cell in cells for output in cell.get("outputs", [])):
         alt = output.get("metadata", {}).get("image/png", {}).get("alt", "")
         found |= {kind: output["data"]["image/png"] for kind in kinds if alt.startswith(kind)}
     images = [Image.open(io.BytesIO(base64.b64decode(found[kind]))) for kind in kinds if kind in found]
+    if not images:
+        raise ReportError(f"{path} is not made: evaluate.ipynb, beside the report, has no figure {' or '.join(kinds)}")
     height = max(image.height for image in images)
     page = Image.new("RGB", (sum(image.width for image in images), height), "white")
     left = 0

@@ -3,7 +3,9 @@
     submission.csv         prediction_id (<patient_id>_<laterality>), cancer (0-1)
     submission_ledger.csv  a row a file: its breast, its score or why it has none, and what its breast's score is
 
-A breast is the mean of its images. Nothing is fetched, and nothing is written but these two files.
+A breast is the mean of its images. The challenge's metric, pF1, takes scores for probabilities, so that the class
+weights that a run was trained with are undone first, unless raw scores are asked for; calls are by the raw scores, on
+which thresholds are chosen. Nothing is fetched, and nothing is written but these two files.
 """
 
 import logging
@@ -14,20 +16,55 @@ import numpy as np
 import pandas as pd
 
 from rsna_nb import inference, metrics
+from rsna_nb.calibration import prior_correction
 from rsna_nb.ensemble import Ensemble
+from rsna_nb.evaluation import class_weights, weighs_nothing
+from rsna_nb.left_out import attempt
 from rsna_nb.members import KEY
 from rsna_nb.metadata import find_data, load_metadata
-from rsna_nb.operating import cross_fitted, threshold_by_f1
+from rsna_nb.metrics import MetricsError
+from rsna_nb.operating import CrossFit, cross_fitted, threshold_by_f1
+from rsna_nb.out_of_fold import with_fold
 from rsna_nb.storage import write_whole
 
 log = logging.getLogger(__name__)
 
 COLUMNS = ["prediction_id", "cancer"]
+WAYS = {
+    "raw": "raw scores",
+    "probability": "probabilities, class weights undone",
+    "calls": "calls at the threshold",
+}
 SHOWN = 5  # ids in a message
 
 
 class SubmissionError(ValueError):
     """A submission that cannot be made, or would be refused; the message names the ids."""
+
+
+def on_scale(ensemble: Ensemble, scores: str, as_calls: bool = False) -> Ensemble:
+    """The ensemble whose scores are to be submitted.
+
+    Parameters
+    ----------
+    scores
+        "probability": each run's class weights undone (`Ensemble.undone`); "raw": as in predictions.csv.
+    as_calls
+        Whether calls will be submitted, which are by the raw scores.
+
+    Raises
+    ------
+    SubmissionError
+        Where its scores cannot be made probabilities, or `scores` is another word.
+    """
+    if scores not in ("probability", "raw"):
+        raise SubmissionError(f'scores must be "probability" or "raw", not {scores!r}')
+    if scores == "raw" or as_calls:
+        return ensemble
+    try:
+        return ensemble.undone()
+    except MetricsError as error:
+        raise SubmissionError(f'{error}: set scores to "raw", or as_calls to true') from error
 
 
 def images_of(ensemble: Ensemble, data_dir: str | Path, split: Literal["test", "validation"] = "test") -> pd.DataFrame:
@@ -88,19 +125,33 @@ def prevalence(ensemble: Ensemble) -> float:
     return sum(counts["positives"].values()) / sum(counts["images"].values())
 
 
-def by_breast(images: pd.DataFrame, prior: float) -> pd.DataFrame:
-    """prediction_id, files, readable and score: the mean of its readable files, or the prior where there is none."""
+def score_of_unreadable(ensemble: Ensemble) -> float:
+    """What a breast gets that has no readable file: `prevalence`, as a score on the ensemble's own scale.
+
+    For a run with class weights that is the score whose weights undone are the prevalence, by default about 0.5; for
+    one whose scores are no probabilities the mean of its validation scores.
+    """
+    prior, row = prevalence(ensemble), pd.DataFrame(index=[0])
+    for run in ensemble.library.runs:
+        try:
+            weights = {0: 1.0, 1: 1.0} if weighs_nothing(run) else class_weights(run)
+            row[run.id] = prior_correction([prior], {0: weights[1], 1: weights[0]})  # the other way round
+        except MetricsError:
+            row[run.id] = ensemble.library.scores.loc[ensemble.library.of("validation"), run.id].mean()
+    return float(ensemble.scores(row)[0])
+
+
+def score_breasts(images: pd.DataFrame, unreadable: float) -> pd.DataFrame:
+    """prediction_id, files, readable and score: the mean of its readable files, or `unreadable` where there is none."""
     breasts = images.groupby("prediction_id", sort=False)
     df = breasts.agg(files=("score", "size"), readable=("score", "count"), score=("score", "mean")).reset_index()
-    return df.assign(score=df["score"].fillna(prior))
+    return df.assign(score=df["score"].fillna(unreadable))
 
 
 def validation_breasts(ensemble: Ensemble) -> pd.DataFrame:
     """The ensemble's own validation breasts with fold, cancer and score."""
     rows = ensemble.predictions[ensemble.library.of("validation")]
-    fold_of = rows.groupby("patient_id")["fold"].first()
-    breasts = metrics.by_breast(rows)
-    return breasts.assign(fold=breasts["patient_id"].map(fold_of))
+    return with_fold(metrics.by_breast(rows), rows)
 
 
 def threshold_of(ensemble: Ensemble, given: float = 0.0) -> float:
@@ -110,7 +161,37 @@ def threshold_of(ensemble: Ensemble, given: float = 0.0) -> float:
     """
     if not 0 <= given <= 1:
         raise SubmissionError(f"threshold must be a score from 0 to 1, or 0 to have one chosen, not {given}")
-    return given or cross_fitted(validation_breasts(ensemble), threshold_by_f1).point.threshold
+    return given or fitted(validation_breasts(ensemble)).point.threshold
+
+
+def fitted(breasts: pd.DataFrame) -> CrossFit:
+    try:
+        return cross_fitted(breasts, threshold_by_f1)
+    except MetricsError as error:
+        raise MetricsError(f"{error}: set the parameter threshold to a score from 0 to 1") from error
+
+
+def validation_pf1(ensemble: Ensemble, scores: str, as_calls: bool, threshold: float = 0.0) -> pd.DataFrame:
+    """pF1 of the validation breasts by each way to submit them, a row each, with intervals over women.
+
+    `ensemble` is the one with raw scores. Calls are by the threshold given, or for 0 by thresholds chosen on other
+    women. The columns are "validation pF1" (an Interval, or LeftOut with the reason) and "submitted" ("yes" or "").
+    """
+    ways = {
+        "raw": attempt(validation_breasts, ensemble),
+        "probability": attempt(lambda: validation_breasts(ensemble.undone())),
+        "calls": attempt(called, ensemble, threshold),
+    }
+    own = "calls" if as_calls else scores
+    rows = [(attempt(metrics.bootstrap, breasts, "pf1"), "yes" if way == own else "") for way, breasts in ways.items()]
+    return pd.DataFrame(rows, index=[WAYS[way] for way in ways], columns=["validation pF1", "submitted"])
+
+
+def called(ensemble: Ensemble, threshold: float) -> pd.DataFrame:
+    """The validation breasts with calls for scores."""
+    breasts, level = validation_breasts(ensemble), threshold_of(ensemble, threshold)
+    calls = breasts["score"] >= level if threshold else fitted(breasts).calls
+    return breasts.assign(score=np.asarray(calls, dtype=float))
 
 
 def submission_of(breasts: pd.DataFrame, threshold: float | None = None) -> pd.DataFrame:

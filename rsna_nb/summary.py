@@ -1,5 +1,6 @@
 """An evaluation in words: what a radiologist reads first, the model card; and as JSON."""
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
@@ -8,13 +9,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rsna_nb.evaluation import Evaluation, LeftOut, Words
+from rsna_nb.evaluation import Evaluation
+from rsna_nb.left_out import LeftOut, Words
 from rsna_nb.metrics import Interval
 from rsna_nb.operating import RATES, CrossFit, rate_intervals
 from rsna_nb.runs import Run, RunError
 
 SCREENING_SHARE = 0.01  # of women with cancer, at most; a table with more is enriched
-DEMO_LOG = "data: the generated demo set"  # what metadata.find_data logs
+DEMO_LOG = "data: the generated demo set"  # what metadata.find_data logs: of runs before environment.json had it
 
 
 def of_100(estimate: float, low: float, high: float) -> str:
@@ -27,7 +29,9 @@ def of_100(estimate: float, low: float, high: float) -> str:
 
 
 def is_drawn(run: Run) -> bool:
-    """Whether the run trained on the generated demo set: its log says so."""
+    """Whether the run trained on a generated data set: environment.json says so, or the log of an older run."""
+    with contextlib.suppress(RunError, KeyError, json.JSONDecodeError):
+        return bool(json.loads(run.file("config/environment.json").read_text())["generated"])
     log = run.path / "logs" / "train.log"
     return log.is_file() and DEMO_LOG in log.read_text(errors="replace")
 
@@ -82,7 +86,7 @@ def recalled(evaluation: Evaluation, fit: CrossFit, n: int) -> dict[str, tuple[f
 
 
 def what_it_is_not(evaluation: Evaluation) -> list[str]:
-    """Sentences."""
+    """The limits of this evaluation, as sentences."""
     share = evaluation.women["cancer"].mean()
     sentences = ["It is for research only, not for clinical use."]
     if is_drawn(evaluation.run):
@@ -96,26 +100,28 @@ def what_it_is_not(evaluation: Evaluation) -> list[str]:
     return sentences
 
 
+HEADS = {
+    "recall_rate": "breasts recalled, of 100",
+    "sensitivity": "cancers found, of 100",
+    "ppv": "with cancer, of 100 recalled",
+    "specificity": "not recalled, of 100 without cancer",
+}
+
+
 def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """`operating.operating_table`, or `operating.PUBLISHED` lettered by recall rate, in numbers of 100."""
-    table = table if "rule" in table else table.sort_values("recall_rate")
-    heads = {
-        "recall_rate": "breasts recalled, of 100",
-        "sensitivity": "cancers found, of 100",
-        "ppv": "with cancer, of 100 recalled",
-        "specificity": "not recalled, of 100 without cancer",
+    """`operating.operating_table` in numbers of 100 with their intervals, a row a rule."""
+    columns = {
+        head: [of_100(*row) for row in zip(table[name], table[f"{name}_low"], table[f"{name}_high"], strict=True)]
+        for name, head in HEADS.items()
     }
-    index = list(table["rule"]) if "rule" in table else lettered(table["system"])
-    columns = {}
-    for name, head in heads.items():
-        limits = [table[f"{name}_{end}"] for end in ("low", "high") if f"{name}_{end}" in table]
-        rows = zip(table[name], *limits, strict=True)
-        columns[head] = [of_100(*row) if limits else f"{100 * row[0]:.1f}" for row in rows]
-    return pd.DataFrame(columns, index=index).replace("nan", "not given")
+    return pd.DataFrame(columns, index=list(table["rule"]))
 
 
-def lettered(names: pd.Series) -> list[str]:
-    return [f"{letter}: {name}" for letter, name in zip("abcdefgh", names, strict=False)]
+def published(table: pd.DataFrame) -> pd.DataFrame:
+    """`operating.PUBLISHED` in numbers of 100, each row by its letter and system."""
+    columns = {head: table[name].map(lambda share: f"{100 * share:.1f}") for name, head in HEADS.items()}
+    names = table["letter"] + ": " + table["system"]
+    return pd.DataFrame(columns).set_axis(list(names)).replace("nan", "not given")
 
 
 def optimism(fit: CrossFit) -> pd.DataFrame:
@@ -161,9 +167,7 @@ def model_card(evaluation: Evaluation) -> Words:
         "Run": f"`{evaluation.run.id}`",
         "Network": f"`{config.backbone}`, {config.pooling} pooling, {' x '.join(map(str, config.image_shape))} pixels; "
         f"weights `{config.weights}`, backbone {'frozen' if config.freeze_backbone else 'trained'}",
-        "Data": "generated mammograms (the demo set)"
-        if is_drawn(evaluation.run)
-        else f"`{folder_name(evaluation.run)}`",
+        "Data": f"{'generated mammograms, ' * is_drawn(evaluation.run)}`{folder_name(evaluation.run)}`",
         "Trained on": trained_on(evaluation.run),
         "Split": f"by woman, seed {config.split_seed}: {split}, {config.test_fraction:.0%} for test",
         "Judged on": f"{evaluation.split}: {counts(evaluation)}",

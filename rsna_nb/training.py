@@ -94,7 +94,8 @@ def train_in(run: Run, config: RunConfig, devices: Devices, on_epoch: OnEpoch | 
         layers_from(model, config.fine_tune_from)  # a misspelt name is an error now, not after the head
     table, data_dir = split_table(config)
     data = prepare(config, table, data_dir)
-    environment = runs.environment(list(devices.names), table, data.ledger) | {"precision": precision}
+    environment = runs.environment(list(devices.names), table, data.ledger)
+    environment |= {"precision": precision, "generated": (data_dir / "generated.json").is_file()}
     if devices.chief and not before.is_file():
         run.write_json("config/environment.json", environment)
     devices.wait()

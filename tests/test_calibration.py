@@ -28,6 +28,8 @@ def test_the_prior_correction_finds_the_true_probabilities(known):
     assert calibration.prior_correction([0, 0.5, 1], {0: 1, 1: 3}).tolist() == [0, 0.25, 1]
     with pytest.raises(metrics.MetricsError, match="above 0"):
         calibration.prior_correction([0.5], {0: 0, 1: 1})
+    with pytest.raises(metrics.MetricsError, match=r"1 of 2 are not, the first is 1\.5, in row 1"):
+        calibration.prior_correction([0.5, 1.5], {0: 1, 1: 1})
 
 
 def test_the_prior_correction_undoes_a_weighted_fit():
@@ -127,10 +129,12 @@ def test_nothing_to_calibrate_on_is_an_error():
 def test_the_table_shows_what_each_way_does(known):
     weights = {0: 0.5, 1: 10.0}
     odds = known["chance"] / (1 - known["chance"]) * 20
-    table = calibration.calibration_table(known.assign(score=odds / (1 + odds)), weights).set_index("scores")
-    assert list(table.index) == ["raw", "prior-corrected", "platt", "isotonic", "temperature"]
-    assert table.loc["prior-corrected", "brier"] == pytest.approx(calibration.brier(known["cancer"], known["chance"]))
+    weighted = known.assign(score=odds / (1 + odds))
+    ways = {"raw": weighted["score"], "undone": calibration.prior_correction(weighted["score"], weights)}
+    ways["platt"] = calibration.recalibrated(weighted, "platt")
+    table = calibration.calibration_table(known["cancer"], ways)
+    assert list(table.index) == ["raw", "undone", "platt"]
+    assert table.loc["undone", "brier"] == pytest.approx(calibration.brier(known["cancer"], known["chance"]))
     assert table.loc["raw", "intercept"] == pytest.approx(-np.log(20), abs=0.1)
-    assert table.loc[["prior-corrected", "platt"], "slope"].tolist() == pytest.approx([1, 1], abs=0.1)
+    assert table.loc[["undone", "platt"], "slope"].tolist() == pytest.approx([1, 1], abs=0.1)
     assert table["observed"].nunique() == 1
-    assert "prior-corrected" not in calibration.calibration_table(known)["scores"].tolist()

@@ -10,7 +10,7 @@ from sklearn import metrics as reference
 
 from rsna_nb import comparison, evaluation, metrics, operating, summary
 from rsna_nb.config import RunConfig
-from rsna_nb.evaluation import LeftOut, attempt
+from rsna_nb.left_out import LeftOut, NotShownError, attempt
 from rsna_nb.metrics import MetricsError
 from rsna_nb.prepare import image_file, store_path
 from rsna_nb.runs import Run, RunError
@@ -96,7 +96,10 @@ FAULTS = {
     "cancer 2": (changed(cancer=2), "cancer is not 0 or 1"),
     "mixed labels": (changed(cancer=0), "cancer is both 0 and 1 in 1 breasts, first in patient_id 100, laterality L"),
     "no laterality": (changed(laterality=None), "laterality is empty"),
-    "a split of its own": (changed(split="train"), "1 rows are of the split train"),
+    "a split of its own": (
+        changed(split="train"),
+        "not train, in 1 rows, first in row 0: patient_id 100",
+    ),
     "an image twice": (changed(image_id="1001"), "1 images stand in it twice, first 1001"),
     "no column score": (predictions_of().drop(columns="score"), "the predictions lack score"),
     "no column split": (predictions_of().drop(columns="split"), "the predictions lack split"),
@@ -142,7 +145,7 @@ def test_the_newest_run_with_predictions_is_found(run):
 
 def test_what_is_left_out_passes_on_and_reads_as_its_reason():
     def fails() -> None:
-        raise MetricsError("too few women.")
+        raise NotShownError("too few women.")
 
     left_out = attempt(fails)
     assert left_out == LeftOut("too few women")
@@ -178,7 +181,7 @@ def test_a_fixed_share_of_positives_weighs_as_class_weights_of_that_share(tmp_pa
     ("settings", "reason"),
     [
         ({"imbalance": "focal"}, r'without class weights \(imbalance "focal"\)'),
-        ({"positive_label": 0.9}, r"positives were to have 0\.9"),
+        ({"positive_label": 0.9}, r"trained with positive_label 0\.9"),
     ],
 )
 def test_scores_of_other_losses_are_not_undone(tmp_path, settings, reason):
@@ -224,6 +227,11 @@ def test_the_bands_hold_the_curves_of_scikit_learn(judged):
     assert (bands["estimate"] <= bands["high"] + 1e-9).all()
     assert roc["low"].is_monotonic_increasing
     assert ((bands[["low", "high"]] >= 0) & (bands[["low", "high"]] <= 1)).all(axis=None)
+
+
+def test_a_band_counts_the_healthy_breasts_of_women_with_cancer():
+    bands = evaluation.bands(metrics.by_breast(predictions_of(20, 20)), 50)
+    assert bands["low"].notna().all()
 
 
 def test_a_band_needs_two_women_of_each_kind():
@@ -322,7 +330,10 @@ def test_images_that_one_run_alone_has_scored_are_not_dropped_silently(run):
     ("change", "reason"),
     [
         ({"split": lambda df: df["split"].where(df["laterality"] == "L", "test")}, "women are in both splits"),
-        ({"laterality": lambda df: df["laterality"].where(df.index > 0, "l")}, "laterality is L or R, not l"),
+        (
+            {"laterality": lambda df: df["laterality"].where(df.index > 0, "l")},
+            "must be L or R, not l, .*row 0: patient_id 100, image_id 1000",
+        ),
     ],
 )
 def test_women_on_both_sides_and_a_third_side_are_refused(run, change, reason):
@@ -340,9 +351,9 @@ def test_class_weights_that_are_not_known_are_left_out_and_noisy_or_with_them(ru
 
 
 def test_a_comparison_with_itself_or_with_other_labels_is_refused(run, judged):
-    with pytest.raises(MetricsError, match="with itself"):
+    with pytest.raises(NotShownError, match="with itself"):
         comparison.compared(judged, run, 20)
-    with pytest.raises(MetricsError, match="no other run was named"):
+    with pytest.raises(NotShownError, match="no other run was named"):
         comparison.compared(judged, None, 20)
     other = predictions_of()
     other["cancer"] = other.groupby("patient_id")["cancer"].transform(lambda labels: labels.to_numpy()[::-1])
@@ -365,14 +376,14 @@ def test_examples_are_the_extremes_of_each_kind(run, judged):
 
 def test_without_the_store_or_a_picture_the_examples_are_left_out_with_the_reason(run, judged):
     fit = operating.cross_fitted(judged.breasts, operating.threshold_by_f1)
-    with pytest.raises(MetricsError, match=r"the store of prepared pictures .* is not there"):
+    with pytest.raises(NotShownError, match=r"the store of prepared pictures .* is not there: run notebooks/00"):
         evaluation.examples(judged, fit, 4)
-    with pytest.raises(MetricsError, match="no pictures were asked for"):
+    with pytest.raises(NotShownError, match="no pictures were asked for"):
         evaluation.examples(judged, fit, 0)
     write_store(run)
     for file in Path(run.config.store_dir).rglob("*.png"):
         file.unlink()
-    with pytest.raises(MetricsError, match="are not in the store, first"):
+    with pytest.raises(NotShownError, match=r"are not in the store, first .*: run notebooks/00_prepare"):
         evaluation.examples(judged, fit, 4)
 
 
@@ -397,6 +408,16 @@ def test_drawn_mammograms_are_said_to_be_drawn(run, judged):
     auc = metrics.bootstrap(judged.breasts, "auc", n=20)
     assert "drawn by a program" in summary.in_short(judged, LeftOut("few"), auc, 20).text
     assert "generated mammograms" in summary.model_card(judged).text
+    run.write_json("config/environment.json", {"generated": False})
+    assert not summary.is_drawn(run)
+
+
+def test_a_generated_folder_that_the_settings_name_is_said_to_be_drawn(run, judged):
+    run.write_json("config/environment.json", {})
+    assert not summary.is_drawn(run)
+    run.write_json("config/environment.json", {"generated": True})
+    assert "drawn by a program" in " ".join(summary.what_it_is_not(judged))
+    assert "generated mammograms, `rsna`" in summary.model_card(judged).text
 
 
 def test_with_one_woman_with_cancer_the_finding_is_left_out(tmp_path):
@@ -429,7 +450,7 @@ def test_the_model_card_names_data_split_use_and_limits(judged):
 
 
 def test_published_results_stand_in_the_order_of_the_figures_letters():
-    table = summary.readable(operating.PUBLISHED)
+    table = summary.published(operating.PUBLISHED)
     assert [name[0] for name in table.index] == list("abcd")
     assert table.index[0] == "a: best single algorithm"
     assert table.loc["c: top 3 together", "with cancer, of 100 recalled"] == "not given"

@@ -17,7 +17,7 @@ from rsna_nb.config import RunConfig
 from rsna_nb.crop import fit, placement
 from rsna_nb.geometry import Geometry
 from rsna_nb.ledger import Record
-from rsna_nb.metrics import MetricsError
+from rsna_nb.left_out import NotShownError
 from rsna_nb.model import build_model
 from rsna_nb.steps import reading_steps
 from tests.conftest import REAL_DIR, needs_real_files, write_dicom
@@ -166,7 +166,7 @@ def test_what_cannot_be_mapped_is_refused_in_words(tmp_path):
         ValueError, match="pooling by Flatten, the logit is no sum over places: use the method grad_cam"
     ):
         explain.class_activation(model, spotted(1, 1))
-    with pytest.raises(MetricsError, match=r"1\.png is missing or damaged"):
+    with pytest.raises(NotShownError, match=r"1\.png is missing or damaged"):
         explain.read_pictures([tmp_path / "1.png"])
 
 
@@ -290,18 +290,25 @@ def test_the_game_counts_maxima_in_boxes_and_the_share_of_the_breast_that_they_c
     assert pointing.play(targets, images, 0 * heats)["map"][0] == 0
 
 
+def test_a_share_of_all_hits_has_the_exact_interval():
+    table = pd.DataFrame({"patient_id": np.arange(20), "cancer": 1, "map": 1.0, "random": 0.1, "brightest": 0.0})
+    found = pointing.hit_rates(pd.concat([table, table]), n=50)
+    assert str(found["map"]) == "1.000 (0.832 to 1.000)"
+    assert str(found["brightest"]) == "0.000 (0.000 to 0.168)"
+
+
 def test_the_intervals_are_paired_and_over_women():
     rng = np.random.default_rng(0)
     chance = rng.uniform(0.05, 0.2, 60)
     hits = (rng.random(60) < 0.7).astype(float)
     table = pd.DataFrame({"patient_id": np.arange(60), "cancer": 1, "map": hits, "random": chance, "brightest": hits})
-    found = pointing.scores(table, n=500)
+    found = pointing.hit_rates(table, n=500)
     assert found["map"].estimate == pytest.approx(hits.mean())
     assert found["map less random"].low > 0
     assert found["map less brightest"].estimate == 0
     assert np.isnan(found["map less brightest"].low)  # no draw differs
     several = pd.concat([table, table, table, table])
-    same = pointing.scores(several, n=500)["map less random"]
+    same = pointing.hit_rates(several, n=500)["map less random"]
     assert same.high - same.low == pytest.approx(found["map less random"].high - found["map less random"].low, rel=1e-6)
 
 
@@ -309,7 +316,7 @@ def test_draws_that_are_all_hits_do_not_widen_the_interval():
     women = np.arange(93) // 3
     hits = (women > 1).astype(float)  # two of 31 women are missed, so that some draws have none of them
     table = pd.DataFrame({"patient_id": women, "cancer": 1, "map": hits, "random": 0.1, "brightest": 0.5 * hits})
-    found = pointing.scores(table)["map"]
+    found = pointing.hit_rates(table)["map"]
     assert found.draws.max() == 1
     assert 0.65 < found.low < found.estimate < found.high < 0.995
 

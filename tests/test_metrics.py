@@ -226,6 +226,33 @@ def test_no_interval_where_none_can_be_made():
     assert 0 < few.low < few.high < 1
 
 
+def test_the_healthy_breasts_of_women_with_cancer_are_negatives_too():
+    df = metrics.by_breast(table(women=20, positives=20))  # one breast with cancer and one without, each woman
+    women = metrics.Women.of(df, "patient_id")
+    assert (women.positives, women.negatives, women.total, women.rarer) == (20, 20, 20, 20)
+    found = metrics.bootstrap(df, "auc", n=200)
+    assert 0 < found.low < found.estimate < found.high < 1
+    expected = metrics.normal_interval(found.estimate, found.draws, positives=20, groups=20)
+    assert (found.low, found.high) == (expected.low, expected.high)
+
+
+@pytest.mark.parametrize(
+    ("draws", "message"),
+    [(0, "draws must be 2 or more, not 0"), (1, "2 or more, not 1"), (2000.0, r"a whole number, not 2000\.0")],
+)
+def test_draws_that_no_interval_can_be_made_from_are_refused(draws, message):
+    with pytest.raises(metrics.MetricsError, match=message):
+        metrics.bootstrap(table(), "auc", n=draws)
+
+
+@pytest.mark.parametrize(("share", "women"), [(1, 20), (0, 20), (1, 1), (0, 300)])
+def test_a_share_of_all_or_none_has_the_exact_interval(share, women):
+    low, high = metrics.exact_limits(share, women)
+    extreme = low if share == 1 else 1 - high
+    assert extreme**women == pytest.approx(0.025)
+    assert (high if share == 1 else low) == share
+
+
 def test_fewer_women_with_cancer_give_a_wider_interval():
     widths = []
     for positives in (40, 10, 3):
@@ -240,9 +267,7 @@ def test_the_interval_is_normal_on_the_logit_scale_with_the_t_quantile():
     found = metrics.normal_interval(0.8, draws, positives=10, groups=10)
     reach = 2.262157 * np.sqrt(10 / 9) * logits.std(ddof=1)  # t for 9 degrees of freedom
     assert [found.low, found.high] == pytest.approx([1 / (1 + 0.25 * np.exp(x)) for x in (reach, -reach)], abs=1e-6)
-    narrower = metrics.normal_interval(0.8, draws, positives=10, groups=10, level=0.8)
-    assert found.low < narrower.low < narrower.high < found.high
-    plain = metrics.normal_interval(0.8, draws, positives=10, groups=10, logit=False)
+    plain = metrics.normal_interval(0.8, draws, positives=10, groups=10, on_logits=False)
     assert plain.high - 0.8 == pytest.approx(2.262157 * np.sqrt(10 / 9) * draws[:-1].std(ddof=1))
 
 
@@ -293,8 +318,7 @@ def test_subgroups_have_a_figure_or_the_reason_why_not():
     assert found["women"].tolist() == [25, 15, 30, 10, 10]
     assert found["positive_women"].tolist() == [25, 5, 0, 0, 0]
     assert found["reason"].tolist() == ["", "", *["no women with cancer"] * 3]
-    assert found["small"].all()
-    assert metrics.subgroups(df, "site", n=50, few=5)["small"].tolist() == [True, False, True, True, True]
+    assert found["small"].tolist() == [False, True, True, True, True]
     expected = metrics.bootstrap(df[df["site"] == "2"], "auc", n=100)
     assert found.loc["2", ["rows", "estimate", "low", "high"]].tolist() == [
         60, expected.estimate, expected.low, expected.high,

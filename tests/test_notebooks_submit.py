@@ -86,19 +86,25 @@ def test_an_ensemble_of_folds_submits_calls_and_writes_nothing_but_two_files(fol
     submission.check(found, generated / "sample_submission.csv")
     assert found["cancer"].isin([0, 1]).all()
     assert len(figures(tmp_path / "out.ipynb")) == 1
-    assert "2 models, mean" in words(tmp_path / "out.ipynb")
+    assert "2 models, mean, threshold" in words(tmp_path / "out.ipynb")
 
 
-def test_a_runs_validation_images_get_the_scores_of_predictions_csv(folds, generated, tmp_path):
+def test_a_runs_validation_images_get_the_scores_of_predictions_csv_raw_or_undone(folds, generated, tmp_path):
     arguments = ["-p", "run", folds[0].path, "-p", "data_dir", generated, "-p", "split", "validation"]
-    answer = papermill_run(tmp_path, *arguments, "-p", "threshold", 0.3, "-p", "out_dir", "made", notebook=SUBMIT)
+    arguments += ["-p", "scores", "raw", "-p", "threshold", 0.3, "-p", "out_dir", "made"]
+    answer = papermill_run(tmp_path, *arguments, notebook=SUBMIT)
     assert answer.returncode == 0, answer.stderr[-3000:]
     found = pd.read_csv(tmp_path / "made" / "submission.csv").set_index("prediction_id")["cancer"]
     breasts = metrics.by_breast(folds[0].predictions.query("split == 'validation'"))
     assert len(found) == len(breasts)
     expected = found[breasts["patient_id"] + "_" + breasts["laterality"]]
     np.testing.assert_allclose(expected, breasts["score"], atol=1e-5)
-    assert "threshold 0.3000" in words(tmp_path / "out.ipynb")
+    assert "with raw scores" in words(tmp_path / "out.ipynb")
+    answer = papermill_run(tmp_path, *arguments[:9], notebook=SUBMIT)
+    assert answer.returncode == 0, answer.stderr[-3000:]
+    assert "with probabilities, class weights undone" in words(tmp_path / "out.ipynb")
+    probabilities = pd.read_csv(tmp_path / "submission.csv").set_index("prediction_id")["cancer"]
+    assert (probabilities < found[probabilities.index]).all()
 
 
 WRONG = {
@@ -106,6 +112,7 @@ WRONG = {
     "another way": (ENSEMBLE, ["-p", "way", "median"], "way must be one of mean, rank, logit, greedy, not 'median'"),
     "a misspelt parameter of 09": (SUBMIT, ["-p", "flip", "true"], "flip is not a setting (did you mean flips?)"),
     "no such run": (SUBMIT, ["-p", "run", "nothing"], "there is no run nothing"),
+    "another scale": (SUBMIT, ["-p", "scores", "odds"], 'scores must be "probability" or "raw", not'),
     "no bool": (SUBMIT, ["-p", "flips", "perhaps"], "flips must be of type bool"),
 }
 

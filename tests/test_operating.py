@@ -158,9 +158,10 @@ def test_the_published_points_are_those_of_the_challenge():
     assert set(operating.PUBLISHED["recall_rate"]) - {0.017} <= set(operating.RECALL_RATES)
 
 
-@pytest.mark.parametrize(("share", "women"), [(1, 20), (0, 20), (1, 1), (0, 300)])
-def test_a_rate_of_all_or_none_has_the_exact_interval(share, women):
-    low, high = operating.exact_limits(share, women)
-    extreme = low if share == 1 else 1 - high
-    assert extreme**women == pytest.approx(0.025)
-    assert (high if share == 1 else low) == share
+def test_the_healthy_breasts_of_women_with_cancer_have_a_specificity_with_an_interval():
+    df = breasts(40, 40)
+    [limits] = operating.rate_intervals(df, [(df["score"] > 0.6).to_numpy()], n=200)
+    low, high = limits[1]
+    assert 0 < low < high < 1
+    [limits] = operating.rate_intervals(df, [np.zeros(80, bool)], n=200)
+    assert limits[1] == metrics.exact_limits(1.0, 40)

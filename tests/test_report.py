@@ -7,7 +7,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import cv2
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
@@ -187,6 +189,18 @@ def test_the_command_prints_where_the_page_is_or_one_line_that_says_why_not(tmp_
     with pytest.raises(SystemExit) as caught:
         report.main(["nothing", "--runs-dir", str(tmp_path)])
     assert "there is no run nothing" in str(caught.value)
+
+
+def test_the_figures_that_there_are_make_a_png_and_none_is_an_error_that_names_them(tmp_path):
+    run = write_run(tmp_path / "run", predictions_of())
+    png = base64.b64encode(cv2.imencode(".png", np.zeros((4, 6), np.uint8))[1].tobytes()).decode()
+    roc = with_output({"image/png": png}, **{"image/png": {"alt": "ROC curve by breast"}})
+    nbformat.write(roc, run.path / "evaluate.ipynb")
+    report.save_figure(run, tmp_path / "x.png")
+    assert (tmp_path / "x.png").stat().st_size > 0
+    nbformat.write(new_notebook(), run.path / "evaluate.ipynb")
+    with pytest.raises(ReportError, match=r"y\.png is not made: .* has no figure ROC or Mammograms, hits"):
+        report.save_figure(run, tmp_path / "y.png")
 
 
 def test_another_notebook_folder_is_asked_for(run, monkeypatch, tmp_path):

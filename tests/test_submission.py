@@ -12,10 +12,12 @@ from rsna_nb.config import RunConfig
 from rsna_nb.ensemble import Ensemble
 from rsna_nb.members import gather
 from rsna_nb.metadata import load_metadata
+from rsna_nb.metrics import MetricsError
 from rsna_nb.operating import cross_fitted, threshold_by_f1
 from rsna_nb.runs import Run
 from rsna_nb.submission import SubmissionError
-from tests.test_ensemble import fold_runs
+from tests.test_ensemble import fold_runs, single_runs
+from tests.test_evaluation import predictions_of, write_run
 from tests.test_training import SMALL
 
 
@@ -33,11 +35,12 @@ def alone(runs) -> Ensemble:
     return ensemble.load(str(runs[0].path))
 
 
-def test_for_the_validation_images_it_has_the_scores_of_predictions_csv(runs, generated):
+def test_for_the_validation_images_raw_scores_are_those_of_predictions_csv(runs, generated):
     both = Ensemble.fitted("both", gather(runs), "logit")
     for model, predictions in ((ensemble.load(str(runs[0].path)), runs[0].predictions), (both, both.predictions)):
+        assert submission.on_scale(model, "raw") is model
         images = submission.images_of(model, generated, "validation")
-        breasts = submission.by_breast(submission.score_images(model, images), 0.5)
+        breasts = submission.score_breasts(submission.score_images(model, images), 0.5)
         expected = metrics.by_breast(predictions)
         expected["prediction_id"] = expected["patient_id"] + "_" + expected["laterality"]
         found = submission.submission_of(breasts).set_index("prediction_id")["cancer"]
@@ -46,11 +49,68 @@ def test_for_the_validation_images_it_has_the_scores_of_predictions_csv(runs, ge
         submission.check(submission.submission_of(breasts))
 
 
+def undone(run: Run) -> pd.Series:
+    """The scores of predictions.csv as probabilities, by the odds: class weights multiply them by those of healthy."""
+    images, positives = run.metrics["images"]["train"], run.metrics["positives"]["train"]
+    odds = run.predictions["score"] / (1 - run.predictions["score"]) * positives / (images - positives)
+    return odds / (1 + odds)
+
+
+def test_probabilities_have_each_runs_class_weights_undone_before_they_are_combined(runs, alone, generated):
+    both = Ensemble.fitted("both", gather(runs), "mean")
+    for model, expected in ((alone, undone(runs[0])), (both, (undone(runs[0]) + undone(runs[1])) / 2)):
+        model = submission.on_scale(model, "probability")
+        images = submission.images_of(model, generated, "validation")
+        breasts = submission.score_breasts(submission.score_images(model, images), 0.5)
+        known = metrics.by_breast(runs[0].predictions.assign(score=expected))
+        known["prediction_id"] = known["patient_id"] + "_" + known["laterality"]
+        found = submission.submission_of(breasts).set_index("prediction_id")["cancer"]
+        np.testing.assert_allclose(found[known["prediction_id"]], known["score"], atol=1e-5)
+        np.testing.assert_allclose(submission.validation_breasts(model)["score"], known["score"], atol=1e-6)
+
+
+def test_what_is_no_probability_is_submitted_raw_or_as_calls_alone(tmp_path):
+    ranks = Ensemble.fitted("ranks", gather(single_runs(tmp_path / "a", [1, 2])), "rank")
+    soft = ensemble.load("", single_runs(tmp_path / "b", [1], positive_label=0.9)[0].path.parent)
+    for model, reason in ((ranks, "combines ranks"), (soft, "trained with positive_label 0.9")):
+        with pytest.raises(SubmissionError, match=rf'{reason}.*: set scores to "raw", or as_calls to true'):
+            submission.on_scale(model, "probability")
+        assert submission.on_scale(model, "raw") is submission.on_scale(model, "probability", as_calls=True) is model
+        assert "left out" in str(submission.validation_pf1(model, "raw", False).iloc[1, 0])
+    plain = ensemble.load("", single_runs(tmp_path / "c", [1], imbalance="none")[0].path.parent)
+    found = submission.on_scale(plain, "probability")
+    np.testing.assert_array_equal(found.predictions["score"], plain.predictions["score"])
+    with pytest.raises(SubmissionError, match='scores must be "probability" or "raw", not'):
+        submission.on_scale(plain, "odds")
+
+
+def test_pf1_of_the_validation_breasts_is_shown_for_each_way_and_which_is_submitted(alone, runs):
+    breasts = metrics.by_breast(runs[0].predictions)
+    table = submission.validation_pf1(alone, "probability", as_calls=False, threshold=0.3)
+    assert table["submitted"].tolist() == ["", "yes", ""]
+    scores = [breasts["score"], metrics.by_breast(runs[0].predictions.assign(score=undone(runs[0])))["score"]]
+    for found, own in zip(table["validation pF1"], [*scores, breasts["score"] >= 0.3], strict=True):
+        assert found.estimate == pytest.approx(metrics.pf1(breasts["cancer"], own))
+    table = submission.validation_pf1(alone, "raw", as_calls=True)
+    assert table["submitted"].tolist() == ["", "", "yes"]
+    calls = cross_fitted(breasts, threshold_by_f1)
+    assert table.iloc[2, 0].estimate == pytest.approx(calls.point.f1)
+
+
+def test_with_one_woman_with_cancer_scores_are_submitted_and_calls_ask_for_a_threshold(tmp_path):
+    run = write_run(tmp_path / "run", predictions_of(20, 1))
+    model = ensemble.load(str(run.path))
+    assert "threshold" in str(submission.validation_pf1(model, "raw", False).iloc[2, 0])
+    with pytest.raises(MetricsError, match=r"at least 2 women with cancer.*: set the parameter threshold to a score"):
+        submission.threshold_of(model)
+    assert submission.threshold_of(model, 0.4) == 0.4
+
+
 def test_for_the_test_images_it_is_what_sample_submission_asks_for(alone, generated):
     images = submission.images_of(alone, generated)
     scored = submission.score_images(alone, images)
     assert (scored["error"] == "").all()
-    found = submission.submission_of(submission.by_breast(scored, 0.5))
+    found = submission.submission_of(submission.score_breasts(scored, 0.5))
     submission.check(found, generated / "sample_submission.csv")
     assert found["cancer"].between(0, 1).all()
     first = found.iloc[0]
@@ -68,7 +128,7 @@ def test_unreadable_files_leave_the_others_mean_or_the_prior_and_are_listed(alon
         Path(path).write_text("no DICOM")
     Path(all_of_it["path"].iloc[-1]).unlink()
     scored = submission.score_images(alone, submission.images_of(alone, data))
-    found = submission.by_breast(scored, 0.123)
+    found = submission.score_breasts(scored, 0.123)
     table = submission.submission_of(found)
     score = table.set_index("prediction_id")["cancer"]
     assert score[none] == 0.123
@@ -84,9 +144,16 @@ def test_unreadable_files_leave_the_others_mean_or_the_prior_and_are_listed(alon
     assert set(ledger.index[ledger["breast_is"] == "the prior"]) == {none}
 
 
-def test_the_prior_is_the_share_of_breasts_with_cancer_in_the_training_table(alone, generated):
+def test_the_prior_is_the_share_of_breasts_with_cancer_on_the_scale_of_the_scores(alone, runs, generated):
     breasts = load_metadata(generated).groupby(["patient_id", "laterality"])["cancer"].max()
-    assert submission.prevalence(alone) == pytest.approx(breasts.mean())
+    prior = breasts.mean()
+    assert submission.prevalence(alone) == pytest.approx(prior)
+    both = Ensemble.fitted("both", gather(runs), "logit")
+    for model in (alone, both):
+        assert submission.score_of_unreadable(submission.on_scale(model, "probability")) == pytest.approx(prior)
+        images, positives = runs[0].metrics["images"]["train"], runs[0].metrics["positives"]["train"]
+        odds = prior / (1 - prior) * (images - positives) / positives
+        assert submission.score_of_unreadable(model) == pytest.approx(odds / (1 + odds))
 
 
 def test_calls_are_by_the_cross_fitted_threshold(alone, runs):

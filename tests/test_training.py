@@ -64,6 +64,7 @@ def test_a_run_folder_is_complete(run, settings):
     environment = json.loads(run.file("config/environment.json").read_text())
     assert environment["packages"]["tensorflow"] == tf.__version__
     assert len(environment["table_fingerprint"]) == len(environment["store_fingerprint"]) == 64
+    assert environment["generated"]
     assert run.id.endswith("-first")
 
 

@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from rsna_nb import callbacks, evaluation, plots, runs, search_space, tuning
 from rsna_nb.config import ConfigError, RunConfig
 from rsna_nb.data import split_table
-from rsna_nb.evaluation import LeftOut, attempt
+from rsna_nb.left_out import LeftOut, attempt
 from rsna_nb.metadata import MetadataError
 from rsna_nb.model import build_model
 from rsna_nb.runs import RunError

@@ -3,30 +3,35 @@
 from rsna_nb.metrics.figures import PREPARE, MetricsError, auc, average_precision, checked, in_parts, pf1
 from rsna_nb.metrics.folds import fold_figures, parts_of, within_folds
 from rsna_nb.metrics.intervals import (
+    UNDEFINED,
     Interval,
     Women,
     bootstrap,
     bootstrap_many,
     difference,
+    exact_limits,
+    group_row,
     normal_interval,
     resampled,
     subgroups,
 )
 from rsna_nb.metrics.predictions import (
-    Pooling,
+    BreastScore,
     by_breast,
     by_image,
     check_predictions,
     class_weights,
+    class_weights_of,
     cross_entropy,
     summary,
 )
 
 __all__ = [
     "PREPARE",
+    "UNDEFINED",
+    "BreastScore",
     "Interval",
     "MetricsError",
-    "Pooling",
     "Women",
     "auc",
     "average_precision",
@@ -37,9 +42,12 @@ __all__ = [
     "check_predictions",
     "checked",
     "class_weights",
+    "class_weights_of",
     "cross_entropy",
     "difference",
+    "exact_limits",
     "fold_figures",
+    "group_row",
     "in_parts",
     "normal_interval",
     "parts_of",

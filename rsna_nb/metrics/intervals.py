@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import expit, logit
+from scipy.stats import binomtest
 from scipy.stats import t as student
 
 from rsna_nb.metrics.figures import PREPARE, Evaluate, MetricsError, in_parts
@@ -31,16 +33,19 @@ class Interval:
         return f"{self.estimate:.3f} ({limits})"
 
 
+UNDEFINED = Interval(float("nan"), float("nan"), float("nan"), np.array([]), 0)
+FEW = 10  # women with cancer, or without, below which an interval is rough
+
+
 def bootstrap(
     predictions: pd.DataFrame,
     statistic: Statistic,
     groups: str = "patient_id",
     n: int = 2000,
     seed: int = 0,
-    level: float = 0.95,
 ) -> Interval:
     """A figure with its interval from `n` draws of women with all their rows; see `bootstrap_many`."""
-    return bootstrap_many(predictions, {"figure": statistic}, groups, n, seed, level)["figure"]
+    return bootstrap_many(predictions, {"figure": statistic}, groups, n, seed)["figure"]
 
 
 def bootstrap_many(
@@ -49,7 +54,6 @@ def bootstrap_many(
     groups: str = "patient_id",
     n: int = 2000,
     seed: int = 0,
-    level: float = 0.95,
 ) -> dict[str, Interval]:
     """Several figures with intervals from the same draws of women (`normal_interval`).
 
@@ -70,35 +74,42 @@ def bootstrap_many(
     women = Women.of(predictions, groups)
     figures = resampled(women, evaluates, n, seed)
     return {
-        name: normal_interval(estimate, draws, women.positives, women.rarer, level)
+        name: normal_interval(estimate, draws, women.positives, women.rarer)
         for name, (estimate, draws) in zip(statistics, figures, strict=True)
     }
 
 
 @dataclass(frozen=True)
 class Women:
-    """Whom the draws are of: the woman of each row, and how many women have cancer and how many have none."""
+    """Whom the draws are of: the woman of each row, and how many women have a row with cancer, and one without.
 
-    codes: np.ndarray  # (rows,) in 0 to women - 1, in the order of their ids
+    A woman with cancer in one breast has both: AUC and specificity hang on her healthy breast too.
+    """
+
+    codes: np.ndarray  # (rows,) in 0 to total - 1, in the order of their ids
     positives: int
     negatives: int
+    total: int
 
     @classmethod
     def of(cls, predictions: pd.DataFrame, groups: str) -> "Women":
         codes, names = pd.factorize(predictions[groups], sort=True)
-        positives = len(np.unique(codes[predictions["cancer"] == 1]))
-        return cls(codes, positives, len(names) - positives)
+        positives, negatives = (len(np.unique(codes[predictions["cancer"] == value])) for value in (1, 0))
+        return cls(codes, positives, negatives, len(names))
 
     @property
     def rarer(self) -> int:
         return min(self.positives, self.negatives)
 
     def drawn(self, n: int, seed: int) -> np.ndarray:
-        """How often each woman is in each draw: (n, women)."""
-        rng, women = np.random.default_rng(seed), self.positives + self.negatives
-        counts = np.empty((n, women), dtype=np.int16)
+        """How often each woman is in each draw: (n, women); `MetricsError` unless `n` is 2 or more."""
+        if not isinstance(n, int | np.integer):
+            raise MetricsError(f"draws must be a whole number, not {n!r}")
+        if n < 2:
+            raise MetricsError(f"draws must be 2 or more, not {n}")
+        rng, counts = np.random.default_rng(seed), np.empty((n, self.total), dtype=np.int16)
         for draw in counts:
-            draw[:] = np.bincount(rng.integers(women, size=women), minlength=women)
+            draw[:] = np.bincount(rng.integers(self.total, size=self.total), minlength=self.total)
         return counts
 
 
@@ -122,14 +133,14 @@ def resampled(women: Women, evaluates: list[Evaluate], n: int, seed: int) -> lis
 
 
 def normal_interval(
-    estimate: float, draws: np.ndarray, positives: int, groups: int, level: float = 0.95, logit: bool = True
+    estimate: float, draws: np.ndarray, positives: int, groups: int, on_logits: bool = True
 ) -> Interval:
     """The interval by the draws' standard deviation and Student's t quantile for `groups` - 1 degrees of freedom.
 
     `groups`, m, is how many women the figure hangs on. Draws spread less than samples do, by sqrt((m - 1) / m), which
     is made good (Hesterberg 2015, Am. Stat. 69:371). Where the estimate and all draws lie in 0-1 the interval is
     normal on the logit scale, so that it never leaves 0-1 (Pepe 2003, The Statistical Evaluation of Medical Tests,
-    5.2); elsewhere, or without `logit`, it is on the figure's own scale. A percentile interval is too narrow with
+    5.2); elsewhere, or without `on_logits`, it is on the figure's own scale. A percentile interval is too narrow with
     few women with cancer: it makes nothing good, knows no t quantile, and lies too high where the
     estimate is near 1. tests/bench/bench_intervals.py counts how often each covers the truth.
 
@@ -140,13 +151,20 @@ def normal_interval(
     nan = float("nan")
     if min(positives, groups) < 2 or len(known) < 2 or np.ptp(known) < 1e-9 or np.isnan(estimate):
         return Interval(estimate, nan, nan, draws, positives)
-    quantile = student.ppf((1 + level) / 2, groups - 1) * np.sqrt(groups / (groups - 1))
-    if logit and 0 < estimate < 1 and known.min() >= 0 and known.max() <= 1:
-        middle, reach = np.log(estimate / (1 - estimate)), quantile * logit_deviation(estimate, known)
-        low, high = (1 / (1 + np.exp(-end)) for end in (middle - reach, middle + reach))
+    quantile = student.ppf(0.975, groups - 1) * np.sqrt(groups / (groups - 1))
+    if on_logits and 0 < estimate < 1 and known.min() >= 0 and known.max() <= 1:
+        low, high = expit(logit(estimate) + quantile * logit_deviation(estimate, known) * np.array([-1, 1]))
     else:
         low, high = estimate + quantile * known.std(ddof=1) * np.array([-1, 1])
     return Interval(estimate, float(low), float(high), draws, positives)
+
+
+def exact_limits(share: float, women: int) -> tuple[float, float]:
+    """Exact (Clopper-Pearson) interval of a share of 0 or 1 among `women`, where the bootstrap has no spread."""
+    if women < 1:
+        return float("nan"), float("nan")
+    limits = binomtest(round(share * women), women).proportion_ci(method="exact")
+    return float(limits.low), float(limits.high)
 
 
 def logit_deviation(estimate: float, draws: np.ndarray) -> float:
@@ -159,15 +177,13 @@ def logit_deviation(estimate: float, draws: np.ndarray) -> float:
     inside = draws[(draws > 0) & (draws < 1)]
     if not len(inside):
         return float(delta)
-    kept = np.clip(draws, inside.min(), inside.max())
-    return float(max(delta, np.log(kept / (1 - kept)).std(ddof=1)))
+    return float(max(delta, logit(np.clip(draws, inside.min(), inside.max())).std(ddof=1)))
 
 
 def difference(
     predictions_a: pd.DataFrame,
     predictions_b: pd.DataFrame,
     statistic: Statistic,
-    groups: str = "patient_id",
     n: int = 2000,
     seed: int = 0,
 ) -> Interval:
@@ -180,20 +196,20 @@ def difference(
     MetricsError
         Where the two have other rows or other labels, or a fault that `bootstrap_many` finds.
     """
-    a, b = matched(predictions_a, predictions_b, groups)
+    a, b = matched(predictions_a, predictions_b)
     labels = a["cancer"].to_numpy()
     evaluate_a, evaluate_b = (evaluator(statistic, labels, df["score"].to_numpy()) for df in (a, b))
-    women = Women.of(a, groups)
+    women = Women.of(a, "patient_id")
     [(estimate, draws)] = resampled(women, [lambda weights: evaluate_b(weights) - evaluate_a(weights)], n, seed)
-    return normal_interval(estimate, draws, women.positives, women.rarer, logit=False)
+    return normal_interval(estimate, draws, women.positives, women.rarer, on_logits=False)
 
 
-def matched(a: pd.DataFrame, b: pd.DataFrame, groups: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+def matched(a: pd.DataFrame, b: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Both tables in the order of their keys, which must be the same and have the same labels."""
     key = ["patient_id", "image_id" if "image_id" in a and "image_id" in b else "laterality"]
     tables = []
     for name, df in (("first", a), ("second", b)):
-        df = check_predictions(df, list(dict.fromkeys([*key, groups, "cancer", "score"])))
+        df = check_predictions(df, [*key, "cancer", "score"])
         df = df.set_index([df[column].astype(str) for column in key]).sort_index()
         if df.index.has_duplicates:
             raise MetricsError(f"the {name} predictions have {' '.join(df.index[df.index.duplicated()][0])} twice")
@@ -208,47 +224,41 @@ def matched(a: pd.DataFrame, b: pd.DataFrame, groups: str) -> tuple[pd.DataFrame
     return a, b
 
 
-def subgroups(
-    predictions: pd.DataFrame,
-    column: str,
-    statistic: Statistic = "auc",
-    groups: str = "patient_id",
-    n: int = 2000,
-    seed: int = 0,
-    few: int = 10,
-) -> pd.DataFrame:
-    """The figure for each value of `column`, the empty ones as "unknown", each on its own draws of its women.
+def subgroups(predictions: pd.DataFrame, column: str, n: int = 2000) -> pd.DataFrame:
+    """The AUC for each value of `column`, the empty ones as "unknown", each on its own draws of its women.
 
-    The columns are value, rows, women, positive_women, estimate, low, high, small (fewer than `few` women with
-    cancer or without) and reason (why there is no estimate, else ""). A woman can be in several of them.
+    The columns are value and those of `group_row`. A woman can be in several of them.
     """
-    predictions = check_predictions(predictions, [groups, "cancer", "score"])
+    predictions = check_predictions(predictions, ["patient_id", "cancer", "score"])
     check_columns(predictions, [column])
     known = [(value, df) for value, df in predictions.groupby(column, sort=True, observed=True)]
     unknown = predictions[predictions[column].isna()]
+    reasons = {(0,): "no women with cancer", (1,): "all rows have cancer"}
     return pd.DataFrame(
         [
-            {"value": value} | subgroup(df, statistic, groups, n, seed, few)
+            {"value": value} | group_row(df, reasons.get(tuple(df["cancer"].unique()), ""), bootstrap, "auc", n=n)
             for value, df in known + [("unknown", unknown)] * (len(unknown) > 0)
         ]
     )
 
 
-def subgroup(df: pd.DataFrame, statistic: Statistic, groups: str, n: int, seed: int, few: int) -> dict[str, Any]:
-    women = Women.of(df, groups)
-    reason = "no women with cancer" if df["cancer"].max() == 0 else "all rows have cancer" if df["cancer"].min() else ""
-    nan = float("nan")
-    found = Interval(nan, nan, nan, np.array([]), women.positives)
-    if not reason:
-        found = bootstrap(df, statistic, groups, n, seed)
-        reason = "not defined" if np.isnan(found.estimate) else ""
+def group_row(
+    df: pd.DataFrame, reason: str, figure: Callable[..., Interval], *arguments: Any, **options: Any
+) -> dict[str, Any]:
+    """A group's line in a table: its women, and `figure` of its rows or the `reason` why there is none.
+
+    The keys are rows, women, positive_women, estimate, low, high, small (fewer than `FEW` women with cancer or with
+    a row without) and reason (else "").
+    """
+    women = Women.of(df, "patient_id")
+    found = UNDEFINED if reason else figure(df, *arguments, **options)
     return {
         "rows": len(df),
-        "women": women.positives + women.negatives,
+        "women": women.total,
         "positive_women": women.positives,
         "estimate": found.estimate,
         "low": found.low,
         "high": found.high,
-        "small": min(women.positives, women.negatives) < few,
+        "small": women.rarer < FEW,
         "reason": reason,
     }

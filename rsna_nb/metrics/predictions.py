@@ -9,7 +9,7 @@ from sklearn import metrics as sklearn_metrics
 
 from rsna_nb.metrics.figures import MetricsError, pf1
 
-Pooling = Literal["mean", "max", "noisy_or"]
+BreastScore = Literal["mean", "max", "noisy_or"]
 COLUMNS = ["patient_id", "laterality", "cancer", "score"]
 
 
@@ -58,7 +58,7 @@ def check_breasts(predictions: pd.DataFrame) -> None:
         )
 
 
-def by_breast(predictions: pd.DataFrame, how: Pooling = "mean") -> pd.DataFrame:
+def by_breast(predictions: pd.DataFrame, how: BreastScore = "mean") -> pd.DataFrame:
     """One row a breast: patient_id, laterality, cancer (its images' largest) and score (their mean or max).
 
     "noisy_or" is 1 - prod(1 - score), the chance that one image at least is of cancer where the scores are
@@ -121,9 +121,13 @@ def class_weights(labels: ArrayLike, share: float = 0.5) -> dict[int, float]:
     `MetricsError` where a class is missing.
     """
     positive = np.asarray(labels) == 1
-    if positive.all() or not positive.any():
-        raise MetricsError(f"class weights need both classes: {positive.sum()} of {len(positive)} have cancer")
-    count, positives = len(positive), int(positive.sum())
+    return class_weights_of(len(positive), int(positive.sum()), share)
+
+
+def class_weights_of(count: int, positives: int, share: float = 0.5) -> dict[int, float]:
+    """`class_weights` of so many rows, of which so many have cancer."""
+    if not 0 < positives < count:
+        raise MetricsError(f"class weights need both classes: {positives} of {count} have cancer")
     return {0: (1 - share) * count / (count - positives), 1: share * count / positives}
 
 

@@ -7,9 +7,8 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
 from rsna_nb.calibration import logit
-from rsna_nb.plots.style import BLUE, GREY, ORANGE, with_alt, without_box
-
-PLACES = np.array([0.0001, 0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999])
+from rsna_nb.plots.evaluation import CLOSEST, finish_scores, logit_bins
+from rsna_nb.plots.style import BLUE, GREY, ORANGE, with_alt
 
 
 def score_correlations(table: pd.DataFrame) -> Figure:
@@ -30,27 +29,23 @@ def score_correlations(table: pd.DataFrame) -> Figure:
     return with_alt(figure, f"Rank correlations of {count} models' scores: of breasts {', '.join(words)} cancer.")
 
 
-def submitted_scores(known: pd.DataFrame, submitted: pd.Series, threshold: float) -> Figure:
-    """The scores to be submitted beside those of validation breasts (cancer, score), each as shares of its own."""
+def submitted_scores(known: pd.DataFrame, submitted: pd.Series, threshold: float | None = None) -> Figure:
+    """The scores of new breasts beside those of validation breasts (cancer, score), each as shares of its own.
+
+    The threshold is drawn where there is one.
+    """
     kinds = {
         "validation, without cancer": (known.loc[known["cancer"] == 0, "score"], BLUE, False),
         "validation, with cancer": (known.loc[known["cancer"] == 1, "score"], ORANGE, False),
-        "submitted": (submitted, GREY, True),
+        "these breasts": (submitted, GREY, True),
     }
-    everything = logit(np.concatenate([scores for scores, _, _ in kinds.values()]), 1e-4)
-    edges = [float(edge) for edge in np.linspace(everything.min() - 0.1, everything.max() + 0.1, 31)]
+    edges = logit_bins(np.concatenate([scores for scores, _, _ in kinds.values()]))
     figure, axis = plt.subplots(figsize=(5.4, 3.6), layout="constrained")
     for name, (scores, colour, filled) in kinds.items():
-        weights = np.full(len(scores), 100 / len(scores))
-        _, _, drawn = axis.hist(
-            logit(scores, 1e-4), edges, weights=weights, histtype="stepfilled", label=f"{name} ({len(scores):,})"
-        )
+        rows, weights = logit(scores, CLOSEST), np.full(len(scores), 1 / len(scores))
+        label = f"{name} ({len(scores):,})"
+        _, _, drawn = axis.hist(rows, edges, weights=weights, histtype="stepfilled", label=label)
         plt.setp(drawn, facecolor=to_rgba(colour, 0.35 if filled else 0), edgecolor=colour, linewidth=1.5)
-    axis.axvline(float(logit(threshold, 1e-4)), color=GREY, linestyle="--", label=f"threshold {threshold:.3g}")
-    places = PLACES[(logit(PLACES) >= edges[0]) & (logit(PLACES) <= edges[-1])]
-    axis.set_xticks(logit(places), [f"{place:g}" for place in places])
-    axis.set(xlabel="score (0-1, on a logit scale)", ylabel="breasts of each kind (%)")
-    without_box(axis)
-    axis.legend(frameon=False, fontsize=9)
+    finish_scores(axis, edges, threshold, "threshold" if threshold is None else f"threshold {threshold:.3g}")
     medians = ", ".join(f"{name} {scores.median():.3f}" for name, (scores, _, _) in kinds.items())
     return with_alt(figure, f"Three histograms of the scores, by breast: the medians are {medians}.")

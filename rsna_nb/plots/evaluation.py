@@ -11,16 +11,19 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
+from numpy.typing import ArrayLike
 
 from rsna_nb import operating
 from rsna_nb.calibration import logit, reliability
 from rsna_nb.evaluation import Calibration
-from rsna_nb.metrics import Interval, MetricsError
+from rsna_nb.left_out import NotShownError
+from rsna_nb.metrics import Interval
 from rsna_nb.operating import CrossFit
 from rsna_nb.plots.style import BLUE, GREEN, GREY, ORANGE, with_alt, without_box
 
 SQUARE = (5.2, 5.0)  # inches
 FAINT = "#BBBBBB"
+CLOSEST = 1e-4  # to 0 and 1 that a score is drawn
 
 
 def roc_curve(breasts: pd.DataFrame, bands: pd.DataFrame, auc: Interval) -> Figure:
@@ -79,17 +82,30 @@ def in_percent(axis: Axes, x: str, y: str) -> None:
 
 def score_distributions(breasts: pd.DataFrame, fit: CrossFit) -> Figure:
     """The scores of breasts with and without cancer, each as shares of its own kind, and the threshold."""
-    logits = logit(breasts["score"], 1e-4)
-    edges = [float(edge) for edge in np.linspace(logits.min() - 0.1, logits.max() + 0.1, 31)]
+    edges = logit_bins(breasts["score"])
     figure, axis = plt.subplots(figsize=(5.4, 3.6), layout="constrained")
     counts = {}
     for value, colour, name in ((0, BLUE, "without cancer"), (1, ORANGE, "with cancer")):
-        rows = logits[breasts["cancer"] == value]
-        weights = np.full(len(rows), 1 / len(rows))
+        scores = breasts.loc[breasts["cancer"] == value, "score"]
+        rows, weights = logit(scores, CLOSEST), np.full(len(scores), 1 / len(scores))
         axis.hist(rows, edges, weights=weights, color=colour, alpha=0.25)
         axis.hist(rows, edges, weights=weights, color=colour, histtype="step", label=f"{name} ({len(rows):,})")
-        counts[name] = breasts.loc[breasts["cancer"] == value, "score"].median()
-    axis.axvline(float(logit(fit.point.threshold, 1e-4)), color=GREY, linestyle="--", label="threshold")
+        counts[name] = scores.median()
+    finish_scores(axis, edges, fit.point.threshold, "threshold")
+    medians = ", ".join(f"{median:.3f} {name}" for name, median in counts.items())
+    return with_alt(figure, f"Two histograms of the scores, by breast: the medians are {medians}.")
+
+
+def logit_bins(scores: ArrayLike) -> list[float]:
+    """Edges of 30 bins of scores, on the logit scale."""
+    logits = logit(scores, CLOSEST)
+    return [float(edge) for edge in np.linspace(logits.min() - 0.1, logits.max() + 0.1, 31)]
+
+
+def finish_scores(axis: Axes, edges: list[float], threshold: float | None, label: str) -> None:
+    """The axes of a histogram of logits in shares: scores below, percent at the left; and the threshold, if any."""
+    if threshold is not None:
+        axis.axvline(float(logit(threshold, CLOSEST)), color=GREY, linestyle="--", label=label)
     places = np.array([0.0001, 0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999])
     places = places[(logit(places) >= edges[0]) & (logit(places) <= edges[-1])]
     axis.set_xticks(logit(places), [f"{place:g}" for place in places])
@@ -97,8 +113,6 @@ def score_distributions(breasts: pd.DataFrame, fit: CrossFit) -> Figure:
     axis.set(xlabel="score (0-1, on a logit scale)", ylabel="breasts of each kind (%)")
     without_box(axis)
     axis.legend(frameon=False, fontsize=9)
-    medians = ", ".join(f"{median:.3f} {name}" for name, median in counts.items())
-    return with_alt(figure, f"Two histograms of the scores, by breast: the medians are {medians}.")
 
 
 def operating_points(breasts: pd.DataFrame, table: pd.DataFrame, published: pd.DataFrame) -> Figure:
@@ -117,10 +131,10 @@ def operating_points(breasts: pd.DataFrame, table: pd.DataFrame, published: pd.D
         linewidth=1,
         label="thresholds chosen on other women",
     )
-    known = published.sort_values("recall_rate")
-    axis.scatter(known["recall_rate"], known["sensitivity"], marker="D", color=ORANGE, label="published, other women")
-    for letter, row in zip("abcdefgh", known.itertuples(), strict=False):
-        axis.annotate(letter, (row.recall_rate, row.sensitivity), (-9, 4), textcoords="offset points", color=ORANGE)
+    places = published["recall_rate"], published["sensitivity"]
+    axis.scatter(*places, marker="D", color=ORANGE, label="published, other women")
+    for letter, x, y in zip(published["letter"], *places, strict=True):
+        axis.annotate(letter, (x, y), (-9, 4), textcoords="offset points", color=ORANGE)
     rates = np.geomspace(0.005, 1, 100)
     axis.plot(rates, rates, color=GREY, linestyle=":", label="guessing")
     in_percent(axis, "breasts recalled (%, logarithmic)", "found of breasts with cancer (%)")
@@ -193,22 +207,25 @@ def reliability_curves(calibrated: Calibration, bins: int = 10) -> Figure:
 def example_breasts(examples: Mapping[str, pd.DataFrame], kind: str, columns: int = 3) -> Figure:
     """The pictures of one kind of `evaluation.examples`, each under its breast's score, its side and its view.
 
-    `MetricsError` where there are none.
+    `NotShownError` where there are none.
     """
     rows = examples[kind]
     if rows.empty:
-        raise MetricsError(f"there are no {kind}")
+        raise NotShownError(f"there are no {kind}")
     lines = -(-len(rows) // columns)
     figure, axes = plt.subplots(
         lines, columns, figsize=(1.8 * columns, 2.15 * lines), squeeze=False, layout="constrained"
     )
     for axis in axes.flat:
         axis.axis("off")
-    views = rows["view"].fillna("") if "view" in rows else [""] * len(rows)
-    captions = [
-        f"{row.score:.3f} · {row.laterality} {view}".strip() for row, view in zip(rows.itertuples(), views, strict=True)
-    ]
-    for axis, file, caption in zip(axes.flat, rows["file"], captions, strict=False):
+    captions = [caption(row) for _, row in rows.iterrows()]
+    for axis, file, text in zip(axes.flat, rows["file"], captions, strict=False):
         axis.imshow(plt.imread(file), cmap="gray", vmin=0, vmax=1)
-        axis.set_title(caption, fontsize=9)
+        axis.set_title(text, fontsize=9)
     return with_alt(figure, f"Mammograms, {kind}: {'; '.join(captions)} (score, side and view of each).")
+
+
+def caption(row: pd.Series) -> str:
+    """Score, side and view of a row of `evaluation.examples`."""
+    view = row.get("view")
+    return f"{row['score']:.3f} · {row['laterality']}" + (f" {view}" if isinstance(view, str) else "")

@@ -14,8 +14,10 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from rsna_nb.deletion import Curves
-from rsna_nb.metrics import Interval, MetricsError
+from rsna_nb.left_out import NotShownError
+from rsna_nb.metrics import Interval
 from rsna_nb.plots.comparison import draw_intervals
+from rsna_nb.plots.evaluation import caption
 from rsna_nb.plots.style import BLUE, GREY, ORANGE, with_alt, without_box
 
 if TYPE_CHECKING:  # it brings TensorFlow
@@ -28,10 +30,10 @@ OUTLINE = "#56B4E9"  # of known lesions
 def overlays(shown: Mapping[str, "Explained"], kind: str, columns: int = 3) -> Figure:
     """Each picture of a kind beside itself under its map, with known lesions outlined.
 
-    `MetricsError` where there are none.
+    `NotShownError` where there are none.
     """
     if kind not in shown:
-        raise MetricsError(f"there are no {kind}")
+        raise NotShownError(f"there are no {kind}")
     one = shown[kind]
     captions = [caption(row) for _, row in one.rows.iterrows()]
     lines = -(-len(captions) // columns)
@@ -48,12 +50,6 @@ def overlays(shown: Mapping[str, "Explained"], kind: str, columns: int = 3) -> F
         outline(marked, one.boxes[number])
         plain.set_title(text, fontsize=9, loc="left")
     return with_alt(figure, f"Mammograms, {kind}, each beside itself under its map: {'; '.join(captions)}.")
-
-
-def caption(row: pd.Series) -> str:
-    """Score, side and view of a row of `evaluation.examples`."""
-    view = row.get("view")
-    return f"{row['score']:.3f} · {row['laterality']}" + (f" {view}" if isinstance(view, str) else "")
 
 
 def outline(axis: Axes, boxes: np.ndarray) -> None:
@@ -98,7 +94,7 @@ def perturbation_curves(curves: Curves) -> Figure:
 
 
 def pointing_scores(scores: Mapping[str, Interval]) -> Figure:
-    """Shares of hits of the map and the baselines, and the paired differences (`pointing.scores`), with intervals."""
+    """Shares of hits of the map and the baselines, and the paired differences (`pointing.hit_rates`)."""
     table = pd.Series(dict(scores), dtype=object)
     shares, less = table[~table.index.str.contains(" less ")], table[table.index.str.contains(" less ")]
     figure, axes = plt.subplots(2, 1, figsize=(5.4, 2.9), height_ratios=(3, 2), layout="constrained")

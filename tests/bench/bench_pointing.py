@@ -39,7 +39,7 @@ def measure(name: str, run: Run) -> None:
             heats = explain.maps(model, images, method, flips)
             seconds = (time.perf_counter() - started) / len(images)
             near = pointing.play(targets, images, heats, TOLERANCE * max(images.shape[1:3]))["map"].mean()
-            found = pointing.scores(pointing.play(targets, images, heats))
+            found = pointing.hit_rates(pointing.play(targets, images, heats))
             print(f"  {method}{', flips' if flips else ''}: {found.pop('map')}, with tolerance {near:.3f}, ", end="")
             print(
                 "; ".join(f"{key}: {interval}" for key, interval in found.items()), f"{1000 * seconds:.0f} ms an image"

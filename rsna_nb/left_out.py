@@ -1,0 +1,45 @@
+"""What a notebook shows in the place of a figure that cannot be made, and its sentences."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from rsna_nb.runs import RunError
+
+
+class NotShownError(ValueError):
+    """Something that cannot be shown, or not rightly; the message says why, and what to do."""
+
+
+@dataclass(frozen=True)
+class Words:
+    """Markdown that a notebook shows as such."""
+
+    text: str
+
+    def _repr_markdown_(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What stands in the place of a figure that cannot be made."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        return f"left out: {self.reason}"
+
+    def _repr_markdown_(self) -> str:
+        return f"*Left out: {self.reason}.*"
+
+
+def attempt(make: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """What `make` returns, or `LeftOut` with the reason why not; what another left out is passed on."""
+    for argument in arguments:
+        if isinstance(argument, LeftOut):
+            return argument
+    try:
+        return make(*arguments, **options)
+    except (NotShownError, RunError) as error:
+        return LeftOut(str(error).rstrip("."))
