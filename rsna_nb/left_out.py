@@ -4,10 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from rsna_nb.runs import RunError
 
-
-class NotShownError(ValueError):
+class NotShownError(Exception):
     """Something that cannot be shown, or not rightly; the message says why, and what to do."""
 
 
@@ -41,5 +39,5 @@ def attempt(make: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
             return argument
     try:
         return make(*arguments, **options)
-    except (NotShownError, RunError) as error:
+    except NotShownError as error:
         return LeftOut(str(error).rstrip("."))

@@ -28,6 +28,7 @@ from typing import Any
 import pandas as pd
 
 from rsna_nb.config import ConfigError, RunConfig, resolve
+from rsna_nb.left_out import NotShownError
 from rsna_nb.storage import write_whole
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ FOLDERS = ("data_dir", "store_dir", "runs_dir", "resume")  # may have other name
 TEXT_COLUMNS = {"patient_id": str, "image_id": str}
 
 
-class RunError(RuntimeError):
+class RunError(NotShownError, RuntimeError):
     """A run folder that is not there, or lacks what is asked of it."""
 
 

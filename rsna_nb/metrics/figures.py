@@ -17,7 +17,7 @@ Evaluate = Callable[[np.ndarray], np.ndarray]  # weights (draws, n) -> the figur
 DRAWS_AT_ONCE = 32  # 54,706 rows of as many draws take 14 MB
 
 
-class MetricsError(NotShownError):
+class MetricsError(NotShownError, ValueError):
     """A table that no right figure can be made from; the message names the column and the row."""
 
 
