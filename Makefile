@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test check lab report bench clean
+.PHONY: setup demo test check coverage lab report bench clean
 
 setup: .venv/installed
 
@@ -16,6 +16,9 @@ demo: setup  ## train on generated mammograms, through papermill
 
 test: check
 	$(BIN)/python -m pytest
+
+coverage: setup  ## lines that no test runs, in the processes that tests start too
+	$(BIN)/python -m pytest --cov --cov-report=term
 
 check: setup
 	$(BIN)/ruff check .
