@@ -6,18 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import keras
-import numpy as np
 import pytest
 
-from rsna_nb import callbacks, checkpoints, runs, training
-from rsna_nb.backbones import build_backbone
+from rsna_nb import checkpoints, runs, training
 from rsna_nb.callbacks import TrainingError
 from rsna_nb.config import ConfigError, RunConfig
 from rsna_nb.runs import RunError
-from tests.test_training import SMALL
+from tests.small import SMALL, assert_equal, resumed, stop_at
 
-TIMINGS = ["seconds", "images_per_second"]
 ALL_KINDS_OF_STATE = {
     "dropout": 0.4,
     "ema": 0.8,
@@ -32,12 +28,10 @@ KILLED = Path(__file__).parent / "killed.py"
 
 
 @pytest.fixture(scope="module")
-def recipe(generated, tmp_path_factory) -> dict:
+def recipe(generated, small_weights, tmp_path_factory) -> dict:
     """Settings with every kind of state: bank, dropout, averages, plateau, early stopping, two phases."""
     folder = tmp_path_factory.mktemp("resumed")
-    keras.utils.set_random_seed(0)
-    build_backbone("small", 64, "none").save_weights(folder / "small.weights.h5")
-    frozen = {"weights": str(folder / "small.weights.h5"), "freeze_backbone": True}
+    frozen = {"weights": small_weights, "freeze_backbone": True}
     folders = {"data_dir": str(generated), "store_dir": str(folder / "stores"), "runs_dir": str(folder / "runs")}
     return SMALL | frozen | ALL_KINDS_OF_STATE | folders
 
@@ -55,22 +49,6 @@ def killed(recipe: dict, folder: Path, place: str, count: int, when: str) -> run
     assert answer.returncode == -signal.SIGKILL, answer.stderr[-2000:]
     (run,) = runs.list_runs(folder / "runs")
     return run
-
-
-def resumed(run: runs.Run) -> runs.Run:
-    again = training.train(RunConfig.resumed({"resume": run.id, "runs_dir": str(run.path.parent)}))
-    assert again.path == run.path
-    return again
-
-
-def assert_equal(run: runs.Run, whole: runs.Run) -> None:
-    assert run.history.drop(columns=TIMINGS).to_csv() == whole.history.drop(columns=TIMINGS).to_csv()
-    ours, theirs = (keras.models.load_model(one.checkpoint, compile=False).get_weights() for one in (run, whole))
-    for mine, other in zip(ours, theirs, strict=True):
-        np.testing.assert_array_equal(mine, other)
-    np.testing.assert_array_equal(run.predictions["score"], whole.predictions["score"])
-    for name in ("best_epoch", "epochs", "validation", "test"):
-        assert run.metrics[name] == whole.metrics[name]
 
 
 @pytest.mark.parametrize(
@@ -93,18 +71,6 @@ def test_a_run_that_was_stopped_three_times_too(recipe, whole, tmp_path, monkeyp
         with pytest.raises(TrainingError, match="stopped for the test"):
             resumed(run)
     assert_equal(resumed(run), whole)
-
-
-def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let training end, once, at the step after so many."""
-    plain, steps = callbacks.StopAtNaN.on_train_batch_end, iter(range(10**6))
-
-    def stop(self, batch: int, logs: dict) -> None:
-        plain(self, batch, logs)
-        if next(steps) == step:
-            raise TrainingError("stopped for the test")
-
-    monkeypatch.setattr(callbacks.StopAtNaN, "on_train_batch_end", stop)
 
 
 def test_a_finished_run_is_left_as_it_is(whole):

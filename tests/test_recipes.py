@@ -10,7 +10,7 @@ from rsna_nb import training
 from rsna_nb.backbones import FAMILIES
 from rsna_nb.config import RunConfig
 from rsna_nb.vit import TRANSFORMERS
-from tests.test_notebooks import NOTEBOOKS
+from tests.notebooks import NOTEBOOKS
 
 RECIPES = sorted((NOTEBOOKS / "params").glob("*.json"))
 SIDE = 64

@@ -15,8 +15,8 @@ from rsna_nb.metadata import load_metadata
 from rsna_nb.operating import cross_fitted, threshold_by_f1
 from rsna_nb.runs import Run
 from rsna_nb.submission import SubmissionError
+from tests.small import SMALL
 from tests.test_ensemble import fold_runs
-from tests.test_training import SMALL
 
 
 @pytest.fixture(scope="module")
