@@ -21,6 +21,18 @@ SMALL = {
     "learning_rate": 1e-3,
     "epochs": 3,
 }
+# Of the frozen network, with every kind of state: bank, dropout, averages, plateau, early stopping, two phases.
+ALL_KINDS_OF_STATE = SMALL | {
+    "freeze_backbone": True,
+    "test_fraction": 0.2,
+    "dropout": 0.4,
+    "ema": 0.8,
+    "epochs": 5,
+    "fine_tune_epochs": 3,
+    "fine_tune_learning_rate": 1e-3,
+    "reduce_lr_patience": 1,
+    "early_stopping_patience": 3,
+}
 TIMINGS = ["seconds", "images_per_second"]  # of a history, no two of which have the same
 
 

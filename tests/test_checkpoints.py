@@ -12,28 +12,16 @@ from rsna_nb import checkpoints, runs, training
 from rsna_nb.callbacks import TrainingError
 from rsna_nb.config import ConfigError, RunConfig
 from rsna_nb.runs import RunError
-from tests.small import SMALL, assert_equal, resumed, stop_at
+from tests.small import ALL_KINDS_OF_STATE, assert_equal, resumed, stop_at
 
-ALL_KINDS_OF_STATE = {
-    "dropout": 0.4,
-    "ema": 0.8,
-    "epochs": 5,
-    "fine_tune_epochs": 3,
-    "reduce_lr_patience": 1,
-    "early_stopping_patience": 3,
-    "fine_tune_learning_rate": 1e-3,
-    "test_fraction": 0.2,
-}
 KILLED = Path(__file__).parent / "killed.py"
 
 
 @pytest.fixture(scope="module")
 def recipe(generated, small_weights, tmp_path_factory) -> dict:
-    """Settings with every kind of state: bank, dropout, averages, plateau, early stopping, two phases."""
     folder = tmp_path_factory.mktemp("resumed")
-    frozen = {"weights": small_weights, "freeze_backbone": True}
     folders = {"data_dir": str(generated), "store_dir": str(folder / "stores"), "runs_dir": str(folder / "runs")}
-    return SMALL | frozen | ALL_KINDS_OF_STATE | folders
+    return ALL_KINDS_OF_STATE | folders | {"weights": small_weights}
 
 
 @pytest.fixture(scope="module")
@@ -80,14 +68,23 @@ def test_a_finished_run_is_left_as_it_is(whole):
     assert "it is finished: nothing is left to do" in whole.file("logs/train.log").read_text()
 
 
-@pytest.fixture
-def stopped(recipe, tmp_path, monkeypatch) -> runs.Run:
+@pytest.fixture(scope="module")
+def stopped_once(recipe, tmp_path_factory) -> runs.Run:
     """A run that was stopped in its fourth epoch."""
-    stop_at(20, monkeypatch)
-    with pytest.raises(TrainingError):
-        training.train(RunConfig(**recipe | {"runs_dir": str(tmp_path / "runs")}))
-    (run,) = runs.list_runs(tmp_path / "runs")
+    folder = tmp_path_factory.mktemp("stopped")
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(20, patch)
+        with pytest.raises(TrainingError, match="stopped for the test"):
+            training.train(RunConfig(**recipe | {"runs_dir": str(folder)}))
+    (run,) = runs.list_runs(folder)
+    assert len(run.history) == 3
     return run
+
+
+@pytest.fixture
+def stopped(stopped_once, tmp_path) -> runs.Run:
+    """The same in a folder of the test's own; its settings name the one that it was made in."""
+    return runs.Run(shutil.copytree(stopped_once.path, tmp_path / "runs" / stopped_once.id))
 
 
 def test_a_changed_config_is_refused_by_name(stopped):
@@ -98,11 +95,12 @@ def test_a_changed_config_is_refused_by_name(stopped):
 
 
 def test_other_settings_are_refused_by_name(stopped):
-    other = dataclasses.replace(stopped.config, resume=stopped.id, epochs=50)
+    own = {"resume": stopped.id, "runs_dir": str(stopped.path.parent)}
+    other = dataclasses.replace(stopped.config, **own, epochs=50)
     with pytest.raises(RunError, match=r"the settings now differ from .*epochs 5 and now 50"):
         training.train(other)
     with pytest.raises(ConfigError, match=r"goes on with its own settings: leave out epochs 50 \(the run has 5\)"):
-        RunConfig.resumed({"resume": stopped.id, "runs_dir": str(stopped.path.parent), "epochs": 50})
+        RunConfig.resumed(own | {"epochs": 50})
 
 
 def test_another_table_is_refused(stopped, generated, tmp_path, monkeypatch):
@@ -141,6 +139,6 @@ def test_a_notebook_resumes_with_the_runs_settings_and_refuses_others(stopped):
     cells = ["# Parameters: all\nepochs = 35\nresume = ''", f"# Parameters\nresume = '{stopped.id}'\nruns_dir = 'x'"]
     given = {"In": cells, "epochs": 35, "resume": stopped.id, "runs_dir": runs_dir}
     config = RunConfig.from_notebook(given)
-    assert dataclasses.replace(config, resume="") == stopped.config
+    assert config == dataclasses.replace(stopped.config, resume=stopped.id, runs_dir=runs_dir)
     with pytest.raises(ConfigError, match=r"leave out dropout 0\.9"):
         RunConfig.from_notebook(given | {"In": [cells[0], cells[1] + "\ndropout = 0.9"], "dropout": 0.9})
