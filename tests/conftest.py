@@ -60,6 +60,19 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return synthetic.generate(tmp_path_factory.mktemp("data") / "generated", 24, 0.5, seed=1, scale=0.06, workers=1)
 
 
+@pytest.fixture(scope="session")
+def small_weights(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A file of weights of the small network, for those that freeze it."""
+    import keras  # here: most tests need no TensorFlow
+
+    from rsna_nb.backbones import build_backbone
+
+    path = tmp_path_factory.mktemp("weights") / "small.weights.h5"
+    keras.utils.set_random_seed(0)
+    build_backbone("small", 64, "none").save_weights(path)
+    return str(path)
+
+
 def write_dicom(path: Path, pixels: np.ndarray, syntax: UID = ExplicitVRLittleEndian, **attributes: object) -> Path:
     """A single-frame mammogram; `attributes` set or, where None, remove elements by keyword."""
     dataset = Dataset()

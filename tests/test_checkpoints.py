@@ -6,40 +6,22 @@ import subprocess
 import sys
 from pathlib import Path
 
-import keras
-import numpy as np
 import pytest
 
-from rsna_nb import callbacks, checkpoints, runs, training
-from rsna_nb.backbones import build_backbone
+from rsna_nb import checkpoints, runs, training
 from rsna_nb.callbacks import TrainingError
 from rsna_nb.config import ConfigError, RunConfig
 from rsna_nb.runs import RunError
-from tests.test_training import SMALL
+from tests.small import ALL_KINDS_OF_STATE, assert_equal, resumed, stop_at
 
-TIMINGS = ["seconds", "images_per_second"]
-ALL_KINDS_OF_STATE = {
-    "dropout": 0.4,
-    "ema": 0.8,
-    "epochs": 5,
-    "fine_tune_epochs": 3,
-    "reduce_lr_patience": 1,
-    "early_stopping_patience": 3,
-    "fine_tune_learning_rate": 1e-3,
-    "test_fraction": 0.2,
-}
 KILLED = Path(__file__).parent / "killed.py"
 
 
 @pytest.fixture(scope="module")
-def recipe(generated, tmp_path_factory) -> dict:
-    """Settings with every kind of state: bank, dropout, averages, plateau, early stopping, two phases."""
+def recipe(generated, small_weights, tmp_path_factory) -> dict:
     folder = tmp_path_factory.mktemp("resumed")
-    keras.utils.set_random_seed(0)
-    build_backbone("small", 64, "none").save_weights(folder / "small.weights.h5")
-    frozen = {"weights": str(folder / "small.weights.h5"), "freeze_backbone": True}
     folders = {"data_dir": str(generated), "store_dir": str(folder / "stores"), "runs_dir": str(folder / "runs")}
-    return SMALL | frozen | ALL_KINDS_OF_STATE | folders
+    return ALL_KINDS_OF_STATE | folders | {"weights": small_weights}
 
 
 @pytest.fixture(scope="module")
@@ -55,22 +37,6 @@ def killed(recipe: dict, folder: Path, place: str, count: int, when: str) -> run
     assert answer.returncode == -signal.SIGKILL, answer.stderr[-2000:]
     (run,) = runs.list_runs(folder / "runs")
     return run
-
-
-def resumed(run: runs.Run) -> runs.Run:
-    again = training.train(RunConfig.resumed({"resume": run.id, "runs_dir": str(run.path.parent)}))
-    assert again.path == run.path
-    return again
-
-
-def assert_equal(run: runs.Run, whole: runs.Run) -> None:
-    assert run.history.drop(columns=TIMINGS).to_csv() == whole.history.drop(columns=TIMINGS).to_csv()
-    ours, theirs = (keras.models.load_model(one.checkpoint, compile=False).get_weights() for one in (run, whole))
-    for mine, other in zip(ours, theirs, strict=True):
-        np.testing.assert_array_equal(mine, other)
-    np.testing.assert_array_equal(run.predictions["score"], whole.predictions["score"])
-    for name in ("best_epoch", "epochs", "validation", "test"):
-        assert run.metrics[name] == whole.metrics[name]
 
 
 @pytest.mark.parametrize(
@@ -95,18 +61,6 @@ def test_a_run_that_was_stopped_three_times_too(recipe, whole, tmp_path, monkeyp
     assert_equal(resumed(run), whole)
 
 
-def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let training end, once, at the step after so many."""
-    plain, steps = callbacks.StopAtNaN.on_train_batch_end, iter(range(10**6))
-
-    def stop(self, batch: int, logs: dict) -> None:
-        plain(self, batch, logs)
-        if next(steps) == step:
-            raise TrainingError("stopped for the test")
-
-    monkeypatch.setattr(callbacks.StopAtNaN, "on_train_batch_end", stop)
-
-
 def test_a_finished_run_is_left_as_it_is(whole):
     before = {path: path.read_bytes() for path in whole.path.rglob("*.*") if path.is_file() and path.suffix != ".log"}
     resumed(whole)
@@ -114,14 +68,23 @@ def test_a_finished_run_is_left_as_it_is(whole):
     assert "it is finished: nothing is left to do" in whole.file("logs/train.log").read_text()
 
 
-@pytest.fixture
-def stopped(recipe, tmp_path, monkeypatch) -> runs.Run:
+@pytest.fixture(scope="module")
+def stopped_once(recipe, tmp_path_factory) -> runs.Run:
     """A run that was stopped in its fourth epoch."""
-    stop_at(20, monkeypatch)
-    with pytest.raises(TrainingError):
-        training.train(RunConfig(**recipe | {"runs_dir": str(tmp_path / "runs")}))
-    (run,) = runs.list_runs(tmp_path / "runs")
+    folder = tmp_path_factory.mktemp("stopped")
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(20, patch)
+        with pytest.raises(TrainingError, match="stopped for the test"):
+            training.train(RunConfig(**recipe | {"runs_dir": str(folder)}))
+    (run,) = runs.list_runs(folder)
+    assert len(run.history) == 3
     return run
+
+
+@pytest.fixture
+def stopped(stopped_once, tmp_path) -> runs.Run:
+    """The same in a folder of the test's own; its settings name the one that it was made in."""
+    return runs.Run(shutil.copytree(stopped_once.path, tmp_path / "runs" / stopped_once.id))
 
 
 def test_a_changed_config_is_refused_by_name(stopped):
@@ -132,11 +95,12 @@ def test_a_changed_config_is_refused_by_name(stopped):
 
 
 def test_other_settings_are_refused_by_name(stopped):
-    other = dataclasses.replace(stopped.config, resume=stopped.id, epochs=50)
+    own = {"resume": stopped.id, "runs_dir": str(stopped.path.parent)}
+    other = dataclasses.replace(stopped.config, **own, epochs=50)
     with pytest.raises(RunError, match=r"the settings now differ from .*epochs 5 and now 50"):
         training.train(other)
     with pytest.raises(ConfigError, match=r"goes on with its own settings: leave out epochs 50 \(the run has 5\)"):
-        RunConfig.resumed({"resume": stopped.id, "runs_dir": str(stopped.path.parent), "epochs": 50})
+        RunConfig.resumed(own | {"epochs": 50})
 
 
 def test_another_table_is_refused(stopped, generated, tmp_path, monkeypatch):
@@ -175,6 +139,6 @@ def test_a_notebook_resumes_with_the_runs_settings_and_refuses_others(stopped):
     cells = ["# Parameters: all\nepochs = 35\nresume = ''", f"# Parameters\nresume = '{stopped.id}'\nruns_dir = 'x'"]
     given = {"In": cells, "epochs": 35, "resume": stopped.id, "runs_dir": runs_dir}
     config = RunConfig.from_notebook(given)
-    assert dataclasses.replace(config, resume="") == stopped.config
+    assert config == dataclasses.replace(stopped.config, resume=stopped.id, runs_dir=runs_dir)
     with pytest.raises(ConfigError, match=r"leave out dropout 0\.9"):
         RunConfig.from_notebook(given | {"In": [cells[0], cells[1] + "\ndropout = 0.9"], "dropout": 0.9})

@@ -5,29 +5,24 @@ import threading
 import time
 from pathlib import Path
 
-import keras
 import numpy as np
 import pandas as pd
 import pytest
 
 from rsna_nb import cross_validation, data, out_of_fold, runs, training
-from rsna_nb.backbones import build_backbone
 from rsna_nb.callbacks import TrainingError
 from rsna_nb.config import ConfigError, RunConfig
 from rsna_nb.metadata import load_metadata
 from rsna_nb.splits import SplitError
 from rsna_nb.storage import locked
-from tests.test_checkpoints import stop_at
-from tests.test_training import SMALL
+from tests.small import SMALL, stop_at
 
 
 @pytest.fixture(scope="module")
-def recipe(generated, tmp_path_factory) -> dict:
+def recipe(generated, small_weights, tmp_path_factory) -> dict:
     """Settings of two folds of a frozen network, whose features come from the bank."""
     folder = tmp_path_factory.mktemp("folds")
-    keras.utils.set_random_seed(0)
-    build_backbone("small", 64, "none").save_weights(folder / "small.weights.h5")
-    frozen = {"weights": str(folder / "small.weights.h5"), "freeze_backbone": True, "n_folds": 2, "epochs": 2}
+    frozen = {"weights": small_weights, "freeze_backbone": True, "n_folds": 2, "epochs": 2}
     folders = {"data_dir": str(generated), "store_dir": str(folder / "stores"), "runs_dir": str(folder / "runs")}
     return SMALL | frozen | folders
 

@@ -22,11 +22,11 @@ import psutil
 import pytest
 
 from rsna_nb import runs, training
-from rsna_nb.backbones import build_backbone
 from rsna_nb.config import RunConfig
 from rsna_nb.distribution import DistributionError, find_devices
+from tests.notebooks import TRAIN
+from tests.small import TIMINGS
 
-TRAIN = Path(__file__).parents[1] / "notebooks" / "03_train.ipynb"
 KILLED = Path(__file__).with_name("killed.py")
 SETTINGS = {
     "img_size": 64,
@@ -43,7 +43,6 @@ SETTINGS = {
     "fine_tune_epochs": 4,
     "early_stopping_patience": 0,
 }
-TIMINGS = ["seconds", "images_per_second"]
 LONGEST = 300  # seconds for a run; a tenth of it on two idle cores
 SOON = 120  # seconds for a machine to notice that another is lost
 
@@ -155,16 +154,13 @@ def wait_for_epochs(run: Path, epochs: int, machines: list[Machine]) -> None:
 
 
 @pytest.fixture(scope="module")
-def settings(generated: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
+def settings(generated: Path, small_weights: str, tmp_path_factory: pytest.TempPathFactory) -> dict:
     folder = tmp_path_factory.mktemp("machines")
-    weights = folder / "small.weights.h5"
-    keras.utils.set_random_seed(0)
-    build_backbone("small", 64, "none").save_weights(weights)
     return SETTINGS | {
         "data_dir": str(generated),
         "store_dir": str(folder / "stores"),
         "runs_dir": str(folder / "runs"),
-        "weights": str(weights),
+        "weights": small_weights,
     }
 
 

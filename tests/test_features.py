@@ -49,14 +49,14 @@ def weights_file(folder: Path, seed: int) -> str:
 
 
 @pytest.fixture(scope="module")
-def settings(generated, tmp_path_factory) -> dict:
+def settings(generated, small_weights, tmp_path_factory) -> dict:
     folder = tmp_path_factory.mktemp("features")
     return {
         "data_dir": str(generated),
         "store_dir": str(folder / "stores"),
         "img_size": 64,
         "backbone": "small",
-        "weights": weights_file(folder, 0),
+        "weights": small_weights,
         "limit_patients": 14,
         "val_fraction": 0.3,
         "test_fraction": 0.2,

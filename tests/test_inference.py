@@ -14,7 +14,7 @@ from rsna_nb.metadata import load_metadata
 from rsna_nb.prepare import to_8_bits
 from rsna_nb.runs import Run, RunError
 from rsna_nb.splits import SplitError
-from tests.test_training import SMALL
+from tests.small import SMALL
 
 
 @pytest.fixture(scope="module")

@@ -151,7 +151,7 @@ def test_a_step_in_every_precision_with_averages_and_clipping(precision):
     assert any((a != b.numpy()).any() for a, b in zip(before, model.trainable_variables, strict=True))
 
 
-def test_one_step_on_the_small_network_lowers_the_loss():
+def test_ten_steps_on_the_small_network_lower_the_loss():
     keras.utils.set_random_seed(0)
     model = build_model(RunConfig(backbone="small", weights="none", freeze_backbone=False, img_size=64, dropout=0.0))
     model.compile(keras.optimizers.Adam(1e-3), "binary_crossentropy")

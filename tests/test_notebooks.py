@@ -1,9 +1,6 @@
 import dataclasses
 import json
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import nbformat
 import papermill
@@ -13,21 +10,8 @@ from rsna_nb import runs, training
 from rsna_nb.callbacks import TrainingError
 from rsna_nb.config import RunConfig
 from rsna_nb.metadata import load_metadata
-from tests.test_checkpoints import stop_at
-from tests.test_training import SMALL
-
-NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
-TRAIN = NOTEBOOKS / "03_train.ipynb"
-
-
-def papermill_run(folder: Path, *arguments: object, notebook: Path = TRAIN) -> subprocess.CompletedProcess:
-    """papermill as a shell in `folder` runs it."""
-    command = [sys.executable, "-m", "papermill", notebook, folder / "out.ipynb", *arguments, "--no-progress-bar"]
-    return subprocess.run([str(part) for part in command], cwd=folder, capture_output=True, text=True, check=False)
-
-
-def last_error_line(answer: subprocess.CompletedProcess) -> str:
-    return answer.stderr.strip().splitlines()[-1]
+from tests.notebooks import NOTEBOOKS, TRAIN, last_error_line, papermill_run
+from tests.small import SMALL, TIMINGS, stop_at
 
 
 @pytest.fixture
@@ -82,8 +66,7 @@ def test_training_runs_from_another_folder_and_its_config_repeats_it(data_settin
     again = papermill_run(tmp_path, "-f", run.path / "config" / "config.json")
     assert again.returncode == 0, again.stderr[-3000:]
     _, second = runs.list_runs(tmp_path / "runs")
-    timings = ["seconds", "images_per_second"]
-    assert second.history.drop(columns=timings).equals(run.history.drop(columns=timings))
+    assert second.history.drop(columns=TIMINGS).equals(run.history.drop(columns=TIMINGS))
 
 
 def test_a_stopped_run_is_resumed_by_its_id_and_the_notebook_shows_the_whole_curve(generated, tmp_path, monkeypatch):

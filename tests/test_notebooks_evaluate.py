@@ -2,32 +2,21 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell
 
 from rsna_nb.runs import Run
+from tests.notebooks import NOTEBOOKS, WITHOUT_TENSORFLOW, figures, last_error_line, outputs, papermill_run, words
 from tests.test_evaluation import predictions_of, write_run, write_store
-from tests.test_notebooks import NOTEBOOKS, last_error_line, papermill_run
 
 EVALUATE = NOTEBOOKS / "04_evaluate.ipynb"
-WITHOUT_TENSORFLOW = "import sys\n\nassert not {'tensorflow', 'keras', 'torch'} & set(sys.modules)"
 
 
 @pytest.fixture
 def run(tmp_path) -> Run:
     return write_run(tmp_path / "runs" / "20261123-101530-fake", predictions_of())
-
-
-def outputs(path: Path) -> list[nbformat.NotebookNode]:
-    cells = nbformat.read(path, as_version=4).cells
-    return [output for cell in cells if cell.cell_type == "code" for output in cell.outputs]
-
-
-def words(path: Path) -> str:
-    return "\n".join(str(output.get("data", output.get("text", ""))) for output in outputs(path))
 
 
 def test_it_evaluates_the_newest_run_without_tensorflow_and_compares_two(run, tmp_path):
@@ -39,11 +28,11 @@ def test_it_evaluates_the_newest_run_without_tensorflow_and_compares_two(run, tm
     arguments = ["-p", "compare", "20261122-000000-other", "-p", "draws", 50]
     answer = papermill_run(tmp_path, *arguments, notebook=tmp_path / "checked.ipynb")
     assert answer.returncode == 0, answer.stderr[-3000:]
-    found = outputs(tmp_path / "out.ipynb")
-    figures = [output for output in found if "image/png" in output.get("data", {})]
-    assert len(figures) == 12
-    assert all(figure.metadata["image/png"]["alt"] == figure.data["text/plain"] for figure in figures)
-    assert not any(output.output_type == "stream" and output.name == "stderr" for output in found)
+    found = figures(tmp_path / "out.ipynb")
+    assert len(found) == 12
+    assert all(figure.metadata["image/png"]["alt"] == figure.data["text/plain"] for figure in found)
+    streams = [output for output in outputs(tmp_path / "out.ipynb") if output.output_type == "stream"]
+    assert not any(stream.name == "stderr" for stream in streams)
     text = words(tmp_path / "out.ipynb")
     assert "Left out" not in text
     assert "60 women, 20 of them with cancer" in text
@@ -66,8 +55,7 @@ def test_what_cannot_be_shown_is_left_out_with_the_reason_in_its_place(run, tmp_
         "10 of the 30 women whom run 20261122-000000-other is judged on are not among those that run",
     ):
         assert reason in text
-    figures = [output for output in outputs(tmp_path / "out.ipynb") if "image/png" in output.get("data", {})]
-    assert len(figures) == 1
+    assert len(figures(tmp_path / "out.ipynb")) == 1
     written = json.loads((run.path / "evaluation.json").read_text())
     assert "2 women with cancer" in written["threshold"]["left_out"]
 

@@ -13,9 +13,8 @@ from rsna_nb.left_out import NotShownError
 from rsna_nb.prepare import store_path
 from rsna_nb.runs import Run, RunError
 from rsna_nb.storage import read_arrays
-from tests.test_notebooks import NOTEBOOKS, last_error_line, papermill_run
-from tests.test_notebooks_evaluate import outputs, words
-from tests.test_training import SMALL
+from tests.notebooks import NOTEBOOKS, figures, last_error_line, papermill_run, words
+from tests.small import SMALL
 
 EXPLAIN = NOTEBOOKS / "08_explain.ipynb"
 
@@ -66,12 +65,12 @@ def test_it_shows_maps_curves_and_the_game_and_writes_them(run, tmp_path):
     arrays = read_arrays(run.path / "explain" / "maps.npz")
     assert arrays["maps"].shape == (len(arrays["image_id"]), 64, 64)
     assert set(arrays["image_id"]) <= set(run.predictions["image_id"])
-    figures = [output for output in outputs(tmp_path / "out.ipynb") if "image/png" in output.get("data", {})]
+    found = figures(tmp_path / "out.ipynb")
     kinds = len(set(arrays["kind"]))
     left_out = text.count("Left out")
-    assert len(figures) + left_out == 6
-    assert len(figures) >= kinds + 2
-    assert all(figure.metadata["image/png"]["alt"] == figure.data["text/plain"] for figure in figures)
+    assert len(found) + left_out == 6
+    assert len(found) >= kinds + 2
+    assert all(figure.metadata["image/png"]["alt"] == figure.data["text/plain"] for figure in found)
     assert str(run.path / "explain" / "maps.npz") in text
 
 

@@ -10,10 +10,8 @@ from rsna_nb import cross_validation, runs
 from rsna_nb.callbacks import TrainingError
 from rsna_nb.config import RunConfig
 from rsna_nb.metadata import load_metadata
-from tests.test_checkpoints import stop_at
-from tests.test_notebooks import NOTEBOOKS, last_error_line, papermill_run
-from tests.test_notebooks_evaluate import outputs, words
-from tests.test_training import SMALL
+from tests.notebooks import NOTEBOOKS, figures, last_error_line, papermill_run, words
+from tests.small import SMALL, stop_at
 
 CROSS_VALIDATE = NOTEBOOKS / "05_cross_validate.ipynb"
 
@@ -34,10 +32,6 @@ def file(settings, tmp_path) -> Path:
     path = tmp_path / "small.json"
     path.write_text(json.dumps(settings))
     return path
-
-
-def figures(path: Path) -> list:
-    return [output for output in outputs(path) if "image/png" in output.get("data", {})]
 
 
 def test_one_fold_alone_says_which_are_missing_then_a_stopped_one_goes_on_and_all_are_judged(

@@ -12,10 +12,9 @@ from nbformat.v4 import new_code_cell
 from rsna_nb import metrics, submission, training
 from rsna_nb.config import RunConfig
 from rsna_nb.runs import Run
+from tests.notebooks import NOTEBOOKS, WITHOUT_TENSORFLOW, figures, last_error_line, papermill_run, words
+from tests.small import SMALL
 from tests.test_ensemble import fold_runs, single_runs
-from tests.test_notebooks import NOTEBOOKS, last_error_line, papermill_run
-from tests.test_notebooks_evaluate import WITHOUT_TENSORFLOW, outputs, words
-from tests.test_training import SMALL
 
 ENSEMBLE, SUBMIT = NOTEBOOKS / "07_ensemble.ipynb", NOTEBOOKS / "09_submit.ipynb"
 
@@ -27,10 +26,6 @@ def folds(generated, tmp_path_factory) -> list[Run]:
     folders = {"data_dir": str(generated), "store_dir": str(folder / "stores"), "runs_dir": str(folder / "runs")}
     settings = SMALL | folders | {"epochs": 1, "n_folds": 2, "test_fraction": 0.25, "run_name": "tiny"}
     return [training.train(RunConfig(**settings, fold=fold)) for fold in range(2)]
-
-
-def figures(path: Path) -> list[nbformat.NotebookNode]:
-    return [output for output in outputs(path) if "image/png" in output.get("data", {})]
 
 
 def test_recipes_of_several_folds_are_combined_without_tensorflow(tmp_path):

@@ -3,9 +3,8 @@
 import json
 
 from rsna_nb.config import RunConfig
-from tests.test_notebooks import NOTEBOOKS, last_error_line, papermill_run
-from tests.test_notebooks_evaluate import outputs, words
-from tests.test_training import SMALL
+from tests.notebooks import NOTEBOOKS, figures, last_error_line, papermill_run, words
+from tests.small import SMALL
 
 TUNE = NOTEBOOKS / "06_tune.ipynb"
 
@@ -18,9 +17,9 @@ def test_it_tunes_by_a_parameter_file_and_writes_settings_that_training_takes(ge
     assert answer.returncode == 0, answer.stderr[-3000:]
     text = words(tmp_path / "out.ipynb")
     assert "Left out: importance needs 10 finished trials, there are 2" in text
-    figures = [output for output in outputs(tmp_path / "out.ipynb") if "image/png" in output.get("data", {})]
-    assert 2 <= len(figures) <= 3  # the comparison is left out where the first trial is the best
-    assert all(figure.metadata["image/png"]["alt"] == figure.data["text/plain"] for figure in figures)
+    found = figures(tmp_path / "out.ipynb")
+    assert 2 <= len(found) <= 3  # the comparison is left out where the first trial is the best
+    assert all(figure.metadata["image/png"]["alt"] == figure.data["text/plain"] for figure in found)
     folder = tmp_path / "runs" / "studies" / "first"
     assert f"03_train.ipynb out.ipynb -f {folder / 'best.json'}" in text
     best = RunConfig.from_json(folder / "best.json")

@@ -1,19 +1,31 @@
 """Each file of notebooks/params, trained for one step on small pictures."""
 
+import dataclasses
+import json
 from pathlib import Path
 
 import keras
 import pytest
 from keras import applications
+from keras.src.applications import convnext
 
 from rsna_nb import training
 from rsna_nb.backbones import FAMILIES
 from rsna_nb.config import RunConfig
 from rsna_nb.vit import TRANSFORMERS
-from tests.test_notebooks import NOTEBOOKS
+from tests.notebooks import NOTEBOOKS
 
-RECIPES = sorted((NOTEBOOKS / "params").glob("*.json"))
+PARAMS = NOTEBOOKS / "params"
+RECIPES = sorted(path for path in PARAMS.glob("*.json") if path.stem != "resnet50v2-1024")  # that of 512 but for size
 SIDE = 64
+
+
+@pytest.fixture
+def light(monkeypatch) -> None:
+    """The two largest networks under their own names and with the layers that a recipe names, but a few channels."""
+    depths = {"depths": [1, 1, 1, 1], "projection_dims": [16, 32, 64, 128], "default_size": 224}
+    monkeypatch.setitem(convnext.MODEL_CONFIGS, "small", depths)
+    monkeypatch.setitem(TRANSFORMERS, "vit_base", dataclasses.replace(TRANSFORMERS["vit_base"], width=192))
 
 
 def published(backbone: str, folder: Path) -> str:
@@ -32,7 +44,7 @@ def published(backbone: str, folder: Path) -> str:
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_a_recipe_trains_for_one_step(path, generated, tmp_path):
+def test_a_recipe_trains_for_one_step(path, light, generated, tmp_path):
     keras.utils.set_random_seed(0)
     recipe = RunConfig.from_json(path)
     small = {
@@ -54,3 +66,10 @@ def test_a_recipe_trains_for_one_step(path, generated, tmp_path):
     assert ": 1 steps an epoch" in run.file("logs/train.log").read_text()
     assert run.history["loss"].notna().all()
     assert run.predictions["score"].between(0, 1).all()
+
+
+def test_the_recipes_of_one_network_differ_in_name_and_size_alone():
+    smaller, larger = (json.loads((PARAMS / f"resnet50v2-{side}.json").read_text()) for side in (512, 1024))
+    own = {side: {"run_name": f"resnet50v2-{side}", "img_size": side} for side in (512, 1024)}
+    assert smaller | own[1024] == larger
+    assert larger | own[512] == smaller

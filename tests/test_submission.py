@@ -16,9 +16,9 @@ from rsna_nb.metrics import MetricsError
 from rsna_nb.operating import cross_fitted, threshold_by_f1
 from rsna_nb.runs import Run
 from rsna_nb.submission import SubmissionError
+from tests.small import SMALL
 from tests.test_ensemble import fold_runs, single_runs
 from tests.test_evaluation import predictions_of, write_run
-from tests.test_training import SMALL
 
 
 @pytest.fixture(scope="module")

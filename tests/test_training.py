@@ -23,18 +23,7 @@ from rsna_nb.learner import Route
 from rsna_nb.metadata import load_metadata
 from rsna_nb.prepare import PrepareError
 from rsna_nb.splits import SplitError
-
-SMALL = {
-    "img_size": 64,
-    "backbone": "small",
-    "weights": "none",
-    "freeze_backbone": False,
-    "pooling": "max",
-    "batch_size_per_gpu": 8,
-    "val_fraction": 0.3,
-    "learning_rate": 1e-3,
-    "epochs": 3,
-}
+from tests.small import SMALL, TIMINGS, failing_on
 
 
 @pytest.fixture(scope="module")
@@ -140,8 +129,7 @@ def test_files_are_scored_as_in_training(run, generated, tmp_path):
 
 def test_the_same_seed_gives_the_same_history_to_the_byte(settings, run):
     again = training.train(RunConfig(**settings, test_fraction=0.2))
-    timings = ["seconds", "images_per_second"]
-    first, second = (one.history.drop(columns=timings).to_csv() for one in (run, again))
+    first, second = (one.history.drop(columns=TIMINGS).to_csv() for one in (run, again))
     assert first == second
     np.testing.assert_array_equal(run.predictions["score"], again.predictions["score"])
     assert again.id != run.id
@@ -175,12 +163,9 @@ def train_on(devices: int, configs: list[RunConfig], folder: Path) -> list[runs.
 
 
 @pytest.fixture(scope="module")
-def frozen(tmp_path_factory) -> dict:
+def frozen(small_weights) -> dict:
     """Settings of a frozen backbone with weights of its own."""
-    path = str(tmp_path_factory.mktemp("weights") / "small.weights.h5")
-    keras.utils.set_random_seed(0)
-    build_backbone("small", 64, "none").save_weights(path)
-    return {"weights": path, "freeze_backbone": True}
+    return {"weights": small_weights, "freeze_backbone": True}
 
 
 SAME = {"dropout": 0.0, "epochs": 2}
@@ -303,20 +288,6 @@ def test_a_table_without_positives_is_refused(settings, generated, tmp_path):
     (tmp_path / "train_images").symlink_to(generated / "train_images")
     with pytest.raises(SplitError, match="no image with cancer"):
         training.train(RunConfig(**settings | {"data_dir": str(tmp_path)}))
-
-
-def failing_on(step: int, error: Exception | None, fault):
-    """A callback class whose batch `step` meets `fault`, put in the place of StopAtNaN."""
-
-    class Failing(callbacks.StopAtNaN):
-        def on_train_batch_end(self, batch: int, logs: dict) -> None:
-            if self.epoch == 1 and batch == step:
-                fault(self, logs)
-                if error:
-                    raise error
-            super().on_train_batch_end(batch, logs)
-
-    return Failing
 
 
 def test_a_loss_that_is_no_number_stops_at_its_step_and_keeps_the_best(settings, monkeypatch, tmp_path):

@@ -21,7 +21,7 @@ from rsna_nb.runs import RunError
 from rsna_nb.search_space import Choice, Range, space_of
 from rsna_nb.storage import is_held
 from rsna_nb.study import Asked, StudyError, at_work, next_trial, open_study, table
-from tests.test_training import SMALL, failing_on
+from tests.small import SMALL, failing_on
 
 ROOT = Path(__file__).parents[1]
 SEARCH = "learning_rate dropout pooling imbalance"

@@ -19,32 +19,18 @@ from pathlib import Path
 from typing import Any
 
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+sys.path.insert(0, str(Path(__file__).parents[2]))  # for the package of the tests
 
 import keras
 import numpy as np
 
 from rsna_nb import runs, synthetic
 from rsna_nb.backbones import build_backbone
+from tests.small import ALL_KINDS_OF_STATE, TIMINGS
 
 KILLED = Path(__file__).parents[1] / "killed.py"
 TOLERANCE = {1: 0.0, 2: 1e-5}
-TIMINGS = ["seconds", "images_per_second", "phase"]
-RECIPE = {
-    "img_size": 64,
-    "backbone": "small",
-    "freeze_backbone": True,
-    "pooling": "max",
-    "batch_size_per_gpu": 8,
-    "val_fraction": 0.3,
-    "test_fraction": 0.2,
-    "dropout": 0.4,
-    "ema": 0.8,
-    "epochs": 5,
-    "fine_tune_epochs": 3,
-    "fine_tune_learning_rate": 1e-3,
-    "reduce_lr_patience": 1,
-    "early_stopping_patience": 3,
-}
+NOT_COMPARED = [*TIMINGS, "phase"]
 
 
 def train(devices: int, settings: dict[str, Any], *kill: object) -> subprocess.CompletedProcess:
@@ -65,7 +51,7 @@ def weights(run: runs.Run) -> np.ndarray:
 
 
 def difference(run: runs.Run, whole: runs.Run) -> dict[str, float]:
-    ours, theirs = (one.history.drop(columns=TIMINGS) for one in (run, whole))
+    ours, theirs = (one.history.drop(columns=NOT_COMPARED) for one in (run, whole))
     found = {
         "history": float(np.abs(ours.to_numpy() - theirs.to_numpy()).max()) if ours.shape == theirs.shape else np.inf,
         "weights": float(np.abs(weights(run) - weights(whole)).max()),
@@ -113,7 +99,7 @@ def main() -> None:
         data = synthetic.generate(folder / "data", 24, 0.5, seed=1, scale=0.06, workers=1)
         keras.utils.set_random_seed(0)
         build_backbone("small", 64, "none").save_weights(folder / "small.weights.h5")
-        settings = RECIPE | {"data_dir": str(data), "store_dir": str(folder / "stores")}
+        settings = ALL_KINDS_OF_STATE | {"data_dir": str(data), "store_dir": str(folder / "stores")}
         settings["weights"] = str(folder / "small.weights.h5")
         for devices in arguments.devices:
             measure(devices, settings, arguments.kills, random.Random(arguments.seed))
