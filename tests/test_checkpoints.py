@@ -140,5 +140,5 @@ def test_a_notebook_resumes_with_the_runs_settings_and_refuses_others(stopped):
     given = {"In": cells, "epochs": 35, "resume": stopped.id, "runs_dir": runs_dir}
     config = RunConfig.from_notebook(given)
     assert config == dataclasses.replace(stopped.config, resume=stopped.id, runs_dir=runs_dir)
-    with pytest.raises(ConfigError, match=r"leave out dropout 0\.9"):
+    with pytest.raises(ConfigError, match=r"its own settings: leave out dropout 0\.9 \(the run has 0\.4\)"):
         RunConfig.from_notebook(given | {"In": [cells[0], cells[1] + "\ndropout = 0.9"], "dropout": 0.9})

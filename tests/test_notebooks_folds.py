@@ -17,8 +17,11 @@ CROSS_VALIDATE = NOTEBOOKS / "05_cross_validate.ipynb"
 
 
 @pytest.fixture
-def settings(generated, tmp_path) -> dict:
+def settings(generated, small_weights, tmp_path) -> dict:
+    """Of a frozen network, whose features come from the bank."""
     return SMALL | {
+        "weights": small_weights,
+        "freeze_backbone": True,
         "data_dir": str(generated),
         "store_dir": str(tmp_path / "stores"),
         "runs_dir": str(tmp_path / "runs"),

@@ -12,10 +12,10 @@ import tempfile
 import time
 from pathlib import Path
 
-import keras
 import numpy as np
+from random_resnet import settings_in
 
-from rsna_nb import cross_validation, data, runs, synthetic, training
+from rsna_nb import cross_validation, data, runs, training
 from rsna_nb.config import RunConfig
 
 
@@ -45,15 +45,8 @@ def main() -> None:
     runs.log_to_console()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        generated = synthetic.generate(folder / "data", arguments.women, 0.4, seed=1, scale=0.1)
-        keras.utils.set_random_seed(0)
-        network = keras.applications.ResNet50V2(include_top=False, weights=None, input_shape=(224, 224, 3))
-        network.save_weights(folder / "resnet50v2.weights.h5")
         config = RunConfig(
-            data_dir=str(generated),
-            store_dir=f"{folder}/store",
-            runs_dir=f"{folder}/runs",
-            weights=f"{folder}/resnet50v2.weights.h5",
+            **settings_in(folder, arguments.women),
             batch_size_per_gpu=arguments.batch,
             img_size=arguments.size,
             epochs=arguments.epochs,

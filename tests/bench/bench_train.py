@@ -26,8 +26,9 @@ import keras
 import numpy as np
 import pandas as pd
 import tensorflow as tf
+from random_resnet import settings_in
 
-from rsna_nb import data, features, runs, synthetic, training
+from rsna_nb import data, features, runs, training
 from rsna_nb.config import RunConfig
 from rsna_nb.distribution import find_devices
 from rsna_nb.inputs import Examples, Pictures
@@ -166,13 +167,7 @@ def main() -> None:
     arguments = parser.parse_args()
     runs.log_to_console()
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        generated = synthetic.generate(folder / "data", arguments.women, 0.4, seed=1, scale=0.1)
-        keras.utils.set_random_seed(0)
-        network = keras.applications.ResNet50V2(include_top=False, weights=None, input_shape=(224, 224, 3))
-        network.save_weights(folder / "resnet50v2.weights.h5")
-        folders = {"data_dir": str(generated), "store_dir": f"{folder}/store", "runs_dir": f"{folder}/runs"}
-        settings = folders | {"weights": f"{folder}/resnet50v2.weights.h5", "batch_size_per_gpu": arguments.batch}
+        settings = settings_in(Path(name), arguments.women) | {"batch_size_per_gpu": arguments.batch}
         config = RunConfig(**settings, img_size=arguments.size, epochs=arguments.epochs, early_stopping_patience=0)
         if arguments.only != "agreement":
             compare(config)
