@@ -21,13 +21,15 @@ import logging
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from zipfile import BadZipFile
+from pathlib import Path
 
 import keras
 import numpy as np
 from keras import KerasTensor, layers, ops
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
+
+from rsna_nb.storage import DamagedFileError, read_arrays
 
 log = logging.getLogger(__name__)
 
@@ -184,9 +186,8 @@ def read(path: str) -> dict[str, np.ndarray]:
     try:
         if path.endswith(".safetensors"):
             return load_file(path)
-        with np.load(path) as file:
-            return dict(file)
-    except (SafetensorError, BadZipFile, EOFError, KeyError, TypeError, ValueError) as error:
+        return read_arrays(Path(path))
+    except (SafetensorError, DamagedFileError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"the file cannot be read ({error})") from error
 
 
