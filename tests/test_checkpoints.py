@@ -4,14 +4,17 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rsna_nb import checkpoints, runs, training
 from rsna_nb.callbacks import TrainingError
 from rsna_nb.config import ConfigError, RunConfig
 from rsna_nb.runs import RunError
+from rsna_nb.storage import read_arrays, write_arrays
 from tests.small import ALL_KINDS_OF_STATE, assert_equal, resumed, stop_at
 
 KILLED = Path(__file__).parent / "killed.py"
@@ -142,3 +145,26 @@ def test_a_notebook_resumes_with_the_runs_settings_and_refuses_others(stopped):
     assert config == dataclasses.replace(stopped.config, resume=stopped.id, runs_dir=runs_dir)
     with pytest.raises(ConfigError, match=r"its own settings: leave out dropout 0\.9 \(the run has 0\.4\)"):
         RunConfig.from_notebook(given | {"In": [cells[0], cells[1] + "\ndropout = 0.9"], "dropout": 0.9})
+
+
+def change_facts(run: runs.Run, change: Callable[[dict], object]) -> None:
+    path = run.path / checkpoints.STATE_FILE
+    arrays = read_arrays(path)
+    facts = json.loads(str(arrays.pop("facts")))
+    change(facts)
+    write_arrays(path, arrays | {"facts": np.array(json.dumps(facts))})
+
+
+def test_a_setting_that_config_json_has_only_now_is_refused_too(stopped):
+    change_facts(stopped, lambda facts: facts["settings"].pop("dropout"))
+    with pytest.raises(RunError, match=r"config\.json differ from .*dropout None and now 0\.4"):
+        checkpoints.load(stopped)
+
+
+def test_a_run_that_goes_on_with_more_devices_is_not_said_to_lack_images(stopped):
+    settings = json.dumps({"resume": stopped.id, "runs_dir": str(stopped.path.parent)})
+    answer = subprocess.run([sys.executable, KILLED, "2", settings], capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr[-2000:]
+    log = stopped.file("logs/train.log").read_text()
+    assert log.count("global batch 8: ") == 2
+    assert "the global batch is cut" not in log

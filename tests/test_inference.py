@@ -130,3 +130,8 @@ def test_files_of_one_size_are_told_apart_by_what_is_in_them(tmp_path):
     table = pd.DataFrame({"image_id": list("0123"), "file": map(str, files), "png_bytes": [40, 40, 40, 41]})
     ((one, other),) = data.same_pictures(table)
     assert (one["image_id"], other["image_id"]) == ("0", "2")
+
+
+def test_a_batch_of_no_picture_is_refused(run, generated):
+    with pytest.raises(ValueError, match="batch_size must be at least 1, not 0"):
+        inference.predict(run, paths_of(run, generated)[:1], batch_size=0)
