@@ -120,8 +120,7 @@ def split_of(config: RunConfig) -> tuple[object, ...]:
     """The settings that deal the women, but for the fold."""
     shares = config.n_folds if config.fold >= 0 else config.val_fraction
     data = resolve(config.data_dir) if config.data_dir else ""
-    who = config.leave_out or config.fold >= 0
-    return data, config.limit_patients, config.test_fraction, config.split_seed, who, shares
+    return data, config.limit_patients, config.test_fraction, config.split_seed, config.fold >= 0, shares
 
 
 def gather(runs: Sequence[Run]) -> Library:

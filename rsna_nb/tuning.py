@@ -125,8 +125,8 @@ def tune(plan: Plan, trials: int, hours: float = 0.0, storage: str = "") -> optu
         raise StudyError("TF_CONFIG makes several machines train one run: without it each takes trials of its own")
     started = time.monotonic()
     images, data_dir = split_table(plan.config)
-    study = open_study(plan.folder, storage, plan.asked(images))
     check_backbones(plan)
+    study = open_study(plan.folder, storage, plan.asked(images))
     prepare(plan.config, images, data_dir)  # here, so that pictures that cannot be had cost no trial
     with at_work(plan.folder) as worker:
         while not hours or time.monotonic() - started < 3600 * hours:
@@ -138,8 +138,8 @@ def tune(plan: Plan, trials: int, hours: float = 0.0, storage: str = "") -> optu
 
 
 def check_backbones(plan: Plan) -> None:
-    """Build each that is searched: weights or layers that it lacks are an error now, and not in the night."""
-    searched = plan.space.get("backbone", Choice(()))
+    """Build each that trials may have: weights or layers that it lacks are an error now, and not in the night."""
+    searched = plan.space.get("backbone", Choice((plan.config.backbone,)))
     for name in getattr(searched, "values", ()):
         model = build_model(dataclasses.replace(plan.config, backbone=name))
         if plan.config.fine_tune_epochs or "fine_tune_epochs" in plan.space:

@@ -213,7 +213,10 @@ def test_a_backbone_that_lacks_the_layer_to_fine_tune_from_is_refused_before_any
     plan = tuning.plan(config, "layers", "val_auc", ["backbone"], ["small", "yolo11n"])
     with pytest.raises(ConfigError, match="backbone yolo11n: fine_tune_from stage_3 is in no layer's name"):
         tuning.tune(plan, 1)
-    assert not list(tmp_path.rglob("*trial-0"))
+    assert not list(tmp_path.iterdir())
+    alone = dataclasses.replace(config, backbone="yolo11n", fine_tune_epochs=0)
+    with pytest.raises(ConfigError, match="backbone yolo11n: fine_tune_from stage_3"):
+        tuning.tune(tuning.plan(alone, "layers", "val_auc", ["fine_tune_epochs"]), 1)
 
 
 def test_the_space_holds_what_the_study_begins_with_and_all_that_a_setting_allows():
