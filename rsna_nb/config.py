@@ -186,7 +186,7 @@ class RunConfig:
         names = kinds or [name for name in (*own, *DEFAULTS) if name in namespace]
         refuse_unknown(names, own)
         for name in own:
-            if kind := kinds.get(name):
+            if (kind := kinds.get(name)) and kind is not str:  # papermill makes a number of an id of digits
                 coerce(name, namespace[name], kind)
         given = {name: namespace[name] for name in names if name not in own}
         if given.get("resume"):

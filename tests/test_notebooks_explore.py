@@ -64,7 +64,7 @@ def test_exploring_shows_the_data_and_the_dirty_files_but_nobody(generated, brea
 
     (data / "columns.json").write_text('{"columns": {"view": "view"}}')
     pd.read_csv(data / "train.csv", dtype=str).drop(columns="machine_id").to_csv(data / "train.csv", index=False)
-    answer = papermill_run(PREPARE, tmp_path, *arguments[:6])
+    answer = papermill_run(PREPARE, tmp_path, *arguments[:9])
     assert answer.returncode == 0, answer.stderr[-3000:]
     executed = (tmp_path / "out.ipynb").read_text()
     assert "not a greyscale image" in executed

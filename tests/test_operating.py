@@ -153,7 +153,8 @@ def test_the_table_has_every_rule_with_its_interval():
 
 
 def test_the_published_rates_agree_with_each_other_and_theirs_are_the_recall_rates_asked_for():
-    systems = operating.PUBLISHED[1:]  # the first has medians, which are not of one algorithm
+    systems = operating.PUBLISHED  # but for medians, which are not of one algorithm
+    systems = systems[~systems["system"].str.startswith("median")]
     false_alarms = 1 - systems["specificity"]
     prevalence = (systems["recall_rate"] - false_alarms) / (systems["sensitivity"] - false_alarms)
     assert prevalence.tolist() == pytest.approx([0.02] * 3, abs=0.002)  # as near as rates of three digits are

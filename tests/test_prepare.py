@@ -1,5 +1,6 @@
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,10 +16,13 @@ import pydicom
 import pytest
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless
 
-from rsna_nb import ledger, prepare
+from rsna_nb import data, ledger, prepare
+from rsna_nb.config import RunConfig
+from rsna_nb.data import split_table
 from rsna_nb.dicom import read_mammogram
 from rsna_nb.metadata import load_metadata
 from rsna_nb.prepare import PrepareError, image_file, prepare_images, prepare_one, store_path
+from rsna_nb.splits import SplitError
 from rsna_nb.storage import write_whole
 from tests.conftest import write_dicom
 
@@ -127,6 +131,7 @@ def test_a_row_after_a_cut_off_one_is_kept(tmp_path):
     }
 
 
+@pytest.mark.filterwarnings("ignore:Failed to encode value:UserWarning")  # the line separator, which is meant
 def test_text_from_a_file_breaks_no_row_of_the_ledger(few, tmp_path):
     dataset = pydicom.dcmread(few["path"][0])
     dataset.WindowCenter, dataset.WindowWidth = 2048, 4096
@@ -267,3 +272,15 @@ def test_a_worker_stays_under_600_mb_on_the_largest_files(tmp_path, breast):
         [sys.executable, "-c", MEASURED, tmp_path / "store", *paths], capture_output=True, text=True, check=True
     )
     assert int(answer.stdout) < 600
+
+
+def test_a_side_that_loses_all_its_cancers_to_unreadable_files_says_so(generated, tmp_path):
+    shutil.copytree(generated, tmp_path / "data")
+    folders = {"data_dir": str(tmp_path / "data"), "store_dir": str(tmp_path / "stores")}
+    config = RunConfig(**folders, img_size=64, val_fraction=0.05)
+    table, data_dir = split_table(config)
+    lost = table[(table["split"] == "validation") & (table["cancer"] == 1)]
+    for path in lost["path"]:
+        Path(path).write_text("no DICOM")
+    with pytest.raises(SplitError, match=rf"without the {len(lost)} images that cannot be read \(see .*ledger\.csv\)"):
+        data.prepare(config, table, data_dir)
