@@ -74,10 +74,9 @@ table { border-collapse: collapse; font-size: .86rem; line-height: 1.35; font-va
 th, td { padding: .3rem .6rem; text-align: left; border-bottom: 1px solid #e4e4e4; vertical-align: top }
 thead th { border-bottom: 2px solid #999; vertical-align: bottom }
 .scroll td, .scroll thead th { text-align: right }
-.scroll td, tbody th { white-space: nowrap }
+.scroll td { white-space: nowrap }
 pre { overflow-x: auto; padding: .7rem .9rem; background: #f5f5f5; font-size: .84rem; line-height: 1.45 }
 code { font-size: .9em }
-@media (max-width: 32rem) { tbody th { white-space: normal } }
 @media (min-width: 68rem) {
   body { display: grid; grid-template-columns: 15rem minmax(0, 46rem); justify-content: center; gap: 1rem }
   nav { position: sticky; top: 0; align-self: start; max-height: 100vh; overflow-y: auto; margin: 0 }
