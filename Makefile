@@ -29,7 +29,7 @@ lab: setup
 	$(BIN)/jupyter lab notebooks
 
 report: setup  ## one HTML page of a run: RUN=<id or path>, the newest where left out; COMPARE=<id>, PICTURES=0
-	$(BIN)/python -m rsna_nb.report $(RUN) $(if $(COMPARE),--compare $(COMPARE)) $(if $(PICTURES),--pictures $(PICTURES))
+	$(BIN)/python -m rsna_nb.evaluation.report $(RUN) $(if $(COMPARE),--compare $(COMPARE)) $(if $(PICTURES),--pictures $(PICTURES))
 
 bench: setup  ## with the libraries that reading is compared with, one of them under the GPL
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'

@@ -23,7 +23,7 @@ from rsna_nb.setting import (
     one_of,
     setting,
 )
-from rsna_nb.storage import write_whole
+from rsna_nb.system import write_whole
 
 SCHEMA_VERSION = 1
 KINDS = {kind.__name__: kind for kind in (bool, int, float, str)}

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-import rsna_nb.vit  # noqa: F401  whose layers Keras has to know to load them
-from rsna_nb.reading import read_pictures
+from rsna_nb import backbones  # noqa: F401  Keras must know the layers of our backbones to load them
+from rsna_nb.prepare import read_pictures
 from rsna_nb.runs import Run, RunError
 
 FLIPS: tuple[tuple[int, ...], ...] = ((), (1,), (2,), (1, 2))  # axes of (n, height, width)

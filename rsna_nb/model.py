@@ -53,7 +53,7 @@ def head_of(model: keras.Model) -> keras.Model:
 def open_backbone(model: keras.Model, first: str = "") -> int:
     """Let the backbone learn, from the first layer whose name contains `first` on; how many layers it is.
 
-    Of batch normalisation the scale and offset learn; `learner.Learner` keeps its statistics as they are.
+    Of batch normalisation the scale and offset learn; `learner.TrainingModel` keeps its statistics as they are.
     """
     opened = layers_from(model, first)
     backbone = model.get_layer("backbone")

@@ -28,8 +28,8 @@ from typing import Any
 import pandas as pd
 
 from rsna_nb.config import ConfigError, RunConfig, resolve
-from rsna_nb.left_out import NotShownError
-from rsna_nb.storage import write_whole
+from rsna_nb.notebook import UnavailableError
+from rsna_nb.system import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ FOLDERS = ("data_dir", "store_dir", "runs_dir", "resume")  # may have other name
 TEXT_COLUMNS = {"patient_id": str, "image_id": str}
 
 
-class RunError(NotShownError, RuntimeError):
+class RunError(UnavailableError, RuntimeError):
     """A run folder that is not there, or lacks what is asked of it."""
 
 

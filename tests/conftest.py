@@ -65,7 +65,7 @@ def small_weights(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A file of weights of the small network, for those that freeze it."""
     import keras  # here: most tests need no TensorFlow
 
-    from rsna_nb.backbones import build_backbone
+    from rsna_nb.backbones.registry import build_backbone
 
     path = tmp_path_factory.mktemp("weights") / "small.weights.h5"
     keras.utils.set_random_seed(0)

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from rsna_nb.study import Asked, at_work, next_trial, open_study
+from rsna_nb.experiments.study import StudySpec, at_work, next_trial, open_study
 
 
 def main(folder: str, storage: str, trials: str) -> None:
@@ -16,7 +16,7 @@ def main(folder: str, storage: str, trials: str) -> None:
     (path / f"ready-{time.time_ns()}").touch()
     while not (path / "go").exists():
         time.sleep(0.01)
-    study = open_study(path, storage, Asked(facts={}, first={"x": 0.5}, maximize=True, unpruned=0))
+    study = open_study(path, storage, StudySpec(facts={}, first={"x": 0.5}, maximize=True, unpruned=0))
     drawn = {}
     with at_work(path) as worker:
         while (trial := next_trial(study, path, worker, int(trials), seed=0)) is not None:

@@ -13,10 +13,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from rsna_nb import training
-from rsna_nb.callbacks import StopAtNaN
 from rsna_nb.config import RunConfig
-from rsna_nb.distribution import Devices
+from rsna_nb.training import run as training
+from rsna_nb.training.callbacks import StopAtNaN
+from rsna_nb.training.distribution import Devices
 
 PLACES = {
     "step": (StopAtNaN, "on_train_batch_end"),  # in an epoch

@@ -6,9 +6,11 @@ import keras
 import numpy as np
 import pytest
 
-from rsna_nb import callbacks, runs, training
-from rsna_nb.callbacks import TrainingError
+from rsna_nb import runs
 from rsna_nb.config import RunConfig
+from rsna_nb.training import callbacks
+from rsna_nb.training import run as training
+from rsna_nb.training.callbacks import TrainingError
 
 SMALL = {
     "img_size": 64,

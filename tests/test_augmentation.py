@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from rsna_nb import augmentation
-from rsna_nb.augmentation import strongly, warped
-from rsna_nb.sampling import DRAWS
+from rsna_nb.training import augmentation
+from rsna_nb.training.augmentation import augment, warped
+from rsna_nb.training.sampling import AUGMENTATION_PARAMETERS
 
 HEIGHT, WIDTH = 48, 32
 RANDOM = np.random.default_rng(0)
@@ -21,7 +21,7 @@ def changed(pictures: np.ndarray = BREAST, compiled: bool = False, **draws: floa
     for name, value in draws.items():
         values[globals()[name]] = value
     numbers = tf.constant(np.tile(values, (len(pictures), 1)), tf.float32)
-    return tf.function(strongly, jit_compile=compiled)(tf.constant(pictures), numbers).numpy()
+    return tf.function(augment, jit_compile=compiled)(tf.constant(pictures), numbers).numpy()
 
 
 def test_draws_in_the_middle_change_nothing():
@@ -31,8 +31,8 @@ def test_draws_in_the_middle_change_nothing():
 @pytest.mark.parametrize("compiled", [False, True], ids=["as it is", "compiled by XLA"])
 def test_air_stays_black_and_tissue_stays_in_0_to_1(compiled):
     pictures = np.repeat(BREAST, 64, axis=0)
-    draws = tf.constant(RANDOM.random((64, DRAWS)), tf.float32)
-    seen = tf.function(strongly, jit_compile=compiled)(tf.constant(pictures), draws).numpy()
+    draws = tf.constant(RANDOM.random((64, AUGMENTATION_PARAMETERS)), tf.float32)
+    seen = tf.function(augment, jit_compile=compiled)(tf.constant(pictures), draws).numpy()
     assert seen.dtype == np.float32
     assert seen.min() == 0
     assert seen.max() <= 1

@@ -7,7 +7,8 @@ from sklearn import metrics as reference
 from sklearn.calibration import calibration_curve
 from sklearn.linear_model import LogisticRegression
 
-from rsna_nb import calibration, metrics, operating
+from rsna_nb import metrics
+from rsna_nb.metrics import calibration, operating
 
 
 @pytest.fixture
@@ -99,7 +100,7 @@ def test_a_temperature_does_not_undo_class_weights(known):
 @pytest.mark.parametrize("method", ["platt", "isotonic", "temperature"])
 def test_a_woman_is_never_in_the_fit_of_her_own_scores(known, method):
     few = known.iloc[:1200]
-    fold = operating.deal_women(few, folds=3, seed=1)
+    fold = operating.assign_folds(few, folds=3, seed=1)
     before = calibration.recalibrated(few, method, folds=3, seed=1)
     own = fold == 0
     flipped = few.assign(cancer=few["cancer"].where(~own | (few["cancer"] == 0), 0), fold=fold)
@@ -130,11 +131,11 @@ def test_the_table_shows_what_each_way_does(known):
     weights = {0: 0.5, 1: 10.0}
     odds = known["chance"] / (1 - known["chance"]) * 20
     weighted = known.assign(score=odds / (1 + odds))
-    ways = {"raw": weighted["score"], "undone": calibration.prior_correction(weighted["score"], weights)}
+    ways = {"raw": weighted["score"], "prior_corrected": calibration.prior_correction(weighted["score"], weights)}
     ways["platt"] = calibration.recalibrated(weighted, "platt")
     table = calibration.calibration_table(known["cancer"], ways)
-    assert list(table.index) == ["raw", "undone", "platt"]
-    assert table.loc["undone", "brier"] == pytest.approx(calibration.brier(known["cancer"], known["chance"]))
+    assert list(table.index) == ["raw", "prior_corrected", "platt"]
+    assert table.loc["prior_corrected", "brier"] == pytest.approx(calibration.brier(known["cancer"], known["chance"]))
     assert table.loc["raw", "intercept"] == pytest.approx(-np.log(20), abs=0.1)
-    assert table.loc[["undone", "platt"], "slope"].tolist() == pytest.approx([1, 1], abs=0.1)
+    assert table.loc[["prior_corrected", "platt"], "slope"].tolist() == pytest.approx([1, 1], abs=0.1)
     assert table["observed"].nunique() == 1

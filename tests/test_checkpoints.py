@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rsna_nb import checkpoints, runs, training
-from rsna_nb.callbacks import TrainingError
+from rsna_nb import runs
 from rsna_nb.config import ConfigError, RunConfig
 from rsna_nb.runs import RunError
-from rsna_nb.storage import read_arrays, write_arrays
+from rsna_nb.system.files import read_arrays, write_arrays
+from rsna_nb.training import checkpoints
+from rsna_nb.training import run as training
+from rsna_nb.training.callbacks import TrainingError
 from tests.small import ALL_KINDS_OF_STATE, assert_equal, resumed, stop_at
 
 KILLED = Path(__file__).parent / "killed.py"

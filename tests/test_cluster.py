@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from rsna_nb import ledger
-from rsna_nb.metadata import load_metadata
-from rsna_nb.prepare import PrepareError, cluster, prepare_images, store_path
+from rsna_nb.metadata.table import load_metadata
+from rsna_nb.prepare import ledger
+from rsna_nb.prepare.store import PrepareError, cluster, prepare_images, store_path
 from tests.test_prepare import contents, without_timings
 
 pytest.importorskip("distributed")

@@ -11,11 +11,11 @@ import pydicom
 import pytest
 from pydicom.uid import ExplicitVRLittleEndian
 
-from rsna_nb import dicom
-from rsna_nb.brightness import declared_voi, modality_values, to_brightness
-from rsna_nb.crop import find_breast, fit
-from rsna_nb.decode import open_pyramid
-from rsna_nb.pyramid import stored_range
+from rsna_nb.dicom import reader as dicom
+from rsna_nb.dicom.crop import find_breast, fit
+from rsna_nb.dicom.decode import open_pyramid
+from rsna_nb.dicom.pyramid import stored_range
+from rsna_nb.dicom.voi import declared_voi, modality_values, to_brightness
 from rsna_nb.synthetic import DENSITIES, exposed, files
 from rsna_nb.synthetic.anatomy import make_breast
 from rsna_nb.synthetic.drawing import MAX_VALUE, draw_mammogram

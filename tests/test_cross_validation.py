@@ -9,12 +9,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rsna_nb import cross_validation, data, out_of_fold, runs, training
-from rsna_nb.callbacks import TrainingError
+from rsna_nb import runs
 from rsna_nb.config import ConfigError, RunConfig
-from rsna_nb.metadata import load_metadata
+from rsna_nb.evaluation import out_of_fold
+from rsna_nb.experiments import cross_validation
+from rsna_nb.metadata.table import load_metadata
 from rsna_nb.splits import SplitError
-from rsna_nb.storage import locked
+from rsna_nb.system.files import locked
+from rsna_nb.training import data
+from rsna_nb.training import run as training
+from rsna_nb.training.callbacks import TrainingError
 from tests.small import SMALL, stop_at
 
 

@@ -24,10 +24,10 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from rsna_nb.brightness import declared_voi, modality_values, padding_mask, range_voi, to_brightness
-from rsna_nb.decode import stored_values
-from rsna_nb.dicom import DicomError, level_for, read, read_dataset, read_mammogram
-from rsna_nb.pyramid import HalvedPyramid, stored_range
+from rsna_nb.dicom.decode import stored_values
+from rsna_nb.dicom.pyramid import HalvedPyramid, stored_range
+from rsna_nb.dicom.reader import DicomError, level_for, read, read_dataset, read_mammogram
+from rsna_nb.dicom.voi import declared_voi, modality_values, padding_mask, range_voi, to_brightness
 from tests.conftest import OTHER_DIR, REAL_DIR, needs_real_files, write_dicom
 
 SYNTAXES = [ExplicitVRLittleEndian, JPEG2000Lossless, HTJ2KLossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless]

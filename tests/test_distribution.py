@@ -21,9 +21,10 @@ import pandas as pd
 import psutil
 import pytest
 
-from rsna_nb import runs, training
+from rsna_nb import runs
 from rsna_nb.config import RunConfig
-from rsna_nb.distribution import DistributionError, find_devices
+from rsna_nb.training import run as training
+from rsna_nb.training.distribution import DistributionError, find_devices
 from tests.notebooks import TRAIN
 from tests.small import SMALL, TIMINGS
 

@@ -10,11 +10,13 @@ import pytest
 from scipy.stats import spearmanr
 from sklearn import metrics as reference
 
-from rsna_nb import ensemble, gain, members
 from rsna_nb.config import ConfigError
-from rsna_nb.ensemble import Ensemble
-from rsna_nb.left_out import NotShownError
+from rsna_nb.ensemble import combine as ensemble
+from rsna_nb.ensemble import ensemble_gain as gain
+from rsna_nb.ensemble import model_pool as members
+from rsna_nb.ensemble.combine import Ensemble
 from rsna_nb.metrics import MetricsError, by_breast
+from rsna_nb.notebook import UnavailableError
 from rsna_nb.runs import Run, RunError, list_runs
 from tests.test_evaluation import predictions_of, write_run
 
@@ -139,7 +141,7 @@ def test_gains_are_differences_to_the_best_single_member_in_every_way(tmp_path):
     row = found.loc[("mean", "AUC")]
     assert row["difference"].estimate == pytest.approx(row["ensemble"].estimate - row["best single"].estimate)
     assert row["difference"].low < row["difference"].estimate < row["difference"].high
-    with pytest.raises(NotShownError, match="is the only member"):
+    with pytest.raises(UnavailableError, match="is the only member"):
         gain.gains(members.gather(library.runs[:3]), 50)
 
 
@@ -159,9 +161,9 @@ def test_the_folds_gain_is_that_of_their_mean_score_over_their_mean_figure(tmp_p
 
 def test_without_test_women_the_folds_gain_is_refused(tmp_path):
     library = members.gather(fold_runs(tmp_path, "a", test=False))
-    with pytest.raises(NotShownError, match="train them with test_fraction"):
+    with pytest.raises(UnavailableError, match="train them with test_fraction"):
         gain.fold_gains(library, 20)
-    with pytest.raises(NotShownError, match="no member has several folds"):
+    with pytest.raises(UnavailableError, match="no member has several folds"):
         gain.fold_gains(members.gather(library.runs[:1]), 20)
 
 
@@ -174,7 +176,7 @@ def test_correlations_are_of_breasts_with_cancer_above_and_without_below(tmp_pat
         assert cell == pytest.approx(expected)
     folds = members.gather(fold_runs(tmp_path / "folds", "a"))
     assert gain.correlations(folds).index.tolist() == [run.id for run in folds.runs]
-    with pytest.raises(NotShownError, match="the only one"):
+    with pytest.raises(UnavailableError, match="the only one"):
         gain.correlations(members.gather(library.runs[:1]))
 
 

@@ -8,11 +8,13 @@ import pandas as pd
 import pytest
 from sklearn import metrics as reference
 
-from rsna_nb import comparison, evaluation, metrics, operating, summary
+from rsna_nb import metrics
 from rsna_nb.config import RunConfig
-from rsna_nb.left_out import LeftOut, NotShownError, attempt
-from rsna_nb.metrics import MetricsError
-from rsna_nb.prepare import image_file, store_path
+from rsna_nb.evaluation import comparison, summary
+from rsna_nb.evaluation import single_run as evaluation
+from rsna_nb.metrics import MetricsError, operating
+from rsna_nb.notebook import Unavailable, UnavailableError, attempt
+from rsna_nb.prepare.store import image_file, store_path
 from rsna_nb.runs import Run, RunError
 
 
@@ -145,10 +147,10 @@ def test_the_newest_run_with_predictions_is_found(run):
 
 def test_what_is_left_out_passes_on_and_reads_as_its_reason():
     def fails() -> None:
-        raise NotShownError("too few women.")
+        raise UnavailableError("too few women.")
 
     left_out = attempt(fails)
-    assert left_out == LeftOut("too few women")
+    assert left_out == Unavailable("too few women")
     assert attempt(len, left_out) is left_out
     assert left_out._repr_markdown_() == "*Left out: too few women.*"
     with pytest.raises(TypeError):
@@ -284,7 +286,7 @@ def test_the_baseline_finds_what_age_and_machine_tell_and_nothing_where_they_do_
 def test_a_baseline_without_age_and_machine_is_left_out(tmp_path):
     df = predictions_of().drop(columns="age").assign(machine_id=1)
     left_out = attempt(comparison.baseline, evaluation.evaluate(write_run(tmp_path / "run", df)))
-    assert left_out == LeftOut("age and machine are missing, or the same for all")
+    assert left_out == Unavailable("age and machine are missing, or the same for all")
 
 
 def other_run(run: Run, predictions: pd.DataFrame) -> Run:
@@ -351,9 +353,9 @@ def test_class_weights_that_are_not_known_are_left_out_and_noisy_or_with_them(ru
 
 
 def test_a_comparison_with_itself_or_with_other_labels_is_refused(run, judged):
-    with pytest.raises(NotShownError, match="with itself"):
+    with pytest.raises(UnavailableError, match="with itself"):
         comparison.compared(judged, run, 20)
-    with pytest.raises(NotShownError, match="no other run was named"):
+    with pytest.raises(UnavailableError, match="no other run was named"):
         comparison.compared(judged, None, 20)
     other = predictions_of()
     other["cancer"] = other.groupby("patient_id")["cancer"].transform(lambda labels: labels.to_numpy()[::-1])
@@ -376,14 +378,14 @@ def test_examples_are_the_extremes_of_each_kind(run, judged):
 
 def test_without_the_store_or_a_picture_the_examples_are_left_out_with_the_reason(run, judged):
     fit = operating.cross_fitted(judged.breasts, operating.threshold_by_f1)
-    with pytest.raises(NotShownError, match=r"the store of prepared pictures .* is not there: run notebooks/00"):
+    with pytest.raises(UnavailableError, match=r"the store of prepared pictures .* is not there: run notebooks/00"):
         evaluation.examples(judged, fit, 4)
-    with pytest.raises(NotShownError, match="no pictures were asked for"):
+    with pytest.raises(UnavailableError, match="no pictures were asked for"):
         evaluation.examples(judged, fit, 0)
     write_store(run)
     for file in Path(run.config.store_dir).rglob("*.png"):
         file.unlink()
-    with pytest.raises(NotShownError, match=r"are not in the store, first .*: run notebooks/00_prepare"):
+    with pytest.raises(UnavailableError, match=r"are not in the store, first .*: run notebooks/00_prepare"):
         evaluation.examples(judged, fit, 4)
 
 
@@ -406,7 +408,7 @@ def test_the_summary_says_what_a_count_by_hand_says(judged):
 def test_drawn_mammograms_are_said_to_be_drawn(run, judged):
     (run.path / "logs" / "train.log").write_text("INFO data: the generated demo set in data/demo\n")
     auc = metrics.bootstrap(judged.breasts, "auc", n=20)
-    assert "drawn by a program" in summary.in_short(judged, LeftOut("few"), auc, 20).text
+    assert "drawn by a program" in summary.in_short(judged, Unavailable("few"), auc, 20).text
     assert "generated mammograms" in summary.model_card(judged).text
     run.write_json("config/environment.json", {"generated": False})
     assert not summary.is_drawn(run)
@@ -462,7 +464,7 @@ def test_everything_that_is_written_is_json(judged):
         "figures": evaluation.main_figures(judged, 20),
         "fit": fit,
         "groups": comparison.subgroups(judged, 20),
-        "left_out": LeftOut("few"),
+        "left_out": Unavailable("few"),
         "not a number": float("nan"),
         "point": dataclasses.asdict(fit.point),
         "numbers": (np.int64(3), np.array([1.5, np.inf])),

@@ -11,14 +11,16 @@ import pandas as pd
 import pytest
 from keras import layers
 
-from rsna_nb import deletion, dicom, explain, pointing
 from rsna_nb.config import RunConfig
-from rsna_nb.crop import fit, placement
-from rsna_nb.geometry import Geometry
-from rsna_nb.ledger import Record
-from rsna_nb.left_out import NotShownError
+from rsna_nb.dicom import reader as dicom
+from rsna_nb.dicom.crop import fit, placement
+from rsna_nb.dicom.preprocessing_steps import reading_steps
+from rsna_nb.explain import deletion, pointing
+from rsna_nb.explain import maps as explain
+from rsna_nb.explain.geometry import Geometry
 from rsna_nb.model import build_model
-from rsna_nb.steps import reading_steps
+from rsna_nb.notebook import UnavailableError
+from rsna_nb.prepare.ledger import Record
 from tests.conftest import REAL_DIR, needs_real_files, write_dicom
 
 SIDE, STRIDE, PLACES = 32, 4, 8
@@ -167,7 +169,7 @@ def test_what_cannot_be_mapped_is_refused_in_words(tmp_path):
         ValueError, match="pooling by Flatten, the logit is no sum over places: use the method grad_cam"
     ):
         explain.class_activation(model, spotted(1, 1))
-    with pytest.raises(NotShownError, match=r"1\.png is missing or damaged"):
+    with pytest.raises(UnavailableError, match=r"1\.png is missing or damaged"):
         explain.read_pictures([tmp_path / "1.png"])
 
 

@@ -11,15 +11,16 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
-from rsna_nb import features, splits
-from rsna_nb.backbones import build_backbone
+from rsna_nb import splits
+from rsna_nb.backbones.registry import build_backbone
 from rsna_nb.config import RunConfig
-from rsna_nb.data import Data, prepare, split_table
-from rsna_nb.distribution import Devices
-from rsna_nb.features import BATCH, Features, features_of
-from rsna_nb.inputs import Examples, Pictures
 from rsna_nb.model import body_of, build_model
-from rsna_nb.sampling import VARIANTS, Sampling, Share
+from rsna_nb.training import features
+from rsna_nb.training.data import Data, prepare, split_table
+from rsna_nb.training.distribution import Devices
+from rsna_nb.training.features import BATCH, Features, features_of
+from rsna_nb.training.inputs import Examples, Pictures
+from rsna_nb.training.sampling import VARIANTS, Sampling, Share
 
 MIRRORED = {0: (), 1: (1,), 2: (0,), 3: (0, 1)}  # axes of (height, width)
 

@@ -8,7 +8,9 @@ import pytest
 from pydicom.tag import Tag
 from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1
 
-from rsna_nb import headers, metadata, steps
+from rsna_nb.dicom import headers
+from rsna_nb.dicom import preprocessing_steps as steps
+from rsna_nb.metadata import table as metadata
 from tests.conftest import write_dicom
 
 pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR")

@@ -5,8 +5,10 @@ import pandas as pd
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
-from rsna_nb import imbalance, metadata, metrics
-from rsna_nb.calibration import prior_correction
+from rsna_nb import metrics
+from rsna_nb.evaluation import imbalance
+from rsna_nb.metadata import table as metadata
+from rsna_nb.metrics.calibration import prior_correction
 from rsna_nb.synthetic.table import TRAIN_COLUMNS
 from tests.conftest import table_of
 

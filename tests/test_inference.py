@@ -7,13 +7,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rsna_nb import data, inference, reading, training
+from rsna_nb import inference, reading
 from rsna_nb.config import RunConfig
-from rsna_nb.dicom import read_mammogram
-from rsna_nb.metadata import load_metadata
-from rsna_nb.prepare import to_8_bits
+from rsna_nb.dicom.reader import read_mammogram
+from rsna_nb.metadata.table import load_metadata
+from rsna_nb.prepare.store import to_8_bits
 from rsna_nb.runs import Run, RunError
 from rsna_nb.splits import SplitError
+from rsna_nb.training import data
+from rsna_nb.training import run as training
 from tests.small import SMALL
 
 

@@ -4,10 +4,10 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
-from rsna_nb.augmentation import strongly
 from rsna_nb.config import RunConfig
-from rsna_nb.inputs import Examples, Pictures, filled_share, sample_batch, sample_changes
-from rsna_nb.sampling import Sampling, Share
+from rsna_nb.training.augmentation import augment
+from rsna_nb.training.inputs import Examples, Pictures, filled_share, sample_batch, sample_changes
+from rsna_nb.training.sampling import Sampling, Share
 
 SHAPE = (32, 64)
 PICTURES = Pictures(SHAPE)
@@ -109,7 +109,7 @@ def test_with_strong_augmentation_a_batch_has_the_draws_of_its_images_and_the_ne
     np.testing.assert_array_equal(draws, examples.sampling.draws(0)[1])
     flipped = PICTURES.to_network(pictures, tf.constant(variants))
     seen = PICTURES.to_network(pictures, tf.constant(variants), tf.constant(draws))
-    np.testing.assert_array_equal(seen, strongly(flipped, tf.constant(draws)))
+    np.testing.assert_array_equal(seen, augment(flipped, tf.constant(draws)))
     assert not np.array_equal(seen, flipped)
 
 

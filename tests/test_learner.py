@@ -12,13 +12,13 @@ from keras import layers
 from keras.callbacks import LambdaCallback
 
 from rsna_nb import metrics
-from rsna_nb.callbacks import SwapAverages, Validate
-from rsna_nb.checkpoints import BestCheckpoint
 from rsna_nb.config import ConfigError, RunConfig
-from rsna_nb.distribution import Devices
-from rsna_nb.inputs import Pictures
-from rsna_nb.learner import Learner, Route, compile_learner, loss_of
 from rsna_nb.model import POLICIES, body_of, build_model, dtype_policy, head_of, open_backbone
+from rsna_nb.training.callbacks import SwapAverages, Validate
+from rsna_nb.training.checkpoints import BestCheckpoint
+from rsna_nb.training.distribution import Devices
+from rsna_nb.training.inputs import Pictures
+from rsna_nb.training.training_model import ForwardPath, TrainingModel, compile_model, loss_of
 
 SIDE, IMAGES = 32, 8
 PICTURES = Pictures((SIDE, SIDE))
@@ -65,24 +65,24 @@ def as_seen() -> tf.Tensor:
     return PICTURES.to_network(tf.constant(GREY), tf.constant(VARIANTS))
 
 
-def tuning(model: keras.Model, first: str = "", **options: float) -> Learner:
+def tuning(model: keras.Model, first: str = "", **options: float) -> TrainingModel:
     """A learner as in fine-tuning: the backbone is open from a layer on, its batch normalisation in inference mode."""
     open_backbone(model, first)
-    return Learner(Route(PICTURES, head_of(model), body_of(model)), **options)
+    return TrainingModel(ForwardPath(PICTURES, head_of(model), body_of(model)), **options)
 
 
-def compiled(learner: Learner, devices: Devices = ALONE, **settings: object) -> Learner:
+def compiled(learner: TrainingModel, devices: Devices = ALONE, **settings: object) -> TrainingModel:
     """As a run has it, with Adam."""
-    compile_learner(learner, config_of(**settings), 1e-2, batches().element_spec, devices)
+    compile_model(learner, config_of(**settings), 1e-2, batches().element_spec, devices)
     return learner
 
 
-def fit(learner: Learner, steps: int = 1, *callbacks: keras.callbacks.Callback) -> dict[str, list[float]]:
+def fit(learner: TrainingModel, steps: int = 1, *callbacks: keras.callbacks.Callback) -> dict[str, list[float]]:
     history = learner.fit(batches(), steps_per_epoch=steps, callbacks=list(callbacks), shuffle=False, verbose=0)
     return history.history
 
 
-def moved(learner: Learner, devices: Devices = ALONE, optimizer: keras.Optimizer | None = None) -> np.ndarray:
+def moved(learner: TrainingModel, devices: Devices = ALONE, optimizer: keras.Optimizer | None = None) -> np.ndarray:
     """By how much a step lowers the weights that learn, in one vector. By SGD with a rate of 1 it is the gradient."""
     dataset = batches(devices.replicas)
     with devices.scope():
@@ -110,7 +110,7 @@ def assert_close(vector: np.ndarray, expected: np.ndarray) -> None:
     np.testing.assert_allclose(vector, expected, atol=max(1e-5 * np.abs(expected).max(), 1e-6))
 
 
-def values_of(learner: Learner) -> list[np.ndarray]:
+def values_of(learner: TrainingModel) -> list[np.ndarray]:
     return [keras.ops.convert_to_numpy(variable) for variable in learner.state]
 
 
@@ -141,7 +141,7 @@ def test_under_a_frozen_body_the_head_alone_learns():
     model = tiny()
     model.get_layer("backbone").trainable = False
     before = model.get_layer("backbone").get_weights()
-    learner = Learner(Route(PICTURES, head_of(model), body_of(model)), parts=3)
+    learner = TrainingModel(ForwardPath(PICTURES, head_of(model), body_of(model)), parts=3)
     expected = gradient_of(model, model.get_layer("cancer").trainable_variables)
     assert_close(moved(learner), expected)
     assert_equal(model.get_layer("backbone").get_weights(), before)
@@ -160,12 +160,12 @@ def test_a_gradient_is_cut_to_clip_norm_and_keeps_its_direction(share, parts):
 
 def test_clip_norm_is_of_the_gradient_and_not_of_the_scaled_one_of_float16():
     scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(1.0), initial_scale=64.0)
-    applied = moved(Learner(Route(PICTURES, tiny("float16")), clip_norm=0.01), optimizer=scaled)
+    applied = moved(TrainingModel(ForwardPath(PICTURES, tiny("float16")), clip_norm=0.01), optimizer=scaled)
     assert np.linalg.norm(applied) == pytest.approx(0.01, rel=1e-3)
 
 
-def network(model: keras.Model) -> Learner:
-    return Learner(Route(PICTURES, model))
+def network(model: keras.Model) -> TrainingModel:
+    return TrainingModel(ForwardPath(PICTURES, model))
 
 
 @pytest.mark.parametrize("learner_of", [network, tuning])
@@ -282,7 +282,7 @@ def test_the_body_stays_in_inference_mode_while_its_kernels_learn():
 
 def test_a_network_that_learns_as_a_whole_has_its_statistics_and_dropout_in_training_mode():
     model = tiny()
-    learner = compiled(Learner(Route(PICTURES, model)))
+    learner = compiled(TrainingModel(ForwardPath(PICTURES, model)))
     before = model.get_layer("backbone").get_layer("normalization").get_weights()
     inputs = tf.constant(GREY), tf.constant(VARIANTS)
     fit(learner)
@@ -298,7 +298,7 @@ def in_order(backbone: keras.Model) -> list[keras.layers.Layer]:
     return [layer for group in nested for layer in group]
 
 
-def opened(name: str, first: str) -> tuple[Learner, list[keras.layers.Layer], int]:
+def opened(name: str, first: str) -> tuple[TrainingModel, list[keras.layers.Layer], int]:
     """Its learner, its backbone's layers in order, and which of them is the first to learn."""
     keras.utils.set_random_seed(0)
     model = build_model(RunConfig(img_size=SIDE, backbone=name, weights="none", freeze_backbone=False))
@@ -374,7 +374,7 @@ def rows(tmp_path) -> pd.DataFrame:
 def test_a_route_scores_each_row_in_its_place_whatever_the_batch(rows, batch):
     model = tiny()
     expected = model.predict(GREY / np.float32(255), verbose=0)[:, 0]
-    whole, split = Route(PICTURES, model), Route(PICTURES, head_of(model), body_of(model))
+    whole, split = ForwardPath(PICTURES, model), ForwardPath(PICTURES, head_of(model), body_of(model))
     for route, devices in ((whole, ALONE), (split, ALONE), (split, COMPILING)):
         scores = route.scorer(rows, batch, devices)()
         assert scores.dtype == np.float64
@@ -383,7 +383,7 @@ def test_a_route_scores_each_row_in_its_place_whatever_the_batch(rows, batch):
 
 def test_a_scorer_scores_by_the_network_as_it_is_at_the_time(rows):
     model = tiny()
-    score = Route(PICTURES, model).scorer(rows, 4, ALONE)
+    score = ForwardPath(PICTURES, model).scorer(rows, 4, ALONE)
     before = score()
     model.get_layer("cancer").bias.assign_add([1.0])
     assert (score() > before).all()
@@ -406,7 +406,7 @@ def test_a_step_from_the_same_state_is_the_same_to_the_bit(learner_of, precision
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 def test_weights_and_averages_exchanged_twice_are_as_they_were_to_the_bit(precision):
-    learner = compiled(Learner(Route(PICTURES, tiny(precision))), ema=0.9)
+    learner = compiled(TrainingModel(ForwardPath(PICTURES, tiny(precision))), ema=0.9)
     states: list[list[np.ndarray]] = []
 
     class Twice(SwapAverages):
@@ -429,9 +429,9 @@ def averages(steps: list[np.ndarray], momentum: float) -> np.ndarray:
     return average
 
 
-def frozen(model: keras.Model) -> Learner:
+def frozen(model: keras.Model) -> TrainingModel:
     model.get_layer("backbone").trainable = False
-    return Learner(Route(PICTURES, head_of(model), body_of(model)))
+    return TrainingModel(ForwardPath(PICTURES, head_of(model), body_of(model)))
 
 
 @pytest.mark.parametrize(("learner_of", "head_alone"), [(network, False), (frozen, True)])

@@ -6,11 +6,11 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from rsna_nb import memory
-from rsna_nb.backbones import build_backbone
+from rsna_nb.backbones.registry import build_backbone
 from rsna_nb.config import RunConfig
-from rsna_nb.memory import control_group_memory, estimate, free_memory, largest_batch
 from rsna_nb.model import build_model
+from rsna_nb.training import memory
+from rsna_nb.training.memory import control_group_memory, estimate, free_memory, largest_batch
 
 MIB = 2**20
 

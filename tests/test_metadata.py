@@ -3,8 +3,9 @@ import json
 import pandas as pd
 import pytest
 
-from rsna_nb import kaggle, metadata
-from rsna_nb.metadata import MetadataError, load_metadata
+from rsna_nb.metadata import kaggle
+from rsna_nb.metadata import table as metadata
+from rsna_nb.metadata.table import MetadataError, load_metadata
 from tests.conftest import table_of
 
 

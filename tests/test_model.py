@@ -7,13 +7,13 @@ import pytest
 import tensorflow as tf
 from keras import applications
 
-from rsna_nb.backbones import BACKBONES, FAMILIES, SCALINGS, WeightsError, build_backbone
-from rsna_nb.callbacks import SwapAverages
+from rsna_nb.backbones.registry import BACKBONES, FAMILIES, SCALINGS, WeightsError, build_backbone
 from rsna_nb.config import RunConfig
-from rsna_nb.distribution import Devices
-from rsna_nb.inputs import Pictures
-from rsna_nb.learner import Learner, Route, compile_learner
 from rsna_nb.model import build_model
+from rsna_nb.training.callbacks import SwapAverages
+from rsna_nb.training.distribution import Devices
+from rsna_nb.training.inputs import Pictures
+from rsna_nb.training.training_model import ForwardPath, TrainingModel, compile_model
 
 MODULES = {"tf": "resnet_v2", "torch": "densenet", "caffe": "vgg16", "bytes": "efficientnet_v2"}
 GREY = np.random.default_rng(0).random((2, 64, 64, 1), dtype=np.float32)
@@ -137,11 +137,11 @@ def test_a_step_in_every_precision_with_averages_and_clipping(precision):
     settings = {"backbone": "small", "weights": "none", "freeze_backbone": False, "img_size": 64}
     config = RunConfig(**settings, ema=0.5, clip_norm=1.0, learning_rate=1e-2)
     model = build_model(config, precision)
-    learner = Learner(Route(Pictures((64, 64)), model), parts=2, clip_norm=config.clip_norm)
+    learner = TrainingModel(ForwardPath(Pictures((64, 64)), model), parts=2, clip_norm=config.clip_norm)
     images = (255 * np.repeat(GREY, 4, axis=0)).astype(np.uint8)
     column = np.tile(np.float32([[0], [1]]), (4, 1))
     batches = tf.data.Dataset.from_tensors(((images, np.zeros(8, np.int64)), column, np.ones_like(column))).repeat()
-    compile_learner(learner, config, config.learning_rate, batches.element_spec, Devices(("CPU",)))
+    compile_model(learner, config, config.learning_rate, batches.element_spec, Devices(("CPU",)))
     assert isinstance(learner.optimizer, keras.optimizers.LossScaleOptimizer) == (precision == "float16")
     before = [variable.numpy() for variable in model.trainable_variables]
     loss = learner.fit(

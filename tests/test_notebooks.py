@@ -6,10 +6,11 @@ import nbformat
 import papermill
 import pytest
 
-from rsna_nb import runs, training
-from rsna_nb.callbacks import TrainingError
+from rsna_nb import runs
 from rsna_nb.config import RunConfig
-from rsna_nb.metadata import load_metadata
+from rsna_nb.metadata.table import load_metadata
+from rsna_nb.training import run as training
+from rsna_nb.training.callbacks import TrainingError
 from tests.notebooks import NOTEBOOKS, TRAIN, last_error_line, papermill_run
 from tests.small import SMALL, TIMINGS, stop_at
 

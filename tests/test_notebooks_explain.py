@@ -7,12 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rsna_nb import evaluation, explanation, inference, pointing, training
+from rsna_nb import inference
 from rsna_nb.config import RunConfig
-from rsna_nb.left_out import NotShownError
-from rsna_nb.prepare import store_path
+from rsna_nb.evaluation import single_run as evaluation
+from rsna_nb.explain import explanation, pointing
+from rsna_nb.notebook import UnavailableError
+from rsna_nb.prepare.store import store_path
 from rsna_nb.runs import Run, RunError
-from rsna_nb.storage import read_arrays
+from rsna_nb.system.files import read_arrays
+from rsna_nb.training import run as training
 from tests.notebooks import NOTEBOOKS, figures, last_error_line, papermill_run, words
 from tests.small import SMALL
 
@@ -97,15 +100,15 @@ def test_what_is_missing_is_named(run, data, without):
     targets = pointing.targets(evaluation.evaluate(run))
     store = store_path(run.config.store_dir, data, run.config.img_size)
     without(store / "images")
-    with pytest.raises(NotShownError, match=r"\.png is missing or damaged: notebooks/00_prepare"):
+    with pytest.raises(UnavailableError, match=r"\.png is missing or damaged: notebooks/00_prepare"):
         explanation.play(None, targets, "class_activation", True)
     without(store / "ledger.csv")
-    with pytest.raises(NotShownError, match=r"ledger\.csv does not say where \d+ pictures lie, first \d+/\d+"):
+    with pytest.raises(UnavailableError, match=r"ledger\.csv does not say where \d+ pictures lie, first \d+/\d+"):
         pointing.targets(evaluation.evaluate(run))
     without(run.path / "checkpoints" / "best.keras")
     with pytest.raises(RunError, match=r"has no checkpoints/best\.keras"):
         inference.load_model(run)
-    with pytest.raises(NotShownError, match="there are no misses"):
+    with pytest.raises(UnavailableError, match="there are no misses"):
         explanation.curves(None, {}, "misses")
 
 
@@ -130,5 +133,5 @@ def test_an_image_that_the_table_lacks_is_named(run, data, tmp_path, without):
     without(data / "train.csv")
     lines = [line for line in table.splitlines() if targets["image_id"][0] not in line]
     (data / "train.csv").write_text("\n".join(lines))
-    with pytest.raises(NotShownError, match=f"has no image {targets['patient_id'][0]}/{targets['image_id'][0]}"):
+    with pytest.raises(UnavailableError, match=f"has no image {targets['patient_id'][0]}/{targets['image_id'][0]}"):
         explanation.in_file(run, shown)

@@ -6,10 +6,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from rsna_nb import cross_validation, runs
-from rsna_nb.callbacks import TrainingError
+from rsna_nb import runs
 from rsna_nb.config import RunConfig
-from rsna_nb.metadata import load_metadata
+from rsna_nb.experiments import cross_validation
+from rsna_nb.metadata.table import load_metadata
+from rsna_nb.training.callbacks import TrainingError
 from tests.notebooks import NOTEBOOKS, figures, last_error_line, papermill_run, words
 from tests.small import SMALL, stop_at
 

@@ -9,9 +9,11 @@ import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell
 
-from rsna_nb import metrics, submission, training
+from rsna_nb import metrics
 from rsna_nb.config import RunConfig
+from rsna_nb.ensemble import submission
 from rsna_nb.runs import Run
+from rsna_nb.training import run as training
 from tests.notebooks import NOTEBOOKS, WITHOUT_TENSORFLOW, figures, last_error_line, papermill_run, words
 from tests.small import SMALL
 from tests.test_ensemble import fold_runs, single_runs
@@ -97,7 +99,7 @@ def test_a_runs_validation_images_get_the_scores_of_predictions_csv_raw_or_undon
     assert "with raw scores" in words(tmp_path / "out.ipynb")
     answer = papermill_run(tmp_path, *arguments[:9], notebook=SUBMIT)
     assert answer.returncode == 0, answer.stderr[-3000:]
-    assert "with probabilities, class weights undone" in words(tmp_path / "out.ipynb")
+    assert "with probabilities, class weights corrected for" in words(tmp_path / "out.ipynb")
     probabilities = pd.read_csv(tmp_path / "submission.csv").set_index("prediction_id")["cancer"]
     assert (probabilities < found[probabilities.index]).all()
 

@@ -3,8 +3,9 @@ import pandas as pd
 import pytest
 from sklearn import metrics as reference
 
-from rsna_nb import metrics, operating
-from rsna_nb.operating import at_threshold, threshold_at_recall_rate, threshold_at_specificity, threshold_by_f1
+from rsna_nb import metrics
+from rsna_nb.metrics import operating
+from rsna_nb.metrics.operating import at_threshold, threshold_at_recall_rate, threshold_at_specificity, threshold_by_f1
 
 LABELS = [0, 0, 0, 1, 0, 0, 1, 0, 1, 1]
 SCORES = [0.1, 0.1, 0.2, 0.3, 0.3, 0.4, 0.5, 0.5, 0.5, 0.9]
@@ -90,7 +91,7 @@ def test_a_threshold_that_has_no_meaning_is_an_error():
 
 def test_a_fold_is_called_by_the_threshold_of_the_others():
     df = breasts()
-    fold = operating.deal_women(df, folds=4, seed=3)
+    fold = operating.assign_folds(df, folds=4, seed=3)
     fit = operating.cross_fitted(df, threshold_by_f1, folds=4, seed=3)
     for i in range(4):
         others = df[fold != i]
@@ -112,22 +113,22 @@ def test_choosing_on_the_same_women_flatters():
 
 def test_women_are_dealt_whole_and_those_with_cancer_evenly():
     df = breasts()
-    fold = operating.deal_women(df, folds=5)
+    fold = operating.assign_folds(df, folds=5)
     assert (df.assign(fold=fold).groupby("patient_id")["fold"].nunique() == 1).all()
     assert df.groupby(fold)["cancer"].sum().tolist() == [6] * 5
     assert df.groupby(fold).size().tolist() == [80] * 5
-    assert (fold != operating.deal_women(df, folds=5, seed=1)).any()
+    assert (fold != operating.assign_folds(df, folds=5, seed=1)).any()
 
 
 def test_folds_of_the_table_are_used():
     df = breasts().assign(fold=lambda df: df["patient_id"].astype(int) % 3)
-    assert (operating.deal_women(df) == df["fold"]).all()
+    assert (operating.assign_folds(df) == df["fold"]).all()
     assert len(operating.cross_fitted(df, threshold_by_f1).thresholds) == 3
     assert len(operating.cross_fitted(df.assign(fold=0), threshold_by_f1).thresholds) == 5  # a hold-out: dealt anew
     with pytest.raises(metrics.MetricsError, match="two folds for a woman"):
-        operating.deal_women(df.assign(fold=df.index % 3))
+        operating.assign_folds(df.assign(fold=df.index % 3))
     with pytest.raises(metrics.MetricsError, match="at least 2 women with cancer, there are 1"):
-        operating.deal_women(breasts(positives=1))
+        operating.assign_folds(breasts(positives=1))
 
 
 def test_the_table_has_every_rule_with_its_interval():

@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from rsna_nb import metrics, out_of_fold, plots, splits
+from rsna_nb import metrics, plots, splits
+from rsna_nb.evaluation import out_of_fold
 from rsna_nb.metrics import MetricsError
-from rsna_nb.operating import deal_women
+from rsna_nb.metrics.operating import assign_folds
 from rsna_nb.runs import Run
 from tests.conftest import table_of
 
@@ -130,7 +131,7 @@ def test_the_table_of_folds_has_each_folds_own_figures(predictions):
 
 def test_thresholds_are_chosen_on_the_other_folds(predictions):
     breasts = out_of_fold.breasts_of(predictions)
-    np.testing.assert_array_equal(deal_women(breasts), breasts["fold"])
+    np.testing.assert_array_equal(assign_folds(breasts), breasts["fold"])
 
 
 def test_sites_and_machines_have_their_auc_within_folds_or_a_reason(predictions):

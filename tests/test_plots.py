@@ -5,7 +5,9 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from rsna_nb import imbalance, plots, steps
+from rsna_nb import plots
+from rsna_nb.dicom import preprocessing_steps as steps
+from rsna_nb.evaluation import imbalance
 from tests.conftest import table_of, write_dicom
 
 

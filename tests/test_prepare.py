@@ -16,14 +16,16 @@ import pydicom
 import pytest
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless
 
-from rsna_nb import data, ledger, prepare
 from rsna_nb.config import RunConfig
-from rsna_nb.data import split_table
-from rsna_nb.dicom import read_mammogram
-from rsna_nb.metadata import load_metadata
-from rsna_nb.prepare import PrepareError, image_file, prepare_images, prepare_one, store_path
+from rsna_nb.dicom.reader import read_mammogram
+from rsna_nb.metadata.table import load_metadata
+from rsna_nb.prepare import ledger
+from rsna_nb.prepare import store as prepare
+from rsna_nb.prepare.store import PrepareError, image_file, prepare_images, prepare_one, store_path
 from rsna_nb.splits import SplitError
-from rsna_nb.storage import write_whole
+from rsna_nb.system.files import write_whole
+from rsna_nb.training import data
+from rsna_nb.training.data import split_table
 from tests.conftest import write_dicom
 
 
@@ -149,7 +151,7 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
         assert Path(part).read_bytes() == b"new"
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("rsna_nb.storage.os.replace", power_cut)
+    monkeypatch.setattr("rsna_nb.system.files.os.replace", power_cut)
     with pytest.raises(KeyboardInterrupt):
         write_whole(target, b"new")
     assert target.read_bytes() == b"old"

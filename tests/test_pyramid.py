@@ -20,10 +20,10 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from rsna_nb.brightness import declared_voi, modality_values, to_brightness
-from rsna_nb.decode import Jpeg2000Pyramid, open_pyramid, stored_values
-from rsna_nb.dicom import read, read_dataset
-from rsna_nb.pyramid import HalvedPyramid, halve, stored_range
+from rsna_nb.dicom.decode import Jpeg2000Pyramid, open_pyramid, stored_values
+from rsna_nb.dicom.pyramid import HalvedPyramid, halve, stored_range
+from rsna_nb.dicom.reader import read, read_dataset
+from rsna_nb.dicom.voi import declared_voi, modality_values, to_brightness
 from tests.conftest import ENCODERS, REAL_DIR, needs_real_files, write_dicom
 
 SYNTAXES = [JPEG2000Lossless, HTJ2KLossless, ExplicitVRLittleEndian, JPEGLosslessSV1, JPEGLSLossless, RLELossless]

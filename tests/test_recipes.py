@@ -9,10 +9,10 @@ import pytest
 from keras import applications
 from keras.src.applications import convnext
 
-from rsna_nb import training
-from rsna_nb.backbones import FAMILIES
+from rsna_nb.backbones.registry import FAMILIES
+from rsna_nb.backbones.vit import TRANSFORMERS
 from rsna_nb.config import RunConfig
-from rsna_nb.vit import TRANSFORMERS
+from rsna_nb.training import run as training
 from tests.notebooks import NOTEBOOKS
 
 PARAMS = NOTEBOOKS / "params"

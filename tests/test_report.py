@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from rsna_nb import report
-from rsna_nb.report import ReportError, render
+from rsna_nb.evaluation import report
+from rsna_nb.evaluation.report import ReportError, render
 from rsna_nb.runs import Run
 from tests.test_evaluation import predictions_of, write_run, write_store
 
@@ -164,9 +164,9 @@ def test_words_are_markdown_and_raw_html_is_only_shown():
 
 
 def test_what_is_left_out_is_shown_as_its_reason():
-    text = render(with_output({"text/markdown": "*Left out: too few.*", "text/plain": "LeftOut('too few')"}))
+    text = render(with_output({"text/markdown": "*Left out: too few.*", "text/plain": "Unavailable('too few')"}))
     assert "<em>Left out: too few.</em>" in text
-    assert "LeftOut" not in text
+    assert "Unavailable" not in text
 
 
 def test_cells_for_the_notebook_alone_are_left_out():

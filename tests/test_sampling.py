@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from rsna_nb.config import ConfigError, RunConfig
-from rsna_nb.sampling import DRAWS, VARIANTS, Sampling, Share, global_batch
+from rsna_nb.training.sampling import AUGMENTATION_PARAMETERS, VARIANTS, Sampling, Share, global_batch
 
 CANCER = np.arange(50) % 7 == 3  # 7 of 50
 
@@ -86,7 +86,7 @@ def test_the_flips_of_an_image_differ_from_epoch_to_epoch():
 
 def test_the_draws_of_strong_augmentation_are_even_and_a_function_of_seed_and_epoch():
     """Of 10,000 draws a tenth has a standard deviation of 0.003."""
-    draws = np.concatenate([strong().draws(number).reshape(-1, DRAWS) for number in range(210)])
+    draws = np.concatenate([strong().draws(number).reshape(-1, AUGMENTATION_PARAMETERS) for number in range(210)])
     assert draws.dtype == np.float32
     for numbers in draws[:10_000].T:
         np.testing.assert_allclose(np.histogram(numbers, 10, (0, 1))[0] / 10_000, 0.1, atol=0.015)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rsna_nb.storage import DamagedFileError, read_arrays, write_arrays
+from rsna_nb.system.files import DamagedFileError, read_arrays, write_arrays
 
 
 def test_no_flipped_bit_of_a_file_of_arrays_goes_unnoticed(tmp_path):

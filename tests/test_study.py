@@ -11,11 +11,20 @@ import optuna
 import pytest
 
 from rsna_nb.config import ConfigError
+from rsna_nb.experiments.study import (
+    MOST_KILLED,
+    StudyError,
+    StudySpec,
+    at_work,
+    importances,
+    next_trial,
+    open_study,
+    table,
+)
 from rsna_nb.metrics import MetricsError
-from rsna_nb.study import MOST_KILLED, Asked, StudyError, at_work, importances, next_trial, open_study, table
 
 ROOT = Path(__file__).parents[1]
-ASKED = Asked(facts={"epochs": 2}, first={"x": 0.5}, maximize=True, unpruned=0)
+ASKED = StudySpec(facts={"epochs": 2}, first={"x": 0.5}, maximize=True, unpruned=0)
 
 
 def begun(study, folder: Path, worker: str, trials: int = 10):
@@ -40,7 +49,7 @@ def test_two_processes_share_the_trials_and_none_is_run_twice_nor_drawn_twice(tm
     assert not set(first) & set(second)
     assert {int(number) for number in first | second} == set(range(16))
     assert len(set((first | second).values())) == 16
-    trials = table(open_study(tmp_path, storage, Asked({}, {"x": 0.5}, maximize=True, unpruned=0)))
+    trials = table(open_study(tmp_path, storage, StudySpec({}, {"x": 0.5}, maximize=True, unpruned=0)))
     assert trials["state"].eq("finished").all()
     assert len(trials) == 16
 
@@ -78,7 +87,7 @@ def test_a_trial_that_always_takes_its_process_along_has_failed_in_the_end(tmp_p
 def test_a_study_goes_on_with_the_settings_it_was_begun_with_alone(tmp_path):
     open_study(tmp_path, "", ASKED)
     assert len(open_study(tmp_path, "", ASKED).trials) == 1
-    other = Asked(facts={"epochs": 3}, first={"x": 0.5}, maximize=True, unpruned=0)
+    other = StudySpec(facts={"epochs": 3}, first={"x": 0.5}, maximize=True, unpruned=0)
     with pytest.raises(StudyError, match="begun otherwise: epochs 2 and now 3"):
         open_study(tmp_path, "", other)
 

@@ -7,15 +7,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rsna_nb import ensemble, metrics, submission, training
+from rsna_nb import metrics
 from rsna_nb.config import RunConfig
-from rsna_nb.ensemble import Ensemble
-from rsna_nb.members import gather
-from rsna_nb.metadata import load_metadata
+from rsna_nb.ensemble import combine as ensemble
+from rsna_nb.ensemble import submission
+from rsna_nb.ensemble.combine import Ensemble
+from rsna_nb.ensemble.model_pool import gather
+from rsna_nb.ensemble.submission import SubmissionError
+from rsna_nb.metadata.table import load_metadata
 from rsna_nb.metrics import MetricsError
-from rsna_nb.operating import cross_fitted, threshold_by_f1
+from rsna_nb.metrics.operating import cross_fitted, threshold_by_f1
 from rsna_nb.runs import Run
-from rsna_nb.submission import SubmissionError
+from rsna_nb.training import run as training
 from tests.small import SMALL
 from tests.test_ensemble import fold_runs, single_runs
 from tests.test_evaluation import predictions_of, write_run
@@ -49,7 +52,7 @@ def test_for_the_validation_images_raw_scores_are_those_of_predictions_csv(runs,
         submission.check(submission.submission_of(breasts))
 
 
-def undone(run: Run) -> pd.Series:
+def prior_corrected(run: Run) -> pd.Series:
     """The scores of predictions.csv as probabilities, by the odds: class weights multiply them by those of healthy."""
     images, positives = run.metrics["images"]["train"], run.metrics["positives"]["train"]
     odds = run.predictions["score"] / (1 - run.predictions["score"]) * positives / (images - positives)
@@ -58,7 +61,10 @@ def undone(run: Run) -> pd.Series:
 
 def test_probabilities_have_each_runs_class_weights_undone_before_they_are_combined(runs, alone, generated):
     both = Ensemble.fitted("both", gather(runs), "mean")
-    for model, expected in ((alone, undone(runs[0])), (both, (undone(runs[0]) + undone(runs[1])) / 2)):
+    for model, expected in (
+        (alone, prior_corrected(runs[0])),
+        (both, (prior_corrected(runs[0]) + prior_corrected(runs[1])) / 2),
+    ):
         model = submission.on_scale(model, "probability")
         images = submission.images_of(model, generated, "validation")
         breasts = submission.score_breasts(submission.score_images(model, images), 0.5)
@@ -88,7 +94,7 @@ def test_pf1_of_the_validation_breasts_is_shown_for_each_way_and_which_is_submit
     breasts = metrics.by_breast(runs[0].predictions)
     table = submission.validation_pf1(alone, "probability", as_calls=False, threshold=0.3)
     assert table["submitted"].tolist() == ["", "yes", ""]
-    scores = [breasts["score"], metrics.by_breast(runs[0].predictions.assign(score=undone(runs[0])))["score"]]
+    scores = [breasts["score"], metrics.by_breast(runs[0].predictions.assign(score=prior_corrected(runs[0])))["score"]]
     for found, own in zip(table["validation pF1"], [*scores, breasts["score"] >= 0.3], strict=True):
         assert found.estimate == pytest.approx(metrics.pf1(breasts["cancer"], own))
     table = submission.validation_pf1(alone, "raw", as_calls=True)

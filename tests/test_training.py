@@ -14,15 +14,18 @@ import pytest
 import tensorflow as tf
 from sklearn import metrics as reference
 
-from rsna_nb import callbacks, data, fitting, inference, metrics, runs, training
-from rsna_nb.backbones import build_backbone
-from rsna_nb.callbacks import TrainingError
+from rsna_nb import inference, metrics, runs
+from rsna_nb.backbones.registry import build_backbone
 from rsna_nb.config import RunConfig
-from rsna_nb.inputs import Pictures
-from rsna_nb.learner import Route
-from rsna_nb.metadata import load_metadata
-from rsna_nb.prepare import PrepareError
+from rsna_nb.metadata.table import load_metadata
+from rsna_nb.prepare.store import PrepareError
 from rsna_nb.splits import SplitError
+from rsna_nb.training import callbacks, data
+from rsna_nb.training import run as training
+from rsna_nb.training import session as fitting
+from rsna_nb.training.callbacks import TrainingError
+from rsna_nb.training.inputs import Pictures
+from rsna_nb.training.training_model import ForwardPath
 from tests.small import SMALL, TIMINGS, changed_layers, failing_on
 
 
@@ -303,7 +306,7 @@ def test_a_loss_that_overflows_stops_at_its_step(settings, monkeypatch, tmp_path
 
 
 def test_scores_that_are_no_numbers_stop_the_run_by_name(settings, monkeypatch, tmp_path):
-    monkeypatch.setattr(Route, "scorer", lambda self, rows, batch, devices: lambda: np.full(len(rows), np.nan))
+    monkeypatch.setattr(ForwardPath, "scorer", lambda self, rows, batch, devices: lambda: np.full(len(rows), np.nan))
     with pytest.raises(TrainingError, match="the validation scores of epoch 1 are not numbers"):
         training.train(RunConfig(**settings | {"runs_dir": str(tmp_path)}))
 

@@ -11,16 +11,19 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from rsna_nb import callbacks, evaluation, plots, runs, search_space, tuning
+from rsna_nb import plots, runs
 from rsna_nb.config import ConfigError, RunConfig
-from rsna_nb.data import split_table
-from rsna_nb.left_out import LeftOut, attempt
-from rsna_nb.metadata import MetadataError
+from rsna_nb.evaluation import single_run as evaluation
+from rsna_nb.experiments import search_space, tuning
+from rsna_nb.experiments.search_space import Choice, Range, space_of
+from rsna_nb.experiments.study import StudyError, StudySpec, at_work, next_trial, open_study, table
+from rsna_nb.metadata.table import MetadataError
 from rsna_nb.model import build_model
+from rsna_nb.notebook import Unavailable, attempt
 from rsna_nb.runs import RunError
-from rsna_nb.search_space import Choice, Range, space_of
-from rsna_nb.storage import is_held
-from rsna_nb.study import Asked, StudyError, at_work, next_trial, open_study, table
+from rsna_nb.system.files import is_held
+from rsna_nb.training import callbacks
+from rsna_nb.training.data import split_table
 from tests.small import SMALL, failing_on
 
 ROOT = Path(__file__).parents[1]
@@ -109,7 +112,7 @@ def test_the_best_is_compared_with_the_beginning_on_the_same_test_women(shared):
     best = table(study).query("best")["trial"].item()
     found = attempt(tuning.beside_default, plan, study, 50)
     if best == 0:
-        assert found == LeftOut("no trial was better than the settings that the study began with")
+        assert found == Unavailable("no trial was better than the settings that the study began with")
     else:
         judged = evaluation.evaluate(tuning.best_run(plan, study))
         assert judged.split == "test"
@@ -240,7 +243,7 @@ def test_a_choice_that_other_settings_rule_out_is_not_drawn():
 def test_the_rate_of_fine_tuning_is_drawn_only_where_there_is_fine_tuning(tmp_path):
     config = RunConfig()
     space = space_of(config, ["fine_tune_epochs", "fine_tune_learning_rate"])
-    study = open_study(tmp_path, "", Asked({}, search_space.own_values(space, config), maximize=True, unpruned=0))
+    study = open_study(tmp_path, "", StudySpec({}, search_space.own_values(space, config), maximize=True, unpruned=0))
     with at_work(tmp_path) as name:
         for _ in range(12):
             trial = next_trial(study, tmp_path, name, 12, seed=0)

@@ -10,15 +10,17 @@ import keras
 import numpy as np
 import pytest
 
-from rsna_nb import runs, training, vit
-from rsna_nb.backbones import BACKBONES, WeightsError, build_backbone
-from rsna_nb.callbacks import TrainingError
+from rsna_nb import runs
+from rsna_nb.backbones import vit
+from rsna_nb.backbones.presets import interpolated
+from rsna_nb.backbones.pretrained import SCALINGS
+from rsna_nb.backbones.registry import BACKBONES, WeightsError, build_backbone
+from rsna_nb.backbones.vit import TRANSFORMERS
 from rsna_nb.config import RunConfig
-from rsna_nb.metadata import load_metadata
+from rsna_nb.metadata.table import load_metadata
 from rsna_nb.model import build_model, layers_from
-from rsna_nb.presets import interpolated
-from rsna_nb.pretrained import SCALINGS
-from rsna_nb.vit import TRANSFORMERS
+from rsna_nb.training import run as training
+from rsna_nb.training.callbacks import TrainingError
 from tests.small import SMALL, assert_equal, changed_layers, resumed, stop_at
 
 SIDES = {"vit_tiny": 64, "dinov2_tiny": 70, "dinov2_with_registers_small": 70}  # of the presets made here

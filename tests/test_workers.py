@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rsna_nb import workers
-from rsna_nb.workers import Death, WorkerError
+from rsna_nb.system import workers
+from rsna_nb.system.workers import Death, WorkerError
 
 
 def square_or_worse(task: int | str) -> int:

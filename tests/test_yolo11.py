@@ -8,7 +8,7 @@ import tensorflow as tf
 from safetensors.numpy import save_file
 from scipy.special import expit, softmax
 
-from rsna_nb.backbones import WeightsError, build_backbone
+from rsna_nb.backbones.registry import WeightsError, build_backbone
 from rsna_nb.config import RunConfig
 from rsna_nb.model import build_model, open_backbone
 

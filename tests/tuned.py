@@ -6,8 +6,8 @@ python -m tests.tuned <JSON of settings> <study> <search> <trials> <step at whic
 import json
 import sys
 
-from rsna_nb import tuning
 from rsna_nb.config import RunConfig
+from rsna_nb.experiments import tuning
 from tests.killed import kill_at
 
 

@@ -1,5 +1,7 @@
 """How good the scores are, and how sure we can be of it."""
 
+from rsna_nb.metrics import calibration, operating
+from rsna_nb.metrics.calibration import logit, prior_correction, reliability, wilson
 from rsna_nb.metrics.figures import PREPARE, MetricsError, auc, average_precision, checked, in_parts, pf1
 from rsna_nb.metrics.folds import fold_figures, parts_of, within_folds
 from rsna_nb.metrics.intervals import (
@@ -9,11 +11,22 @@ from rsna_nb.metrics.intervals import (
     bootstrap,
     bootstrap_many,
     difference,
+    evaluator,
     exact_limits,
     group_row,
+    matched,
     normal_interval,
     resampled,
     subgroups,
+)
+from rsna_nb.metrics.operating import (
+    PUBLISHED,
+    RATES,
+    CrossFit,
+    assign_folds,
+    cross_fitted,
+    rate_intervals,
+    threshold_by_f1,
 )
 from rsna_nb.metrics.predictions import (
     BreastScore,
@@ -28,32 +41,47 @@ from rsna_nb.metrics.predictions import (
 
 __all__ = [
     "PREPARE",
+    "PUBLISHED",
+    "RATES",
     "UNDEFINED",
     "BreastScore",
+    "CrossFit",
     "Interval",
     "MetricsError",
     "Women",
+    "assign_folds",
     "auc",
     "average_precision",
     "bootstrap",
     "bootstrap_many",
     "by_breast",
     "by_image",
+    "calibration",
     "check_predictions",
     "checked",
     "class_weights",
     "class_weights_of",
     "cross_entropy",
+    "cross_fitted",
     "difference",
+    "evaluator",
     "exact_limits",
     "fold_figures",
     "group_row",
     "in_parts",
+    "logit",
+    "matched",
     "normal_interval",
+    "operating",
     "parts_of",
     "pf1",
+    "prior_correction",
+    "rate_intervals",
+    "reliability",
     "resampled",
     "subgroups",
     "summary",
+    "threshold_by_f1",
+    "wilson",
     "within_folds",
 ]

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rsna_nb.left_out import NotShownError
+from rsna_nb.notebook import UnavailableError
 
 FloatOrDraws = Any  # a float; (draws,) floats where the weights are (draws, n)
 Evaluate = Callable[[np.ndarray], np.ndarray]  # weights (draws, n) -> the figure of each draw (draws,)
 DRAWS_AT_ONCE = 32  # 54,706 rows of as many draws take 14 MB
 
 
-class MetricsError(NotShownError, ValueError):
+class MetricsError(UnavailableError, ValueError):
     """A table that no right figure can be made from; the message names the column and the row."""
 
 

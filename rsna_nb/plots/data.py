@@ -8,9 +8,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rsna_nb.imbalance import group_names, in_order
+from rsna_nb.dicom import Step
+from rsna_nb.evaluation import group_names, in_order
 from rsna_nb.plots.style import BLUE, GREY, ORANGE, TITLES, left_out, with_alt, without_box
-from rsna_nb.steps import Step
 
 
 def table_overview(table: pd.DataFrame) -> Figure:

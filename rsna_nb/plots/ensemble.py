@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
-from rsna_nb.calibration import logit
+from rsna_nb.metrics import logit
 from rsna_nb.plots.evaluation import CLOSEST, finish_scores, logit_bins
 from rsna_nb.plots.style import BLUE, GREY, ORANGE, with_alt
 

@@ -13,12 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import ArrayLike
 
-from rsna_nb import operating
-from rsna_nb.calibration import logit, reliability
 from rsna_nb.evaluation import Calibration
-from rsna_nb.left_out import NotShownError
-from rsna_nb.metrics import Interval
-from rsna_nb.operating import CrossFit
+from rsna_nb.metrics import CrossFit, Interval, logit, operating, reliability
+from rsna_nb.notebook import UnavailableError
 from rsna_nb.plots.style import BLUE, GREEN, GREY, ORANGE, with_alt, without_box
 
 SQUARE = (5.2, 5.0)  # inches
@@ -207,11 +204,11 @@ def reliability_curves(calibrated: Calibration, bins: int = 10) -> Figure:
 def example_breasts(examples: Mapping[str, pd.DataFrame], kind: str, columns: int = 3) -> Figure:
     """The pictures of one kind of `evaluation.examples`, each under its breast's score, its side and its view.
 
-    `NotShownError` where there are none.
+    `UnavailableError` where there are none.
     """
     rows = examples[kind]
     if rows.empty:
-        raise NotShownError(f"there are no {kind}")
+        raise UnavailableError(f"there are no {kind}")
     lines = -(-len(rows) // columns)
     figure, axes = plt.subplots(
         lines, columns, figsize=(1.8 * columns, 2.15 * lines), squeeze=False, layout="constrained"

@@ -13,15 +13,14 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from rsna_nb.deletion import Curves
-from rsna_nb.left_out import NotShownError
 from rsna_nb.metrics import Interval
+from rsna_nb.notebook import UnavailableError
 from rsna_nb.plots.comparison import draw_intervals
 from rsna_nb.plots.evaluation import caption
 from rsna_nb.plots.style import BLUE, GREY, ORANGE, with_alt, without_box
 
 if TYPE_CHECKING:  # it brings TensorFlow
-    from rsna_nb.explanation import Explained, InFile
+    from rsna_nb.explain import Curves, Explained, InFile
 
 OVERLAY = LinearSegmentedColormap.from_list("overlay", [(1.0, 0.35, 0.0, 0.0), (1.0, 0.35, 0.0, 0.75)])
 OUTLINE = "#56B4E9"  # of known lesions
@@ -30,10 +29,10 @@ OUTLINE = "#56B4E9"  # of known lesions
 def overlays(shown: Mapping[str, "Explained"], kind: str, columns: int = 3) -> Figure:
     """Each picture of a kind beside itself under its map, with known lesions outlined.
 
-    `NotShownError` where there are none.
+    `UnavailableError` where there are none.
     """
     if kind not in shown:
-        raise NotShownError(f"there are no {kind}")
+        raise UnavailableError(f"there are no {kind}")
     one = shown[kind]
     captions = [caption(row) for _, row in one.rows.iterrows()]
     lines = -(-len(captions) // columns)
@@ -73,7 +72,7 @@ def file_overlay(shown: "InFile") -> Figure:
     return with_alt(figure, f"The file of image {shown.name}, and its map in the file's pixels: {words}.")
 
 
-def perturbation_curves(curves: Curves) -> Figure:
+def perturbation_curves(curves: "Curves") -> Figure:
     """Deletion and insertion: the mean score by the share of the breast gone, or back; a thin line a picture."""
     figure, axes = plt.subplots(1, 2, figsize=(7, 3.2), sharey=True, layout="constrained")
     areas, words = curves.areas.mean(), []

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from rsna_nb import operating
+from rsna_nb.metrics import operating
 from rsna_nb.plots.comparison import draw_intervals
 from rsna_nb.plots.evaluation import SQUARE, in_percent
 from rsna_nb.plots.style import BLUE, GREY, ORANGE, TITLES, with_alt, without_box

@@ -8,9 +8,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from rsna_nb.calibration import prior_correction
-from rsna_nb.imbalance import constant_loss
-from rsna_nb.operating import PUBLISHED
+from rsna_nb.evaluation import constant_loss
+from rsna_nb.metrics import PUBLISHED, prior_correction
 from rsna_nb.plots.style import BLUE, GREEN, GREY, ORANGE, TITLES, left_out, with_alt, without_box
 
 SMALL, TINY = 100, 20  # breasts: a smaller group is drawn hollow, and a tiny one may lie beyond the axis

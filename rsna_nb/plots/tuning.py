@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from rsna_nb.left_out import NotShownError
+from rsna_nb.notebook import UnavailableError
 from rsna_nb.plots.style import BLUE, GREEN, GREY, ORANGE, with_alt, without_box
 
 MARKS = {"finished": ("o", BLUE), "pruned": ("x", GREY)}
@@ -17,7 +17,7 @@ COLUMNS = 3  # of slices
 def trial_history(trials: pd.DataFrame, objective: str, maximize: bool) -> Figure:
     """The objective of each trial (`study.table`), the best so far, and where trials failed.
 
-    `NotShownError` where no trial has finished.
+    `UnavailableError` where no trial has finished.
     """
     finished = finished_of(trials)
     best = finished["value"].cummax() if maximize else finished["value"].cummin()
@@ -45,7 +45,7 @@ def trial_history(trials: pd.DataFrame, objective: str, maximize: bool) -> Figur
 def finished_of(trials: pd.DataFrame) -> pd.DataFrame:
     finished = trials[trials["state"] == "finished"]
     if finished.empty:
-        raise NotShownError("no trial has finished")
+        raise UnavailableError("no trial has finished")
     return finished
 
 
@@ -72,7 +72,7 @@ def setting_slices(trials: pd.DataFrame, settings: dict[str, bool], objective: s
     """Each searched setting of each trial against the objective; the best trial in green, pruned ones as crosses.
 
     `settings` are names, and whether a setting is drawn by its logarithm.
-    `NotShownError` where no trial has finished.
+    `UnavailableError` where no trial has finished.
     """
     finished_of(trials)
     rows = -(-len(settings) // COLUMNS)

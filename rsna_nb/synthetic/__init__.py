@@ -23,11 +23,11 @@ import pandas as pd
 from pydicom.uid import generate_uid
 from tqdm import tqdm
 
-from rsna_nb.storage import locked, processors, remove_parts, write_whole
 from rsna_nb.synthetic.anatomy import make_breast
 from rsna_nb.synthetic.drawing import Look, draw_mammogram, lesion_boxes
 from rsna_nb.synthetic.files import write_dicom
 from rsna_nb.synthetic.table import DENSITIES, MACHINES, TEST_COLUMNS, VERSION, Machine, make_table
+from rsna_nb.system import locked, processors, remove_parts, write_whole
 
 LESION_COLUMNS = ["patient_id", "image_id", "kind", "cancer", "x_min", "y_min", "x_max", "y_max"]
 OWN_FILES = ("train.csv", "test.csv", "train_images", "test_images", "sample_submission.csv", "lesions.csv")

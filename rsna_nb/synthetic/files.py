@@ -18,9 +18,9 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from rsna_nb.storage import write_whole
 from rsna_nb.synthetic.drawing import MAX_VALUE
 from rsna_nb.synthetic.table import VERSION, Machine
+from rsna_nb.system import write_whole
 
 
 def write_dicom(path: Path, pixels: NDArray[np.uint16], machine: Machine, header: dict[str, Any]) -> None:

@@ -33,9 +33,9 @@ def measure(name: str, size: int, steps: int, batch: int) -> dict[str, str]:
     import numpy as np
     import tensorflow as tf
 
-    from rsna_nb.distribution import find_devices
-    from rsna_nb.inputs import Pictures
-    from rsna_nb.learner import Learner, Route, compile_learner
+    from rsna_nb.training.distribution import find_devices
+    from rsna_nb.training.inputs import Pictures
+    from rsna_nb.training.training_model import ForwardPath, TrainingModel, compile_model
 
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * DEVICES)
@@ -47,8 +47,8 @@ def measure(name: str, size: int, steps: int, batch: int) -> dict[str, str]:
     labels = np.float32(np.arange(batch) % 2)[:, np.newaxis]
     one = tf.data.Dataset.from_tensors(((pictures, np.zeros(batch, np.int64)), labels, np.ones_like(labels)))
     with devices.scope():
-        learner = Learner(Route(Pictures(config.image_shape), model))
-    compile_learner(learner, config, config.learning_rate, one.element_spec, devices)
+        learner = TrainingModel(ForwardPath(Pictures(config.image_shape), model))
+    compile_model(learner, config, config.learning_rate, one.element_spec, devices)
     before = [weight.numpy() for weight in model.trainable_weights]
     batches = devices.distribute(one.repeat())
     learner.fit(batches, steps_per_epoch=1, shuffle=False, verbose=0)
@@ -126,7 +126,7 @@ def main() -> None:
         return
     names = arguments.names
     if not names:
-        from rsna_nb.backbones import BACKBONES
+        from rsna_nb.backbones.registry import BACKBONES
 
         names = list(BACKBONES)
     print(f"Batches of {arguments.batch} on each of {DEVICES} devices of one CPU, {os.cpu_count()} cores.\n")

@@ -14,9 +14,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from rsna_nb import runs, training
+from rsna_nb import runs
 from rsna_nb.config import RunConfig
-from rsna_nb.metadata import find_data
+from rsna_nb.metadata.table import find_data
+from rsna_nb.training import run as training
 
 ROOT = Path(__file__).parents[2]
 METRICS = ["loss", "auc", "val_loss", "val_auc", "val_pf1"]

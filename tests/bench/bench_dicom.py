@@ -41,11 +41,15 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from rsna_nb import decode, dicom, ledger, prepare, workers
-from rsna_nb.storage import processors
+from rsna_nb.dicom import decode
+from rsna_nb.dicom import reader as dicom
+from rsna_nb.prepare import ledger
+from rsna_nb.prepare import store as prepare
 from rsna_nb.synthetic.anatomy import make_breast
 from rsna_nb.synthetic.drawing import draw_mammogram
 from rsna_nb.synthetic.files import encode
+from rsna_nb.system import workers
+from rsna_nb.system.files import processors
 from tests.conftest import ENCODERS, REAL_DIR, write_dicom
 
 NAMES = {

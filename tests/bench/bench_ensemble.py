@@ -13,10 +13,10 @@ import dataclasses
 import tempfile
 from pathlib import Path
 
-from rsna_nb import gain
 from rsna_nb.config import RunConfig
-from rsna_nb.cross_validation import cross_validate
-from rsna_nb.members import gather
+from rsna_nb.ensemble import ensemble_gain as gain
+from rsna_nb.ensemble.model_pool import gather
+from rsna_nb.experiments.cross_validation import cross_validate
 
 ROOT = Path(__file__).parents[2]
 

@@ -15,8 +15,11 @@ from pathlib import Path
 import numpy as np
 from random_resnet import settings_in
 
-from rsna_nb import cross_validation, data, runs, training
+from rsna_nb import runs
 from rsna_nb.config import RunConfig
+from rsna_nb.experiments import cross_validation
+from rsna_nb.training import data
+from rsna_nb.training import run as training
 
 
 def seconds_of(config: RunConfig, folds: list[int], folder: Path) -> np.ndarray:

@@ -31,8 +31,8 @@ def fill(folder: Path, size: int) -> None:
     import cv2
 
     from rsna_nb import synthetic
-    from rsna_nb.dicom import read_mammogram
-    from rsna_nb.prepare import to_8_bits
+    from rsna_nb.dicom.reader import read_mammogram
+    from rsna_nb.prepare.store import to_8_bits
 
     files = sorted(SAMPLES.glob("real_mammograms/**/*.dcm"))
     if not files:
@@ -50,8 +50,8 @@ def seconds_of(rounds: int, folder: Path, size: int, cores: int) -> Iterator[tup
     import tensorflow as tf
 
     from rsna_nb.config import RunConfig
-    from rsna_nb.inputs import Examples, Pictures
-    from rsna_nb.sampling import Sampling, Share
+    from rsna_nb.training.inputs import Examples, Pictures
+    from rsna_nb.training.sampling import Sampling, Share
 
     tf.config.threading.set_inter_op_parallelism_threads(cores)
     tf.config.threading.set_intra_op_parallelism_threads(cores)
@@ -97,22 +97,22 @@ def milliseconds_of_changes(size: int, rounds: int, batch: int = 8) -> dict[str,
     import tensorflow as tf
     from keras import layers
 
-    from rsna_nb.augmentation import strongly
     from rsna_nb.config import RunConfig
     from rsna_nb.model import build_model
-    from rsna_nb.sampling import DRAWS
+    from rsna_nb.training.augmentation import augment
+    from rsna_nb.training.sampling import AUGMENTATION_PARAMETERS
 
     pictures = tf.random.uniform((batch, size, size, 1))
-    draws, scale = tf.random.uniform((batch, DRAWS)), {"value_range": (0, 1)}
+    draws, scale = tf.random.uniform((batch, AUGMENTATION_PARAMETERS)), {"value_range": (0, 1)}
     changes = [layers.RandomRotation(0.06), layers.RandomZoom(0.15), layers.RandomTranslation(0.08, 0.08)]
     changes += [layers.RandomContrast(0.25, **scale), layers.RandomBrightness(0.1, **scale)]
     in_turn = keras.Sequential([*changes, layers.RandomErasing(scale=(0.01, 0.12), **scale)])
     model = build_model(RunConfig(img_size=size, weights="none", freeze_backbone=False))
     model.compile("adam", "binary_crossentropy")
-    plain, compiled, keras_layers = tf.function(strongly), tf.function(strongly, jit_compile=True), tf.function(in_turn)
+    plain, compiled, keras_layers = tf.function(augment), tf.function(augment, jit_compile=True), tf.function(in_turn)
     recipes = {
-        "strongly": lambda: plain(pictures, draws),
-        "strongly, XLA": lambda: compiled(pictures, draws),
+        "augment": lambda: plain(pictures, draws),
+        "augment, XLA": lambda: compiled(pictures, draws),
         "Keras's layers": lambda: keras_layers(pictures, training=True),
         "a step of ResNet50V2": lambda: model.train_on_batch(pictures, np.ones((batch, 1))),
     }

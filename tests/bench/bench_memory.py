@@ -35,8 +35,8 @@ def measure(network: str, backbone: str, img_size: int, batch: int, options: lis
     import tensorflow as tf
 
     from rsna_nb.config import RunConfig
-    from rsna_nb.memory import estimate
     from rsna_nb.model import build_model
+    from rsna_nb.training.memory import estimate
 
     config = RunConfig(backbone=network, weights="none", freeze_backbone=False, img_size=img_size)
     model = build_model(config, next((option for option in options if option != "xla"), "float32"))

@@ -16,10 +16,14 @@ import tempfile
 import time
 from pathlib import Path
 
-from rsna_nb import evaluation, explain, explanation, inference, metrics, pointing, synthetic, training
+from rsna_nb import inference, metrics, synthetic
 from rsna_nb.config import RunConfig
-from rsna_nb.metadata import find_data
+from rsna_nb.evaluation import single_run as evaluation
+from rsna_nb.explain import explanation, pointing
+from rsna_nb.explain import maps as explain
+from rsna_nb.metadata.table import find_data
 from rsna_nb.runs import Run
+from rsna_nb.training import run as training
 
 ROOT = Path(__file__).parents[2]
 TOLERANCE = 0.03  # of the longer side

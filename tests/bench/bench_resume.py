@@ -25,7 +25,7 @@ import keras
 import numpy as np
 
 from rsna_nb import runs, synthetic
-from rsna_nb.backbones import build_backbone
+from rsna_nb.backbones.registry import build_backbone
 from tests.small import ALL_KINDS_OF_STATE, TIMINGS
 
 KILLED = Path(__file__).parents[1] / "killed.py"

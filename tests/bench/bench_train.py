@@ -28,13 +28,15 @@ import pandas as pd
 import tensorflow as tf
 from random_resnet import settings_in
 
-from rsna_nb import data, features, runs, training
+from rsna_nb import runs
 from rsna_nb.config import RunConfig
-from rsna_nb.distribution import find_devices
-from rsna_nb.inputs import Examples, Pictures
-from rsna_nb.learner import Learner, Route, compile_learner
 from rsna_nb.model import body_of, build_model
-from rsna_nb.sampling import Sampling, Share
+from rsna_nb.training import data, features
+from rsna_nb.training import run as training
+from rsna_nb.training.distribution import find_devices
+from rsna_nb.training.inputs import Examples, Pictures
+from rsna_nb.training.sampling import Sampling, Share
+from rsna_nb.training.training_model import ForwardPath, TrainingModel, compile_model
 
 
 def timed(function: Callable[[], Any]) -> tuple[float, Any]:
@@ -136,8 +138,8 @@ def speed(config: RunConfig, prepared: data.Data, steps: int) -> None:
     examples = Examples(cancer, np.ones_like(cancer), Sampling.of(config, cancer[:, 0], batch))
     dataset = source.training(rows, examples, 0, Share())
     model = build_model(config, training.choose_precision(config))
-    learner = Learner(Route(source, model))
-    compile_learner(learner, config, 1e-4, dataset.element_spec, devices)
+    learner = TrainingModel(ForwardPath(source, model))
+    compile_model(learner, config, 1e-4, dataset.element_spec, devices)
     learner.make_train_function()
     batches = iter(dataset)
     held = next(batches)

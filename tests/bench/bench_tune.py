@@ -11,9 +11,10 @@ from pathlib import Path
 
 import keras
 
-from rsna_nb import runs, synthetic, tuning
-from rsna_nb.backbones import build_backbone
+from rsna_nb import runs, synthetic
+from rsna_nb.backbones.registry import build_backbone
 from rsna_nb.config import RunConfig
+from rsna_nb.experiments import tuning
 
 
 def main() -> None:

@@ -15,9 +15,9 @@ from PIL import Image
 from pydicom import uid
 from pydicom.pixels import pixel_array
 
-from rsna_nb import dicom
-from rsna_nb.decode import Jpeg2000Pyramid
-from rsna_nb.pyramid import Pyramid
+from rsna_nb.dicom import reader as dicom
+from rsna_nb.dicom.decode import Jpeg2000Pyramid
+from rsna_nb.dicom.pyramid import Pyramid
 from tests.fuzz.files import fragments
 
 

@@ -1,0 +1,243 @@
+"""Which breasts to recall: thresholds, what they give, and how much choosing them on the same women flatters.
+
+`labels` are 0 or 1 and `scores` probabilities, both of shape (n,). A breast is recalled where score >= threshold, so
+equal scores are recalled together.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from rsna_nb.metrics.figures import MetricsError, checked, in_parts
+from rsna_nb.metrics.intervals import Women, exact_limits, normal_interval
+from rsna_nb.metrics.predictions import check_predictions
+
+Choose = Callable[[np.ndarray, np.ndarray], float]  # (labels, scores) -> threshold
+
+RECALL_RATES = (0.015, 0.024, 0.035, 0.10)  # the first three: the best single, top 3 and top 10 of PUBLISHED
+SPECIFICITIES = (0.8, 0.9, 0.95)
+RATES = ["sensitivity", "specificity", "ppv", "recall_rate"]
+
+# The RSNA challenge's algorithms on the hidden test set, recall of a breast "if any" algorithm recalls it; Radiology
+# 2025. Table and figure call them by their letters, in the order of their recall rates.
+PUBLISHED = pd.DataFrame(
+    [
+        ("median of 1,537 algorithms", 0.017, 0.276, 0.987, 0.369),
+        ("best single algorithm", 0.015, 0.486, 0.995, 0.646),
+        ("top 3 together", 0.024, 0.607, 0.988, np.nan),
+        ("top 10 together", 0.035, 0.678, 0.978, np.nan),
+    ],
+    columns=["system", "recall_rate", "sensitivity", "specificity", "ppv"],
+).sort_values("recall_rate", ignore_index=True)
+PUBLISHED.insert(0, "letter", list("abcd"))
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """What recalling at a threshold gives. A rate is NaN where it has no rows: ppv where nothing is recalled."""
+
+    threshold: float
+    sensitivity: float
+    specificity: float
+    ppv: float
+    recall_rate: float
+    tp: int
+    fp: int
+    fn: int
+    tn: int
+
+    @classmethod
+    def of_calls(cls, labels: ArrayLike, calls: ArrayLike, threshold: float) -> "OperatingPoint":
+        """From the calls themselves, bool (n,)."""
+        counts = outcomes(labels, calls).sum(axis=0)
+        tp, fp, fn, tn = counts.tolist()
+        sensitivity, specificity, ppv, recall_rate = rates(counts).tolist()
+        return cls(float(threshold), sensitivity, specificity, ppv, recall_rate, tp, fp, fn, tn)
+
+    @property
+    def f1(self) -> float:
+        """The harmonic mean of sensitivity and ppv, 0 where nothing is recalled, NaN without a positive."""
+        return 2 * self.tp / (2 * self.tp + self.fp + self.fn) if self.tp + self.fn else float("nan")
+
+
+def outcomes(labels: ArrayLike, calls: ArrayLike) -> np.ndarray:
+    """True positive, false positive, false negative, true negative: 0 or 1, (n, 4)."""
+    positive, called = np.asarray(labels) == 1, np.asarray(calls, dtype=bool)
+    return np.stack([positive & called, ~positive & called, positive & ~called, ~positive & ~called], axis=-1).astype(
+        int
+    )
+
+
+def rates(counts: np.ndarray) -> np.ndarray:
+    """Sensitivity, specificity, PPV and recall rate (4, ...) of tp, fp, fn and tn (..., 4); NaN for 0 / 0."""
+    tp, fp, fn, tn = np.moveaxis(np.asarray(counts, dtype=float), -1, 0)
+    with np.errstate(invalid="ignore"):
+        return np.stack([tp / (tp + fn), tn / (tn + fp), tp / (tp + fp), (tp + fp) / (tp + fp + fn + tn)])
+
+
+def at_threshold(labels: ArrayLike, scores: ArrayLike, threshold: float) -> OperatingPoint:
+    """What recalling where score >= threshold gives."""
+    positive, values = checked(labels, scores)
+    return OperatingPoint.of_calls(positive, values >= threshold, threshold)
+
+
+def curve(labels: ArrayLike, scores: ArrayLike) -> pd.DataFrame:
+    """Every threshold that makes a difference, ascending, and what it gives: ROC and PR are drawn from it.
+
+    A row each distinct score, and one just above the highest, which recalls nothing. The columns are threshold, tp,
+    fp, fn, tn, sensitivity, specificity, ppv, recall_rate and f1.
+    """
+    positive, values = np.asarray(labels) == 1, np.asarray(scores, dtype=float)
+    if not len(values) or np.isnan(values).any():
+        raise MetricsError(
+            f"a threshold needs scores that are numbers: {np.isnan(values).sum()} of {len(values)} are NaN"
+        )
+    thresholds = np.unique(values)
+    thresholds = np.append(thresholds, np.nextafter(thresholds[-1], np.inf))
+    tp, fp = (side.size - np.searchsorted(np.sort(side), thresholds) for side in (values[positive], values[~positive]))
+    counts = np.stack([tp, fp, tp[0] - tp, fp[0] - fp], axis=1)
+    df = pd.DataFrame(counts, columns=["tp", "fp", "fn", "tn"]).assign(**dict(zip(RATES, rates(counts), strict=True)))
+    df["f1"] = 2 * tp / np.maximum(2 * tp + fp + df["fn"], 1) if tp[0] else np.nan
+    df.insert(0, "threshold", thresholds)
+    return df
+
+
+def threshold_by_f1(labels: ArrayLike, scores: ArrayLike) -> float:
+    """The score with the largest F1, the highest of several; `MetricsError` without a positive."""
+    df = curve(labels, scores)
+    if df["f1"].isna().any():
+        raise MetricsError("F1 has no best threshold without a positive")
+    return float(df.loc[df["f1"] == df["f1"].max(), "threshold"].max())
+
+
+def threshold_at_recall_rate(labels: ArrayLike, scores: ArrayLike, rate: float) -> float:
+    """The lowest score that recalls no more than `rate` (0-1) of all rows.
+
+    Where a tie straddles the rate none of the tie is recalled; where the highest scores are such a tie, nothing is,
+    and the threshold is just above them.
+    """
+    df = curve(labels, scores)
+    within = df["recall_rate"] <= rate + 1e-12
+    return float(df.loc[within, "threshold"].min())
+
+
+def threshold_at_specificity(labels: ArrayLike, scores: ArrayLike, specificity: float) -> float:
+    """The lowest score whose specificity is `specificity` (0-1) or more; `MetricsError` without a negative.
+
+    Equal scores go together, so that the specificity can be well above what is asked for, and nothing recalled.
+    """
+    df = curve(labels, scores)
+    if df["specificity"].isna().any():
+        raise MetricsError("a threshold at a specificity needs a negative")
+    return float(df.loc[df["specificity"] >= specificity - 1e-12, "threshold"].min())
+
+
+def assign_folds(predictions: pd.DataFrame, folds: int = 5, seed: int = 0) -> np.ndarray:
+    """The fold of each row: the column `fold` where it has two values or more, else women dealt to 0 to `folds` - 1.
+
+    Women are shuffled and dealt in turn, those with cancer first, so that each fold has its share.
+    `MetricsError` where a woman is in two folds of the column, or with fewer than two women with cancer.
+    """
+    cancer = predictions.groupby("patient_id")["cancer"].max()
+    if cancer.sum() < 2:
+        raise MetricsError(f"choosing on other women needs at least 2 women with cancer, there are {cancer.sum()}")
+    if "fold" in predictions and predictions["fold"].nunique() > 1:
+        several = predictions.groupby("patient_id")["fold"].nunique(dropna=False)
+        if predictions["fold"].isna().any() or several.max() > 1:
+            raise MetricsError(f"the column fold is empty or has two folds for a woman: patient_id {several.idxmax()}")
+        return predictions["fold"].to_numpy()
+    dealt = cancer.sample(frac=1, random_state=seed).sort_values(ascending=False, kind="stable")
+    fold_of = pd.Series(np.arange(len(dealt)) % folds, index=dealt.index)
+    return predictions["patient_id"].map(fold_of).to_numpy()
+
+
+@dataclass(frozen=True, eq=False)
+class CrossFit:
+    """Calls by thresholds chosen on other women, and what choosing on the same women would have claimed."""
+
+    calls: np.ndarray  # bool, a row each
+    thresholds: np.ndarray  # of each fold
+    point: OperatingPoint  # of the calls of all folds; its threshold is the folds' median
+    in_sample: OperatingPoint  # with the threshold chosen on all rows
+    optimism: dict[str, float]  # in_sample less point: sensitivity, specificity, ppv, recall_rate, f1
+
+
+def cross_fitted(breasts: pd.DataFrame, choose: Choose, folds: int = 5, seed: int = 0) -> CrossFit:
+    """Call each fold's women by the threshold that `choose(labels, scores)` picks on all other women.
+
+    Parameters
+    ----------
+    breasts
+        A row a breast (or an image) with patient_id, cancer and score; folds as `assign_folds` makes or finds them.
+    """
+    breasts = check_predictions(breasts, ["patient_id", "cancer", "score"])
+    labels, scores = breasts["cancer"].to_numpy(), breasts["score"].to_numpy()
+    fold = assign_folds(breasts, folds, seed)
+    thresholds, calls = [], np.zeros(len(breasts), dtype=bool)
+    for value in np.unique(fold):
+        own = fold == value
+        thresholds.append(choose(labels[~own], scores[~own]))
+        calls[own] = scores[own] >= thresholds[-1]
+    point = OperatingPoint.of_calls(labels, calls, float(np.median(thresholds)))
+    in_sample = at_threshold(labels, scores, choose(labels, scores))
+    optimism = {name: getattr(in_sample, name) - getattr(point, name) for name in [*RATES, "f1"]}
+    return CrossFit(calls, np.array(thresholds), point, in_sample, optimism)
+
+
+def rules() -> dict[str, Choose]:
+    """The rules of `operating_table` by name."""
+    by_rate = {f"recall rate {rate:.1%}": partial(threshold_at_recall_rate, rate=rate) for rate in RECALL_RATES}
+    by_specificity = {
+        f"specificity {value:.0%}": partial(threshold_at_specificity, specificity=value) for value in SPECIFICITIES
+    }
+    return {**by_rate, **by_specificity, "best F1": threshold_by_f1}
+
+
+def operating_table(breasts: pd.DataFrame, n: int = 2000, seed: int = 0) -> pd.DataFrame:
+    """What each rule gives, a row each: chosen on the same women, and chosen on others, with intervals.
+
+    The columns are rule, threshold (the folds' median), and for each of sensitivity, specificity, ppv and
+    recall_rate `<rate>_in_sample`, `<rate>` (cross-fitted), `<rate>_low` and `<rate>_high`. The intervals are from
+    `n` draws of women with the calls held fixed: that the threshold would differ in another sample is not in them.
+    """
+    breasts = check_predictions(breasts, ["patient_id", "cancer", "score"])
+    fits = {rule: cross_fitted(breasts, choose, seed=seed) for rule, choose in rules().items()}
+    limits = rate_intervals(breasts, [fit.calls for fit in fits.values()], n, seed)
+    rows = []
+    for (rule, fit), intervals in zip(fits.items(), limits, strict=True):
+        row: dict[str, str | float] = {"rule": rule, "threshold": fit.point.threshold}
+        for name, (low, high) in zip(RATES, intervals, strict=True):
+            row |= {f"{name}_in_sample": getattr(fit.in_sample, name), name: getattr(fit.point, name)}
+            row |= {f"{name}_low": low, f"{name}_high": high}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def rate_intervals(
+    breasts: pd.DataFrame, calls: list[np.ndarray], n: int = 2000, seed: int = 0
+) -> list[list[tuple[float, float]]]:
+    """(low, high) of sensitivity, specificity, ppv and recall rate for each of `calls`, bool (rows,).
+
+    Each hangs on its own women: those with a breast with cancer, with one without, with one recalled, and all.
+    """
+    women = Women.of(breasts, "patient_id")
+    each = [outcomes(breasts["cancer"], called) for called in calls]
+    by_woman = pd.DataFrame(np.hstack(each)).groupby(women.codes).sum().to_numpy(dtype=float)  # (women, 4 calls)
+    sums = np.concatenate([counts @ by_woman for counts in in_parts(women.drawn(n, seed))]).reshape(n, -1, 4)
+    found = []
+    for i, called in enumerate(calls):
+        recalled = len(np.unique(women.codes[called]))
+        groups = [women.positives, women.negatives, recalled, women.total]
+        figures = zip(rates(each[i].sum(axis=0)), rates(sums[:, i]), groups, strict=True)
+        intervals = [normal_interval(float(whole), draws, women.positives, count) for whole, draws, count in figures]
+        found.append(
+            [
+                exact_limits(interval.estimate, count) if interval.estimate in (0, 1) else (interval.low, interval.high)
+                for interval, count in zip(intervals, groups, strict=True)
+            ]
+        )
+    return found

@@ -1,0 +1,31 @@
+"""Settings -> a finished run: batches, devices, the feature bank, callbacks and checkpoints."""
+
+from rsna_nb.training import augmentation, callbacks, checkpoints, data, features, run, session
+from rsna_nb.training.callbacks import MODES, Logs, SignalError, TrainingError
+from rsna_nb.training.checkpoints import STATE_FILE
+from rsna_nb.training.data import prepare, split_table
+from rsna_nb.training.distribution import explained_loss, find_devices
+from rsna_nb.training.inputs import sample_batch, sample_changes
+from rsna_nb.training.run import train
+
+__all__ = [
+    "MODES",
+    "STATE_FILE",
+    "Logs",
+    "SignalError",
+    "TrainingError",
+    "augmentation",
+    "callbacks",
+    "checkpoints",
+    "data",
+    "explained_loss",
+    "features",
+    "find_devices",
+    "prepare",
+    "run",
+    "sample_batch",
+    "sample_changes",
+    "session",
+    "split_table",
+    "train",
+]
