@@ -47,7 +47,7 @@ def on_scale(ensemble: Ensemble, scores: str, as_calls: bool = False) -> Ensembl
     ----------
 
     scores
-        "probability": each run's class weights corrected for (`Ensemble.prior_corrected`); "raw": as in predictions.csv.
+        "probability": corrected for each run's class weights (`Ensemble.prior_corrected`); "raw": as predictions.csv has it.
     as_calls
         Whether calls will be submitted, which are by the raw scores.
 
@@ -128,7 +128,7 @@ def score_of_unreadable(ensemble: Ensemble) -> float:
     """What a breast gets that has no readable file: `prevalence`, as a score on the ensemble's own
     scale.
 
-    For a run with class weights that is the score whose weights corrected for are the prevalence, by default about 0.5; for
+    For a run with class weights it is the score whose correction is the prevalence, by default about 0.5; for
     one whose scores are no probabilities the mean of its validation scores.
     """
     prior, row = prevalence(ensemble), pd.DataFrame(index=[0])

@@ -71,13 +71,11 @@ class PhaseTrainer:
 
     def estimate(self) -> None:
         """Say what a step needs of a device's memory, and warn where it has less."""
-        free, microbatch_size = memory.free_memory(), self.progress.microbatch_size
-        needed, most = (
-            memory.estimate(self.fitting.model, microbatch_size),
-            memory.largest_batch(self.fitting.model, free),
+        free, images, model = memory.free_memory(), self.progress.microbatch_size, self.fitting.model
+        needed, most = memory.estimate(model, images), memory.largest_batch(model, free)
+        text = (
+            f"{images} images at once need about {needed / 2**30:.2f} GiB of {free / 2**30:.2f} GiB that a device has"
         )
-        text = f"{microbatch_size} images at once need about {needed / 2**30:.2f} GiB of {free / 2**30:.2f} GiB that
-        a device has"
         log.log(
             logging.WARNING if needed > free else logging.INFO,
             f"{text}; the largest batch_size_per_gpu that should fit is {most}",
@@ -100,18 +98,16 @@ class PhaseTrainer:
     def take_less(self, error: tf.errors.ResourceExhaustedError) -> None:
         microbatch_size = self.progress.microbatch_size
         if microbatch_size == 1 or self.devices.workers > 1:
-            raise
-            TrainingError(
-                f"out of memory with {microbatch_size} images at once on a device, at img_size {self.config.img_size}: lower "
-                "batch_size_per_gpu (gradient_accumulation keeps the batch) or img_size, or set mixed_precision to "
-                "bfloat16, and begin a new run"
+            raise TrainingError(
+                f"out of memory with {microbatch_size} images at once on a device, at img_size {self.config.img_size}: "
+                "lower batch_size_per_gpu (gradient_accumulation keeps the batch) or img_size, or set "
+                "mixed_precision to bfloat16, and begin a new run"
             ) from error
-        self.progress.microbatch_size = -(-microbatch_size //
-       
-        2)
+        self.progress.microbatch_size = -(-microbatch_size // 2)
         log.warning(
-            f"out of memory with {microbatch_size} images at once on a device: going on from epoch {self.progress.epoch + 1} "
-            f"with {self.progress.microbatch_size}, {self.fitting.parts} times a step: the batch is still {self.progress.batch}"
+            f"out of memory with {microbatch_size} images at once on a device: going on from epoch "
+            f"{self.progress.epoch + 1} with {self.progress.microbatch_size}, {self.fitting.parts} times a step: the "
+            f"batch is still {self.progress.batch}"
         )
         _, self.fitting.arrays = checkpoints.load(self.fitting.run) or (None, {})
 
