@@ -45,6 +45,11 @@ class RunConfig:
     runs_dir: str = setting("runs", "where run folders are made")
     run_name: str = setting("", "a word added to the run id", "letters, digits, - _ .", is_folder_name)
     resume: str = setting("", "id of a stopped run to go on with; it has its settings")
+    mixed_breasts: str = one_of(
+        "error",
+        ("error", "any_positive"),
+        'a breast whose images disagree on cancer: "error", or "any_positive" labels all its images positive',
+    )
     limit_patients: int = number(0, 0, INFINITY, "0: all women; else about so many, the share with cancer kept")
     img_size: int | list[int] = setting(
         512,

@@ -47,7 +47,7 @@ def on_scale(ensemble: Ensemble, scores: str, as_calls: bool = False) -> Ensembl
     ----------
 
     scores
-        "probability": corrected for each run's class weights (`Ensemble.prior_corrected`); "raw": as predictions.csv has it.
+        "probability": corrected for each run's class weights (`Ensemble.prior_corrected`); "raw": as predictions.csv.
     as_calls
         Whether calls will be submitted, which are by the raw scores.
 
