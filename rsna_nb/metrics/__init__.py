@@ -37,6 +37,7 @@ from rsna_nb.metrics.predictions import (
     class_weights_of,
     cross_entropy,
     summary,
+    training_class_weights,
 )
 
 __all__ = [
@@ -82,6 +83,7 @@ __all__ = [
     "subgroups",
     "summary",
     "threshold_by_f1",
+    "training_class_weights",
     "wilson",
     "within_folds",
 ]
