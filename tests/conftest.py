@@ -74,6 +74,36 @@ def small_weights(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
+@pytest.fixture(scope="session")
+def training_folders(generated: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Settings of the generated data, with a store that all tests share and a folder for runs."""
+    folder = tmp_path_factory.mktemp("training")
+    return {"data_dir": str(generated), "store_dir": str(folder / "stores"), "runs_dir": str(folder / "runs")}
+
+
+@pytest.fixture(scope="session")
+def small_settings(training_folders: dict[str, str]) -> dict:
+    """Settings of a training of seconds, of the whole network."""
+    from tests.small import SMALL  # here: it imports Keras
+
+    return SMALL | training_folders
+
+
+@pytest.fixture(scope="session")
+def frozen_settings(small_settings: dict, small_weights: str) -> dict:
+    """The same with a frozen backbone that has weights of its own."""
+    return small_settings | {"weights": small_weights, "freeze_backbone": True}
+
+
+@pytest.fixture(scope="session")
+def small_run(small_settings: dict):
+    """A finished run of `small_settings` with test women."""
+    from rsna_nb.config import RunConfig
+    from rsna_nb.training import train
+
+    return train(RunConfig(**small_settings, run_name="first", test_fraction=0.2))
+
+
 def write_dicom(path: Path, pixels: np.ndarray, syntax: UID = ExplicitVRLittleEndian, **attributes: object) -> Path:
     """A single-frame mammogram; `attributes` set or, where None, remove elements by keyword."""
     dataset = Dataset()

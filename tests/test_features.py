@@ -273,7 +273,7 @@ def test_a_bank_that_was_killed_keeps_the_blocks_that_were_finished(config, data
 def test_a_bank_for_which_memory_is_short_is_made_of_smaller_batches(config, data, filled, pooled, log):
     found, batches = bank(config, data, pooled, most=10)
     assert max(batches) <= BATCH // 4
-    assert "goes on with 8 images at once" in log.text
+    assert "batches of 8 images" in log.text
     np.testing.assert_allclose(found.values, bank(config, filled, pooled)[0].values, atol=1e-5)
     with pytest.raises(tf.errors.ResourceExhaustedError):
         bank(config, dataclasses.replace(data, store=data.store.parent / "none" / "store"), pooled, most=0)

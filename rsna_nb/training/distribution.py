@@ -2,7 +2,7 @@
 
 `fit` of Keras 3.15 fails under MultiWorkerMirroredStrategy in two places (keras#20585): the symbolic build reduces the
 first batch over the machines, and the metrics of a step are reduced along an axis that scalars do not have.
-`DistributedModel` works around both; a test in tests/test_distribution.py fails once it is no longer needed.
+`DistributedModel` works around both; a test in tests/test_machines.py fails once it is no longer needed.
 """
 
 import functools

@@ -138,35 +138,33 @@ class Bank:
     devices: Devices
 
     def complete(self, files: np.ndarray, keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-        """Compute what is wanted and missing; return all features, float32 (files, variants, channels)."""
+        """Compute what is wanted and missing; return all features, float32 (files, variants, channels).
+
+        If memory runs out, go on with batches half as large.
+        """
         with locked(self.folder) if self.devices.chief else nullcontext():
             if self.devices.chief:
                 remove_parts(self.folder)
             self.devices.wait()  # until the chief has the lock
             values, found = self.look_up(keys)
+            batch, filled = BATCH, False
             # The sum over machines: one may have found blocks damaged that others could read.
-            if self.devices.all_reduce_sum((wanted & ~found).sum(keepdims=True)).any():
-                self._fill_within_memory(files, keys, wanted, found)
+            while self.devices.all_reduce_sum((wanted & ~found).sum(keepdims=True)).any():
+                if filled:
+                    raise FeatureBankError(
+                        f"{self.folder} lacks what was computed for it: do machines share store_dir?"
+                    )
+                try:
+                    self._fill(files, keys, wanted & ~found, batch)
+                    filled = True
+                except tf.errors.ResourceExhaustedError:
+                    if batch == 1 or self.devices.workers > 1:
+                        raise
+                    batch //= 2
+                    log.warning("out of memory: the feature bank goes on with batches of %d images on a device", batch)
                 self.devices.wait()
                 values, found = self.look_up(keys)
-        if (wanted & ~found).any():
-            raise FeatureBankError(
-                f"{self.folder} lacks what was computed for it: all machines have to share store_dir"
-            )
         return values
-
-    def _fill_within_memory(self, files: np.ndarray, keys: np.ndarray, wanted: np.ndarray, found: np.ndarray) -> None:
-        """Compute what was not found; if memory runs out, go on with batches half as large."""
-        batch = BATCH
-        while True:
-            try:
-                return self._fill(files, keys, wanted & ~found, batch)
-            except tf.errors.ResourceExhaustedError:
-                if batch == 1 or self.devices.workers > 1:
-                    raise
-            batch //= 2
-            log.warning("out of memory: the feature bank goes on with batches of %d images on a device", batch)
-            _, found = self.look_up(keys)
 
     def _fill(self, files: np.ndarray, keys: np.ndarray, missing: np.ndarray, batch: int) -> None:
         """Compute what is missing, `batch` images at a time on each device, and write it in blocks."""

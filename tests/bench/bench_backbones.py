@@ -47,14 +47,14 @@ def measure(name: str, size: int, steps: int, batch: int) -> dict[str, str]:
     labels = np.float32(np.arange(batch) % 2)[:, np.newaxis]
     one = tf.data.Dataset.from_tensors(((pictures, np.zeros(batch, np.int64)), labels, np.ones_like(labels)))
     with devices.scope():
-        learner = TrainingModel(ForwardPath(Pictures(config.image_shape), model))
-    compile_model(learner, config, config.learning_rate, one.element_spec, devices)
+        training_model = TrainingModel(ForwardPath(Pictures(config.image_shape), model))
+    compile_model(training_model, config, config.learning_rate, one.element_spec, devices)
     before = [weight.numpy() for weight in model.trainable_weights]
     batches = devices.distribute(one.repeat())
-    learner.fit(batches, steps_per_epoch=1, shuffle=False, verbose=0)
+    training_model.fit(batches, steps_per_epoch=1, shuffle=False, verbose=0)
     changed = learnt(model, before)
     started = time.perf_counter()
-    loss = learner.fit(batches, steps_per_epoch=steps, shuffle=False, verbose=0).history["loss"][-1]
+    loss = training_model.fit(batches, steps_per_epoch=steps, shuffle=False, verbose=0).history["loss"][-1]
     seconds = (time.perf_counter() - started) / steps
     assert np.isfinite(loss)
     check_saved(model, np.float32(pictures) / 255)

@@ -28,7 +28,7 @@ import pandas as pd
 import tensorflow as tf
 from random_resnet import settings_in
 
-from rsna_nb import runs
+from rsna_nb import metrics, runs
 from rsna_nb.config import RunConfig
 from rsna_nb.model import body_of, build_model
 from rsna_nb.training import data, features
@@ -66,7 +66,7 @@ def plainly(config: RunConfig, prepared: data.Data) -> list[float]:
 
     model = build_model(config)
     model.compile("adam", "binary_crossentropy", metrics=["accuracy", keras.metrics.AUC(name="auc")])
-    weights = data.class_weights(config, prepared.rows("train"))
+    weights = metrics.class_weights(prepared.rows("train")["cancer"])
     history = model.fit(
         dataset("train"), validation_data=dataset("validation"), epochs=config.epochs, class_weight=weights, verbose=0
     )
@@ -138,19 +138,19 @@ def speed(config: RunConfig, prepared: data.Data, steps: int) -> None:
     examples = Examples(cancer, np.ones_like(cancer), Sampling.of(config, cancer[:, 0], batch))
     dataset = source.training(rows, examples, 0, Share())
     model = build_model(config, training.choose_precision(config))
-    learner = TrainingModel(ForwardPath(source, model))
-    compile_model(learner, config, 1e-4, dataset.element_spec, devices)
-    learner.make_train_function()
+    training_model = TrainingModel(ForwardPath(source, model))
+    compile_model(training_model, config, 1e-4, dataset.element_spec, devices)
+    training_model.make_train_function()
     batches = iter(dataset)
     held = next(batches)
     memory = iter(tf.data.Dataset.from_tensors(held).repeat().prefetch(2))
     for iterator in (memory, batches):
-        learner.train_function(iterator)
+        training_model.train_function(iterator)
     rates: dict[str, list[float]] = {"memory": [], "store": []}
     for _ in range(3):
         for name, iterator in (("memory", memory), ("store", batches)):
             seconds, _ = timed(
-                lambda it=iterator: [learner.train_function(it) for _ in range(steps)][-1]["loss"].numpy()
+                lambda it=iterator: [training_model.train_function(it) for _ in range(steps)][-1]["loss"].numpy()
             )
             rates[name].append(steps * batch / seconds)
     bare, store = (statistics.median(each) for each in rates.values())
