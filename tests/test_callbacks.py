@@ -39,7 +39,9 @@ def test_plateau_stopping_and_the_best_checkpoint_agree_on_what_is_better(tmp_pa
     config = RunConfig(monitor=monitor, reduce_lr_patience=1, early_stopping_patience=3)
     values = [sign * value for value in RISING]
     given = Given(monitor, values)
-    best = BestCheckpoint(tmp_path / "best.keras", monitor, keras.Sequential([keras.Input((1,))]), writes=True)
+    best = BestCheckpoint(
+        tmp_path / "best.keras", monitor, keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)]), writes=True
+    )
     best.watch(given, None)
     fit(given, best, *callbacks.monitors(config, None), epochs=12)
     assert best.epoch == 1 + int(np.argmax(RISING))

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from rsna_nb.config import RunConfig
+from rsna_nb.training import inputs
 from rsna_nb.training.augmentation import augment
 from rsna_nb.training.inputs import Examples, Pictures, filled_share, sample_batch, sample_changes
 from rsna_nb.training.sampling import Sampling, Share
@@ -164,7 +165,24 @@ def test_the_sample_batch_is_the_first_of_training_as_the_network_sees_it(rows):
     assert images.dtype == np.float32
     np.testing.assert_array_equal(images, PICTURES.to_network(pictures, tf.constant(variants)).numpy())
     np.testing.assert_array_equal(labels, expected[:, 0])
-    assert len(sample_batch(RunConfig(img_size=list(SHAPE)), rows)[0]) == len(rows)
+
+
+def test_the_sample_batch_of_microbatches_is_the_whole_batch(rows):
+    """As in training: balanced batches have room for both classes, though a microbatch has one image."""
+    config = RunConfig(
+        img_size=list(SHAPE), imbalance="balanced_batches", batch_size_per_gpu=1, gradient_accumulation=8
+    )
+    images, labels = sample_batch(config, rows)
+    assert images.shape == (8, *SHAPE, 1)
+    assert set(labels) == {0, 1}
+
+
+def test_the_sample_batch_is_as_long_as_the_batch_in_training_and_no_longer_than_can_be_looked_at(rows, monkeypatch):
+    assert len(sample_batch(RunConfig(img_size=list(SHAPE)), rows)[0]) == 8  # the default, lowered
+    config = RunConfig(img_size=list(SHAPE), batch_size_per_gpu=255)
+    assert len(sample_batch(config, rows)[0]) == len(rows)
+    monkeypatch.setattr(inputs, "MOST_SHOWN", 3)
+    assert len(sample_batch(config, rows)[0]) == 3
 
 
 @pytest.mark.parametrize(("augmentation", "kinds"), [("none", 1), ("flips", 4), ("strong", 21)])

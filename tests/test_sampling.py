@@ -187,13 +187,22 @@ def test_a_share_knows_the_devices_of_its_machine():
         (4, 2, 1, 10, 8),
         (2, 2, 2, 10, 8),
         (5, 2, 1, 10, 10),
-        (256, 1, 1, 10, 10),
-        (256, 1, 4, 10, 8),
+        (255, 1, 1, 10, 10),
+        (255, 1, 4, 10, 8),
         (2, 64, 3, 10, 9),
-        (256, 1, 10, 10, 10),
+        (255, 1, 10, 10, 10),
+        (256, 1, 1, 2560, 256),  # the default, of 10 steps
+        (256, 1, 1, 2559, 128),
+        (256, 1, 2, 2560, 256),
+        (256, 2, 1, 2560, 256),
+        (256, 1, 1, 256, 16),
+        (256, 1, 1, 20, 8),
+        (256, 1, 10, 20, 20),
     ],
 )
-def test_the_global_batch_divides_by_the_replicas_and_fits_the_data(batch, accumulation, replicas, images, expected):
+def test_the_global_batch_divides_by_the_replicas_fits_the_data_and_follows_from_few_images(
+    batch, accumulation, replicas, images, expected
+):
     config = RunConfig(batch_size_per_gpu=batch, gradient_accumulation=accumulation)
     assert global_batch(config, replicas, images) == expected
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from rsna_nb import runs
+from rsna_nb import metrics, runs
 from rsna_nb.config import RunConfig
-from rsna_nb.training import TrainingError, callbacks, distribution, session, train
+from rsna_nb.training import TrainingError, callbacks, distribution, train
 from rsna_nb.training.inputs import Pictures
 from rsna_nb.training.training_model import ForwardPath
 from tests.small import failing_on
@@ -30,7 +30,7 @@ def test_a_loss_that_is_no_number_stops_at_its_step_and_keeps_the_best(frozen_se
 
 
 def test_a_loss_that_overflows_stops_at_its_step(frozen_settings, monkeypatch, tmp_path):
-    monkeypatch.setattr(session.TrainingSession, "loss_weights", {0: 1e38, 1: 3e38})
+    monkeypatch.setattr(metrics, "class_weights", lambda labels: {0: 1e38, 1: 3e38})
     with pytest.raises(TrainingError, match="the loss is inf at epoch 1, step 1"):
         train(RunConfig(**frozen_settings | {"runs_dir": str(tmp_path)}))
 

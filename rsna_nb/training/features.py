@@ -170,21 +170,35 @@ class Bank:
         """Compute what is missing, `batch` images at a time on each device, and write it in blocks."""
         images, passes = int(missing.any(axis=1).sum()), int(missing.sum())
         log.info("feature bank %s: %d images, %d forward passes", self.folder.name, images, passes)
-        started, block = time.perf_counter(), _Block(self.folder)
+        started = written = time.perf_counter()
+        rows: list[tuple[np.ndarray, np.ndarray]] = []  # (keys, values) for the next block
         # Images that miss the same variants go together, so that each file is read once.
         kinds, kind = np.unique(missing, axis=0, return_inverse=True)
         own = passes // self.devices.workers
         with self.devices.scope(), tqdm(None, "feature bank", own, unit=" passes", mininterval=1) as bar:
             try:
                 for number, variants in enumerate(kinds):
-                    rows = np.flatnonzero(kind.ravel() == number)[self.devices.worker :: self.devices.workers]
-                    if variants.any() and len(rows):
-                        for part, variant, values in self._passes(files[rows], np.flatnonzero(variants), batch):
-                            block.add(keys[rows[part], variant], values)
-                            bar.update(min(len(part), own - bar.n))  # the last batch is filled up
+                    mine = np.flatnonzero(kind.ravel() == number)[self.devices.worker :: self.devices.workers]
+                    if not variants.any() or not len(mine):
+                        continue
+                    for part, variant, values in self._passes(files[mine], np.flatnonzero(variants), batch):
+                        rows.append((keys[mine[part], variant], values))
+                        bar.update(min(len(part), own - bar.n))  # the last batch is filled up
+                        now = time.perf_counter()
+                        if now - written > SECONDS_A_BLOCK or sum(len(each) for each, _ in rows) > ROWS_A_BLOCK:
+                            self._write_block(rows)
+                            written = now
             finally:
-                block.write()
+                self._write_block(rows)
         log.info("feature bank: %.1f s", time.perf_counter() - started)
+
+    def _write_block(self, rows: list[tuple[np.ndarray, np.ndarray]]) -> None:
+        """Write rows of (keys, values) as a block, named by its keys, and empty the list."""
+        if rows:
+            keys, values = (np.concatenate(columns) for columns in zip(*rows, strict=True))
+            name = hashlib.sha256(keys.tobytes()).hexdigest()[:16]
+            write_arrays(self.folder / f"{name}.npz", {"keys": keys, "values": values})
+            rows.clear()
 
     def _passes(
         self, files: np.ndarray, variants: np.ndarray, batch: int
@@ -207,38 +221,14 @@ class Bank:
     def look_up(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The features of each key, float32 (*keys.shape, channels), 0 if it is missing, and whether it was found."""
         channels = self.pooled.output_shape[-1]
-        order = np.argsort(keys, axis=None)
-        ascending = keys.ravel()[order]
+        index = pd.Index(keys.ravel())
         values, found = np.zeros((keys.size, channels), np.float32), np.zeros(keys.size, bool)
         for path in sorted(self.folder.glob("*.npz")):
             known, features = _read_block(path, channels)
-            place = np.minimum(np.searchsorted(ascending, known), keys.size - 1)
-            wanted = ascending[place] == known
-            rows = order[place[wanted]]
-            values[rows], found[rows] = features[wanted], True
+            places = index.get_indexer(known)
+            asked = places >= 0
+            values[places[asked]], found[places[asked]] = features[asked], True
         return values.reshape(*keys.shape, channels), found.reshape(keys.shape)
-
-
-class _Block:
-    """Rows that are written together, after some seconds of work or when they are many."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.started = folder, time.perf_counter()
-        self.keys: list[np.ndarray] = []
-        self.values: list[np.ndarray] = []
-
-    def add(self, keys: np.ndarray, values: np.ndarray) -> None:
-        self.keys.append(keys)
-        self.values.append(values)
-        if time.perf_counter() - self.started > SECONDS_A_BLOCK or sum(map(len, self.keys)) > ROWS_A_BLOCK:
-            self.write()
-
-    def write(self) -> None:
-        if self.keys:
-            keys, values = np.concatenate(self.keys), np.concatenate(self.values)
-            name = hashlib.sha256(keys.tobytes()).hexdigest()[:16]
-            write_arrays(self.folder / f"{name}.npz", {"keys": keys, "values": values})
-        self.keys, self.values, self.started = [], [], time.perf_counter()
 
 
 def _read_block(path: Path, channels: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,7 @@
 """Settings -> a finished run folder."""
 
 import dataclasses
+import gc
 import json
 import logging
 from collections.abc import Iterator
@@ -71,10 +72,9 @@ def train(config: RunConfig, on_epoch: EpochCallback | None = None) -> Run:
         if run.is_finished:
             log.info("the run is finished: there is nothing to do")
         else:
-            session = _start(run, dataclasses.replace(config, resume=""), devices, on_epoch)
-            phases.fit(session)
-            devices.wait()  # until the chief has written best.keras
-            _write_results(session)
+            _train_in(run, dataclasses.replace(config, resume=""), devices, on_epoch)
+            # Networks are part of reference cycles: without this, one run after another keeps them in memory.
+            gc.collect()
         devices.wait()
     return run
 
@@ -95,6 +95,13 @@ def _working_in(run: Run) -> Iterator[None]:
     with runs.logged(run), locked(run.path / "checkpoints"):
         remove_parts(run.path)
         yield
+
+
+def _train_in(run: Run, config: RunConfig, devices: Devices, on_epoch: EpochCallback | None) -> None:
+    session = _start(run, config, devices, on_epoch)
+    phases.fit(session)
+    devices.wait()  # until the chief has written best.keras
+    _write_results(session)
 
 
 def _start(run: Run, config: RunConfig, devices: Devices, on_epoch: EpochCallback | None) -> TrainingSession:

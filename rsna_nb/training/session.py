@@ -53,8 +53,15 @@ class TrainingSession:
         batch, replicas = self.progress.batch, self.devices.replicas
         if batch % replicas:
             raise TrainingError(f"the run has batches of {batch} images, which {replicas} devices cannot share equally")
-        self.sampling = Sampling.of(self.config, self.training["cancer"].to_numpy(), batch)
-        self.examples = Examples.of(self.training["cancer"], self.loss_weights, self.sampling)
+        cancer, weighted = self.training["cancer"], self.config.imbalance == "class_weight"
+        self.sampling = Sampling.of(self.config, cancer.to_numpy(), batch)
+        self.sampled_share = self.sampling.positives / batch  # of positives in balanced batches, 0 in others
+        self.loss_weights = metrics.class_weights(cancer) if weighted else {0: 1.0, 1: 1.0}
+        # What the scores can be corrected for; None takes them as they are.
+        self.prior_weights = metrics.training_class_weights(
+            self.config, len(cancer), int(cancer.sum()), self.sampled_share
+        )
+        self.examples = Examples.of(cancer, self.loss_weights, self.sampling)
 
     def _first_progress(self) -> Progress:
         replicas, images = self.devices.replicas, len(self.training)
@@ -94,23 +101,6 @@ class TrainingSession:
     def microbatches(self) -> int:
         """How many microbatches pass through a device, one after another, in one optimizer step."""
         return -(-self.progress.batch // self.devices.replicas // self.progress.microbatch_size)
-
-    @property
-    def prior_weights(self) -> dict[int, float] | None:
-        """Class weights that scores can be corrected for (`metrics.training_class_weights`)."""
-        cancer = self.training["cancer"]
-        return metrics.training_class_weights(self.config, len(cancer), int(cancer.sum()), self.sampled_share)
-
-    @property
-    def sampled_share(self) -> float:
-        """The share of positives in balanced batches, 0 for other batches."""
-        return self.sampling.positives / self.sampling.batch
-
-    @property
-    def loss_weights(self) -> dict[int, float]:
-        """{0: weight, 1: weight} of the training loss: that of all images is 1 on average."""
-        balanced = self.config.imbalance == "class_weight"
-        return metrics.class_weights(self.training["cancer"]) if balanced else {0: 1.0, 1: 1.0}
 
     def validation_loss(self) -> dict[str, Any]:
         """Options of `metrics.by_image` that make val_loss the training loss.
