@@ -31,7 +31,7 @@ def whole(recipe) -> runs.Run:
 
 
 def killed(recipe: dict, folder: Path, place: str, count: int, when: str) -> runs.Run:
-    """The folder of a run that was killed."""
+    """Start a run that kills itself, and return it."""
     settings = json.dumps(recipe | {"runs_dir": str(folder / "runs")})
     command = [sys.executable, KILLED, "1", settings, place, str(count), when]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -48,13 +48,13 @@ def killed(recipe: dict, folder: Path, place: str, count: int, when: str) -> run
         ("step", 39, "after"),
     ],
 )
-def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(recipe, whole, tmp_path, place, count, when):
-    """Of more places and moments, and of the bank's making, see tests/bench/bench_resume.py."""
+def test_a_run_that_was_killed_can_be_resumed_to_the_same_result(recipe, whole, tmp_path, place, count, when):
+    """tests/bench/bench_resume.py tries more places, also while the bank is computed."""
     assert_equal(resumed(killed(recipe, tmp_path, place, count, when)), whole)
 
 
 @pytest.mark.slow
-def test_a_run_that_was_stopped_three_times_too(recipe, whole, tmp_path, monkeypatch):
+def test_a_run_that_was_stopped_three_times_can_be_resumed_to_the_same_result(recipe, whole, tmp_path, monkeypatch):
     run = killed(recipe, tmp_path, "step", 5, "after")
     for step in (9, 17):
         stop_at(step, monkeypatch)
@@ -85,7 +85,7 @@ def stopped_once(recipe, tmp_path_factory) -> runs.Run:
 
 @pytest.fixture
 def stopped(stopped_once, tmp_path) -> runs.Run:
-    """The same in a folder of the test's own; its settings name the one that it was made in."""
+    """A copy in a folder of the test's own; its settings still name the first folder."""
     return runs.Run(shutil.copytree(stopped_once.path, tmp_path / "runs" / stopped_once.id))
 
 
@@ -124,12 +124,12 @@ def test_another_store_is_refused(stopped):
         resumed(stopped)
 
 
-def test_a_run_that_is_not_there_is_named(tmp_path):
+def test_a_missing_run_is_named(tmp_path):
     with pytest.raises(ConfigError, match="there is no run nothing in"):
         RunConfig.resumed({"resume": "nothing", "runs_dir": str(tmp_path)})
 
 
-def test_a_state_that_is_damaged_is_named(stopped):
+def test_a_damaged_state_is_named(stopped):
     path = stopped.path / checkpoints.STATE_FILE
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(RunError, match=r"state\.npz.* is damaged"):
@@ -154,7 +154,7 @@ def change_facts(run: runs.Run, change: Callable[[dict], object]) -> None:
     write_arrays(path, arrays | {"facts": np.array(json.dumps(facts))})
 
 
-def test_a_setting_that_config_json_has_only_now_is_refused_too(stopped):
+def test_a_setting_added_to_config_json_is_refused(stopped):
     change_facts(stopped, lambda facts: facts["settings"].pop("dropout"))
     with pytest.raises(RunError, match=r"config\.json differ from .*dropout None .*0\.4"):
         checkpoints.load(stopped)

@@ -43,17 +43,17 @@ SOON = 120  # seconds for a machine to notice that another is lost
 
 @dataclass
 class Machine:
-    """A process of a cluster and what it writes."""
+    """A process of a cluster, and the file with what it prints."""
 
     process: subprocess.Popen
     output: Path
 
     def end(self, seconds: float = LONGEST) -> int:
-        """Its exit code."""
+        """Wait for the process and return its exit code."""
         return self.process.wait(seconds)
 
     def lose(self) -> None:
-        """As in a power cut: the process and those that it started are gone at once."""
+        """Kill the process and those that it started, as a power cut would."""
         family = [*psutil.Process(self.process.pid).children(recursive=True), psutil.Process(self.process.pid)]
         for each in family:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -69,7 +69,7 @@ Cluster = Callable[..., list[Machine]]
 
 
 def free_ports(count: int) -> list[int]:
-    """Below those that the system gives to whoever asks, such as a notebook's kernel that starts meanwhile."""
+    """Ports below those that the system assigns, which a notebook's kernel may take meanwhile."""
     ports: list[int] = []
     for port in random.sample(range(20_000, 32_000), 1_000):
         with socket.socket() as tried, contextlib.suppress(OSError):
@@ -82,7 +82,7 @@ def free_ports(count: int) -> list[int]:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """Starts machines that find each other, one for each command; none of them outlives the tests."""
+    """Starts connected machines, one for each command; all end with the tests."""
     started = []
 
     def start(folder: Path, *commands: Sequence[object], tasks: Sequence[str] = ("worker", "worker")) -> list[Machine]:
@@ -113,17 +113,17 @@ def cluster() -> Iterator[Cluster]:
 
 
 def papermill(*arguments: object) -> list[list[object]]:
-    """The notebook on two machines, each with a copy of its own."""
+    """Commands that run the notebook on two machines, with an output file each."""
     return [["-m", "papermill", TRAIN, f"{n}.ipynb", *arguments, "--no-progress-bar"] for n in range(2)]
 
 
 def script(settings: dict) -> list[object]:
-    """Training without a notebook, on a device of each machine."""
+    """The command that trains without a notebook, on one device of a machine."""
     return [KILLED, 1, json.dumps(settings)]
 
 
 def on_two_devices(settings: dict) -> subprocess.CompletedProcess:
-    """Training on one machine."""
+    """Train on one machine with two devices."""
     command = [sys.executable, KILLED, "2", json.dumps(settings)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
@@ -143,7 +143,7 @@ READERS = {
 
 
 def wait_for_epochs(run: Path, epochs: int, machines: list[Machine]) -> None:
-    """Until the run's history has so many."""
+    """Wait until the history of the run has so many epochs."""
     ends = time.monotonic() + LONGEST
     while time.monotonic() < ends and all(machine.process.poll() is None for machine in machines):
         for history in run.parent.glob(f"{run.name}/logs/history.csv"):
@@ -166,7 +166,7 @@ def settings(generated: Path, small_weights: str, tmp_path_factory: pytest.TempP
 
 @pytest.fixture(scope="module")
 def given(settings: dict, tmp_path_factory: pytest.TempPathFactory) -> list[object]:
-    """The settings as papermill takes them."""
+    """Arguments with which papermill takes the settings."""
     path = tmp_path_factory.mktemp("settings") / "settings.json"
     path.write_text(json.dumps(settings))
     return ["-f", path]
@@ -174,7 +174,7 @@ def given(settings: dict, tmp_path_factory: pytest.TempPathFactory) -> list[obje
 
 @pytest.fixture(scope="module")
 def two_machines(cluster: Cluster, settings: dict, given: list, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of two machines that trained through papermill; their store and runs are those of `settings`."""
+    """The folder of two machines that trained through papermill, with the store and runs_dir of `settings`."""
     folder = tmp_path_factory.mktemp("two_machines")
     machines = cluster(folder, *papermill(*given))
     codes = [machine.end() for machine in machines]
@@ -184,12 +184,12 @@ def two_machines(cluster: Cluster, settings: dict, given: list, tmp_path_factory
 
 @pytest.fixture(scope="module")
 def whole(two_machines: Path, settings: dict) -> runs.Run:
-    """Their run, which nothing interrupted."""
+    """The run of the two machines, which nothing interrupted."""
     (run,) = runs.list_runs(settings["runs_dir"])
     return run
 
 
-def test_two_machines_make_one_run_folder_that_is_whole(whole, two_machines, settings):
+def test_two_machines_make_one_complete_run_folder(whole, two_machines, settings):
     assert whole.metrics["epochs"] == SETTINGS["epochs"] + SETTINGS["fine_tune_epochs"]
     assert set(whole.metrics) >= {"validation", "test"}
     environment = json.loads(whole.file("config/environment.json").read_text())
@@ -203,7 +203,7 @@ def test_two_machines_make_one_run_folder_that_is_whole(whole, two_machines, set
         assert str(whole.path) in str(outputs)
 
 
-def test_no_file_is_damaged_and_none_is_left_in_part(whole, settings):
+def test_no_file_is_damaged_or_partial(whole, settings):
     folders = [Path(settings["store_dir"]), Path(settings["runs_dir"])]
     files = [path for folder in folders for path in folder.rglob("*") if path.suffix in READERS]
     for path in files:
@@ -220,7 +220,7 @@ def assert_nothing_left_over(*folders: Path) -> None:
 
 
 def assert_same_run(run: runs.Run, other: runs.Run) -> None:
-    """The same weights, predictions and history, and the same state to go on from, all within 1e-5."""
+    """Compare weights, predictions, history and saved state, all within 1e-5."""
     history, others = (each.history.drop(columns=TIMINGS) for each in (run, other))
     pd.testing.assert_frame_equal(history, others, check_exact=False, rtol=0, atol=1e-5)
     pd.testing.assert_frame_equal(run.predictions, other.predictions, check_exact=False, rtol=0, atol=1e-5)
@@ -233,7 +233,7 @@ def assert_same_run(run: runs.Run, other: runs.Run) -> None:
         np.testing.assert_allclose(ours[name], theirs[name], rtol=0, atol=1e-5, err_msg=name)
 
 
-def test_two_machines_learn_what_two_devices_of_one_machine_do(whole, settings, tmp_path):
+def test_two_machines_train_as_two_devices_of_one_machine(whole, settings, tmp_path):
     answer = on_two_devices(settings | {"runs_dir": str(tmp_path)})
     assert answer.returncode == 0, answer.stderr[-3000:]
     (run,) = runs.list_runs(tmp_path)
@@ -244,7 +244,7 @@ def test_two_machines_learn_what_two_devices_of_one_machine_do(whole, settings, 
 
 @dataclass
 class Interrupted:
-    """A run that lost a machine twice and was then trained to its end, and what the survivors said."""
+    """A run that lost a machine twice and was then trained to its end, and the other machines."""
 
     run: runs.Run
     survivors: dict[str, Machine]
@@ -254,7 +254,7 @@ class Interrupted:
 
 @pytest.fixture(scope="module")
 def interrupted(whole, settings, cluster, given, tmp_path_factory) -> Interrupted:
-    """The second machine is lost while the head learns, and after a resumption the chief while the backbone does.
+    """The second machine is lost while the head trains; after a resumption the chief is lost in fine-tuning.
 
     Two devices of one machine go on to the end.
     """
@@ -295,13 +295,13 @@ def test_the_log_of_the_run_says_why_the_chief_stopped(interrupted):
     assert [line.split(":")[:2] for line in stopped] == [["stopped", " DistributionError"]]
 
 
-def test_a_run_that_lost_machines_goes_on_to_the_same_end(interrupted, whole):
+def test_a_run_that_lost_machines_can_be_resumed_to_the_same_result(interrupted, whole):
     assert interrupted.finished.returncode == 0, interrupted.finished.stderr[-3000:]
     assert_same_run(interrupted.run, whole)
     assert_nothing_left_over(interrupted.run.path)
 
 
-def test_what_stops_the_chief_stops_the_others(settings, generated, cluster, tmp_path):
+def test_an_error_on_the_chief_stops_the_other_machine(settings, generated, cluster, tmp_path):
     damaged = shutil.copytree(generated, tmp_path / "damaged")
     pd.read_csv(damaged / "train.csv").drop(columns="cancer").to_csv(damaged / "train.csv", index=False)
     settings = settings | {"runs_dir": str(tmp_path / "runs")}
@@ -378,7 +378,7 @@ print(json.dumps([where_it_fails(kind) for kind in (keras.Sequential, WithoutSym
 
 
 def test_keras_still_needs_distributed_model(cluster, tmp_path):
-    """keras#20585: `fit` fails in two places, which are named where an error is raised, and nowhere else."""
+    """`fit` fails in the two places of keras#20585, and nowhere else."""
     for machine in cluster(tmp_path, ["-c", CANARY], ["-c", CANARY]):
         assert machine.end() == 0, machine.said[-3000:]
         plain, built, shaped = json.loads(machine.said.splitlines()[-1])
