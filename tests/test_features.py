@@ -27,7 +27,7 @@ MIRRORED = {0: (), 1: (1,), 2: (0,), 3: (0, 1)}  # axes of (height, width)
 
 @dataclass(frozen=True)
 class Counting(Devices):
-    """One CPU that counts the pictures of each batch, is killed after batch `last`, and has memory for `most` pictures."""
+    """One CPU that counts the pictures of each batch; it is killed after batch `last` and has memory for `most`."""
 
     names: tuple[str, ...] = ("/device:CPU:0",)
     last: int = 10**6

@@ -117,6 +117,7 @@ class LearningRate(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
         step = self.before + batch
+        # + 1, so that the first step has a rate above 0 and the step after the warm-up has the peak.
         if step <= self.rise and self.rise:
             self.model.optimizer.learning_rate = self.peak * (step + 1) / (self.rise + 1)
         elif self.cosine:
@@ -152,6 +153,7 @@ class MetricsLogger(keras.callbacks.Callback):
             "images_per_second": round(self.images / max(self.trained - self.started, 1e-9), 1),
         }
         self.history.append(row)
+        # Anew each time: a few kilobytes, and whoever reads the file meanwhile never finds half a row.
         write_whole(self.path, pd.DataFrame(self.history).to_csv(index=False, na_rep="nan").encode())
         log.info("epoch %d | %s", epoch + 1, " | ".join(_groups(row)))
 
@@ -242,10 +244,12 @@ def monitors(config: RunConfig, tensorboard: Path | None) -> list[keras.callback
     watched: dict[str, Any] = {"monitor": config.monitor, "mode": MODES[config.monitor], "verbose": 0}
     chosen: list[keras.callbacks.Callback] = []
     if config.reduce_lr_patience and config.lr_schedule == "plateau":
+        # min_delta 0, as early stopping and the best checkpoint have it; Keras's default is 1e-4.
         options = {"factor": config.reduce_lr_factor, "patience": config.reduce_lr_patience, "min_delta": 0.0}
         chosen.append(keras.callbacks.ReduceLROnPlateau(**options, **watched))
     if config.early_stopping_patience:
         chosen.append(keras.callbacks.EarlyStopping(patience=config.early_stopping_patience, **watched))
     if tensorboard:
+        # Keras 3 cannot write the graph: `run` does.
         chosen.append(keras.callbacks.TensorBoard(tensorboard, write_graph=False))
     return chosen

@@ -56,6 +56,7 @@ def save(run: Run, progress: Progress, model: TrainingModel, best: Arrays) -> No
     facts = {"progress": asdict(progress), "settings": json.loads(run.file("config/config.json").read_text())}
     arrays = {f"variable {number}": variable.numpy() for number, variable in enumerate(model.state)}
     arrays |= {f"best {name}": value for name, value in best.items()}
+    # The facts as an array of text: in one file, they cannot be of another epoch than the variables.
     write_arrays(run.path / STATE_FILE, arrays | {"facts": np.array(json.dumps(facts))})
 
 
@@ -174,6 +175,7 @@ class BestCheckpoint(keras.callbacks.Callback):
         if self.sign * logs[self.monitor] > self.best:
             self.epoch, self.best = epoch + 1, self.sign * logs[self.monitor]
             self.arrays = {"scores": self.validate.scores}
+            # Copies in memory: the next epoch changes the head's weights.
             if self.head is not None:
                 self.arrays |= {f"weights {number}": value for number, value in enumerate(self.head.get_weights())}
             elif self.writes:
@@ -195,14 +197,14 @@ class BestCheckpoint(keras.callbacks.Callback):
             prefix = "best "
             self.arrays = {name.removeprefix(prefix): arrays[name] for name in arrays if name.startswith(prefix)}
             self.settle()
-        if self.writes:
+        if self.writes:  # networks that were saved in an epoch whose state was not
             for other in self.path.parent.glob("best-*.keras"):
                 other.unlink()
 
-    def write(self) -> None:
-        """After training a head alone: give it its best weights and write best.keras."""
-        if self.head is not None and self.epoch:
-            self.head.set_weights([self.arrays[f"weights {number}"] for number in range(len(self.head.weights))])
+    def write(self, head: keras.Model) -> None:
+        """After training `head` alone: give it its best weights and write best.keras."""
+        if self.epoch:
+            head.set_weights([self.arrays[f"weights {number}"] for number in range(len(head.weights))])
             if self.writes:
                 part = self.path.with_name(f".{self.path.stem}.part.keras")  # Keras insists on the ending
                 self.network.save(part)

@@ -36,6 +36,7 @@ class Data:
 
     def digests(self) -> np.ndarray:
         """A uint64 for each row of the table, which changes if the picture is prepared anew from another file."""
+        # Without the time that preparing took, which differs each time.
         read = self.ledger[self.ledger["status"] == "ok"].drop(columns="milliseconds")
         return pd.util.hash_pandas_object(read.astype(str), index=False).to_numpy()
 
@@ -82,6 +83,7 @@ def prepare(config: RunConfig, table: pd.DataFrame, data_dir: Path) -> Data:
         ) from error
     files = [str(image_file(store, *ids)) for ids in zip(readable["patient_id"], readable["image_id"], strict=True)]
     readable["file"] = files
+    # Two files of one picture under different ids are not seen in the table: they put one woman on two sides.
     check_pictures(readable.assign(png_bytes=ledger.loc[~failed, "png_bytes"].to_numpy()))
     return Data(readable, ledger, store)
 

@@ -100,6 +100,7 @@ def features_of(config: RunConfig, data: Data, pooled: keras.Model, devices: Dev
     table = data.table[data.table["split"].isin(["train", "validation"])]
     wanted = np.ones((len(table), VARIANTS if config.augmentation == "flips" else 1), bool)
     wanted[(table["split"] != "train").to_numpy(), 1:] = False
+    # The variant is in the last two bits of a key.
     keys = (data.digests()[table.index][:, np.newaxis] << np.uint64(2)) + np.arange(wanted.shape[1], dtype=np.uint64)
     bank = Bank(bank_folder(config, data, pooled), pooled, Pictures(config.image_shape), devices)
     values = bank.complete(table["file"].to_numpy(), keys, wanted)
@@ -109,7 +110,7 @@ def features_of(config: RunConfig, data: Data, pooled: keras.Model, devices: Dev
 
 def bank_folder(config: RunConfig, data: Data, pooled: keras.Model) -> Path:
     """The bank's folder, named by everything except the picture that changes features, the weights themselves too."""
-    weights = hashlib.sha256()
+    weights = hashlib.sha256()  # of the weights themselves: a file may have another name, or be replaced
     for array in pooled.get_weights():
         weights.update(array.tobytes())
     identity = {
@@ -212,6 +213,7 @@ class Bank:
         local = self.devices.share.local
         steps = -(-len(files) // (batch * local))
         step = -(-len(files) // (steps * local)) * local  # steps of equal size, so that the last is nearly full too
+        # Filled up with the first files: one shape for all steps, for which the network is compiled once.
         positions = np.resize(np.arange(len(files)), steps * step)
         for number, (images,) in enumerate(self.pictures.read_all(files[positions], step)):
             part = positions[number * step : (number + 1) * step]

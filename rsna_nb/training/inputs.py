@@ -87,7 +87,7 @@ class Pictures:
             for bit, axis in ((1, 2), (2, 1)):
                 mirrored = tf.bitwise.bitwise_and(variants, tf.constant(bit, tf.int64)) > 0
                 pictures = tf.where(mirrored[:, None, None, None], tf.reverse(pictures, [axis]), pictures)
-        values = tf.cast(pictures, tf.float32) / 255
+        values = tf.cast(pictures, tf.float32) / 255  # after the flips, which move a quarter of the bytes in uint8
         return values if draws is None else augment(values, draws)
 
     def training(self, rows: pd.DataFrame, examples: Examples, first: int, share: Share) -> tf.data.Dataset:

@@ -74,8 +74,10 @@ class PhaseTrainer:
                 except tf.errors.ResourceExhaustedError as error:
                     self._halve_microbatches(error)
         finally:
-            if self.from_bank:  # after an error too: the best head so far is worth keeping
-                self.session.best.write()
+            # After an error too, as the best head so far is worth keeping; and if a run was killed when the phase had
+            # finished but best.keras was not written.
+            if self.from_bank:
+                self.session.best.write(self.forward_path.head)
 
     def _halve_microbatches(self, error: tf.errors.ResourceExhaustedError) -> None:
         size, config = self.progress.microbatch_size, self.session.config

@@ -52,6 +52,11 @@ def train(config: RunConfig, on_epoch: EpochCallback | None = None) -> Run:
     Run
         With best.keras, history.csv, predictions.csv (the scores as the network gives them) and metrics.json.
 
+    Examples
+    --------
+    >>> run = train(RunConfig.from_json("notebooks/params/demo.json"))  # doctest: +SKIP
+    >>> run.history["val_auc"].max(), run.metrics["validation"]["breast"]["auc"]  # doctest: +SKIP
+
     Raises
     ------
     TrainingError
@@ -109,7 +114,7 @@ def _start(run: Run, config: RunConfig, devices: Devices, on_epoch: EpochCallbac
     keras.utils.set_random_seed(config.seed)
     before = run.path / "config" / "environment.json"
     precision = json.loads(before.read_text())["precision"] if before.is_file() else choose_precision(config)
-    precision = devices.broadcast(precision)
+    precision = devices.broadcast(precision)  # a resumed run keeps its own, on whatever GPU
     log.info("precision: %s", precision)
     with devices.scope():  # the network first: missing weights are an error before any picture is prepared
         model = build_model(config, precision, synchronized=devices.replicas > 1)
@@ -118,6 +123,7 @@ def _start(run: Run, config: RunConfig, devices: Devices, on_epoch: EpochCallbac
     table, data_dir = split_table(config)
     data = prepare(config, table, data_dir)
     environment = runs.environment(list(devices.names), table, data.ledger)
+    # The report has to say that a run is of generated mammograms.
     environment |= {"precision": precision, "generated": (data_dir / "generated.json").is_file()}
     if devices.chief and not before.is_file():
         run.write_json("config/environment.json", environment)

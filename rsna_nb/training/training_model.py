@@ -97,6 +97,7 @@ class TrainingModel(DistributedModel):
             total = [sum(pair) for pair in zip(total, gradients, strict=True)] if total else gradients
             loss += part_loss
         replicas = self.distribute_strategy.num_replicas_in_sync  # compute_loss has divided by it
+        # Keras's own train_step updates this tracker; its name has no public one.
         self._loss_tracker.update_state(loss * replicas, sample_weight=labels.shape[0])
         self.optimizer.apply_gradients(zip(self._clipped(total), variables, strict=True))
         return self.of_step(self.compute_metrics(inputs, labels, tf.concat(scores, 0), weights))
@@ -149,7 +150,7 @@ def compile_model(
     """
     with devices.scope():
         model.compile(
-            optimizer=keras.optimizers.Adam(learning_rate, use_ema=config.ema > 0, ema_momentum=config.ema or 0.99),
+            optimizer=keras.optimizers.Adam(learning_rate, use_ema=config.ema > 0, ema_momentum=config.ema),
             loss=loss_of(config),
             # As `metrics` and not `weighted_metrics`: class weights would change what they mean.
             metrics=[
