@@ -37,8 +37,8 @@ from rsna_nb.metrics.predictions import (
     class_weights_of,
     cross_entropy,
     summary,
-    training_class_weights,
 )
+from rsna_nb.metrics.training_weights import training_class_weights
 
 __all__ = [
     "PREPARE",

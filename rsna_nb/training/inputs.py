@@ -4,7 +4,7 @@ Pictures stay 8-bit until they are on the device, where `Pictures.to_network` sc
 quarter of the bytes to batch and to copy, and the processor has its time for decoding.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -146,8 +146,9 @@ def sample_changes(config: RunConfig, rows: pd.DataFrame, count: int = 7) -> np.
         The first of `rows` as it is, then as it is seen in `count` epochs: float32 (count + 1, height, width, 1)
         in 0-1.
     """
-    # One image cannot be balanced, and its augmentation does not depend on `imbalance`.
-    sampling = Sampling.of(replace(config, imbalance="none"), rows["cancer"].to_numpy()[:1], 1)
+    # Not by `Sampling.of`: one image makes no balanced batches, and its augmentation does not depend on them.
+    flips, strong = config.augmentation != "none", config.augmentation == "strong"
+    sampling = Sampling(np.zeros(1), 1, config.seed, flips, strong=strong)
     changes = zip(*(sampling.of_worker(epoch, Share())[1:] for epoch in range(count)), strict=True)
     file = rows["file"].iloc[:1]
     seen = _as_seen(config, file.repeat(count), [np.concatenate(change) for change in changes])

@@ -1,6 +1,5 @@
 """Settings -> a finished run folder."""
 
-import dataclasses
 import gc
 import json
 import logging
@@ -77,7 +76,7 @@ def train(config: RunConfig, on_epoch: EpochCallback | None = None) -> Run:
         if run.is_finished:
             log.info("the run is finished: there is nothing to do")
         else:
-            _train_in(run, dataclasses.replace(config, resume=""), devices, on_epoch)
+            _train_in(run, config, devices, on_epoch)
             # Networks are part of reference cycles: without this, one run after another keeps them in memory.
             gc.collect()
         devices.wait()
