@@ -30,7 +30,7 @@ def test_a_loss_that_is_no_number_stops_at_its_step_and_keeps_the_best(frozen_se
 
 
 def test_a_loss_that_overflows_stops_at_its_step(frozen_settings, monkeypatch, tmp_path):
-    monkeypatch.setattr(metrics, "class_weights", lambda labels: {0: 1e38, 1: 3e38})
+    monkeypatch.setattr(metrics, "class_weights", lambda labels, share: {0: 1e38, 1: 3e38})
     with pytest.raises(TrainingError, match="the loss is inf at epoch 1, step 1"):
         train(RunConfig(**frozen_settings | {"runs_dir": str(tmp_path)}))
 

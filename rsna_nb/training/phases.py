@@ -142,11 +142,9 @@ class PhaseTrainer:
         session.best.watch(validate, self.forward_path.head if self.from_bank else None)
         swap = [callbacks.SwapAverages()] if config.ema else []
         monitors = callbacks.monitors(config, session.run.path / "tensorboard" if devices.chief else None)
-        chosen = [callbacks.LogFirstStep(), *swap, validate, session.best, *swap]
         cosine, warmup = config.lr_schedule == "cosine", config.warmup_epochs
-        if cosine or warmup:
-            rate = callbacks.LearningRate(phase.learning_rate, self.progress.first, phase.epochs, steps, warmup, cosine)
-            chosen.insert(0, rate)
+        rate = callbacks.LearningRate(phase.learning_rate, self.progress.first, phase.epochs, steps, warmup, cosine)
+        chosen = [rate, callbacks.LogFirstStep(), *swap, validate, session.best, *swap]
         if devices.chief:
             path, images = session.run.path / "logs" / "history.csv", steps * self.progress.batch
             chosen.append(callbacks.MetricsLogger(path, self.progress.history, images, phase.name))

@@ -56,7 +56,10 @@ class TrainingSession:
         cancer, weighted = self.training["cancer"], self.config.imbalance == "class_weight"
         self.sampling = Sampling.of(self.config, cancer.to_numpy(), batch)
         self.sampled_share = self.sampling.positives / batch  # of positives in balanced batches, 0 in others
-        self.loss_weights = metrics.class_weights(cancer) if weighted else {0: 1.0, 1: 1.0}
+        share = 0.5 if weighted else self.sampled_share
+        # Balanced batches have no weights but more positives, with the effect that these weights would have.
+        self.effective_weights = metrics.class_weights(cancer, share) if share else {0: 1.0, 1: 1.0}
+        self.loss_weights = self.effective_weights if weighted else {0: 1.0, 1: 1.0}
         # What the scores can be corrected for; None takes them as they are.
         self.prior_weights = metrics.training_class_weights(
             self.config, len(cancer), int(cancer.sum()), self.sampled_share
@@ -103,16 +106,9 @@ class TrainingSession:
         return -(-self.progress.batch // self.devices.replicas // self.progress.microbatch_size)
 
     def validation_loss(self) -> dict[str, Any]:
-        """Options of `metrics.by_image` that make val_loss the training loss.
-
-        Balanced batches have no weights, but more positives. Validation has all images, so they get the weights that
-        have the same effect.
-        """
-        weights = self.loss_weights
-        if self.sampling.positives:
-            weights = metrics.class_weights(self.training["cancer"], self.sampled_share)
+        """Options of `metrics.by_image` that make val_loss the training loss, also if batches are balanced."""
         return {
-            "weights": self.validation["cancer"].map(weights).to_numpy(),
+            "weights": self.validation["cancer"].map(self.effective_weights).to_numpy(),
             "positive_label": self.config.positive_label,
             "focal_gamma": self.config.focal_gamma if self.config.imbalance == "focal" else 0.0,
         }
