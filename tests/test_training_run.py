@@ -40,6 +40,9 @@ def test_a_run_folder_is_complete(small_run, small_settings):
     assert environment["packages"]["tensorflow"] == tf.__version__
     assert len(environment["table_fingerprint"]) == len(environment["store_fingerprint"]) == 64
     assert environment["generated"]
+    log = small_run.file("logs/train.log").read_text()
+    assert "devices: /device:CPU:0" in log
+    assert "first step: " in log
     assert small_run.id.endswith("-first")
 
 

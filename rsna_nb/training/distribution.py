@@ -144,13 +144,10 @@ def find_devices() -> Devices:
         tf.config.experimental.set_memory_growth(gpu, True)
     machines, task = _read_tf_config()
     if sum(map(len, machines.values())) > 1:
-        devices = _of_machines(machines, task)
-    else:
-        found = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-        names = tuple(device.name for device in found)
-        devices = Devices(names, tf.distribute.MirroredStrategy(names) if len(names) > 1 else None)
-    log.info("devices: %s%s", ", ".join(devices.names), gpu_memory())
-    return devices
+        return _of_machines(machines, task)
+    found = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    names = tuple(device.name for device in found)
+    return Devices(names, tf.distribute.MirroredStrategy(names) if len(names) > 1 else None)
 
 
 def gpu_memory() -> str:
