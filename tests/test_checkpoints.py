@@ -161,9 +161,11 @@ def test_a_setting_added_to_config_json_is_refused(stopped):
 
 
 def test_a_run_that_is_resumed_with_more_devices_keeps_its_batch(stopped):
+    """It is killed at its first step, which is enough to see the batch."""
     settings = json.dumps({"resume": stopped.id, "runs_dir": str(stopped.path.parent)})
-    answer = subprocess.run([sys.executable, KILLED, "2", settings], capture_output=True, text=True, check=False)
-    assert answer.returncode == 0, answer.stderr[-2000:]
+    command = [sys.executable, KILLED, "2", settings, "step", "1"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert answer.returncode == -signal.SIGKILL, answer.stderr[-2000:]
     log = stopped.file("logs/train.log").read_text()
     assert log.count("global batch 8: ") == 2
     assert "the global batch is cut" not in log

@@ -4,6 +4,8 @@ Pictures stay 8-bit until they are on the device, where `Pictures.to_network` sc
 quarter of the bytes to batch and to copy, and the processor has its time for decoding.
 """
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,23 +41,17 @@ class Examples:
         With strong augmentation an example is ((position, variant, draws), label, weight). Epochs follow one another
         without a gap and without end, so reading ahead does not pause at the end of an epoch.
         """
-        strong = self.sampling.strong
-        kinds = [tf.int64, tf.int64, *([tf.float32] if strong else []), tf.float32, tf.float32]
-        shapes = [(), (), *([(AUGMENTATION_PARAMETERS,)] if strong else []), (1,), (1,)]
+        where, column = [tf.TensorSpec((None,), tf.int64)] * 2, tf.TensorSpec((None, 1), tf.float32)
+        if self.sampling.strong:
+            where.append(tf.TensorSpec((None, AUGMENTATION_PARAMETERS), tf.float32))
 
-        def epoch(number: np.int64) -> tuple:
-            images, *changes = self.sampling.of_worker(int(number), share)
-            return images, *changes, self.labels[images], self.weights[images]
+        def epochs() -> Iterator[tuple]:
+            for number in itertools.count(first):
+                images, *changes = self.sampling.of_worker(number, share)
+                yield (images, *changes), self.labels[images], self.weights[images]
 
-        def example(*values: tf.Tensor) -> tuple:
-            *where, label, weight = map(tf.ensure_shape, values, shapes)  # numpy_function loses the shapes
-            return tuple(where), label, weight
-
-        def examples(number: tf.Tensor) -> tf.data.Dataset:
-            values = tf.numpy_function(epoch, [number], kinds, stateful=False)
-            return tf.data.Dataset.from_tensor_slices(tuple(values)).map(example)
-
-        return tf.data.Dataset.counter(first).flat_map(examples)
+        # A whole epoch at a time: Python would be too slow for single examples.
+        return tf.data.Dataset.from_generator(epochs, output_signature=((*where,), column, column)).unbatch()
 
 
 @dataclass(frozen=True)
