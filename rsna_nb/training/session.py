@@ -52,7 +52,10 @@ class TrainingSession:
         self.started = time.perf_counter() - self.progress.seconds
         batch, replicas = self.progress.batch, self.devices.replicas
         if batch % replicas:
-            raise TrainingError(f"the run has batches of {batch} images, which {replicas} devices cannot share equally")
+            raise TrainingError(
+                f"the run has batches of {batch} images, which {replicas} devices cannot share equally: resume it with "
+                "a number of devices that divides the batch"
+            )
         cancer, weighted = self.training["cancer"], self.config.imbalance == "class_weight"
         self.sampling = Sampling.of(self.config, cancer.to_numpy(), batch)
         self.sampled_share = self.sampling.positives / batch  # of positives in balanced batches, 0 in others
