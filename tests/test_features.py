@@ -50,11 +50,8 @@ def weights_file(folder: Path, seed: int) -> str:
 
 
 @pytest.fixture(scope="module")
-def settings(generated, small_weights, tmp_path_factory) -> dict:
-    folder = tmp_path_factory.mktemp("features")
-    return {
-        "data_dir": str(generated),
-        "store_dir": str(folder / "stores"),
+def settings(training_folders, small_weights) -> dict:
+    return training_folders | {
         "img_size": 64,
         "backbone": "small",
         "weights": small_weights,
