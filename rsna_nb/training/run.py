@@ -53,8 +53,10 @@ def train(config: RunConfig, on_epoch: EpochCallback | None = None) -> Run:
 
     Examples
     --------
-    >>> run = train(RunConfig.from_json("notebooks/params/demo.json"))  # doctest: +SKIP
-    >>> run.history["val_auc"].max(), run.metrics["validation"]["breast"]["auc"]  # doctest: +SKIP
+    Train the demo, which takes minutes, and look at its metrics::
+
+        run = train(RunConfig.from_json("notebooks/params/demo.json"))
+        run.history["val_auc"].max(), run.metrics["validation"]["breast"]["auc"]
 
     Raises
     ------
