@@ -31,7 +31,7 @@ _drawn: dict[str, Any] = {}
 
 
 def train(config: RunConfig, on_epoch: EpochCallback | None = None) -> Run:
-    """Train as the settings say and return the run, its folder complete.
+    """Train with these settings and return the finished run.
 
     Demo data and the store are made if they are missing. All GPUs of the machine are used together; with TF_CONFIG
     those of several machines, the first of which writes the folder. With `resume` a stopped run goes on after its
@@ -49,7 +49,7 @@ def train(config: RunConfig, on_epoch: EpochCallback | None = None) -> Run:
     Returns
     -------
     Run
-        With best.keras, history.csv, predictions.csv (the scores as the network gives them) and metrics.json.
+        Its folder has best.keras, history.csv, predictions.csv (with uncorrected scores) and metrics.json.
 
     Examples
     --------
@@ -137,7 +137,10 @@ def _start(run: Run, config: RunConfig, devices: Devices, on_epoch: EpochCallbac
 
 
 def choose_precision(config: RunConfig) -> str:
-    """The setting; for "auto" bfloat16 if every GPU of this machine computes in it (Ampere or later), else float32."""
+    """The precision of the layers: "float32", "bfloat16" or "float16".
+
+    For "auto" it is bfloat16 if every GPU of this machine computes in it (Ampere or later), else float32.
+    """
     if config.mixed_precision != "auto":
         return config.mixed_precision
     gpus = tf.config.list_physical_devices("GPU")
