@@ -26,6 +26,7 @@ from pydicom.uid import (
 
 from rsna_nb import synthetic
 
+collect_ignore = ["bench"]  # the benchmarks need more packages than the tests
 SAMPLES = Path(os.environ.get("RSNA_NB_SAMPLES", Path(__file__).parents[2] / "shared"))
 REAL_DIR, OTHER_DIR = SAMPLES / "real_mammograms", SAMPLES / "dicom_samples"
 needs_real_files = pytest.mark.skipif(not REAL_DIR.is_dir(), reason="no real mammograms in RSNA_NB_SAMPLES")
@@ -71,6 +72,36 @@ def small_weights(tmp_path_factory: pytest.TempPathFactory) -> str:
     keras.utils.set_random_seed(0)
     build_backbone("small", 64, "none").save_weights(path)
     return str(path)
+
+
+@pytest.fixture(scope="session")
+def training_folders(generated: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Settings of the generated data, with a store that all tests share and a folder for runs."""
+    folder = tmp_path_factory.mktemp("training")
+    return {"data_dir": str(generated), "store_dir": str(folder / "stores"), "runs_dir": str(folder / "runs")}
+
+
+@pytest.fixture(scope="session")
+def small_settings(training_folders: dict[str, str]) -> dict:
+    """Settings of a training of seconds, of the whole network."""
+    from tests.small import SMALL  # here: it imports Keras
+
+    return SMALL | training_folders
+
+
+@pytest.fixture(scope="session")
+def frozen_settings(small_settings: dict, small_weights: str) -> dict:
+    """The same with a frozen backbone that has weights of its own."""
+    return small_settings | {"weights": small_weights, "freeze_backbone": True}
+
+
+@pytest.fixture(scope="session")
+def small_run(small_settings: dict):
+    """A finished run of `small_settings` with test women."""
+    from rsna_nb.config import RunConfig
+    from rsna_nb.training import train
+
+    return train(RunConfig(**small_settings, run_name="first", test_fraction=0.2))
 
 
 def write_dicom(path: Path, pixels: np.ndarray, syntax: UID = ExplicitVRLittleEndian, **attributes: object) -> Path:

@@ -1,7 +1,9 @@
-"""Trains, and kills itself at a place: as in a power cut, nothing is tidied up. For tests of resuming.
+"""Trains, and kills itself somewhere: as in a power cut, nothing is tidied up. For tests of resuming.
 
-killed.py <logical devices> <JSON of settings> <place> <count> <before | after>: at the count-th time that the place is
-passed, before or after; 0 for never. With `resume` among the settings the run goes on. What it passed is printed.
+killed.py <logical devices> <JSON of settings> <place> <count> <before | after>
+
+It kills itself before or after it passes the place for the count-th time; 0 is never. With `resume` among the settings
+that run is resumed. How often each place was passed is printed.
 """
 
 import json
@@ -14,7 +16,7 @@ from typing import Any
 import tensorflow as tf
 
 from rsna_nb.config import RunConfig
-from rsna_nb.training import run as training
+from rsna_nb.training import train
 from rsna_nb.training.callbacks import StopAtNaN
 from rsna_nb.training.distribution import Devices
 
@@ -49,7 +51,7 @@ def main(devices: str, text: str, place: str = "step", count: str = "0", when: s
     for each in PLACES:
         kill_at(each, int(count) if each == place else 0, when)
     settings = json.loads(text)
-    training.train(RunConfig.resumed(settings) if "resume" in settings else RunConfig(**settings))
+    train(RunConfig.resumed(settings) if "resume" in settings else RunConfig(**settings))
     print(json.dumps(passed))
 
 

@@ -8,9 +8,7 @@ import pytest
 
 from rsna_nb import runs
 from rsna_nb.config import RunConfig
-from rsna_nb.training import callbacks
-from rsna_nb.training import run as training
-from rsna_nb.training.callbacks import TrainingError
+from rsna_nb.training import TrainingError, callbacks, train
 
 SMALL = {
     "img_size": 64,
@@ -23,7 +21,7 @@ SMALL = {
     "learning_rate": 1e-3,
     "epochs": 3,
 }
-# Of the frozen network, with every kind of state: bank, dropout, averages, plateau, early stopping, two phases.
+# A frozen network with every kind of state: bank, dropout, averaged weights, plateau, early stopping, two phases.
 ALL_KINDS_OF_STATE = SMALL | {
     "freeze_backbone": True,
     "test_fraction": 0.2,
@@ -35,11 +33,11 @@ ALL_KINDS_OF_STATE = SMALL | {
     "reduce_lr_patience": 1,
     "early_stopping_patience": 3,
 }
-TIMINGS = ["seconds", "images_per_second"]  # of a history, no two of which have the same
+TIMINGS = ["seconds", "images_per_second"]  # columns of a history that no two runs share
 
 
 def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let training end, once, at the step after so many."""
+    """End training once, at the step after so many."""
     plain, steps = callbacks.StopAtNaN.on_train_batch_end, iter(range(10**6))
 
     def stop(self, batch: int, logs: dict) -> None:
@@ -51,7 +49,7 @@ def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def failing_on(step: int, error: Exception | None, fault: Callable) -> type[callbacks.StopAtNaN]:
-    """A callback class whose batch `step` meets `fault`, put in the place of StopAtNaN."""
+    """A class to put in the place of StopAtNaN, which calls `fault` at a step of the second epoch."""
 
     class Failing(callbacks.StopAtNaN):
         def on_train_batch_end(self, batch: int, logs: dict) -> None:
@@ -65,7 +63,7 @@ def failing_on(step: int, error: Exception | None, fault: Callable) -> type[call
 
 
 def resumed(run: runs.Run) -> runs.Run:
-    again = training.train(RunConfig.resumed({"resume": run.id, "runs_dir": str(run.path.parent)}))
+    again = train(RunConfig.resumed({"resume": run.id, "runs_dir": str(run.path.parent)}))
     assert again.path == run.path
     return again
 

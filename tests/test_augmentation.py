@@ -16,7 +16,7 @@ ANGLE, SCALE, X, Y, CONTRAST, BRIGHTNESS, ERASE = range(7)
 
 
 def changed(pictures: np.ndarray = BREAST, compiled: bool = False, **draws: float) -> np.ndarray:
-    """The picture as strong augmentation makes it with these draws, all others changing nothing."""
+    """The augmented picture, with all other draws such that they change nothing."""
     values = np.array(STILL)
     for name, value in draws.items():
         values[globals()[name]] = value
@@ -46,7 +46,7 @@ def test_a_right_angle_turns_the_picture_as_numpy_does():
     np.testing.assert_allclose(warped(square, quarter).numpy()[0], np.rot90(square[0]), atol=1e-5)
 
 
-def test_a_warp_is_opencvs():
+def test_warping_agrees_with_opencv():
     picture, angle, scale = RANDOM.random((1, HEIGHT, WIDTH, 1)).astype(np.float32), 0.2, 1.1
     ours = warped(picture, augmentation.matrices(*(tf.constant([value]) for value in (angle, scale, 0.3, -0.5))))
     middle = ((WIDTH - 1) / 2, (HEIGHT - 1) / 2)

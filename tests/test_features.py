@@ -27,7 +27,7 @@ MIRRORED = {0: (), 1: (1,), 2: (0,), 3: (0, 1)}  # axes of (height, width)
 
 @dataclass(frozen=True)
 class Counting(Devices):
-    """One processor that counts the pictures it is given. It is killed after batch `last`; `most` fit into memory."""
+    """One CPU that counts the pictures of each batch; it is killed after batch `last` and has memory for `most`."""
 
     names: tuple[str, ...] = ("/device:CPU:0",)
     last: int = 10**6
@@ -50,11 +50,8 @@ def weights_file(folder: Path, seed: int) -> str:
 
 
 @pytest.fixture(scope="module")
-def settings(generated, small_weights, tmp_path_factory) -> dict:
-    folder = tmp_path_factory.mktemp("features")
-    return {
-        "data_dir": str(generated),
-        "store_dir": str(folder / "stores"),
+def settings(training_folders, small_weights) -> dict:
+    return training_folders | {
         "img_size": 64,
         "backbone": "small",
         "weights": small_weights,
@@ -76,20 +73,20 @@ def pooled(config) -> keras.Model:
 
 
 def prepared(config: RunConfig, folder: Path) -> Data:
-    """With a bank in `folder`: the store has another name there, and its pictures are those of all tests."""
+    """The prepared data with a bank of their own in `folder`; the pictures are those of all tests."""
     data = prepare(config, *split_table(config))
     return Data(data.table, data.ledger, folder / "store")
 
 
 @pytest.fixture
 def data(config, tmp_path) -> Data:
-    """Without a bank."""
+    """The data with an empty bank."""
     return prepared(config, tmp_path)
 
 
 @pytest.fixture(scope="module")
 def filled(config, pooled, tmp_path_factory) -> Data:
-    """With a bank, which is only to be read."""
+    """The data with a complete bank, which tests only read."""
     data = prepared(config, tmp_path_factory.mktemp("filled"))
     bank(config, data, pooled)
     return data
@@ -97,7 +94,7 @@ def filled(config, pooled, tmp_path_factory) -> Data:
 
 @pytest.fixture
 def copied(data, filled) -> Data:
-    """With a bank of its own, in one block."""
+    """The data with a complete bank of one block, which a test may change."""
     shutil.copytree(bank_of(filled), bank_of(data))
     return data
 
@@ -111,7 +108,7 @@ def pooled_of(config: RunConfig, precision: str = "float32") -> keras.Model:
 
 
 def bank(config: RunConfig, data: Data, pooled: keras.Model, **limits: int) -> tuple[Features, list[int]]:
-    """The features, and how many pictures each batch had that went through the network."""
+    """The features, and the number of pictures in each batch that passed through the network."""
     devices = Counting(**limits)
     return features_of(config, data, pooled, devices), devices.batches
 
@@ -129,12 +126,12 @@ def images_of(data: Data, *splits: str) -> int:
 
 
 def needed(messages: list[str]) -> list[int]:
-    """How many forward passes were missing, as the log says each time."""
+    """The numbers of missing forward passes in the log."""
     return [int(message.split(", ")[1].split()[0]) for message in messages if "forward passes" in message]
 
 
 def direct(pooled: keras.Model, files: list[str], variant: int) -> np.ndarray:
-    """What the network makes of pictures that were read by OpenCV and flipped by NumPy."""
+    """The features of pictures that OpenCV reads and NumPy flips."""
     pictures = np.stack([np.flip(cv2.imread(file, cv2.IMREAD_UNCHANGED), MIRRORED[variant]) for file in files])
     return pooled.predict(pictures[..., np.newaxis] / np.float32(255), verbose=0)
 
@@ -162,12 +159,19 @@ def test_the_bank_holds_what_the_network_makes_of_every_flipped_picture(config, 
     assert (np.ptp(found.values, axis=1).max(axis=1) > 1e-3).all()  # each variant has features of its own
 
 
-def test_only_training_images_have_variants_and_test_women_are_left_out(config, data, pooled, log):
+def test_only_training_images_have_variants_and_test_women_are_not_in_the_bank(config, data, pooled, log):
     _, batches = bank(config, data, pooled)
     expected = VARIANTS * images_of(data, "train") + images_of(data, "validation")
     assert needed(log.messages) == [expected]
     assert expected <= sum(batches) < expected + (VARIANTS + 1) * BATCH  # a last batch is filled up
     assert len(keys_in(blocks(data))) == expected
+
+
+def test_a_bar_shows_how_far_the_bank_is_and_how_long_it_will_take(config, data, pooled, capsys):
+    bank(config, data, pooled)
+    shown = capsys.readouterr().err
+    assert "feature bank: 100%" in shown
+    assert "passes/s" in shown or "s/passes" in shown
 
 
 def test_without_flips_every_image_is_computed_once(settings, data, pooled, log):
@@ -187,7 +191,7 @@ def test_a_second_call_computes_nothing_and_gives_the_same(config, data, pooled,
 
 
 def test_another_split_computes_only_what_no_split_before_it_had(settings, config, data, pooled, tmp_path, log):
-    """Of a woman who was for validation and now is for training three variants, of one who was for testing all."""
+    """A woman who moves from validation to training lacks three variants; one who moves from testing lacks all."""
     table = data.table.assign(split=splits.assign(data.table, RunConfig(**settings, split_seed=2)))
     now = dataclasses.replace(data, table=table)
     bank(config, data, pooled)
@@ -200,7 +204,7 @@ def test_another_split_computes_only_what_no_split_before_it_had(settings, confi
     assert_those_of(found, alone, now.rows("train")["file"])
 
 
-def test_another_order_head_or_loss_has_the_same_bank(settings, copied):
+def test_the_bank_does_not_depend_on_seed_head_or_loss(settings, copied):
     other = RunConfig(**settings, seed=7, dropout=0.5, learning_rate=1e-2, imbalance="focal", epochs=3)
     assert bank(other, copied, pooled_of(other))[1] == []
 
@@ -218,7 +222,7 @@ def test_another_network_has_another_folder(settings, copied, tmp_path, change):
     np.testing.assert_allclose(found.values[found.position[files], 3], expected, atol=tolerance)
 
 
-def test_the_content_of_a_weights_file_counts_and_not_its_name(settings, copied, tmp_path):
+def test_the_bank_depends_on_the_content_of_a_weights_file_not_on_its_name(settings, copied, tmp_path):
     config = RunConfig(**settings | {"weights": weights_file(tmp_path, 0)})
     assert features.bank_folder(config, copied, pooled_of(config)) == blocks(copied)[0].parent
     Path(weights_file(tmp_path, 1)).rename(config.weights)
@@ -240,7 +244,7 @@ def test_how_long_a_picture_took_to_prepare_changes_nothing(config, copied, pool
     assert bank(config, slower, pooled)[1] == []
 
 
-def test_an_image_that_could_not_be_read_leaves_the_others_their_own_features(config, copied, pooled):
+def test_an_unreadable_image_does_not_shift_the_features_of_the_others(config, copied, pooled):
     ledger = copied.ledger.copy()
     ledger.loc[3, ["status", "error"]] = "error", "not a DICOM file"
     without = Data(copied.table.drop(index=3).reset_index(drop=True), ledger, copied.store)
@@ -249,7 +253,7 @@ def test_an_image_that_could_not_be_read_leaves_the_others_their_own_features(co
     assert_those_of(found, bank(config, copied, pooled)[0], without.rows("train")["file"])
 
 
-def test_blocks_are_written_when_they_are_many_rows(config, data, filled, pooled, monkeypatch):
+def test_a_block_is_written_once_it_has_many_rows(config, data, filled, pooled, monkeypatch):
     assert len(blocks(filled)) == 1
     monkeypatch.setattr(features, "ROWS_A_BLOCK", BATCH)
     found, batches = bank(config, data, pooled)
@@ -257,7 +261,7 @@ def test_blocks_are_written_when_they_are_many_rows(config, data, filled, pooled
     assert_those_of(found, bank(config, filled, pooled)[0], data.rows("train")["file"])
 
 
-def test_a_bank_that_was_killed_keeps_the_blocks_that_were_finished(config, data, filled, pooled, monkeypatch, log):
+def test_finished_blocks_survive_when_the_process_is_killed(config, data, filled, pooled, monkeypatch, log):
     monkeypatch.setattr(features, "SECONDS_A_BLOCK", 0)
     with pytest.raises(KeyboardInterrupt):
         bank(config, data, pooled, last=3)
@@ -270,16 +274,16 @@ def test_a_bank_that_was_killed_keeps_the_blocks_that_were_finished(config, data
     assert_those_of(found, bank(config, filled, pooled)[0], data.rows("train")["file"])
 
 
-def test_a_bank_for_which_memory_is_short_is_made_of_smaller_batches(config, data, filled, pooled, log):
+def test_out_of_memory_halves_the_batches_of_the_bank(config, data, filled, pooled, log):
     found, batches = bank(config, data, pooled, most=10)
     assert max(batches) <= BATCH // 4
-    assert "goes on with 8 images at once" in log.text
+    assert "batches of 8 images" in log.text
     np.testing.assert_allclose(found.values, bank(config, filled, pooled)[0].values, atol=1e-5)
     with pytest.raises(tf.errors.ResourceExhaustedError):
         bank(config, dataclasses.replace(data, store=data.store.parent / "none" / "store"), pooled, most=0)
 
 
-def test_what_a_killed_process_had_begun_to_write_goes(config, data, pooled):
+def test_partial_files_of_a_killed_process_are_removed(config, data, pooled):
     part = features.bank_folder(config, data, pooled) / ".0123.npz.abc.part"
     part.parent.mkdir(parents=True)
     part.write_bytes(b"half")
@@ -288,13 +292,13 @@ def test_what_a_killed_process_had_begun_to_write_goes(config, data, pooled):
 
 
 def turned(content: bytes, name: str, place: int) -> bytes:
-    """The bits of three bytes turned round, `place` bytes after the name of an array."""
+    """Invert three bytes, `place` bytes after the name of an array."""
     start = content.index(f"{name}.npy".encode()) + place
     return content[:start] + bytes(byte ^ 255 for byte in content[start : start + 3]) + content[start + 3 :]
 
 
 def shorter(content: bytes, name: str) -> bytes:
-    """One byte changed, the length of an array's header: the array then begins too early."""
+    """Shorten the length of an array's header, so that the array begins too early."""
     place = content.index(b"\x93NUMPY", content.index(f"{name}.npy".encode())) + 8
     return content[:place] + bytes([content[place] - 8]) + content[place + 1 :]
 
@@ -361,7 +365,7 @@ def test_the_banks_batches_are_those_of_the_pictures_passed_through_the_network(
 
 
 @pytest.mark.parametrize("share", [Share(), Share(1, 2, 4)])
-def test_the_bank_evaluates_the_pictures_as_they_are_in_their_order(config, filled, pooled, share):
+def test_evaluation_from_the_bank_is_of_unflipped_pictures_in_order(config, filled, pooled, share):
     found, _ = bank(config, filled, pooled)
     pictures, rows = Pictures((64, 64)), filled.rows("validation")
     for (values,), (images,) in zip(*(source.evaluation(rows, 4, share) for source in (found, pictures)), strict=True):
@@ -378,5 +382,5 @@ def test_the_bank_evaluates_the_pictures_as_they_are_in_their_order(config, fill
         ({"freeze_backbone": False}, False),
     ],
 )
-def test_a_bank_is_for_a_frozen_backbone_where_it_is_wanted(changed, expected):
+def test_a_bank_is_used_for_a_frozen_backbone_unless_switched_off(changed, expected):
     assert features.applies(RunConfig(**changed)) == expected

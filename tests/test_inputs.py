@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from rsna_nb.config import RunConfig
+from rsna_nb.training import inputs
 from rsna_nb.training.augmentation import augment
 from rsna_nb.training.inputs import Examples, Pictures, filled_share, sample_batch, sample_changes
 from rsna_nb.training.sampling import Sampling, Share
@@ -17,7 +18,7 @@ MIRRORED = {0: (), 1: (1,), 2: (0,), 3: (0, 1)}  # axes of (height, width)
 
 @pytest.fixture
 def rows(tmp_path) -> pd.DataFrame:
-    """Eleven pictures of noise, but for the corners: those of picture i have the grey value i."""
+    """Eleven pictures of noise; the corners of picture i have the grey value i."""
     files, random = [], np.random.default_rng(0)
     for i in range(11):
         picture = random.integers(0, 256, SHAPE, np.uint8)
@@ -28,12 +29,12 @@ def rows(tmp_path) -> pd.DataFrame:
 
 
 def stored(rows: pd.DataFrame) -> np.ndarray:
-    """uint8 (pictures, height, width)."""
+    """The stored pictures, uint8 (pictures, height, width)."""
     return np.stack([cv2.imread(file, cv2.IMREAD_UNCHANGED) for file in rows["file"]])
 
 
 def examples_of(rows: pd.DataFrame, batch: int = 4, **settings: object) -> Examples:
-    """With the weight of row i, 100 + i."""
+    """Examples in which row i has the weight 100 + i."""
     labels = rows["cancer"].to_numpy(np.float32)[:, np.newaxis]
     weights = 100 + np.arange(len(rows), dtype=np.float32)[:, np.newaxis]
     return Examples(labels, weights, Sampling.of(RunConfig(**settings), rows["cancer"].to_numpy(), batch))
@@ -45,7 +46,7 @@ def batches(rows: pd.DataFrame, examples: Examples, count: int, first: int = 0, 
 
 
 def together(batches: list) -> list[np.ndarray]:
-    """pictures, variants, labels, weights of all batches."""
+    """The pictures, variants, labels and weights of all batches, each as one array."""
     flat = [tf.nest.flatten(batch) for batch in batches]
     return [np.concatenate(values) for values in zip(*flat, strict=True)]
 
@@ -85,7 +86,7 @@ def test_the_network_is_given_0_to_1_with_each_picture_flipped_as_its_variant_sa
 
 
 @pytest.mark.parametrize("settings", [{}, {"imbalance": "balanced_batches"}, {"augmentation": "strong"}])
-def test_a_run_that_goes_on_at_an_epoch_has_the_batches_of_one_that_was_not_stopped(rows, settings):
+def test_a_resumed_run_has_the_batches_of_one_that_was_not_stopped(rows, settings):
     examples = examples_of(rows, **settings)
     steps = examples.sampling.steps
     assert steps == 2
@@ -96,14 +97,14 @@ def test_a_run_that_goes_on_at_an_epoch_has_the_batches_of_one_that_was_not_stop
             np.testing.assert_array_equal(ours, theirs)
 
 
-def test_the_epochs_follow_one_another_without_end_and_without_a_batch_of_two_epochs(rows):
+def test_epochs_follow_one_another_without_end_and_no_batch_spans_two(rows):
     examples = examples_of(rows)
     found = batches(rows, examples, count=7)
     expected = np.concatenate([examples.sampling.epoch(number)[0] for number in range(4)])[:7]
     np.testing.assert_array_equal(np.stack([pictures[:, 0, 0, 0] for (pictures, _), _, _ in found]), expected)
 
 
-def test_with_strong_augmentation_a_batch_has_the_draws_of_its_images_and_the_network_what_they_make(rows):
+def test_strong_augmentation_uses_the_draws_of_each_image(rows):
     examples = examples_of(rows, augmentation="strong")
     (pictures, variants, draws), _, _ = batches(rows, examples, count=2)[1]
     np.testing.assert_array_equal(draws, examples.sampling.draws(0)[1])
@@ -115,7 +116,7 @@ def test_with_strong_augmentation_a_batch_has_the_draws_of_its_images_and_the_ne
 
 @pytest.mark.parametrize(("workers", "replicas"), [(1, 2), (2, 2), (2, 4)])
 def test_each_device_takes_its_part_of_every_global_batch(rows, workers, replicas):
-    """A machine's devices take its batches in turn; machine after machine they make the global batch."""
+    """The devices of a machine take its batches in turn; all machines together make the global batch."""
     examples = examples_of(rows, batch=8)
     shares = [Share(worker, workers, replicas) for worker in range(workers)]
     local = replicas // workers
@@ -147,7 +148,7 @@ def test_evaluation_on_two_machines_of_two_devices_has_all_rows_in_order(rows):
 
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 64])
 @pytest.mark.parametrize(("batch", "workers", "replicas"), [(1, 1, 1), (4, 1, 1), (4, 1, 2), (2, 2, 4), (3, 4, 4)])
-def test_the_filled_shares_are_whole_steps_and_together_all_positions(count, batch, workers, replicas):
+def test_filled_shares_are_whole_steps_and_cover_all_positions(count, batch, workers, replicas):
     shares = [filled_share(count, batch, Share(worker, workers, replicas)) for worker in range(workers)]
     assert len({len(share) for share in shares}) == 1
     assert len(shares[0]) % (batch * replicas // workers) == 0
@@ -163,8 +164,25 @@ def test_the_sample_batch_is_the_first_of_training_as_the_network_sees_it(rows):
     (pictures, variants), expected, _ = batches(rows, examples_of(rows), count=1)[0]
     assert images.dtype == np.float32
     np.testing.assert_array_equal(images, PICTURES.to_network(pictures, tf.constant(variants)).numpy())
-    np.testing.assert_array_equal(labels, expected)
-    assert len(sample_batch(RunConfig(img_size=list(SHAPE)), rows)[0]) == len(rows)
+    np.testing.assert_array_equal(labels, expected[:, 0])
+
+
+def test_the_sample_batch_of_microbatches_is_the_whole_batch(rows):
+    """Balanced batches have room for both classes, as in training, even if a microbatch has one image."""
+    config = RunConfig(
+        img_size=list(SHAPE), imbalance="balanced_batches", batch_size_per_gpu=1, gradient_accumulation=8
+    )
+    images, labels = sample_batch(config, rows)
+    assert images.shape == (8, *SHAPE, 1)
+    assert set(labels) == {0, 1}
+
+
+def test_the_sample_batch_is_as_long_as_the_batch_in_training_and_no_longer_than_can_be_looked_at(rows, monkeypatch):
+    assert len(sample_batch(RunConfig(img_size=list(SHAPE)), rows)[0]) == 8  # the default, lowered
+    config = RunConfig(img_size=list(SHAPE), batch_size_per_gpu=255)
+    assert len(sample_batch(config, rows)[0]) == len(rows)
+    monkeypatch.setattr(inputs, "MOST_SHOWN", 3)
+    assert len(sample_batch(config, rows)[0]) == 3
 
 
 @pytest.mark.parametrize(("augmentation", "kinds"), [("none", 1), ("flips", 4), ("strong", 21)])

@@ -137,7 +137,7 @@ def test_a_step_in_every_precision_with_averages_and_clipping(precision):
     settings = {"backbone": "small", "weights": "none", "freeze_backbone": False, "img_size": 64}
     config = RunConfig(**settings, ema=0.5, clip_norm=1.0, learning_rate=1e-2)
     model = build_model(config, precision)
-    learner = TrainingModel(ForwardPath(Pictures((64, 64)), model), parts=2, clip_norm=config.clip_norm)
+    learner = TrainingModel(ForwardPath(Pictures((64, 64)), model), microbatches=2, clip_norm=config.clip_norm)
     images = (255 * np.repeat(GREY, 4, axis=0)).astype(np.uint8)
     column = np.tile(np.float32([[0], [1]]), (4, 1))
     batches = tf.data.Dataset.from_tensors(((images, np.zeros(8, np.int64)), column, np.ones_like(column))).repeat()

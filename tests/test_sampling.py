@@ -36,7 +36,7 @@ def test_an_epoch_has_no_image_twice_and_drops_the_remainder():
         assert images.max() < 50
 
 
-def test_what_is_dropped_is_another_in_every_epoch():
+def test_every_epoch_drops_other_images():
     sampling = sampling_of()
     dropped = {tuple(np.setdiff1d(np.arange(50), sampling.epoch(number)[0])) for number in range(20)}
     assert len(dropped) > 10
@@ -61,14 +61,14 @@ def test_another_seed_is_another_order_and_other_flips():
 
 
 @pytest.mark.parametrize("imbalance", ["none", "balanced_batches"])
-def test_flips_change_no_order(imbalance):
+def test_flips_do_not_change_the_order(imbalance):
     plain, flipped = (sampling_of(augmentation=name, imbalance=imbalance).epoch(3) for name in ("none", "flips"))
     np.testing.assert_array_equal(plain[0], flipped[0])
 
 
 @pytest.mark.parametrize("imbalance", ["none", "balanced_batches"])
 def test_flips_are_all_four_in_equal_shares_and_none_without_augmentation(imbalance):
-    """Of 100,000 images a share has a standard deviation of 0.0014."""
+    """For 100,000 images the standard deviation of a share is 0.0014."""
     cancer = np.arange(1000) % 50 == 0
     sampling = sampling_of(cancer, 10, imbalance=imbalance)
     variants = np.concatenate([sampling.epoch(number)[1].ravel() for number in range(100)])
@@ -85,7 +85,7 @@ def test_the_flips_of_an_image_differ_from_epoch_to_epoch():
 
 
 def test_the_draws_of_strong_augmentation_are_even_and_a_function_of_seed_and_epoch():
-    """Of 10,000 draws a tenth has a standard deviation of 0.003."""
+    """For 10,000 draws the standard deviation of the share in a tenth of the range is 0.003."""
     draws = np.concatenate([strong().draws(number).reshape(-1, AUGMENTATION_PARAMETERS) for number in range(210)])
     assert draws.dtype == np.float32
     for numbers in draws[:10_000].T:
@@ -103,7 +103,9 @@ def test_strong_augmentation_has_the_order_and_the_flips_of_flips():
     ("batch", "positive_fraction", "expected"),
     [(8, 0.25, 2), (8, 0.5, 4), (10, 0.125, 1), (8, 0.001, 1), (8, 0.99, 7), (2, 0.5, 1), (2, 0.9, 1), (10, 0.26, 3)],
 )
-def test_balanced_batches_have_the_positives_asked_for_one_at_least_and_never_all(batch, positive_fraction, expected):
+def test_balanced_batches_have_the_share_of_positives_asked_for_but_never_none_or_all(
+    batch, positive_fraction, expected
+):
     sampling = balanced(batch=batch, positive_fraction=positive_fraction)
     assert sampling.positives == expected
     for number in range(3):
@@ -126,8 +128,8 @@ def test_other_batches_leave_the_positives_to_chance(imbalance):
 
 @pytest.mark.parametrize("positives", [1, 2, 7, 25, 43, 48, 49])
 @pytest.mark.parametrize("label", [0, 1])
-def test_of_each_kind_all_come_once_before_any_comes_again(positives, label):
-    """From 1 positive of 50 to 1 negative, where an epoch has more of a kind than there are, or fewer."""
+def test_every_image_of_a_class_is_drawn_once_before_any_is_drawn_again(positives, label):
+    """With 1 to 49 positives of 50 images, so that an epoch draws more or fewer of a class than there are."""
     cancer = np.arange(50) < positives
     sampling = balanced(cancer, batch=8, positive_fraction=0.5)
     members = np.flatnonzero(cancer == label)
@@ -150,7 +152,7 @@ def test_a_second_round_has_another_order():
 
 @pytest.mark.parametrize("positive_fraction", [0.05, 0.125, 0.3, 0.5, 0.9])
 @pytest.mark.parametrize("devices", [2, 4, 8])
-def test_positives_stand_evenly_so_that_devices_differ_by_at_most_one(positive_fraction, devices):
+def test_positives_are_spread_so_that_devices_differ_by_at_most_one(positive_fraction, devices):
     images, _ = balanced(np.arange(200) < 30, 24, positive_fraction).epoch(0)
     of_each = (images < 30).reshape(-1, devices, 24 // devices).sum(axis=2)
     assert (np.ptp(of_each, axis=1) <= 1).all()
@@ -187,13 +189,22 @@ def test_a_share_knows_the_devices_of_its_machine():
         (4, 2, 1, 10, 8),
         (2, 2, 2, 10, 8),
         (5, 2, 1, 10, 10),
-        (256, 1, 1, 10, 10),
-        (256, 1, 4, 10, 8),
+        (255, 1, 1, 10, 10),
+        (255, 1, 4, 10, 8),
         (2, 64, 3, 10, 9),
-        (256, 1, 10, 10, 10),
+        (255, 1, 10, 10, 10),
+        (256, 1, 1, 2560, 256),  # the default, of 10 steps
+        (256, 1, 1, 2559, 128),
+        (256, 1, 2, 2560, 256),
+        (256, 2, 1, 2560, 256),
+        (256, 1, 1, 256, 16),
+        (256, 1, 1, 20, 8),
+        (256, 1, 10, 20, 20),
     ],
 )
-def test_the_global_batch_divides_by_the_replicas_and_fits_the_data(batch, accumulation, replicas, images, expected):
+def test_the_global_batch_divides_by_the_replicas_fits_the_data_and_follows_from_few_images(
+    batch, accumulation, replicas, images, expected
+):
     config = RunConfig(batch_size_per_gpu=batch, gradient_accumulation=accumulation)
     assert global_batch(config, replicas, images) == expected
 

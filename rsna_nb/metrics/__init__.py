@@ -38,6 +38,7 @@ from rsna_nb.metrics.predictions import (
     cross_entropy,
     summary,
 )
+from rsna_nb.metrics.training_weights import training_class_weights
 
 __all__ = [
     "PREPARE",
@@ -82,6 +83,7 @@ __all__ = [
     "subgroups",
     "summary",
     "threshold_by_f1",
+    "training_class_weights",
     "wilson",
     "within_folds",
 ]

@@ -1,6 +1,5 @@
 """Settings -> a finished run: batches, devices, the feature bank, callbacks and checkpoints."""
 
-from rsna_nb.training import augmentation, callbacks, checkpoints, data, features, run, session
 from rsna_nb.training.callbacks import MODES, Logs, SignalError, TrainingError
 from rsna_nb.training.checkpoints import STATE_FILE
 from rsna_nb.training.data import prepare, split_table
@@ -14,18 +13,11 @@ __all__ = [
     "Logs",
     "SignalError",
     "TrainingError",
-    "augmentation",
-    "callbacks",
-    "checkpoints",
-    "data",
     "explained_loss",
-    "features",
     "find_devices",
     "prepare",
-    "run",
     "sample_batch",
     "sample_changes",
-    "session",
     "split_table",
     "train",
 ]

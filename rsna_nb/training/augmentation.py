@@ -1,8 +1,9 @@
-"""Strong augmentation on the device: turned, scaled, shifted, of other contrast and brightness, partly erased.
+"""Strong augmentation on the device: rotation, zoom, shift, contrast, brightness, and an erased rectangle.
 
-Every number that is drawn comes with the picture, from (seed, epoch) as its flip does, so that a resumed run and one on
-other devices see the same. (Keras's random layers draw from states of their own. They also interpolate for each change
-anew, lighten the air by their contrast, and cannot be compiled by XLA: ImageProjectiveTransformV3.)
+The random numbers come with each picture and are a function of (seed, epoch), as its flip is: a resumed run and one on
+other devices see the same pictures. That is why Keras's random layers are not used, which draw from states of their
+own. They also interpolate once for every change, brighten the air around the breast by their contrast, and cannot be
+compiled by XLA (ImageProjectiveTransformV3).
 """
 
 import math
@@ -11,38 +12,52 @@ import tensorflow as tf
 
 from rsna_nb.training.sampling import AUGMENTATION_PARAMETERS
 
-ANGLE = math.radians(20)  # at most, to either side
-SCALE = 0.15  # at most smaller or larger by this
-SHIFT = 0.08  # of the shorter side
-CONTRAST, BRIGHTNESS = 0.25, 0.1
-ERASED = 0.5  # share of pictures of which a rectangle is erased
-ERASED_SIDES = 0.1, 0.35  # of it, as shares of the picture's
+ANGLE = math.radians(20)  # largest rotation, to either side
+SCALE = 0.15  # largest zoom, in or out
+SHIFT = 0.08  # largest shift, as a share of the shorter side
+CONTRAST, BRIGHTNESS = 0.25, 0.1  # largest change of the factor, and of the grey value (0-1)
+ERASED = 0.5  # share of pictures with an erased rectangle
+ERASED_SIDES = 0.1, 0.35  # its shortest and longest sides, as shares of the picture's
 
 
 def augment(pictures: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
-    """Pictures float32 (batch, height, width, 1) in 0-1 as `draws`, float32 (batch, AUGMENTATION_PARAMETERS) in 0-1,
-    say; air stays 0."""
+    """Augment a batch; air, which is 0, stays 0.
+
+    Parameters
+    ----------
+    pictures
+        float32 (batch, height, width, 1) in 0-1.
+    draws
+        Random numbers, float32 (batch, AUGMENTATION_PARAMETERS) in 0-1. 0.5 changes nothing, but for the seventh:
+        the rectangle is erased where it is below `ERASED`.
+
+    Returns
+    -------
+    tf.Tensor
+        As `pictures`.
+    """
     angle, scale, x, y, contrast, brightness, *rectangle = tf.unstack(draws, num=AUGMENTATION_PARAMETERS, axis=1)
-    moved = warped(pictures, matrices(ANGLE * spread(angle), 1 + SCALE * spread(scale), spread(x), spread(y)))
-    return erased(exposed(moved, 1 + CONTRAST * spread(contrast), BRIGHTNESS * spread(brightness)), rectangle)
+    moved = warped(pictures, matrices(ANGLE * _spread(angle), 1 + SCALE * _spread(scale), _spread(x), _spread(y)))
+    return _erased(_exposed(moved, 1 + CONTRAST * _spread(contrast), BRIGHTNESS * _spread(brightness)), rectangle)
 
 
-def spread(draw: tf.Tensor) -> tf.Tensor:
+def _spread(draw: tf.Tensor) -> tf.Tensor:
     """From 0-1 to -1 to 1."""
     return 2 * draw - 1
 
 
 def matrices(angle: tf.Tensor, scale: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-    """(batch, 2, 3) for `warped`; `x` and `y` are -1 to 1 of the farthest shift."""
+    """Transforms (batch, 2, 3) for `warped`: angle in radians, scale as a factor, shifts -1 to 1 of `SHIFT`."""
     cosine, sine = tf.cos(angle) / scale, tf.sin(angle) / scale
     rows = [[cosine, -sine, 2 * SHIFT * x], [sine, cosine, 2 * SHIFT * y]]
     return tf.stack([tf.stack(row, axis=-1) for row in rows], axis=1)
 
 
 def warped(pictures: tf.Tensor, transforms: tf.Tensor) -> tf.Tensor:
-    """The pictures with each place taken from elsewhere, bilinearly; 0 where that is outside.
+    """Pictures resampled bilinearly, once for all changes of place; 0 outside of the picture.
 
-    `transforms` (batch, 2, 3) are in units in which the shorter side reaches from -1 to 1.
+    `transforms` (batch, 2, 3) map places in the result to places in the picture, with the centre as origin. In their
+    units the shorter side reaches from -1 to 1.
     """
     height, width = pictures.shape[1:3]
     half, right, bottom = min(height, width) / 2, (width - 1) / 2, (height - 1) / 2
@@ -55,22 +70,23 @@ def warped(pictures: tf.Tensor, transforms: tf.Tensor) -> tf.Tensor:
     for column, across in ((left, 1 - (x - left)), (left + 1, x - left)):
         for row, down in ((top, 1 - (y - top)), (top + 1, y - top)):
             inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+            # XLA needs every index to be valid, also where the weight is 0.
             index = tf.cast(tf.where(inside, row * width + column, 0), tf.int32)
             values = tf.gather(flat, tf.reshape(index, (-1, height * width)), batch_dims=1)
             result += tf.where(inside, across * down, 0) * tf.reshape(values, tf.shape(index))
     return result[..., tf.newaxis]
 
 
-def exposed(pictures: tf.Tensor, contrast: tf.Tensor, brightness: tf.Tensor) -> tf.Tensor:
-    """Tissue of other contrast, around its own mean, and brightness; both (batch,)."""
+def _exposed(pictures: tf.Tensor, contrast: tf.Tensor, brightness: tf.Tensor) -> tf.Tensor:
+    """Change the contrast of tissue around its own mean, and its brightness; both (batch,)."""
     tissue = tf.cast(pictures > 0, tf.float32)
     mean = tf.reduce_sum(pictures, (1, 2, 3)) / tf.maximum(tf.reduce_sum(tissue, (1, 2, 3)), 1)
     mean, contrast, brightness = (value[:, None, None, None] for value in (mean, contrast, brightness))
     return tf.clip_by_value(mean + contrast * (pictures - mean) + brightness, 0, 1) * tissue
 
 
-def erased(pictures: tf.Tensor, draws: list[tf.Tensor]) -> tf.Tensor:
-    """Without a rectangle in `ERASED` of the pictures; `draws` (batch,) are whether, its centre, and its sides."""
+def _erased(pictures: tf.Tensor, draws: list[tf.Tensor]) -> tf.Tensor:
+    """Erase a rectangle; `draws` (batch,) say whether (below `ERASED`), where its centre is, and how long its sides."""
     height, width = pictures.shape[1:3]
     chosen, x, y, across, down = draws
     least, most = ERASED_SIDES

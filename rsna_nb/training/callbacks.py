@@ -1,7 +1,9 @@
-"""What happens at the end of a batch and of an epoch. Each callback is one idea."""
+"""What happens at the end of a batch and of an epoch. Each callback does one thing.
 
-import csv
-import io
+Keras calls callbacks in the order of their list, and an epoch's logs are one dict that all of them share: a callback
+sees what those before it have added. `phases` makes the list.
+"""
+
 import logging
 import math
 import signal
@@ -10,11 +12,12 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Self
 
 import keras
 import numpy as np
 import pandas as pd
+import tensorflow as tf
 
 from rsna_nb import metrics
 from rsna_nb.config import RunConfig
@@ -23,9 +26,9 @@ from rsna_nb.system import write_whole
 log = logging.getLogger(__name__)
 
 MODES = {"val_loss": "min", "val_auc": "max", "val_pf1": "max"}
-ADVICE_ON_NAN = "the best checkpoint before is kept. Begin a new run with a lower learning_rate, or in float32"
+ADVICE_ON_NAN = "the best checkpoint so far is kept. Begin a new run with a lower learning_rate, or in float32"
 Logs = dict[str, float]
-EpochCallback = Callable[[int, Logs], None]  # told each finished epoch, the first being 1, and its figures
+EpochCallback = Callable[[int, Logs], None]  # (number of the finished epoch, from 1; its metrics)
 
 
 class TrainingError(RuntimeError):
@@ -33,38 +36,60 @@ class TrainingError(RuntimeError):
 
 
 class SignalError(TrainingError):
-    """Training was asked to end, by SIGTERM; resumed, the run goes on."""
+    """Training was stopped by SIGTERM; the run can be resumed."""
 
 
 class Validate(keras.callbacks.Callback):
-    """Puts the exact validation metrics of the epoch into its logs, for every callback after this one.
+    """Adds exact validation metrics to the epoch's logs, so it comes before every callback that reads them.
 
-    They come from the scores of all validation images: Keras's own AUC is binned, which is wrong where scores
-    saturate, and its val_loss would not carry the class weights.
+    They are computed from the scores of all validation images. Keras's own AUC is binned, which is wrong where scores
+    are close to 0 or 1, and its val_loss ignores class weights.
     """
 
-    def __init__(self, score: Callable[[], np.ndarray], rows: pd.DataFrame, **loss: Any) -> None:
-        """`score()` gives each of `rows` (patient_id, laterality, cancer) a score; `loss` is for `by_image`."""
+    def __init__(
+        self,
+        score: Callable[[], np.ndarray],
+        rows: pd.DataFrame,
+        prior_weights: Mapping[int, float] | None = None,
+        **loss: Any,
+    ) -> None:
+        """Set up the validation of one phase.
+
+        Parameters
+        ----------
+        score
+            Returns the current network's scores of `rows`, float64 (n,).
+        rows
+            The validation images, with patient_id, laterality and cancer.
+        prior_weights
+            Class weights that val_pf1 corrects the scores for; None takes the scores as they are.
+        **loss
+            Options of `metrics.by_image` that make val_loss the training loss.
+        """
         super().__init__()
-        self.score, self.rows, self.loss = score, rows, loss
+        self.score, self.rows, self.prior_weights, self.loss = score, rows, prior_weights, loss
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
         self.scores = self.score()
         if not np.isfinite(self.scores).all():
-            raise TrainingError(f"the validation scores of epoch {epoch + 1} are not numbers; {ADVICE_ON_NAN}")
-        predictions = self.rows.assign(score=self.scores)
-        figures = metrics.by_image(predictions["cancer"], predictions["score"], **self.loss)
-        breasts = metrics.by_breast(predictions)
+            raise TrainingError(f"the validation scores of epoch {epoch + 1} are not finite numbers; {ADVICE_ON_NAN}")
+        figures = metrics.by_image(self.rows["cancer"], self.scores, **self.loss)
+        corrected = metrics.prior_correction(self.scores, self.prior_weights) if self.prior_weights else self.scores
+        breasts = metrics.by_breast(self.rows.assign(score=corrected))
         figures["pf1"] = metrics.pf1(breasts["cancer"], breasts["score"])
         logs.update({f"val_{name}": value for name, value in figures.items()})
 
 
 class SwapAverages(keras.callbacks.Callback):
-    """Exchanges weights and their moving averages at the end of an epoch; stand it before and after what is to see
-    the averages."""
+    """Swaps weights and their moving averages; place one before and one after the callbacks that need EMA weights.
+
+    Keras's SwapEMAWeights swaps back when the next epoch begins, which is after the state is saved, and it swaps by
+    sums and differences, after which the weights are not the same to the bit.
+    """
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
-        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)  # of float16's
+        # In float16 the optimizer is wrapped by a LossScaleOptimizer, which has no averages of its own.
+        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
         averages = optimizer._model_variables_moving_average
         for variable, average in zip(self.model.trainable_variables, averages, strict=True):
             value = variable.numpy()
@@ -73,80 +98,102 @@ class SwapAverages(keras.callbacks.Callback):
 
 
 class LearningRate(keras.callbacks.Callback):
-    """The learning rate of every step: a linear rise from 0 over `warmup` epochs, then `peak`, or with `cosine` half a
-    cosine from it to 0 at the end of `epochs` (Loshchilov & Hutter 2017, arXiv:1608.03983, without restarts).
+    """Sets the learning rate of every step: a linear warm-up, then a constant rate or half a cosine.
 
-    Without `cosine` it is left alone after the rise.
+    The rate rises from 0 to `peak` over `warmup` epochs. With `cosine` it then falls to 0 at the end of the phase's
+    `epochs` (Loshchilov & Hutter 2017, arXiv:1608.03983, without restarts); otherwise this callback leaves it alone.
+
+    A callback and not a Keras schedule, because ReduceLROnPlateau cannot change the rate of a schedule.
     """
 
     def __init__(self, peak: float, first: int, epochs: int, steps: int, warmup: int, cosine: bool) -> None:
-        """`first` is the number of epochs before; `steps` are those of an epoch."""
+        """`first` is the number of epochs before this phase; `steps` is the number of steps in an epoch."""
         super().__init__()
-        self.peak, self.first, self.epochs, self.steps, self.warmup = peak, first, epochs, steps, warmup
-        self.cosine = cosine
+        self.peak, self.cosine, self.first, self.steps = peak, cosine, first, steps
+        self.rise, self.total = warmup * steps, epochs * steps
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        self.epoch = epoch
+        self.before = (epoch - self.first) * self.steps
 
     def on_train_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
-        step = (self.epoch - self.first) * self.steps + batch
-        rise, total = self.warmup * self.steps, self.epochs * self.steps
-        if step <= rise and rise:
-            self.model.optimizer.learning_rate = self.peak * (step + 1) / (rise + 1)
+        step = self.before + batch
+        # + 1, so that the first step has a rate above 0 and the step after the warm-up has the peak.
+        if step <= self.rise and self.rise:
+            self.model.optimizer.learning_rate = self.peak * (step + 1) / (self.rise + 1)
         elif self.cosine:
-            done = (step - rise) / (total - rise)
+            done = (step - self.rise) / (self.total - self.rise)
             self.model.optimizer.learning_rate = self.peak * (1 + math.cos(math.pi * done)) / 2
 
 
 class MetricsLogger(keras.callbacks.Callback):
-    """A row of history.csv and a line of the log for each epoch, with the phase, the learning rate and the speed."""
+    """Writes a row of history.csv and a line of the log for each epoch.
 
-    def __init__(self, path: Path, images: int, phase: str) -> None:
-        """`images` is the number of training images of an epoch."""
+    The file is written anew from `history`, which is part of the saved state. A resumed run therefore drops the row
+    of an epoch that a killed run had logged but not saved.
+    """
+
+    def __init__(self, path: Path, history: list[dict[str, Any]], images: int, phase: str) -> None:
+        """`history` has a dict for each finished epoch and is extended; `images` are the training images an epoch."""
         super().__init__()
-        self.path, self.images, self.phase = path, images, phase
+        self.path, self.history, self.images, self.phase = path, history, images, phase
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         self.started = self.trained = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
-        self.trained = time.perf_counter()
+        self.trained = time.perf_counter()  # the speed leaves validation out
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
-        speed = self.images / max(self.trained - self.started, 1e-9)
         row = {
             "epoch": epoch + 1,
             "phase": self.phase,
             **logs,
             "learning_rate": float(self.model.optimizer.learning_rate.numpy()),
+            "seconds": round(time.perf_counter() - self.started, 2),
+            "images_per_second": round(self.images / max(self.trained - self.started, 1e-9), 1),
         }
-        row |= {"seconds": round(time.perf_counter() - self.started, 2), "images_per_second": round(speed, 1)}
-        before = self.path.read_text() if self.path.exists() else ""
-        lines = io.StringIO()
-        csv.writer(lines, lineterminator="\n").writerows([list(row)] * (not before) + [list(row.values())])
-        write_whole(self.path, (before + lines.getvalue()).encode())
-        log.info("epoch %d | %s", epoch + 1, " | ".join(groups(row)))
+        self.history.append(row)
+        # Anew each time: a few kilobytes, and whoever reads the file meanwhile never finds half a row.
+        write_whole(self.path, pd.DataFrame(self.history).to_csv(index=False, na_rep="nan").encode())
+        log.info("epoch %d | %s", epoch + 1, " | ".join(_groups(row)))
 
 
-def keep_epochs(path: Path, epochs: int) -> None:
-    """Cut history.csv down to its first epochs: a killed run may have written one whose state it did not save."""
-    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
-    if len(lines) <= epochs and epochs:
-        raise TrainingError(f"{path} has lost epochs: {epochs} were trained, it has {max(len(lines) - 1, 0)}")
-    if len(lines) > epochs + 1:
-        write_whole(path, b"".join(lines[: epochs + 1] if epochs else []))
-
-
-def groups(row: Mapping[str, Any]) -> list[str]:
-    """The row in words: training, validation, and the rest."""
+def _groups(row: Mapping[str, Any]) -> list[str]:
+    """The row as text: training metrics, validation metrics, and the rest."""
     validation = [name for name in row if name.startswith("val_")]
     training = [name.removeprefix("val_") for name in validation if name.removeprefix("val_") in row]
     rest = [name for name in row if name not in {*validation, *training, "epoch", "phase"}]
     return [" ".join(f"{name} {row[name]:.4g}" for name in names) for names in (training, validation, rest)]
 
 
+class LogFirstStep(keras.callbacks.Callback):
+    """Logs the time of a phase's first step, and on a GPU the most memory that TensorFlow has used by then."""
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        self.started: float | None = time.perf_counter()
+
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        if self.started is None:
+            return
+        seconds, self.started = time.perf_counter() - self.started, None
+        log.info("first step: %.1f s with compilation%s", seconds, _peak_memory())
+
+
+def _peak_memory() -> str:
+    """Text for the log, empty without a GPU. Advisory: what TensorFlow cannot say must not end a run."""
+    try:
+        gpus = [device.name.removeprefix("/device:") for device in tf.config.list_logical_devices("GPU")]
+        peak = max((tf.config.experimental.get_memory_info(gpu)["peak"] for gpu in gpus), default=0)
+    except Exception as error:
+        return f", peak memory unknown ({error})"
+    return f", peak GPU memory {peak / 2**30:.2f} GiB" if peak else ""
+
+
 class StopAtNaN(keras.callbacks.Callback):
-    """Ends training at the first batch whose loss is not a finite number."""
+    """Ends training with an error at the first batch whose loss is not a finite number.
+
+    Keras's TerminateOnNaN ends `fit` as if the run were complete.
+    """
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         self.epoch = epoch
@@ -159,48 +206,50 @@ class StopAtNaN(keras.callbacks.Callback):
 
 
 class StopOnSignal(keras.callbacks.Callback):
-    """On SIGTERM, as batch systems send it, ends training after the batch in work."""
+    """Ends training after the current batch on SIGTERM, which batch systems send before they kill a job.
+
+    It handles the signal between `__enter__` and `__exit__`: Keras does not call on_train_end after an error.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.asked = False
+        self.received = False
 
-    def ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
+    def __enter__(self) -> Self:
+        self.before: Any = None
+        if threading.current_thread() is threading.main_thread():  # the only thread that may set signal handlers
+            self.before = signal.signal(signal.SIGTERM, self._receive)
+        return self
 
-    def on_train_begin(self, logs: Any = None) -> None:
-        self.in_main_thread = threading.current_thread() is threading.main_thread()
-        if self.in_main_thread:  # the only one that may set handlers
-            self.before = signal.signal(signal.SIGTERM, self.ask)
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self.epoch = epoch
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if self.asked:
-            epoch = self.epoch + 1
-            raise SignalError(
-                f"SIGTERM at epoch {epoch}, step {batch + 1}; resumed, the run goes on from epoch {epoch}"
-            )
-
-    def restore(self) -> None:
-        """Give the signal back to whoever handled it before; fit does not call on_train_end after an error."""
-        if getattr(self, "in_main_thread", False):
+    def __exit__(self, *error: object) -> None:
+        if self.before is not None:
             signal.signal(signal.SIGTERM, self.before)
 
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.received = True
 
-def watching(config: RunConfig, folder: Path, writes: bool) -> list[keras.callbacks.Callback]:
-    """Keras's own: the plateau and early stopping as the settings ask, and TensorBoard where files are written."""
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.epoch = epoch + 1
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if self.received:
+            raise SignalError(
+                f"SIGTERM at epoch {self.epoch}, step {batch + 1}; resume the run to go on from epoch {self.epoch}"
+            )
+
+
+def monitors(config: RunConfig, tensorboard: Path | None) -> list[keras.callbacks.Callback]:
+    """Keras's own callbacks as the settings ask: plateau, early stopping, and TensorBoard if it has a folder."""
+    # Always with `mode`: "auto" guesses it from the metric's name.
     watched: dict[str, Any] = {"monitor": config.monitor, "mode": MODES[config.monitor], "verbose": 0}
     chosen: list[keras.callbacks.Callback] = []
     if config.reduce_lr_patience and config.lr_schedule == "plateau":
-        chosen.append(
-            keras.callbacks.ReduceLROnPlateau(
-                factor=config.reduce_lr_factor, patience=config.reduce_lr_patience, min_delta=0.0, **watched
-            )
-        )
+        # min_delta 0, as early stopping and the best checkpoint have it; Keras's default is 1e-4.
+        options = {"factor": config.reduce_lr_factor, "patience": config.reduce_lr_patience, "min_delta": 0.0}
+        chosen.append(keras.callbacks.ReduceLROnPlateau(**options, **watched))
     if config.early_stopping_patience:
         chosen.append(keras.callbacks.EarlyStopping(patience=config.early_stopping_patience, **watched))
-    if writes:
-        chosen.append(keras.callbacks.TensorBoard(folder, write_graph=False))
+    if tensorboard:
+        # Keras 3 cannot write the graph: `run` does.
+        chosen.append(keras.callbacks.TensorBoard(tensorboard, write_graph=False))
     return chosen

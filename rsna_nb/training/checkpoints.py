@@ -1,14 +1,15 @@
-"""What a run keeps while it trains: best.keras, and state.npz, from which it goes on as if it had not been stopped.
+"""What a run keeps while it trains: the best network in best.keras, and state.npz, from which it can be resumed.
 
-The state is written whole after every epoch. It holds every variable that training changes (the learning rate, the
-averaged weights and the state of the dropout layers' random numbers among them), what the callbacks remember, and the
-best epoch.
+The state is written after every epoch, as a whole, and a run resumed from it goes on as if it had not been stopped. It
+holds every variable that training changes (with the learning rate, the averaged weights and the random state of the
+dropout layers), the memory of Keras's callbacks, the history and the best epoch. Keras's BackupAndRestore keeps neither
+the memory of callbacks nor the random state.
 """
 
 import json
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,145 +26,148 @@ from rsna_nb.training.training_model import TrainingModel
 log = logging.getLogger(__name__)
 
 STATE_FILE = "checkpoints/state.npz"
-# What Keras's callbacks know after an epoch and forget when training begins.
-REMEMBERED = {
+# Attributes that Keras's callbacks reset in on_train_begin.
+_MEMORY = {
     keras.callbacks.ReduceLROnPlateau: ("best", "wait", "cooldown_counter"),
     keras.callbacks.EarlyStopping: ("best", "wait", "stopped_epoch", "best_epoch"),
 }
+Arrays = dict[str, np.ndarray]
 
 
 @dataclass
 class Progress:
-    """Where a run stands: finished epochs, and how a batch goes through the devices."""
+    """How far a run is, and how a batch goes through the devices."""
 
-    phase: int = 0  # of phases.phases
-    first: int = 0  # epochs that were finished when the phase began
-    epoch: int = 0  # that are finished now
-    finished: bool = False  # the phase
-    batch: int = 0  # images of a step of the optimizer
-    microbatch_size: int = 0  # images that a device takes at once
+    batch: int  # images of one optimizer step, on all devices together
+    microbatch_size: int  # images that pass through one device at a time
+    phase: int = 0  # position in `phases.phases_of`
+    first: int = 0  # epochs finished when the phase began
+    epoch: int = 0  # epochs finished now
+    finished: bool = False  # whether the phase is
     best_epoch: int = 0
-    best: float = 0.0  # its monitored figure, negative where less is better
-    seconds: float = 0.0  # of training so far
-    memory: dict[str, dict[str, Any]] = field(default_factory=dict)  # of callbacks, by class
+    best: float = 0.0  # the monitored metric of that epoch, negated if lower is better
+    seconds: float = 0.0  # training time so far
+    history: list[dict[str, Any]] = field(default_factory=list)  # the rows of history.csv
+    memory: dict[str, dict[str, Any]] = field(default_factory=dict)  # of Keras's callbacks, by class name
 
 
-def save(run: Run, progress: Progress, learner: TrainingModel, best: dict[str, np.ndarray]) -> None:
-    """`learner` is compiled; `best` are arrays of the best epoch."""
+def save(run: Run, progress: Progress, model: TrainingModel, best: Arrays) -> None:
+    """Write state.npz; `model` is compiled, `best` holds the arrays of the best epoch."""
     facts = {"progress": asdict(progress), "settings": json.loads(run.file("config/config.json").read_text())}
-    arrays = {f"variable {number}": variable.numpy() for number, variable in enumerate(learner.state)}
+    arrays = {f"variable {number}": variable.numpy() for number, variable in enumerate(model.state)}
     arrays |= {f"best {name}": value for name, value in best.items()}
+    # The facts as an array of text: in one file, they cannot be of another epoch than the variables.
     write_arrays(run.path / STATE_FILE, arrays | {"facts": np.array(json.dumps(facts))})
 
 
-def load(run: Run) -> tuple[Progress, dict[str, np.ndarray]] | None:
-    """Where the run stands and its arrays, None before its first state.
+def load(run: Run) -> tuple[Progress, Arrays] | None:
+    """The saved progress and arrays, or None before the first save.
 
-    `RunError` where config.json was changed, or the state is damaged.
+    Raises
+    ------
+    RunError
+        If the state is damaged, or config.json was changed since.
     """
     if not (run.path / STATE_FILE).is_file():
         return None
     try:
         arrays = read_arrays(run.path / STATE_FILE)
     except DamagedFileError as error:
-        raise RunError(f"{error}; remove it to begin the run anew") from error
+        raise RunError(f"{error}; remove it to train the run from its beginning") from error
     facts = json.loads(str(arrays.pop("facts")))
-    refuse_differences(run, "config.json", facts["settings"], json.loads(run.file("config/config.json").read_text()))
+    _refuse_differences(run, "config.json", facts["settings"], json.loads(run.file("config/config.json").read_text()))
     return Progress(**facts["progress"]), arrays
 
 
-def restore(learner: TrainingModel, arrays: dict[str, np.ndarray]) -> None:
-    """Set every variable of a compiled learner; `RunError` where they are those of another network."""
-    values = [arrays[name] for name in (f"variable {number}" for number in range(len(arrays))) if name in arrays]
-    if [value.shape for value in values] != [tuple(variable.shape) for variable in learner.state]:
-        raise RunError(f"{STATE_FILE} is of another network: has rsna_nb or Keras changed since the run was begun?")
-    for variable, value in zip(learner.state, values, strict=True):
+def restore(model: TrainingModel, arrays: Arrays) -> None:
+    """Set every variable of a compiled model; `RunError` if they belong to another network."""
+    count = sum(name.startswith("variable ") for name in arrays)
+    values = [arrays[f"variable {number}"] for number in range(count)]
+    if [value.shape for value in values] != [tuple(variable.shape) for variable in model.state]:
+        raise RunError(f"{STATE_FILE} is of another network: was rsna_nb or Keras changed since the run began?")
+    for variable, value in zip(model.state, values, strict=True):
         variable.assign(value)
 
 
-def remember(callbacks: list[keras.callbacks.Callback], memory: dict[str, dict[str, Any]]) -> None:
-    """Give Keras's callbacks back what `memory_of` them was; after their on_train_begin."""
+def memory_of(callbacks: Sequence[keras.callbacks.Callback]) -> dict[str, dict[str, Any]]:
+    """What Keras's plateau and early stopping know after an epoch, by class name."""
+    return {
+        type(callback).__name__: {name: getattr(callback, name) for name in _MEMORY[type(callback)]}
+        for callback in callbacks
+        if type(callback) in _MEMORY
+    }
+
+
+def remember(callbacks: Sequence[keras.callbacks.Callback], memory: dict[str, dict[str, Any]]) -> None:
+    """Give callbacks back what `memory_of` returned; call it after their on_train_begin, which resets them."""
     for callback in callbacks:
         for name, value in memory.get(type(callback).__name__, {}).items():
             setattr(callback, name, value)
 
 
-def memory_of(callbacks: list[keras.callbacks.Callback]) -> dict[str, dict[str, Any]]:
-    return {
-        type(callback).__name__: {name: getattr(callback, name) for name in REMEMBERED[type(callback)]}
-        for callback in callbacks
-        if type(callback) in REMEMBERED
-    }
-
-
 def check_settings(run: Run, config: RunConfig) -> None:
-    """`RunError` where the settings, but for folders, are not those that the run was begun with."""
-    own = asdict(run.config)
-    refuse_differences(run, "the settings now", own, asdict(config) | {name: own[name] for name in FOLDERS})
+    """`RunError` if the settings, apart from folders, differ from those that the run began with."""
+    own = vars(run.config)
+    _refuse_differences(run, "the settings given", own, vars(config) | {name: own[name] for name in FOLDERS})
 
 
 def check_data(run: Run, environment: dict[str, Any]) -> None:
-    """`RunError` where table or pictures are not those that the run was begun with; other versions are logged."""
+    """`RunError` if table or pictures differ from those that the run began with; other package versions are logged."""
     before = json.loads(run.file("config/environment.json").read_text())
     for name, what in (("table_fingerprint", "table"), ("store_fingerprint", "store of pictures")):
         if before[name] != environment[name]:
             raise RunError(
-                f"run {run.id} cannot go on: the {what} is not the one it was begun with "
-                f"({name} {before[name][:8]}, now {environment[name][:8]})"
+                f"run {run.id} cannot be resumed: the {what} has changed since it began "
+                f"({name} was {before[name][:8]} and is {environment[name][:8]})"
             )
     for package, version in environment["packages"].items():
-        if before["packages"].get(package) != version:
-            log.warning("%s is %s now, and was %s", package, version, before["packages"].get(package))
+        if (was := before["packages"].get(package)) != version:
+            log.warning("%s is version %s now and was %s when the run began", package, version, was)
 
 
-def refuse_differences(run: Run, where: str, before: dict[str, Any], now: dict[str, Any]) -> None:
+def _refuse_differences(run: Run, where: str, before: dict[str, Any], now: dict[str, Any]) -> None:
     if changed := differences(before, now):
-        raise RunError(f"run {run.id} cannot go on: {where} differ from those it was begun with: {changed}")
+        raise RunError(f"run {run.id} cannot be resumed: {where} differ from those it began with: {changed}")
 
 
 class BestCheckpoint(keras.callbacks.Callback):
-    """Keeps the network of the epoch with the best `monitor`, and its validation scores.
+    """Keeps the network of the epoch with the best monitored metric, and its validation scores.
 
-    `model` is the whole network. Where more than a head is trained, it is written at once, and gets its name when the
-    state is saved. Of a `head` the weights are kept, and `write` puts best.keras together when training ends.
+    A network that trains as a whole is saved under a temporary name and becomes best.keras (`settle`) once the state
+    that calls it the best is written, so that a killed run never has the one without the other. If only the head
+    trains, an epoch takes less time than writing the network would: the head's weights are kept in `arrays`, and
+    `write` makes best.keras when training ends.
     """
 
-    def __init__(self, path: Path, monitor: str, model: keras.Model, writes: bool) -> None:
-        """`writes` says whether this machine writes files."""
+    def __init__(self, path: Path, monitor: str, network: keras.Model, writes: bool) -> None:
+        """Set up for all phases of a run.
+
+        Parameters
+        ----------
+        path
+            Of best.keras.
+        monitor
+            Name of a metric in the epoch's logs, a key of `MODES`.
+        network
+            The whole network, from picture to score.
+        writes
+            Whether this machine writes files.
+        """
         super().__init__()
-        self.path, self.monitor, self.whole, self.writes = path, monitor, model, writes
+        self.path, self.monitor, self.network, self.writes = path, monitor, network, writes
         self.sign = 1 if MODES[monitor] == "max" else -1
         self.epoch, self.best = 0, -math.inf
-        self.arrays: dict[str, np.ndarray] = {}
+        self.arrays: Arrays = {}
         self.head: keras.Model | None = None
         self.validate: Validate | None = None
 
     @property
     def scores(self) -> np.ndarray:
-        """float64, a score for each validation image."""
+        """A score for each validation image at the best epoch, float64 (n,)."""
         return self.arrays["scores"]
 
-    def recall(self, progress: Progress, arrays: dict[str, np.ndarray]) -> None:
-        """What was best when a state was saved, if one was."""
-        if progress.best_epoch:
-            self.epoch, self.best = progress.best_epoch, progress.best
-            self.arrays = {name[5:]: value for name, value in arrays.items() if name.startswith("best ")}
-            self.settle()
-        if self.writes:
-            for other in self.path.parent.glob("best-*.keras"):
-                other.unlink()
-
-    def candidate(self) -> Path:
-        """Where the best network is until the state says that it is the best."""
-        return self.path.with_name(f"best-{self.epoch}.keras")
-
-    def settle(self) -> None:
-        """Name it best.keras, once the state is saved."""
-        if self.writes and self.candidate().is_file():
-            put(self.candidate(), self.path)
-
     def watch(self, validate: Validate, head: keras.Model | None) -> None:
-        """What gives the scores, and the head where it alone is trained."""
+        """Take the scores from `validate`; `head` is given in a phase that trains it alone."""
         self.validate, self.head = validate, head
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
@@ -171,37 +175,37 @@ class BestCheckpoint(keras.callbacks.Callback):
         if self.sign * logs[self.monitor] > self.best:
             self.epoch, self.best = epoch + 1, self.sign * logs[self.monitor]
             self.arrays = {"scores": self.validate.scores}
+            # Copies in memory: the next epoch changes the head's weights.
             if self.head is not None:
                 self.arrays |= {f"weights {number}": value for number, value in enumerate(self.head.get_weights())}
             elif self.writes:
-                self.whole.save(self.candidate())
+                self.network.save(self._candidate)
 
-    def write(self, head: keras.Model | None) -> None:
-        """Give the head its best weights, and write the whole network."""
-        if head is not None and self.epoch:
+    @property
+    def _candidate(self) -> Path:
+        return self.path.with_name(f"best-{self.epoch}.keras")
+
+    def settle(self) -> None:
+        """Rename the best network to best.keras; call it after the state is saved."""
+        if self.writes and self._candidate.is_file():
+            put(self._candidate, self.path)
+
+    def recall(self, progress: Progress, arrays: Arrays) -> None:
+        """Go on from a saved state."""
+        if progress.best_epoch:
+            self.epoch, self.best = progress.best_epoch, progress.best
+            prefix = "best "
+            self.arrays = {name.removeprefix(prefix): arrays[name] for name in arrays if name.startswith(prefix)}
+            self.settle()
+        if self.writes:  # networks that were saved in an epoch whose state was not
+            for other in self.path.parent.glob("best-*.keras"):
+                other.unlink()
+
+    def write(self, head: keras.Model) -> None:
+        """After training `head` alone: give it its best weights and write best.keras."""
+        if self.epoch:
             head.set_weights([self.arrays[f"weights {number}"] for number in range(len(head.weights))])
             if self.writes:
-                save_whole(self.whole, self.path)
-
-
-def save_whole(model: keras.Model, path: Path) -> None:
-    part = path.with_name(f".{path.stem}.part.keras")
-    model.save(part)
-    put(part, path)
-
-
-class SaveState(keras.callbacks.Callback):
-    """Calls `save(epochs finished, whether it was the last)` after all other callbacks: stand it at their end.
-
-    Before the first epoch it gives Keras's callbacks back what they remembered.
-    """
-
-    def __init__(self, save: Callable[[int, bool], None], remember: Callable[[], None]) -> None:
-        super().__init__()
-        self.save, self.remember = save, remember
-
-    def on_train_begin(self, logs: Any = None) -> None:
-        self.remember()
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        self.save(epoch + 1, self.model.stop_training or epoch + 1 == self.params["epochs"])
+                part = self.path.with_name(f".{self.path.stem}.part.keras")  # Keras insists on the ending
+                self.network.save(part)
+                put(part, self.path)

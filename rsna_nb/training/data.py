@@ -1,4 +1,4 @@
-"""Settings -> the images of a run: each with its metadata, its side of the split and its picture in the store."""
+"""Settings -> the images of a run: each with its metadata, its split and its picture in the store."""
 
 import hashlib
 import logging
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rsna_nb import metrics, splits
+from rsna_nb import splits
 from rsna_nb.config import RunConfig, resolve
 from rsna_nb.metadata import find_data, load_metadata
 from rsna_nb.prepare import PrepareError, image_file, prepare_images, store_path
@@ -18,16 +18,16 @@ from rsna_nb.splits import SplitError
 
 log = logging.getLogger(__name__)
 
-MOST_FAILED = 0.1  # share of unreadable files above which something is wrong with the data as a whole
+MOST_FAILED = 0.1  # a larger share of unreadable files means that something is wrong with the data as a whole
 PNG_END = 20  # bytes: the checksum of all pixels, that of the last chunk, and the chunk that ends a file
 
 
 @dataclass(frozen=True)
 class Data:
-    """`table` has a row for each picture in `store`, with `split` and `file`; `ledger` for each image."""
+    """A run's images."""
 
-    table: pd.DataFrame
-    ledger: pd.DataFrame
+    table: pd.DataFrame  # a row for each picture in the store: its metadata, `split` and `file`
+    ledger: pd.DataFrame  # a row for each image of the data set, unreadable ones included
     store: Path
 
     def rows(self, split: str) -> pd.DataFrame:
@@ -35,22 +35,34 @@ class Data:
         return self.table[self.table["split"] == split].reset_index(drop=True)
 
     def digests(self) -> np.ndarray:
-        """uint64 for each row of the table: another one where another picture was prepared."""
+        """A uint64 for each row of the table, which changes if the picture is prepared anew from another file."""
+        # Without the time that preparing took, which differs each time.
         read = self.ledger[self.ledger["status"] == "ok"].drop(columns="milliseconds")
         return pd.util.hash_pandas_object(read.astype(str), index=False).to_numpy()
 
 
 def split_table(config: RunConfig) -> tuple[pd.DataFrame, Path]:
-    """The checked table with its column `split`, and the folder it came from. Needs no picture."""
+    """The checked table of the data set with its column `split`, and its folder. No picture is needed.
+
+    Raises
+    ------
+    MetadataError, SplitError
+        If the table is faulty, or has too few women for the split.
+    """
     data_dir = find_data(config.data_dir)
     table = splits.limit_patients(load_metadata(data_dir), config.limit_patients, config.split_seed)
     return table.assign(split=splits.assign(table, config)), data_dir
 
 
 def prepare(config: RunConfig, table: pd.DataFrame, data_dir: Path) -> Data:
-    """Fill the store with the table's pictures.
+    """Fill the store with the pictures of the table that `split_table` returned.
 
-    `PrepareError` where more than a tenth is unreadable, `SplitError` where a picture stands in two splits.
+    Raises
+    ------
+    PrepareError
+        If more than a tenth of the files is unreadable.
+    SplitError
+        If the readable images lack a class in some split, or the same picture is in two splits.
     """
     store_dir = resolve(config.store_dir)
     ledger = prepare_images(table, data_dir, store_dir, config.img_size)
@@ -71,55 +83,56 @@ def prepare(config: RunConfig, table: pd.DataFrame, data_dir: Path) -> Data:
         ) from error
     files = [str(image_file(store, *ids)) for ids in zip(readable["patient_id"], readable["image_id"], strict=True)]
     readable["file"] = files
+    # Two files of one picture under different ids are not seen in the table: they put one woman on two sides.
     check_pictures(readable.assign(png_bytes=ledger.loc[~failed, "png_bytes"].to_numpy()))
     return Data(readable, ledger, store)
 
 
 def check_pictures(table: pd.DataFrame) -> None:
-    """`SplitError` where one picture stands in two splits; one that is there twice in one split is logged.
+    """Refuse a table in which one picture is in two splits; log pictures that are twice in one split.
 
-    `table` has `png_bytes` besides the columns of `Data.table`.
+    Parameters
+    ----------
+    table
+        As `Data.table`, with the column png_bytes of the ledger.
+
+    Raises
+    ------
+    SplitError
+        Names the first such pair of images and says what to do.
     """
     pairs = list(same_pictures(table))
-    across = [(one, other) for one, other in pairs if one["split"] != other["split"]]
-    for one, other in pairs:
-        log.warning("the same picture: %s and %s", described(one), described(other))
+    across = [pair for pair in pairs if pair[0]["split"] != pair[1]["split"]]
+    for pair in pairs:
+        log.warning("the same picture: %s and %s", *map(_described, pair))
     if across:
         raise SplitError(
-            f"{described(across[0][0])} and {described(across[0][1])} are the same picture, so that a model would be "
-            f"judged on what it has learned ({len(across)} such pairs): give their rows of the table one patient_id, "
-            "or take one of them out"
+            f"{' and '.join(map(_described, across[0]))} are the same picture, so the model would be evaluated on an "
+            f"image that it was trained on ({len(across)} such pairs): give their rows of the table one patient_id, "
+            "or remove one of them"
         )
 
 
 def same_pictures(table: pd.DataFrame) -> Iterator[tuple[pd.Series, pd.Series]]:
-    """Rows whose pictures are the same to the byte, each beside the first of its kind.
+    """Pairs of rows whose pictures are the same to the byte: the first of its kind, and another.
 
-    Most files are told apart by their size in the ledger, and nearly all others by the checksum at their end; only the
-    rest are read.
+    Reading every file of a large store takes minutes. Their sizes, which the ledger has, tell most files apart, and
+    the checksums at their end nearly all others; only what is left is read.
     """
     rows = table[table.duplicated("png_bytes", keep=False)]
-    rows = rows.assign(end=rows["file"].map(end_of))
+    rows = rows.assign(end=rows["file"].map(_end_of))
     rows = rows[rows.duplicated(["png_bytes", "end"], keep=False)]
-    for _, twins in rows.groupby(rows["file"].map(digest_of), sort=False):
+    digests = rows["file"].map(lambda file: hashlib.sha256(Path(file).read_bytes()).hexdigest())
+    for _, twins in rows.groupby(digests, sort=False):
         first, *others = (row for _, row in twins.iterrows())
         yield from ((first, other) for other in others)
 
 
-def end_of(file: str) -> str:
+def _end_of(file: str) -> bytes:
     with open(file, "rb") as content:
         content.seek(-PNG_END, os.SEEK_END)
-        return content.read().hex()
+        return content.read()
 
 
-def digest_of(file: str) -> str:
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
-
-
-def described(row: pd.Series) -> str:
+def _described(row: pd.Series) -> str:
     return f"{row['patient_id']}/{row['image_id']} ({row['split']})"
-
-
-def class_weights(config: RunConfig, training: pd.DataFrame) -> dict[int, float]:
-    """{0: weight, 1: weight} of the training loss, as the setting `imbalance` asks."""
-    return metrics.class_weights(training["cancer"]) if config.imbalance == "class_weight" else {0: 1.0, 1: 1.0}

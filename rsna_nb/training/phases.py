@@ -1,19 +1,17 @@
-"""The phases of training: a head on a frozen backbone or the whole network, then perhaps the backbone's fine-tuning."""
+"""The phases of training: a head on a frozen backbone or the whole network, then optionally fine-tuning."""
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 
 import keras
 import tensorflow as tf
 
 from rsna_nb.config import RunConfig
 from rsna_nb.model import body_of, head_of, open_backbone
-from rsna_nb.training import callbacks, checkpoints, features, memory
+from rsna_nb.training import callbacks, checkpoints, features
 from rsna_nb.training.callbacks import SignalError, TrainingError
-from rsna_nb.training.checkpoints import BestCheckpoint, SaveState
 from rsna_nb.training.inputs import Pictures
-from rsna_nb.training.session import TrainingSession
+from rsna_nb.training.session import SaveState, TrainingSession
 from rsna_nb.training.training_model import ForwardPath, TrainingModel, compile_model
 
 log = logging.getLogger(__name__)
@@ -21,187 +19,150 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of training with an optimizer, a learning rate and a patience of its own."""
+    """A part of training with an optimizer, a learning rate and patience counters of its own."""
 
-    name: str
+    name: str  # "head", "network" or "fine_tuning": the column `phase` of history.csv
     epochs: int
     learning_rate: float
 
 
-def phases(config: RunConfig) -> list[Phase]:
+def phases_of(config: RunConfig) -> list[Phase]:
+    """The phases that the settings ask for, in order.
+
+    >>> [phase.name for phase in phases_of(RunConfig(fine_tune_epochs=5))]
+    ['head', 'fine_tuning']
+    """
     first = Phase("head" if config.freeze_backbone else "network", config.epochs, config.learning_rate)
-    tuning = Phase("fine_tuning", config.fine_tune_epochs, config.fine_tune_learning_rate)
-    return [first, tuning] if config.fine_tune_epochs else [first]
+    second = Phase("fine_tuning", config.fine_tune_epochs, config.fine_tune_learning_rate)
+    return [first, second] if config.fine_tune_epochs else [first]
 
 
-def fit(fitting: TrainingSession) -> BestCheckpoint:
-    """Train, leaving the checkpoint, the history and TensorBoard's files in the run; what was best comes back."""
-    fitting.describe()
-    for number, phase in enumerate(phases(fitting.config)):
-        if number > fitting.progress.phase:
-            fitting.begin(number)
-        if number == fitting.progress.phase:
-            PhaseTrainer(fitting, phase).fit()
-    if fitting.best.epoch == 0:
-        raise TrainingError(f"no epoch had a {fitting.config.monitor} that is a number: see logs/history.csv")
-    return fitting.best
+def fit(session: TrainingSession) -> None:
+    """Train to the end of the last phase, from where the session is.
+
+    Leaves best.keras, history.csv and TensorBoard's files in the run folder, and the best epoch in `session.best`.
+
+    Raises
+    ------
+    TrainingError
+        If training ends early, or no epoch had a monitored metric that is a number.
+    """
+    session.describe()
+    for number, phase in enumerate(phases_of(session.config)):
+        if number > session.progress.phase:
+            session.begin_phase(number)
+        if number == session.progress.phase:
+            PhaseTrainer(session, phase).fit()
+    if session.best.epoch == 0:
+        raise TrainingError(f"{session.config.monitor} was not a number in any epoch: see logs/history.csv")
 
 
 class PhaseTrainer:
-    """One phase of a run."""
+    """Trains one phase of a run."""
 
-    def __init__(self, fitting: TrainingSession, phase: Phase) -> None:
-        self.fitting, self.phase = fitting, phase
-        self.config, self.devices, self.progress = fitting.config, fitting.devices, fitting.progress
-        self.route = self.choose_route()
-        self.from_bank = not isinstance(self.route.source, Pictures)
-
-    def choose_route(self) -> ForwardPath:
-        model, pictures = self.fitting.model, Pictures(self.config.image_shape)
-        if self.phase.name == "network":
-            return ForwardPath(pictures, model)
-        with self.devices.scope():
-            body, head = body_of(model), head_of(model)
-        if self.phase.name == "head" and features.applies(self.config):
-            log.info("the head learns from the feature bank (feature_bank=False passes pictures in every epoch)")
-            return ForwardPath(features.features_of(self.config, self.fitting.data, body, self.devices), head)
-        if self.phase.name == "fine_tuning":
-            log.info("%d layers of the backbone learn", open_backbone(model, self.config.fine_tune_from))
-        return ForwardPath(pictures, head, body)
-
-    def estimate(self) -> None:
-        """Say what a step needs of a device's memory, and warn where it has less."""
-        free, images, model = memory.free_memory(), self.progress.microbatch_size, self.fitting.model
-        needed, most = memory.estimate(model, images), memory.largest_batch(model, free)
-        text = (
-            f"{images} images at once need about {needed / 2**30:.2f} GiB of {free / 2**30:.2f} GiB that a device has"
-        )
-        log.log(
-            logging.WARNING if needed > free else logging.INFO,
-            f"{text}; the largest batch_size_per_gpu that should fit is {most}",
-        )
+    def __init__(self, session: TrainingSession, phase: Phase) -> None:
+        self.session, self.phase, self.progress = session, phase, session.progress
+        self.forward_path = _choose_forward_path(session, phase)
+        self.from_bank = not isinstance(self.forward_path.source, Pictures)
 
     def fit(self) -> None:
-        """To the phase's end; where memory runs out, from its last epoch on with half as many images at once."""
-        if not self.from_bank:
-            self.estimate()
+        """Train to the phase's end; if memory runs out, go on from its last epoch with smaller microbatches."""
         try:
             while not self.progress.finished:
                 try:
-                    self.attempt()
+                    self._attempt()
                 except tf.errors.ResourceExhaustedError as error:
-                    self.take_less(error)
+                    self._halve_microbatches(error)
         finally:
+            # After an error too, as the best head so far is worth keeping; and if a run was killed when the phase had
+            # finished but best.keras was not written.
             if self.from_bank:
-                self.fitting.best.write(self.route.head)
+                self.session.best.write(self.forward_path.head)
 
-    def take_less(self, error: tf.errors.ResourceExhaustedError) -> None:
-        microbatch_size = self.progress.microbatch_size
-        if microbatch_size == 1 or self.devices.workers > 1:
+    def _halve_microbatches(self, error: tf.errors.ResourceExhaustedError) -> None:
+        size, config = self.progress.microbatch_size, self.session.config
+        # Several machines would have to halve together, but an error on one ends the others.
+        if size == 1 or self.session.devices.workers > 1:
             raise TrainingError(
-                f"out of memory with {microbatch_size} images at once on a device, at img_size {self.config.img_size}: "
+                f"out of memory with microbatches of {size} images on a device, at img_size {config.img_size}: "
                 "lower batch_size_per_gpu (gradient_accumulation keeps the batch) or img_size, or set "
                 "mixed_precision to bfloat16, and begin a new run"
             ) from error
-        self.progress.microbatch_size = -(-microbatch_size // 2)
+        self.progress.microbatch_size = -(-size // 2)
         log.warning(
-            f"out of memory with {microbatch_size} images at once on a device: going on from epoch "
-            f"{self.progress.epoch + 1} with {self.progress.microbatch_size}, {self.fitting.parts} times a step: the "
-            f"batch is still {self.progress.batch}"
+            f"out of memory with microbatches of {size} images on a device: going on from epoch "
+            f"{self.progress.epoch + 1} with {self.session.microbatches} microbatches of "
+            f"{self.progress.microbatch_size}; the global batch is still {self.progress.batch}"
         )
-        _, self.fitting.arrays = checkpoints.load(self.fitting.run) or (None, {})
+        _, self.session.arrays = checkpoints.load(self.session.run) or (None, {})
 
-    def attempt(self) -> None:
-        learner, dataset = self.learner()
-        if self.fitting.arrays:
-            checkpoints.restore(learner, self.fitting.arrays)
+    def _attempt(self) -> None:
+        session, last = self.session, self.progress.first + self.phase.epochs
+        model, dataset = self._compiled()
+        del self.progress.history[self.progress.epoch :]  # of an epoch that ended before it was saved
+        if session.arrays:
+            checkpoints.restore(model, session.arrays)
         else:
-            self.save(learner, [])
-        last = self.progress.first + self.phase.epochs
-        on_signal = callbacks.StopOnSignal()
-        try:
-            learner.fit(
-                self.devices.distribute(dataset),
+            session.save(model)
+        with callbacks.StopOnSignal() as on_signal:
+            model.fit(
+                session.devices.distribute(dataset),
                 initial_epoch=self.progress.epoch,
                 epochs=last,
-                steps_per_epoch=self.fitting.sampling.steps,
-                callbacks=[callbacks.StopAtNaN(), on_signal, *self.callbacks(learner)],
-                shuffle=False,
+                steps_per_epoch=session.sampling.steps,
+                callbacks=[callbacks.StopAtNaN(), on_signal, *self._callbacks()],
+                shuffle=False,  # the dataset has the order of every epoch
                 verbose=0,
             )
-        finally:
-            on_signal.restore()
-        if on_signal.asked:  # after the last step of an epoch
-            raise SignalError("SIGTERM at an epoch's end; resumed, the run goes on from there")
+        if on_signal.received:  # after the last step of an epoch
+            raise SignalError("SIGTERM at the end of an epoch; resume the run to go on from there")
         if self.progress.epoch < last:
-            patience = self.config.early_stopping_patience
-            log.info("stopped early: no better %s for %d epochs", self.config.monitor, patience)
+            patience, monitor = session.config.early_stopping_patience, session.config.monitor
+            log.info("stopped early: no better %s for %d epochs", monitor, patience)
 
-    def learner(self) -> tuple[TrainingModel, tf.data.Dataset]:
-        """A compiled learner, and the batches of the epochs to come for one device."""
-        source, share = self.route.source, self.devices.share
-        dataset = source.training(self.fitting.training, self.fitting.examples, self.progress.epoch, share)
-        with self.devices.scope():
-            learner = TrainingModel(self.route, self.fitting.parts, self.config.clip_norm)
-        compile_model(learner, self.config, self.phase.learning_rate, dataset.element_spec, self.devices)
-        return learner, dataset
+    def _compiled(self) -> tuple[TrainingModel, tf.data.Dataset]:
+        """A compiled model, and the batches of the epochs to come for one device."""
+        session, path = self.session, self.forward_path
+        dataset = path.source.training(session.training, session.examples, self.progress.epoch, session.devices.share)
+        with session.devices.scope():
+            model = TrainingModel(path, session.microbatches, session.config.clip_norm)
+        compile_model(model, session.config, self.phase.learning_rate, dataset.element_spec, session.devices)
+        return model, dataset
 
-    def callbacks(self, learner: TrainingModel) -> list[keras.callbacks.Callback]:
-        """The learning rate's, then those of an epoch's end: judge, keep the best, log, watch, and save all."""
-        config, fitting, folder = self.config, self.fitting, self.fitting.run.path
-        score = self.route.scorer(fitting.validation, self.progress.microbatch_size, self.devices)
-        validate = callbacks.Validate(score, fitting.validation, **fitting.validation_loss())
-        fitting.best.watch(validate, self.route.head if self.from_bank else None)
-        averages = [callbacks.SwapAverages()] if config.ema else []
-        watching = callbacks.watching(config, folder / "tensorboard", self.devices.chief)
-        return [
-            *self.learning_rate(),
-            *averages,
-            validate,
-            fitting.best,
-            *averages,
-            *self.history(folder / "logs" / "history.csv"),
-            *watching,
-            SaveState(
-                lambda epoch, finished: self.advance(learner, watching, epoch, finished),
-                lambda: checkpoints.remember(watching, self.progress.memory),
-            ),
-            *self.told(),
-        ]
+    def _callbacks(self) -> list[keras.callbacks.Callback]:
+        """In the order in which they work at the end of an epoch.
 
-    def told(self) -> list[keras.callbacks.Callback]:
-        """The caller's `on_epoch`, last: an epoch that it ends training at is saved like any other."""
-        told = self.fitting.on_epoch
-        return [keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: told(epoch + 1, logs))] if told else []
+        First come validation and the best network, between the swaps of averaged weights, then the history, plateau
+        and early stopping, and the state. The caller's `on_epoch` is last: if it raises, the epoch is already saved.
+        """
+        session, phase, config = self.session, self.phase, self.session.config
+        devices, steps, on_epoch = session.devices, session.sampling.steps, session.on_epoch
+        score = self.forward_path.scorer(session.validation, self.progress.microbatch_size, devices)
+        validate = callbacks.Validate(score, session.validation, session.prior_weights, **session.validation_loss())
+        session.best.watch(validate, self.forward_path.head if self.from_bank else None)
+        swap = [callbacks.SwapAverages()] if config.ema else []
+        monitors = callbacks.monitors(config, session.run.path / "tensorboard" if devices.chief else None)
+        cosine, warmup = config.lr_schedule == "cosine", config.warmup_epochs
+        rate = callbacks.LearningRate(phase.learning_rate, self.progress.first, phase.epochs, steps, warmup, cosine)
+        chosen = [rate, callbacks.LogFirstStep(), *swap, validate, session.best, *swap]
+        if devices.chief:
+            path, images = session.run.path / "logs" / "history.csv", steps * self.progress.batch
+            chosen.append(callbacks.MetricsLogger(path, self.progress.history, images, phase.name))
+        chosen += [*monitors, SaveState(session, monitors)]
+        if on_epoch:
+            chosen.append(keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: on_epoch(epoch + 1, logs)))
+        return chosen
 
-    def learning_rate(self) -> list[keras.callbacks.Callback]:
-        cosine, warmup, steps = (
-            self.config.lr_schedule == "cosine",
-            self.config.warmup_epochs,
-            self.fitting.sampling.steps,
-        )
-        if not cosine and not warmup:
-            return []
-        phase = self.phase
-        return [callbacks.LearningRate(phase.learning_rate, self.progress.first, phase.epochs, steps, warmup, cosine)]
 
-    def history(self, path: Path) -> list[keras.callbacks.Callback]:
-        if not self.devices.chief:
-            return []
-        callbacks.keep_epochs(path, self.progress.epoch)
-        return [callbacks.MetricsLogger(path, self.fitting.sampling.steps * self.progress.batch, self.phase.name)]
-
-    def advance(
-        self, learner: TrainingModel, watching: list[keras.callbacks.Callback], epoch: int, finished: bool
-    ) -> None:
-        self.progress.epoch, self.progress.finished = epoch, finished
-        self.save(learner, watching)
-
-    def save(self, learner: TrainingModel, watching: list[keras.callbacks.Callback]) -> None:
-        best = self.fitting.best
-        self.progress.best_epoch, self.progress.best = best.epoch, best.best
-        self.progress.memory = checkpoints.memory_of(watching)
-        self.progress.seconds = self.fitting.seconds()
-        if self.devices.chief:
-            checkpoints.save(self.fitting.run, self.progress, learner, best.arrays)
-            best.settle()
+def _choose_forward_path(session: TrainingSession, phase: Phase) -> ForwardPath:
+    model, pictures = session.model, Pictures(session.config.image_shape)
+    if phase.name == "network":
+        return ForwardPath(pictures, model)
+    with session.devices.scope():
+        body, head = body_of(model), head_of(model)
+    if phase.name == "head" and features.applies(session.config):
+        log.info("the head trains on the feature bank (with feature_bank False the backbone runs in every epoch)")
+        return ForwardPath(features.features_of(session.config, session.data, body, session.devices), head)
+    if phase.name == "fine_tuning":
+        log.info("fine-tuning %d layers of the backbone", open_backbone(model, session.config.fine_tune_from))
+    return ForwardPath(pictures, head, body)

@@ -1,6 +1,6 @@
 """Settings -> a finished run folder."""
 
-import dataclasses
+import gc
 import json
 import logging
 from collections.abc import Iterator
@@ -18,63 +18,76 @@ from rsna_nb.model import build_model, layers_from
 from rsna_nb.runs import Run
 from rsna_nb.system import locked, remove_parts, write_whole
 from rsna_nb.training import checkpoints, features, phases
-from rsna_nb.training.callbacks import EpochCallback, TrainingError
-from rsna_nb.training.checkpoints import BestCheckpoint
+from rsna_nb.training.callbacks import EpochCallback
 from rsna_nb.training.data import prepare, split_table
-from rsna_nb.training.distribution import Devices, explained_loss, find_devices
+from rsna_nb.training.distribution import Devices, explained_loss, find_devices, gpu_memory
 from rsna_nb.training.inputs import Pictures
 from rsna_nb.training.session import TrainingSession
 from rsna_nb.training.training_model import ForwardPath
 
-__all__ = ["TrainingError", "train"]
 log = logging.getLogger(__name__)
-drawn: dict[str, Any] = {}  # the graph of the last model, by its summary
+# The graph of the last network, by its summary: a protocol buffer, which keeps no network alive.
+_drawn: dict[str, Any] = {}
 
 
 def train(config: RunConfig, on_epoch: EpochCallback | None = None) -> Run:
-    """Train as the settings say and return the run, its folder complete.
+    """Train with these settings and return the finished run.
 
-    Demo data and the store are made where they are missing. All GPUs are used together, with TF_CONFIG those of
-    several machines, whose first one writes the folder. With `resume` a stopped run goes on from its last epoch.
+    Demo data and the store are made if they are missing. All GPUs of the machine are used together; with TF_CONFIG
+    those of several machines, the first of which writes the folder. With `resume` a stopped run goes on after its
+    last finished epoch; a finished one is returned as it is.
 
-    `on_epoch(epoch, logs)` is called at the end of each epoch, on each machine; an exception that it raises ends the
-    run there, without predictions.csv and metrics.json.
+    Parameters
+    ----------
+    config
+        Every setting. Validation metrics are computed from all validation images. pF1 takes the scores corrected for
+        the class weights of training, if they are known (`metrics.training_class_weights`).
+    on_epoch
+        Called as `on_epoch(epoch, logs)` at the end of each epoch, counted from 1, on each machine. An exception that
+        it raises ends training there: the epoch is saved, predictions.csv and metrics.json are not written.
+
+    Returns
+    -------
+    Run
+        Its folder has best.keras, history.csv, predictions.csv (with uncorrected scores) and metrics.json.
+
+    Examples
+    --------
+    Train the demo, which takes minutes, and look at its metrics::
+
+        run = train(RunConfig.from_json("notebooks/params/demo.json"))
+        run.history["val_auc"].max(), run.metrics["validation"]["breast"]["auc"]
 
     Raises
     ------
     TrainingError
-        Where training ends early: no GPU memory for one image, a loss that is not a number, SIGTERM.
+        If training ends early: no GPU memory for one image, a loss that is not a number, SIGTERM.
     RunError
-        Where a run to be resumed is not there, or its settings, table or pictures are others now.
+        If the run to be resumed is not there, or its settings, table or pictures have changed.
     DistributionError
-        Where another machine was lost.
+        If another machine was lost.
     MetadataError, SplitError, PrepareError, WeightsError
-        Where the data or the weights are wrong. logs/train.log of the run folder ends with the reason.
+        If the data or the weights are wrong. logs/train.log in the run folder ends with the reason.
     """
     runs.log_to_console()
     devices = find_devices()
     with explained_loss(devices):
-        run = begin(config, devices)
-    with alone_in(run) if devices.chief else nullcontext(), explained_loss(devices):
-        log.info("run %s%s", run.path, " goes on" if config.resume else "")
+        run = _open_run(config, devices)
+    with _working_in(run) if devices.chief else nullcontext(), explained_loss(devices):
+        log.info("run %s%s", run.path, " is resumed" if config.resume else "")
+        log.info("devices: %s%s", ", ".join(devices.names), gpu_memory())
         if run.is_finished:
-            log.info("it is finished: nothing is left to do")
+            log.info("the run is finished: there is nothing to do")
         else:
-            train_in(run, dataclasses.replace(config, resume=""), devices, on_epoch)
+            _train_in(run, config, devices, on_epoch)
+            # Networks are part of reference cycles: without this, one run after another keeps them in memory.
+            gc.collect()
         devices.wait()
     return run
 
 
-@contextmanager
-def alone_in(run: Run) -> Iterator[None]:
-    """Log into the run's folder, and keep other processes from going on with the same run."""
-    with runs.logged(run), locked(run.path / "checkpoints"):
-        remove_parts(run.path)
-        yield
-
-
-def begin(config: RunConfig, devices: Devices) -> Run:
-    """The run folder: a new one, made by the first machine, or that of the run to be resumed."""
+def _open_run(config: RunConfig, devices: Devices) -> Run:
+    """The folder of the run to be resumed, or a new one, made by the chief."""
     if config.resume:
         run = runs.load_run(config.resume, config.runs_dir)
     else:
@@ -83,37 +96,51 @@ def begin(config: RunConfig, devices: Devices) -> Run:
     return run
 
 
-def train_in(run: Run, config: RunConfig, devices: Devices, on_epoch: EpochCallback | None) -> None:
+@contextmanager
+def _working_in(run: Run) -> Iterator[None]:
+    """Log into the run folder, and keep other processes from resuming the same run meanwhile."""
+    with runs.logged(run), locked(run.path / "checkpoints"):
+        remove_parts(run.path)
+        yield
+
+
+def _train_in(run: Run, config: RunConfig, devices: Devices, on_epoch: EpochCallback | None) -> None:
+    session = _start(run, config, devices, on_epoch)
+    phases.fit(session)
+    devices.wait()  # until the chief has written best.keras
+    _write_results(session)
+
+
+def _start(run: Run, config: RunConfig, devices: Devices, on_epoch: EpochCallback | None) -> TrainingSession:
+    """Build the network and prepare the data; write environment.json, or compare it if the run is resumed."""
     keras.utils.set_random_seed(config.seed)
     before = run.path / "config" / "environment.json"
     precision = json.loads(before.read_text())["precision"] if before.is_file() else choose_precision(config)
-    precision = devices.broadcast(precision)
+    precision = devices.broadcast(precision)  # a resumed run keeps its own, on whatever GPU
     log.info("precision: %s", precision)
-    with devices.scope():  # first: weights that cannot be had cost no waiting
+    with devices.scope():  # the network first: missing weights are an error before any picture is prepared
         model = build_model(config, precision, synchronized=devices.replicas > 1)
     if config.fine_tune_epochs:
-        layers_from(model, config.fine_tune_from)  # a misspelt name is an error now, not after the head
+        layers_from(model, config.fine_tune_from)  # a misspelt layer is an error now, not after the head's epochs
     table, data_dir = split_table(config)
     data = prepare(config, table, data_dir)
     environment = runs.environment(list(devices.names), table, data.ledger)
+    # The report has to say that a run is of generated mammograms.
     environment |= {"precision": precision, "generated": (data_dir / "generated.json").is_file()}
     if devices.chief and not before.is_file():
         run.write_json("config/environment.json", environment)
     devices.wait()
     checkpoints.check_data(run, environment)
     if devices.chief:
-        draw_graph(model, run.path / "tensorboard" / "train")
-    fitting = TrainingSession(config, run, devices, model, data, on_epoch)
-    best = phases.fit(fitting)
-    devices.wait()  # for best.keras to be there
-    predictions = predict(fitting, best)
-    if devices.chief:
-        write_metrics(fitting, predictions, best.epoch)
-        log.info("finished: %s", run.path)
+        _draw_graph(model, run.path / "tensorboard" / "train")
+    return TrainingSession(config, run, devices, model, data, on_epoch)
 
 
 def choose_precision(config: RunConfig) -> str:
-    """ "auto" is bfloat16 where every GPU of this machine computes in it (Ampere and later), else float32."""
+    """The precision of the layers: "float32", "bfloat16" or "float16".
+
+    For "auto" it is bfloat16 if every GPU of this machine computes in it (Ampere or later), else float32.
+    """
     if config.mixed_precision != "auto":
         return config.mixed_precision
     gpus = tf.config.list_physical_devices("GPU")
@@ -121,61 +148,68 @@ def choose_precision(config: RunConfig) -> str:
     return "bfloat16" if gpus and all(capable) else "float32"
 
 
-def draw_graph(model: keras.Model, folder: Path) -> None:
-    """The model's graph and its layers as a table, for TensorBoard's tabs Graphs and Text."""
+def _draw_graph(model: keras.Model, folder: Path) -> None:
+    """Write the network's graph and a table of its layers for TensorBoard's tabs Graphs and Text."""
     lines: list[str] = []
     model.summary(print_fn=lambda line, **_: lines.append(line), expand_nested=False)
     text = "\n".join(lines)
-    if text not in drawn:  # tracing is a fifth of a fold's time when the bank is there, and the folds' graphs are alike
-        drawn.clear()
+    # Tracing is a fifth of a fold's time if the feature bank is complete, and the graphs of folds are alike.
+    if text not in _drawn:
+        _drawn.clear()
         traced = tf.function(lambda images: model(images, training=False))
         graph = traced.get_concrete_function(tf.TensorSpec((1, *model.input_shape[1:]), tf.float32)).graph
-        drawn[text] = graph.as_graph_def()
+        _drawn[text] = graph.as_graph_def()
     with tf.summary.create_file_writer(str(folder)).as_default(step=0):
-        tf.summary.graph(drawn[text])
+        tf.summary.graph(_drawn[text])
         tf.summary.text("model", f"```\n{text}\n```")
 
 
-def predict(fitting: TrainingSession, best: BestCheckpoint) -> pd.DataFrame:
-    """predictions.csv: the validation scores of the best epoch, and the test women's by its checkpoint."""
-    run, data, devices = fitting.run, fitting.data, fitting.devices
-    parts = [fitting.validation.assign(score=best.scores)]
-    test = data.rows("test")
+def _write_results(session: TrainingSession) -> None:
+    """Write predictions.csv and metrics.json, of the validation images at the best epoch and of the test images."""
+    tables = [session.validation.assign(score=session.best.scores)]
+    test = session.data.rows("test")
     if len(test):
-        fitting.model.load_weights(run.checkpoint)
-        route = ForwardPath(Pictures(fitting.config.image_shape), fitting.model)
-        score = route.scorer(test, min(fitting.progress.microbatch_size, features.BATCH), devices)
-        parts.append(test.assign(score=score()))
-    predictions = pd.concat(parts, ignore_index=True).drop(columns=["path", "file"])
-    if devices.chief:
-        write_whole(run.path / "predictions.csv", predictions.to_csv(index=False).encode())
-    return predictions
+        session.model.load_weights(session.run.checkpoint)
+        path = ForwardPath(Pictures(session.config.image_shape), session.model)
+        score = path.scorer(test, min(session.progress.microbatch_size, features.BATCH), session.devices)
+        tables.append(test.assign(score=score()))
+    predictions = pd.concat(tables, ignore_index=True).drop(columns=["path", "file"])
+    if session.devices.chief:
+        write_whole(session.run.path / "predictions.csv", predictions.to_csv(index=False).encode())
+        session.run.write_json("metrics.json", _main_figures(session, predictions))
+        log.info("finished: %s", session.run.path)
 
 
-def write_metrics(fitting: TrainingSession, predictions: pd.DataFrame, best_epoch: int) -> None:
-    """metrics.json: the figures of each split, and what they were made from."""
-    run, data, sampling = fitting.run, fitting.data, fitting.sampling
-    counts = data.table.groupby("split")["cancer"].agg(images="size", positives="sum")
-    breasts = data.table.groupby(["patient_id", "laterality"])["cancer"].max()
+def _main_figures(session: TrainingSession, predictions: pd.DataFrame) -> dict[str, Any]:
+    """The content of metrics.json: the figures of each split, and what they were made from."""
+    table, ledger = session.data.table, session.data.ledger
+    counts = table.groupby("split")["cancer"].agg(images="size", positives="sum")
+    breasts = table.groupby(["patient_id", "laterality"])["cancer"].max()
     content: dict[str, Any] = {
-        "best_epoch": best_epoch,
-        "epochs": len(run.history),
-        "training_seconds": fitting.seconds(),
-        "left_out": int((data.ledger["status"] != "ok").sum()),
+        "best_epoch": session.best.epoch,
+        "epochs": session.progress.epoch,
+        "training_seconds": session.seconds,
+        "unreadable": int((ledger["status"] != "ok").sum()),
         "images": counts["images"].to_dict(),
         "positives": counts["positives"].to_dict(),
         "breasts": len(breasts),
         "positive_breasts": int(breasts.sum()),
+        "pf1_prior_corrected": session.prior_weights is not None,
     }
-    if sampling.positives:
-        content["sampled_share"] = sampling.positives / sampling.batch
+    if session.sampled_share:
+        content["sampled_share"] = session.sampled_share
     for split, rows in predictions.groupby("split"):
-        content[str(split)] = metrics.summary(rows)
-    run.write_json("metrics.json", content)
-    for split in content.keys() & {"validation", "test"}:
-        log.info(
-            "%s: AUC by image %.3f, by breast %.3f",
-            split,
-            content[split]["image"]["auc"],
-            content[split]["breast"]["auc"],
-        )
+        content[str(split)] = figures = _figures(rows, session.prior_weights)
+        auc = [figures[unit]["auc"] for unit in ("image", "breast")]
+        log.info("%s: AUC by image %.3f, by breast %.3f", split, *auc)
+    return content
+
+
+def _figures(rows: pd.DataFrame, prior_weights: dict[int, float] | None) -> dict[str, dict[str, float]]:
+    """`metrics.summary`, but with pF1 from the corrected scores, as in history.csv."""
+    figures = metrics.summary(rows)
+    if prior_weights:
+        corrected = metrics.summary(rows.assign(score=metrics.prior_correction(rows["score"], prior_weights)))
+        for unit in figures:
+            figures[unit]["pf1"] = corrected[unit]["pf1"]
+    return figures

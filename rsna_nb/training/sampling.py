@@ -1,6 +1,6 @@
-"""Which images make an epoch's batches, in which order, and how each is flipped and otherwise changed.
+"""How many images a batch has, which images these are, and how each is flipped and augmented.
 
-All are functions of (seed, epoch): any epoch can be begun anew, on any machine, and is the same.
+All are functions of (seed, epoch): any epoch can begin anew, on any machine, and is the same.
 """
 
 from collections.abc import Iterator
@@ -10,17 +10,19 @@ import numpy as np
 
 from rsna_nb.config import ConfigError, RunConfig
 
-VARIANTS = 4  # as it is, mirrored left to right (1), top to bottom (2), both (3)
-AUGMENTATION_PARAMETERS = 11  # numbers that `augmentation.augment` needs for each image
+VARIANTS = 4  # as it is (0), mirrored left to right (1), top to bottom (2), both (3)
+AUGMENTATION_PARAMETERS = 11  # random numbers that `augmentation.augment` needs for each image
+FEW_STEPS = 10  # an epoch with fewer steps learns little: 256 images in one step cost 0.02 AUC
+SMALLEST_BATCH = 8  # that the default is lowered to
 
 
 @dataclass(frozen=True)
 class Share:
-    """The part of every global batch that one of several machines works on, and the devices that all have."""
+    """The part of every global batch that one of several machines works on."""
 
-    worker: int = 0
-    workers: int = 1
-    replicas: int = 1
+    worker: int = 0  # number of this machine
+    workers: int = 1  # machines
+    replicas: int = 1  # devices of all machines
 
     @property
     def local(self) -> int:
@@ -28,12 +30,36 @@ class Share:
         return self.replicas // self.workers
 
 
+def batch_size(config: RunConfig, replicas: int, images: int) -> int:
+    """The `batch_size_per_gpu` in use: the setting, or, if that is its default, what suits so few images.
+
+    The default is halved, down to 8, until an epoch has 10 steps. Any other value is returned as it is.
+
+    >>> [batch_size(RunConfig(), replicas=1, images=count) for count in (43000, 1800, 256, 20)]
+    [256, 128, 16, 8]
+    >>> batch_size(RunConfig(batch_size_per_gpu=128), replicas=1, images=256)
+    128
+    """
+    size = config.batch_size_per_gpu
+    if size != RunConfig().batch_size_per_gpu:
+        return size
+    while size > SMALLEST_BATCH and images // (size * config.gradient_accumulation * replicas) < FEW_STEPS:
+        size //= 2
+    return size
+
+
 def global_batch(config: RunConfig, replicas: int, images: int) -> int:
-    """Images of one step of the optimizer: a multiple of the replicas, and no more than there are."""
-    wanted = config.batch_size_per_gpu * config.gradient_accumulation * replicas
-    if wanted <= images:
-        return wanted
-    batch = images - images % replicas
+    """Images of one optimizer step: `batch_size` times accumulation and replicas, cut to the images there are.
+
+    It is a multiple of the replicas, because TensorFlow cannot add up the results of replicas with different shapes.
+
+    Raises
+    ------
+    ConfigError
+        If there are fewer images than replicas.
+    """
+    wanted = batch_size(config, replicas, images) * config.gradient_accumulation * replicas
+    batch = min(wanted, images - images % replicas)
     if batch == 0:
         raise ConfigError(f"there are {images} training images for {replicas} devices: use fewer devices or more women")
     return batch
@@ -41,21 +67,28 @@ def global_batch(config: RunConfig, replicas: int, images: int) -> int:
 
 @dataclass(frozen=True)
 class Sampling:
-    """The batches of every epoch over `cancer`, 0 or 1 for each training image, of `batch` images each.
+    """The batches of every epoch.
 
-    What is left over in an epoch is dropped, since a small last batch would weigh more.
+    The remainder of an epoch is dropped, since the images of a small last batch would weigh more. Which images are
+    dropped differs from epoch to epoch.
     """
 
-    cancer: np.ndarray
-    batch: int
+    cancer: np.ndarray  # 0 or 1 for each training image
+    batch: int  # images of one optimizer step, on all devices together
     seed: int
     flips: bool
-    positives: int = 0  # in each batch; 0 leaves it to chance
+    positives: int = 0  # images with cancer in each batch; 0 leaves their number to chance
     strong: bool = False  # whether images are changed by `augmentation.augment`
 
     @classmethod
     def of(cls, config: RunConfig, cancer: np.ndarray, batch: int) -> "Sampling":
-        """As the settings ask; with "balanced_batches" every batch has both kinds of image."""
+        """The sampling that the settings ask for; "balanced_batches" need both kinds of image in every batch.
+
+        Raises
+        ------
+        ConfigError
+            If balanced batches are asked for and a batch has one image, or a class has none.
+        """
         balanced = config.imbalance == "balanced_batches"
         if balanced and batch < 2:
             raise ConfigError("balanced_batches need batches of two images or more: raise batch_size_per_gpu")
@@ -67,12 +100,14 @@ class Sampling:
 
     @property
     def steps(self) -> int:
+        """Optimizer steps in an epoch."""
         return len(self.cancer) // self.batch
 
     def epoch(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """(images, variants): positions and 0-3, both int64 (steps, batch), of an epoch counted from 0.
+        """The images of an epoch, counted from 0, and their variants, both int64 (steps, batch).
 
-        In balanced batches positives come round again, evenly, and stand evenly spaced, so that each device has some.
+        Images are positions in `cancer`. In balanced batches positives repeat, each as often as any other; they are
+        spread evenly over a batch, so that each device has some.
         """
         random = np.random.default_rng([self.seed, number])
         size = (self.steps, self.batch)
@@ -82,22 +117,23 @@ class Sampling:
             others = np.setdiff1d(np.arange(self.batch), places)
             for label, where in ((1, places), (0, others)):
                 pool = np.flatnonzero(self.cancer == label)
-                images[:, where] = np.resize(list(rounds(pool, self.steps * len(where), random)), (size[0], len(where)))
+                drawn = list(_rounds(pool, self.steps * len(where), random))
+                images[:, where] = np.resize(drawn, (self.steps, len(where)))
         else:
-            images = random.permutation(len(self.cancer))[: size[0] * size[1]].reshape(size)
+            images = random.permutation(len(self.cancer))[: self.steps * self.batch].reshape(size)
         variants = random.integers(0, VARIANTS, size) if self.flips else np.zeros(size, np.int64)
         return images, variants
 
     def draws(self, number: int) -> np.ndarray:
-        """float32 (steps, batch, AUGMENTATION_PARAMETERS) in 0-1, by which an epoch's images are changed."""
-        return np.random.default_rng([self.seed, number, 1]).random(
-            (self.steps, self.batch, AUGMENTATION_PARAMETERS), np.float32
-        )
+        """Random numbers for `augmentation.augment`, float32 (steps, batch, AUGMENTATION_PARAMETERS) in 0-1."""
+        # A generator of their own: strong augmentation keeps the order and the flips of "flips".
+        random = np.random.default_rng([self.seed, number, 1])
+        return random.random((self.steps, self.batch, AUGMENTATION_PARAMETERS), np.float32)
 
     def of_worker(self, number: int, share: Share) -> tuple[np.ndarray, ...]:
-        """The epoch's images, variants and, where it is strong, draws of one machine, a row each image.
+        """One machine's images, variants and, for strong augmentation, draws of an epoch, one row per image.
 
-        A machine has its slice of each batch, the first machine the first.
+        Each machine takes its slice of every batch, in the order of the machines.
         """
         part = self.batch // share.workers
         plans = [*self.epoch(number), *([self.draws(number)] if self.strong else [])]
@@ -105,8 +141,8 @@ class Sampling:
         return tuple(plan.reshape(-1, *plan.shape[2:]) for plan in own)
 
 
-def rounds(pool: np.ndarray, count: int, random: np.random.Generator) -> Iterator[int]:
-    """`count` members: all in random order, then all in another, and so on."""
+def _rounds(pool: np.ndarray, count: int, random: np.random.Generator) -> Iterator[int]:
+    """`count` members of a pool: all of them in random order, then all in another order, and so on."""
     while count > 0:
         yield from random.permutation(pool)[:count]
         count -= len(pool)

@@ -1,13 +1,12 @@
-"""What all phases of a run's training share, and how far they are."""
+"""What all phases of a run's training share, and how far the run is."""
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import keras
-import numpy as np
-import pandas as pd
 
 from rsna_nb import metrics
 from rsna_nb.config import RunConfig
@@ -15,24 +14,25 @@ from rsna_nb.runs import Run
 from rsna_nb.training import checkpoints
 from rsna_nb.training.callbacks import EpochCallback, TrainingError
 from rsna_nb.training.checkpoints import BestCheckpoint, Progress
-from rsna_nb.training.data import Data, class_weights
+from rsna_nb.training.data import Data
 from rsna_nb.training.distribution import Devices
 from rsna_nb.training.inputs import Examples
-from rsna_nb.training.sampling import Sampling, global_batch
+from rsna_nb.training.sampling import FEW_STEPS, Sampling, batch_size, global_batch
+from rsna_nb.training.training_model import TrainingModel
 
 log = logging.getLogger(__name__)
-
-FEW_STEPS = 10
 
 
 @dataclass
 class TrainingSession:
-    """All phases of a run: what they share, and how far they are.
+    """One run in training. `phases` reads everything it needs from here, the settings too.
+
+    Creating a session reads the run's saved state, if there is one.
 
     Raises
     ------
     TrainingError
-        Where a resumed run's batches cannot be shared by the devices there are now.
+        If a resumed run's batch cannot be divided among the devices present.
     """
 
     config: RunConfig
@@ -46,69 +46,110 @@ class TrainingSession:
         self.training, self.validation = self.data.rows("train"), self.data.rows("validation")
         path = self.run.path / "checkpoints" / "best.keras"
         self.best = BestCheckpoint(path, self.config.monitor, self.model, self.devices.chief)
-        self.progress, self.arrays = checkpoints.load(self.run) or (self.beginning(), {})
+        self.progress, self.arrays = checkpoints.load(self.run) or (self._first_progress(), {})
         self.devices.check_same("state of the run", self.progress.epoch, self.progress.phase, self.progress.batch)
         self.best.recall(self.progress, self.arrays)
         self.started = time.perf_counter() - self.progress.seconds
         batch, replicas = self.progress.batch, self.devices.replicas
         if batch % replicas:
-            raise TrainingError(f"the run has batches of {batch} images, which {replicas} devices cannot share equally")
-        cancer, self.class_weights = self.training["cancer"], class_weights(self.config, self.training)
+            raise TrainingError(
+                f"the run has batches of {batch} images, which {replicas} devices cannot share equally: resume it with "
+                "a number of devices that divides the batch"
+            )
+        cancer, weighted = self.training["cancer"], self.config.imbalance == "class_weight"
         self.sampling = Sampling.of(self.config, cancer.to_numpy(), batch)
-        self.examples = Examples(column(cancer), column(cancer.map(self.class_weights)), self.sampling)
-
-    def beginning(self) -> Progress:
-        batch = global_batch(self.config, self.devices.replicas, len(self.training))
-        if batch < self.config.batch_size_per_gpu * self.config.gradient_accumulation * self.devices.replicas:
-            log.warning("the global batch is cut to the training images there are, %d", batch)
-        return Progress(
-            batch=batch, microbatch_size=min(self.config.batch_size_per_gpu, batch // self.devices.replicas)
+        self.sampled_share = self.sampling.positives / batch  # of positives in balanced batches, 0 in others
+        share = 0.5 if weighted else self.sampled_share
+        # Balanced batches have no weights but more positives, with the effect that these weights would have.
+        self.effective_weights = metrics.class_weights(cancer, share) if share else {0: 1.0, 1: 1.0}
+        self.loss_weights = self.effective_weights if weighted else {0: 1.0, 1: 1.0}
+        # What the scores can be corrected for; None takes them as they are.
+        self.prior_weights = metrics.training_class_weights(
+            self.config, len(cancer), int(cancer.sum()), self.sampled_share
         )
+        self.examples = Examples.of(cancer, self.loss_weights, self.sampling)
 
+    def _first_progress(self) -> Progress:
+        replicas, images = self.devices.replicas, len(self.training)
+        batch, asked = global_batch(self.config, replicas, images), self.config.batch_size_per_gpu
+        used = batch_size(self.config, replicas, images)
+        if used < asked:
+            log.warning(
+                f"batch_size_per_gpu is lowered from its default {asked} to {used}: {images} training images would "
+                f"make fewer than {FEW_STEPS} steps an epoch (any other value is used as it is)"
+            )
+        if batch < used * self.config.gradient_accumulation * replicas:
+            log.warning("the global batch is cut to the training images there are, %d", batch)
+        return Progress(batch, min(used, batch // replicas))
+
+    def describe(self) -> None:
+        """Log the batches, the class weights, and which scores pF1 is computed from."""
+        batch, steps, micro = self.progress.batch, self.sampling.steps, self.progress.microbatch_size
+        log.info("images: %d for training, %d for validation", len(self.training), len(self.validation))
+        log.info("global batch %d: %d steps an epoch", batch, steps)
+        if self.microbatches > 1:
+            log.info("a device takes a step in %d microbatches of %d images", self.microbatches, micro)
+        if self.sampling.positives:
+            positives = int(self.training["cancer"].sum())
+            log.info("each batch has %d images with cancer, drawn from %d", self.sampling.positives, positives)
+        log.info("class weights: %.3f without cancer, %.3f with", self.loss_weights[0], self.loss_weights[1])
+        scores = "corrected for the class weights" if self.prior_weights else "as they are, without prior correction"
+        log.info("val_pf1 and pf1 are computed from the scores %s", scores)
+        if steps < FEW_STEPS:
+            log.warning("only %d steps an epoch: a smaller batch_size_per_gpu would take more steps", steps)
+
+    @property
     def seconds(self) -> float:
-        """Of training, those before the run was resumed among them."""
+        """Training time so far, that before the run was resumed included."""
         return round(time.perf_counter() - self.started, 1)
 
     @property
-    def parts(self) -> int:
-        """Of a device's images in a step of the optimizer, that go through it one after another."""
+    def microbatches(self) -> int:
+        """How many microbatches pass through a device, one after another, in one optimizer step."""
         return -(-self.progress.batch // self.devices.replicas // self.progress.microbatch_size)
 
-    def describe(self) -> None:
-        batch, steps = self.progress.batch, self.sampling.steps
-        log.info("images: %d for training, %d for validation", len(self.training), len(self.validation))
-        log.info("global batch %d: %d steps an epoch", batch, steps)
-        if self.parts > 1:
-            log.info("a device takes %d images at once, %d times a step", self.progress.microbatch_size, self.parts)
-        if self.sampling.positives:
-            positives = int(self.training["cancer"].sum())
-            log.info("%d images of each batch have cancer, of %d that there are", self.sampling.positives, positives)
-        log.info("class weights: %.3f without cancer, %.3f with", self.class_weights[0], self.class_weights[1])
-        if steps < FEW_STEPS:
-            log.warning("only %d steps an epoch: a smaller batch_size_per_gpu would learn more from each", steps)
-
-    def begin(self, number: int) -> None:
-        """Go on to the next phase, from the best epoch of those before."""
-        self.progress.phase, self.progress.first, self.progress.finished = number, self.progress.epoch, False
-        self.progress.memory, self.arrays = {}, {}
-        self.devices.wait()  # for the first machine to have written it
-        self.model.load_weights(self.run.checkpoint)
-        for variable in self.model.variables:  # dropout's random numbers, counted on from none as in a run resumed here
-            if variable.path.endswith("seed_generator_state"):
-                variable.assign(variable.numpy() * [1, 0])
-
     def validation_loss(self) -> dict[str, Any]:
-        """The training loss for `metrics.by_image`: balanced batches weigh positives as their share does."""
-        weights = self.class_weights
-        if self.sampling.positives:
-            weights = metrics.class_weights(self.training["cancer"], self.sampling.positives / self.sampling.batch)
+        """Options of `metrics.by_image` that make val_loss the training loss, also if batches are balanced."""
         return {
-            "weights": self.validation["cancer"].map(weights).to_numpy(),
+            "weights": self.validation["cancer"].map(self.effective_weights).to_numpy(),
             "positive_label": self.config.positive_label,
             "focal_gamma": self.config.focal_gamma if self.config.imbalance == "focal" else 0.0,
         }
 
+    def begin_phase(self, number: int) -> None:
+        """Go on to the next phase, from the best network of those before."""
+        self.progress.phase, self.progress.first, self.progress.finished = number, self.progress.epoch, False
+        self.progress.memory, self.arrays = {}, {}
+        self.devices.wait()  # until the chief has written the checkpoint
+        self.model.load_weights(self.run.checkpoint)
+        for variable in self.model.variables:
+            # A run resumed here builds its network anew, so its dropout layers count from 0: do the same.
+            if variable.path.endswith("seed_generator_state"):
+                variable.assign(variable.numpy() * [1, 0])
 
-def column(values: pd.Series) -> np.ndarray:
-    """float32 (n, 1)."""
-    return values.to_numpy(np.float32)[:, np.newaxis]
+    def save(self, model: TrainingModel, monitors: Sequence[keras.callbacks.Callback] = ()) -> None:
+        """Write the state; `monitors` are the callbacks whose memory belongs to it."""
+        self.progress.best_epoch, self.progress.best = self.best.epoch, self.best.best
+        self.progress.memory, self.progress.seconds = checkpoints.memory_of(monitors), self.seconds
+        if self.devices.chief:
+            checkpoints.save(self.run, self.progress, model, self.best.arrays)
+            self.best.settle()
+
+
+class SaveState(keras.callbacks.Callback):
+    """Saves the state after every epoch; place it behind all callbacks whose results belong to the state.
+
+    Before the first epoch it gives `monitors` back what they knew when the state was saved.
+    """
+
+    def __init__(self, session: TrainingSession, monitors: Sequence[keras.callbacks.Callback]) -> None:
+        super().__init__()
+        self.session, self.monitors = session, monitors
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        checkpoints.remember(self.monitors, self.session.progress.memory)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.session.progress.epoch = epoch + 1
+        self.session.progress.finished = self.model.stop_training or epoch + 1 == self.params["epochs"]
+        self.session.save(self.model, self.monitors)

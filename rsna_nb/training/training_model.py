@@ -1,4 +1,4 @@
-"""What a network learns by: the loss, the optimizer, and the step that fits into the memory there is."""
+"""The forward path from store to score, the training step in microbatches, the loss and the optimizer."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,17 +14,18 @@ from rsna_nb.training.distribution import Devices, DistributedModel
 from rsna_nb.training.features import Features
 from rsna_nb.training.inputs import Pictures
 
-# Evenly spaced in the logit: on confident scores Keras's evenly spaced probabilities are far off.
+# Evenly spaced in the logit: Keras's evenly spaced probabilities give 0.711 for a true AUC of 0.870 if scores are
+# close to 0, as they are at 2 % prevalence.
 AUC_THRESHOLDS = [1 / (1 + np.exp(-logit)) for logit in np.linspace(-16, 16, 400)]
 
 
 @dataclass(frozen=True)
 class ForwardPath:
-    """From the store to a score: `source` makes batches, `head` takes what `body` makes of them.
+    """From the store to a score: `source` makes batches, `body` turns them into features, `head` into scores.
 
-    The body, a frozen backbone or one that is fine-tuned, is always in inference mode: its batch normalisation keeps
-    its statistics. (A functional model passes training=True on to all within it, whatever it was built with.) It is
-    None where the source gives features, or where the whole network learns.
+    The body, a frozen backbone or one that is fine-tuned, always runs in inference mode: its batch normalisation keeps
+    its statistics. It is a model of its own because a functional model passes training=True on to everything in it.
+    The body is None if the source gives features, or if the head is the whole network.
     """
 
     source: Pictures | Features
@@ -32,11 +33,15 @@ class ForwardPath:
     body: keras.Model | None = None
 
     def scores(self, inputs: tuple, training: bool) -> tf.Tensor:
+        """The probabilities (batch, 1) of a batch that `source` made."""
         values = self.source.to_network(*inputs)
         return self.head(values if self.body is None else self.body(values, training=False), training=training)
 
     def scorer(self, rows: pd.DataFrame, batch: int, devices: Devices) -> Callable[[], np.ndarray]:
-        """A function that scores the rows' images by the network as it then is, float64 (len(rows),)."""
+        """A function that scores the rows' images by the network as it is at the time, float64 (len(rows),).
+
+        `batch` is the most images that a device takes at a time.
+        """
         dataset = self.source.evaluation(rows, min(batch, -(-len(rows) // devices.replicas)), devices.share)
         forward = devices.compiled(lambda *inputs: self.scores(inputs, training=False))
 
@@ -47,39 +52,40 @@ class ForwardPath:
         return score
 
 
-Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
-
-
 class TrainingModel(DistributedModel):
-    """Trains a route's network on ((inputs...), labels, weights).
+    """Trains the network of a forward path on batches ((inputs...), labels, weights).
 
-    The batch of a device goes through in `parts`, one after another, whose gradients are added up before the
-    optimizer's one step: the memory is that of a part, the step that of the whole batch. (Keras's own
-    gradient_accumulation_steps count every part as a step, for averaged weights and for the learning rate too.)
-    Batch normalisation in training takes its statistics over a part.
+    A device's batch passes through in `microbatches`, whose gradients are added up before the optimizer's one step: the
+    memory is that of a microbatch, the step that of the whole batch. Batch normalisation in training mode takes its
+    statistics over a microbatch. Keras's own gradient_accumulation_steps count every microbatch as a step, which
+    changes the averaged weights and the learning rate's schedule.
     """
 
-    def __init__(self, route: ForwardPath, parts: int = 1, clip_norm: float = 0.0) -> None:
-        super().__init__(name="learner", dtype=route.head.dtype_policy)  # by which compile scales the loss of float16
-        self.head, self.body = route.head, route.body  # for Keras to find their variables
-        self.route, self.parts, self.clip_norm = route, parts, clip_norm
+    def __init__(self, forward_path: ForwardPath, microbatches: int = 1, clip_norm: float = 0.0) -> None:
+        """`clip_norm` is the largest global norm of a step's gradients; 0 disables clipping."""
+        # With the policy of the head, by which compile decides whether to scale the loss (float16).
+        super().__init__(name="training_model", dtype=forward_path.head.dtype_policy)
+        self.head, self.body = forward_path.head, forward_path.body  # as attributes, where Keras finds their variables
+        self.forward_path, self.microbatches, self.clip_norm = forward_path, microbatches, clip_norm
 
     def call(self, inputs: tuple, training: bool = False) -> tf.Tensor:
-        return self.route.scores(inputs, training)
+        """The probabilities (batch, 1) of a batch of inputs."""
+        return self.forward_path.scores(inputs, training)
 
     @property
     def state(self) -> list[keras.Variable]:
-        """All that training changes or draws random numbers from: nothing of a body that is frozen."""
+        """All variables that training changes or draws random numbers from: none of a frozen body."""
         body = self.body.variables if self.body is not None and self.body.trainable_variables else []
         return [*body, *self.head.variables, *self.optimizer.variables]
 
     def train_step(self, data: tuple) -> dict[str, tf.Tensor]:
+        """One optimizer step on a device's batch; returns the metrics."""
         inputs, labels, weights = data
         variables = self.trainable_variables
         total: list[tf.Tensor] = []
         loss, scores = 0.0, []
-        for part in split(data, self.parts):
-            # Without an order, parts would be worked on side by side and take as much memory as the whole.
+        for part in _split(data, self.microbatches):
+            # Without an order, microbatches would run side by side and take as much memory as the whole batch.
             with tf.control_dependencies(total):
                 part = tf.nest.map_structure(tf.identity, part)
             with tf.GradientTape() as tape:
@@ -90,36 +96,40 @@ class TrainingModel(DistributedModel):
             gradients = tape.gradient(scaled, variables)
             total = [sum(pair) for pair in zip(total, gradients, strict=True)] if total else gradients
             loss += part_loss
-        replicas = self.distribute_strategy.num_replicas_in_sync  # compute_loss divides by their number
+        replicas = self.distribute_strategy.num_replicas_in_sync  # compute_loss has divided by it
+        # Keras's own train_step updates this tracker; its name has no public one.
         self._loss_tracker.update_state(loss * replicas, sample_weight=labels.shape[0])
-        self.optimizer.apply_gradients(zip(self.clipped(total), variables, strict=True))
+        self.optimizer.apply_gradients(zip(self._clipped(total), variables, strict=True))
         return self.of_step(self.compute_metrics(inputs, labels, tf.concat(scores, 0), weights))
 
-    def clipped(self, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
-        """The gradients such that their sum over all devices is no longer than `clip_norm`.
+    def _clipped(self, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
+        """The gradients, clipped so that the global norm of their sum over all devices is at most `clip_norm`.
 
-        (Keras clips each device's own before the sum, so that its limit depends on their number.)
+        Keras's global_clipnorm clips each device's gradients before the sum, so its limit depends on their number.
         """
         if not self.clip_norm:
             return gradients
         replica = tf.distribute.get_replica_context()
         total = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        # In float16 the gradients are scaled: so is the limit.
         total, _ = tf.clip_by_global_norm(total, self.optimizer.scale_loss(tf.constant(self.clip_norm)))
-        return [gradient / replica.num_replicas_in_sync for gradient in total]
+        return [gradient / replica.num_replicas_in_sync for gradient in total]  # apply_gradients sums them again
 
 
-def split(data: Any, parts: int) -> list[Any]:
-    """`data`, a structure of tensors (batch, ...), in parts of about the same size."""
+def _split(data: Any, count: int) -> list[Any]:
+    """`data`, a structure of tensors (batch, ...), in `count` microbatches of about the same size."""
     flat = tf.nest.flatten(data)
-    sizes = [len(part) for part in np.array_split(np.arange(flat[0].shape[0]), parts)]
+    sizes = [len(part) for part in np.array_split(np.arange(flat[0].shape[0]), count)]
     pieces = zip(*(tf.split(tensor, sizes) for tensor in flat), strict=True)
     return [tf.nest.pack_sequence_as(data, piece) for piece in pieces]
 
 
-def loss_of(config: RunConfig) -> Loss:
-    """Cross-entropy, or with imbalance "focal" that of Lin et al. 2017 (arXiv:1708.02002), without its alpha.
+def loss_of(config: RunConfig) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """The loss of labels and scores, both (batch, 1): (batch,), without weights.
 
-    Labels are 0 and 1; a positive's target is `positive_label`. `metrics.by_image` computes the same in NumPy.
+    It is the cross-entropy, or with imbalance "focal" the focal loss (Lin et al. 2017, arXiv:1708.02002, without its
+    alpha). Labels are 0 and 1; the target of positives is `positive_label` (label smoothing of one side).
+    `metrics.by_image` computes the same in NumPy.
     """
 
     def loss(labels: tf.Tensor, scores: tf.Tensor) -> tf.Tensor:
@@ -132,26 +142,27 @@ def loss_of(config: RunConfig) -> Loss:
 
 
 def compile_model(
-    learner: TrainingModel, config: RunConfig, learning_rate: float, example: Any, devices: Devices
+    model: TrainingModel, config: RunConfig, learning_rate: float, batch_spec: Any, devices: Devices
 ) -> None:
-    """Give the learner its optimizer, loss and metrics, and make their variables; `example` is a batch's spec."""
+    """Give the model its optimizer, loss and metrics, and create their variables.
+
+    `batch_spec` is the element_spec of the training dataset.
+    """
     with devices.scope():
-        learner.compile(
-            optimizer=keras.optimizers.Adam(
-                learning_rate,
-                use_ema=config.ema > 0,
-                ema_momentum=config.ema or 0.99,
-            ),
+        model.compile(
+            optimizer=keras.optimizers.Adam(learning_rate, use_ema=config.ema > 0, ema_momentum=config.ema),
             loss=loss_of(config),
+            # As `metrics` and not `weighted_metrics`: class weights would change what they mean.
             metrics=[
                 keras.metrics.AUC(thresholds=AUC_THRESHOLDS, name="auc"),
                 keras.metrics.BinaryAccuracy(name="accuracy"),
                 keras.metrics.BinaryCrossentropy(name="bce"),
                 keras.metrics.Precision(name="precision"),
                 keras.metrics.Recall(name="recall"),
+                # The defaults of F1Score call every image positive and return one value per label.
                 keras.metrics.F1Score(average="micro", threshold=0.5, name="f1"),
             ],
             jit_compile=devices.compiles,
         )
-        learner.build_on(example)
-        learner.optimizer.build(learner.trainable_variables)
+        model.build_on(batch_spec)
+        model.optimizer.build(model.trainable_variables)

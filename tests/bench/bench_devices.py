@@ -1,7 +1,8 @@
-"""One device against two logical ones: same demo data, seed and global batch, dropout 0, two epochs.
+"""Compares a run on one device with a run on two logical ones: same data, seed and global batch, no dropout.
 
-Prints the largest difference of each metric for a frozen backbone, for batch normalisation synchronised at a small
-learning rate, and for the demo's own recipe, whose large first steps from random weights magnify rounding.
+Prints the largest difference of each metric in two epochs, for three recipes: a frozen backbone; synchronised batch
+normalisation with a small learning rate; and the demo's own, whose large first steps from random weights magnify
+rounding errors.
 """
 
 import dataclasses

@@ -1,9 +1,11 @@
-"""The input pipeline alone: images a second and core from a store of PNG files, against bare decoding of them.
+"""The input pipeline alone: images per second and core from a store of PNG files, compared with decoding alone.
 
-Each row is a process confined to so many cores, that decodes on as many threads. Rounds of both take turns; medians.
-The pictures are real mammograms where RSNA_NB_SAMPLES (or ../shared) has them, else generated ones.
+Each row of the table is a process that is confined to a number of cores and decodes on as many threads. Figures are
+medians of rounds in which both take turns. The pictures are real mammograms if RSNA_NB_SAMPLES (or ../shared) has them,
+else generated ones.
 
-Then strong augmentation, beside Keras's random layers that do the same one after another, and a step of ResNet50V2.
+Then it times strong augmentation, Keras's random layers that do the same one after another, and a training step of
+ResNet50V2.
 
     python tests/bench/bench_inputs.py [--rounds 5]
 """
@@ -44,7 +46,7 @@ def fill(folder: Path, size: int) -> None:
 
 
 def seconds_of(rounds: int, folder: Path, size: int, cores: int) -> Iterator[tuple[float, float, float]]:
-    """(bare decoding, the pipeline, the pipeline with flips and scaling) of `EPOCHS` times `IMAGES` pictures each."""
+    """Yield the times of decoding alone, the pipeline, and the pipeline with flips and scaling, for a few epochs."""
     import numpy as np
     import pandas as pd
     import tensorflow as tf
@@ -68,7 +70,7 @@ def seconds_of(rounds: int, folder: Path, size: int, cores: int) -> Iterator[tup
                 list(pool.map(lambda content: tf.io.decode_png(content, channels=1), contents))
 
         def drained(batches: tf.data.Dataset) -> None:
-            """From a cold start, and alone: what is read ahead at the end counts against it."""
+            """From a cold start: what is read ahead at the end counts against the pipeline."""
             for _ in batches.take(EPOCHS * sampling.steps):
                 pass
 
@@ -91,7 +93,7 @@ def measure(rounds: int, folder: Path, size: int, cores: int) -> None:
 
 
 def milliseconds_of_changes(size: int, rounds: int, batch: int = 8) -> dict[str, float]:
-    """A picture's strong augmentation as it is, compiled by XLA, by Keras's layers, and a training step beside."""
+    """Times per picture: strong augmentation, the same compiled by XLA, Keras's layers, and a training step."""
     import keras
     import numpy as np
     import tensorflow as tf

@@ -1,7 +1,8 @@
-"""kill -9 at random moments of training, in a step, in a save, in the bank's making, and each run resumed.
+"""Kills training with SIGKILL at random moments (in a step, in a save, while the bank is computed) and resumes it.
 
-Prints, for one device and for two logical ones, the largest difference of the resumed runs' histories (timings aside),
-weights and scores from the uninterrupted run's: 0 is meant on one device, up to 1e-5 on two.
+Prints, for one device and for two logical ones, the largest differences between the resumed runs and one that was not
+interrupted: of the history (without timings), the weights and the scores. It fails above 0 on one device, or above 1e-5
+on two.
 
     python tests/bench/bench_resume.py [--kills 20] [--seed 0] [--devices 1 2]
 """
@@ -39,7 +40,7 @@ def train(devices: int, settings: dict[str, Any], *kill: object) -> subprocess.C
 
 
 def succeeded(answer: subprocess.CompletedProcess) -> dict[str, int]:
-    """How often each place was passed."""
+    """How often the process passed each place; exits if it failed."""
     if answer.returncode:
         raise SystemExit(answer.stderr[-3000:])
     return json.loads(answer.stdout.splitlines()[-1])

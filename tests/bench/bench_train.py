@@ -1,15 +1,15 @@
-"""The 35-epoch recipe, frozen ResNet50V2 with flips: through the feature bank, plainly, and the limit, side by side.
+"""Times the 35-epoch recipe (frozen ResNet50V2, flips) with the feature bank, without it, and its lower limit.
 
-"Plainly" is Keras's own fit on the frozen model with random flips in tf.data, as Keras's transfer-learning guide does
-it, on the same PNG files. The limit is bare forward passes on pictures in memory: as many as the bank makes (four of
-each training image, one of each validation image), and four of every image. The weights are random: the time is the
-same, the figures mean nothing.
+Without the bank it is Keras's own fit on the frozen model with random flips in tf.data, as Keras's transfer-learning
+guide does it, on the same PNG files. The lower limit is forward passes alone, on pictures in memory: as many as the
+bank needs (four for each training image, one for each validation image), and four for every image. The weights are
+random: the times are those of trained weights, the metrics mean nothing.
 
-Then, with no dropout and no early stopping, whether the losses of every epoch are those of the engine without a bank,
-with features kept in float32 and in float16.
+Then it compares the losses of every epoch, without dropout and early stopping, with those of training without a bank,
+for features kept in float32 and in float16.
 
-Where a GPU is there, or --sizes are given, also images a second of training ResNet50V2 from the store, against the bare
-step on a batch in memory.
+With a GPU, or with --sizes, it also prints images per second of training ResNet50V2 from the store, and of the same
+training step on a batch in memory.
 
     python tests/bench/bench_train.py [--women 64] [--size 224] [--epochs 35] [--only time] [--sizes 512 1024]
 """
@@ -28,7 +28,7 @@ import pandas as pd
 import tensorflow as tf
 from random_resnet import settings_in
 
-from rsna_nb import runs
+from rsna_nb import metrics, runs
 from rsna_nb.config import RunConfig
 from rsna_nb.model import body_of, build_model
 from rsna_nb.training import data, features
@@ -46,7 +46,7 @@ def timed(function: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def plainly(config: RunConfig, prepared: data.Data) -> list[float]:
-    """Keras's guide, word for word but for the pictures; the loss of each epoch."""
+    """Train as Keras's guide does, but on our pictures; returns the loss of each epoch."""
     flip = keras.layers.RandomFlip("horizontal_and_vertical")
 
     def dataset(split: str) -> tf.data.Dataset:
@@ -66,7 +66,7 @@ def plainly(config: RunConfig, prepared: data.Data) -> list[float]:
 
     model = build_model(config)
     model.compile("adam", "binary_crossentropy", metrics=["accuracy", keras.metrics.AUC(name="auc")])
-    weights = data.class_weights(config, prepared.rows("train"))
+    weights = metrics.class_weights(prepared.rows("train")["cancer"])
     history = model.fit(
         dataset("train"), validation_data=dataset("validation"), epochs=config.epochs, class_weight=weights, verbose=0
     )
@@ -74,7 +74,7 @@ def plainly(config: RunConfig, prepared: data.Data) -> list[float]:
 
 
 def bare_passes(config: RunConfig, prepared: data.Data) -> float:
-    """Seconds that a forward pass of one picture takes, of batches in memory; the median of ten."""
+    """Seconds per picture of a forward pass on a batch in memory; the median of ten."""
     devices, body = find_devices(), body_of(build_model(config))
     source = Pictures(config.image_shape)
     (batch,) = next(iter(source.evaluation(prepared.rows("train"), features.BATCH, Share())))
@@ -110,7 +110,7 @@ def compare(config: RunConfig) -> None:
 
 
 def agree(config: RunConfig) -> None:
-    """The largest difference of an epoch's losses between the bank and the pictures themselves, of a few women."""
+    """Print the largest difference of an epoch's losses with and without the bank, for a few women."""
     changes = {"dropout": 0.0, "limit_patients": 16}
     settings = {name: getattr(config, name) for name in RunConfig.__dataclass_fields__} | changes
     plain = training.train(RunConfig(**settings | {"feature_bank": False})).history
@@ -130,7 +130,7 @@ def halved(found: tuple[np.ndarray, np.ndarray], dtype: type) -> tuple[np.ndarra
 
 
 def speed(config: RunConfig, prepared: data.Data, steps: int) -> None:
-    """Images a second of training the whole network: the bare step on one batch in memory, and from the store."""
+    """Print images per second of training the whole network, on one batch in memory and from the store."""
     devices, rows = find_devices(), prepared.rows("train")
     rows = pd.concat([rows] * (-(-steps * config.batch_size_per_gpu // len(rows))), ignore_index=True)
     cancer = rows["cancer"].to_numpy(np.float32)[:, np.newaxis]
@@ -138,19 +138,19 @@ def speed(config: RunConfig, prepared: data.Data, steps: int) -> None:
     examples = Examples(cancer, np.ones_like(cancer), Sampling.of(config, cancer[:, 0], batch))
     dataset = source.training(rows, examples, 0, Share())
     model = build_model(config, training.choose_precision(config))
-    learner = TrainingModel(ForwardPath(source, model))
-    compile_model(learner, config, 1e-4, dataset.element_spec, devices)
-    learner.make_train_function()
+    training_model = TrainingModel(ForwardPath(source, model))
+    compile_model(training_model, config, 1e-4, dataset.element_spec, devices)
+    training_model.make_train_function()
     batches = iter(dataset)
     held = next(batches)
     memory = iter(tf.data.Dataset.from_tensors(held).repeat().prefetch(2))
     for iterator in (memory, batches):
-        learner.train_function(iterator)
+        training_model.train_function(iterator)
     rates: dict[str, list[float]] = {"memory": [], "store": []}
     for _ in range(3):
         for name, iterator in (("memory", memory), ("store", batches)):
             seconds, _ = timed(
-                lambda it=iterator: [learner.train_function(it) for _ in range(steps)][-1]["loss"].numpy()
+                lambda it=iterator: [training_model.train_function(it) for _ in range(steps)][-1]["loss"].numpy()
             )
             rates[name].append(steps * batch / seconds)
     bare, store = (statistics.median(each) for each in rates.values())

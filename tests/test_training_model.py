@@ -32,7 +32,7 @@ SCORES = np.array([0.001, 0.01, 0.2, 0.4, 0.5, 0.7, 0.95, 0.999], np.float32)[:,
 
 
 def batches(devices: int = 1) -> tf.data.Dataset:
-    """The same pictures again and again, for one of so many devices."""
+    """The same pictures again and again, as batches for one of `devices` devices."""
     images = tf.data.Dataset.from_tensor_slices(((GREY, VARIANTS), LABELS, WEIGHTS))
     return images.batch(IMAGES // devices, drop_remainder=True).repeat()
 
@@ -42,7 +42,7 @@ def config_of(**settings: object) -> RunConfig:
 
 
 def tiny(precision: str = "float32", dropout: float = 0.0) -> keras.Model:
-    """A network as `build_model` makes them, with dropout in its backbone, whose scores are on both sides of 0.5."""
+    """A network like those of `build_model`, with dropout in its backbone and scores on both sides of 0.5."""
     keras.utils.set_random_seed(0)
     with dtype_policy(POLICIES[precision]):
         grey = keras.Input((SIDE, SIDE, 1))
@@ -66,31 +66,35 @@ def as_seen() -> tf.Tensor:
 
 
 def tuning(model: keras.Model, first: str = "", **options: float) -> TrainingModel:
-    """A learner as in fine-tuning: the backbone is open from a layer on, its batch normalisation in inference mode."""
+    """A model for fine-tuning: the backbone trains from a layer on, its batch normalisation in inference mode."""
     open_backbone(model, first)
     return TrainingModel(ForwardPath(PICTURES, head_of(model), body_of(model)), **options)
 
 
-def compiled(learner: TrainingModel, devices: Devices = ALONE, **settings: object) -> TrainingModel:
-    """As a run has it, with Adam."""
-    compile_model(learner, config_of(**settings), 1e-2, batches().element_spec, devices)
-    return learner
+def compiled(training_model: TrainingModel, devices: Devices = ALONE, **settings: object) -> TrainingModel:
+    """Compile the model as a run does, with Adam."""
+    compile_model(training_model, config_of(**settings), 1e-2, batches().element_spec, devices)
+    return training_model
 
 
-def fit(learner: TrainingModel, steps: int = 1, *callbacks: keras.callbacks.Callback) -> dict[str, list[float]]:
-    history = learner.fit(batches(), steps_per_epoch=steps, callbacks=list(callbacks), shuffle=False, verbose=0)
+def fit(training_model: TrainingModel, steps: int = 1, *callbacks: keras.callbacks.Callback) -> dict[str, list[float]]:
+    history = training_model.fit(batches(), steps_per_epoch=steps, callbacks=list(callbacks), shuffle=False, verbose=0)
     return history.history
 
 
-def moved(learner: TrainingModel, devices: Devices = ALONE, optimizer: keras.Optimizer | None = None) -> np.ndarray:
-    """By how much a step lowers the weights that learn, in one vector. By SGD with a rate of 1 it is the gradient."""
+def moved(
+    training_model: TrainingModel, devices: Devices = ALONE, optimizer: keras.Optimizer | None = None
+) -> np.ndarray:
+    """How much a step lowers the trainable weights, as one vector: the gradient, for SGD with a rate of 1."""
     dataset = batches(devices.replicas)
     with devices.scope():
-        learner.compile(optimizer or keras.optimizers.SGD(1.0), loss_of(config_of()), jit_compile=devices.compiles)
-        learner.build_on(dataset.element_spec)
-    before = flat(learner.trainable_variables)
-    learner.fit(devices.distribute(dataset), steps_per_epoch=1, shuffle=False, verbose=0)
-    return before - flat(learner.trainable_variables)
+        training_model.compile(
+            optimizer or keras.optimizers.SGD(1.0), loss_of(config_of()), jit_compile=devices.compiles
+        )
+        training_model.build_on(dataset.element_spec)
+    before = flat(training_model.trainable_variables)
+    training_model.fit(devices.distribute(dataset), steps_per_epoch=1, shuffle=False, verbose=0)
+    return before - flat(training_model.trainable_variables)
 
 
 def flat(arrays: list) -> np.ndarray:
@@ -98,7 +102,7 @@ def flat(arrays: list) -> np.ndarray:
 
 
 def gradient_of(model: keras.Model, variables: list[keras.Variable]) -> np.ndarray:
-    """Of the batch's mean cross-entropy with weights, in inference mode, without the package's learner."""
+    """The gradient of the weighted mean cross-entropy in inference mode, computed without TrainingModel."""
     with tf.GradientTape() as tape:
         scores = model(as_seen(), training=False)
         loss = tf.reduce_mean(keras.losses.binary_crossentropy(LABELS, scores) * WEIGHTS[:, 0])
@@ -106,12 +110,12 @@ def gradient_of(model: keras.Model, variables: list[keras.Variable]) -> np.ndarr
 
 
 def assert_close(vector: np.ndarray, expected: np.ndarray) -> None:
-    """To the accuracy of float32: of a sum's largest terms, and of weights up to 10 whose difference is taken."""
+    """Compare to the accuracy of float32, for sums of large terms and differences of weights up to 10."""
     np.testing.assert_allclose(vector, expected, atol=max(1e-5 * np.abs(expected).max(), 1e-6))
 
 
-def values_of(learner: TrainingModel) -> list[np.ndarray]:
-    return [keras.ops.convert_to_numpy(variable) for variable in learner.state]
+def values_of(training_model: TrainingModel) -> list[np.ndarray]:
+    return [keras.ops.convert_to_numpy(variable) for variable in training_model.state]
 
 
 def assert_equal(arrays: list[np.ndarray], expected: list[np.ndarray]) -> None:
@@ -119,46 +123,46 @@ def assert_equal(arrays: list[np.ndarray], expected: list[np.ndarray]) -> None:
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("parts", [1, 2, 3])
-def test_a_step_in_parts_is_the_step_of_the_whole_batch(parts):
-    """8 images in 3 parts are 3, 3 and 2."""
+@pytest.mark.parametrize("microbatches", [1, 2, 3])
+def test_a_step_in_microbatches_is_the_step_of_the_whole_batch(microbatches):
+    """8 images in 3 microbatches are 3, 3 and 2."""
     model = tiny()
-    learner = tuning(model, parts=parts)
-    expected = gradient_of(model, learner.trainable_variables)
-    assert_close(moved(learner), expected)
+    training_model = tuning(model, microbatches=microbatches)
+    expected = gradient_of(model, training_model.trainable_variables)
+    assert_close(moved(training_model), expected)
 
 
-def test_parts_compiled_by_xla_have_the_loss_and_the_metrics_of_the_whole():
-    """As on a GPU."""
+def test_microbatches_compiled_by_xla_have_the_loss_and_the_metrics_of_the_whole():
+    """A run on one GPU is compiled by XLA."""
     whole = fit(compiled(tuning(tiny(), clip_norm=0.5)), 2)
-    parts = fit(compiled(tuning(tiny(), parts=3, clip_norm=0.5), COMPILING), 2)
-    assert parts.keys() == whole.keys()
+    microbatches = fit(compiled(tuning(tiny(), microbatches=3, clip_norm=0.5), COMPILING), 2)
+    assert microbatches.keys() == whole.keys()
     for name, values in whole.items():
-        np.testing.assert_allclose(parts[name], values, rtol=1e-4, err_msg=name)
+        np.testing.assert_allclose(microbatches[name], values, rtol=1e-4, err_msg=name)
 
 
-def test_under_a_frozen_body_the_head_alone_learns():
+def test_with_a_frozen_body_only_the_head_trains():
     model = tiny()
     model.get_layer("backbone").trainable = False
     before = model.get_layer("backbone").get_weights()
-    learner = TrainingModel(ForwardPath(PICTURES, head_of(model), body_of(model)), parts=3)
+    training_model = TrainingModel(ForwardPath(PICTURES, head_of(model), body_of(model)), microbatches=3)
     expected = gradient_of(model, model.get_layer("cancer").trainable_variables)
-    assert_close(moved(learner), expected)
+    assert_close(moved(training_model), expected)
     assert_equal(model.get_layer("backbone").get_weights(), before)
 
 
-@pytest.mark.parametrize(("share", "parts"), [(0.01, 1), (0.5, 3), (2.0, 1)])
-def test_a_gradient_is_cut_to_clip_norm_and_keeps_its_direction(share, parts):
-    """`share` is that of clip_norm in the gradient's length."""
+@pytest.mark.parametrize(("share", "microbatches"), [(0.01, 1), (0.5, 3), (2.0, 1)])
+def test_a_gradient_is_clipped_to_clip_norm_and_keeps_its_direction(share, microbatches):
+    """`share` is clip_norm divided by the norm of the gradient."""
     model = tiny()
     gradient = gradient_of(model, tuning(model).trainable_variables)
     clip_norm = share * float(np.linalg.norm(gradient))
-    applied = moved(tuning(model, parts=parts, clip_norm=clip_norm))
+    applied = moved(tuning(model, microbatches=microbatches, clip_norm=clip_norm))
     assert_close(applied, gradient * min(1, share))
     assert np.linalg.norm(applied) <= clip_norm * (1 + 1e-5)
 
 
-def test_clip_norm_is_of_the_gradient_and_not_of_the_scaled_one_of_float16():
+def test_clip_norm_applies_to_the_unscaled_gradient_in_float16():
     scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(1.0), initial_scale=64.0)
     applied = moved(TrainingModel(ForwardPath(PICTURES, tiny("float16")), clip_norm=0.01), optimizer=scaled)
     assert np.linalg.norm(applied) == pytest.approx(0.01, rel=1e-3)
@@ -168,26 +172,26 @@ def network(model: keras.Model) -> TrainingModel:
     return TrainingModel(ForwardPath(PICTURES, model))
 
 
-@pytest.mark.parametrize("learner_of", [network, tuning])
-def test_the_loss_is_scaled_where_gradients_go_through_layers_of_float16(learner_of):
-    """Small ones would become 0 there."""
+@pytest.mark.parametrize("model_of", [network, tuning])
+def test_the_loss_is_scaled_if_the_network_computes_in_float16(model_of):
+    """Small gradients would become 0 in float16."""
     for precision in ("float32", "float16"):
-        learner = compiled(learner_of(tiny(precision)))
-        assert isinstance(learner.optimizer, keras.optimizers.LossScaleOptimizer) == (precision == "float16")
+        training_model = compiled(model_of(tiny(precision)))
+        assert isinstance(training_model.optimizer, keras.optimizers.LossScaleOptimizer) == (precision == "float16")
 
 
-STEPS = [{}, {"clip_norm": 0.01, "parts": 3}]
+STEPS = [{}, {"clip_norm": 0.01, "microbatches": 3}]
 
 
 def steps_on(devices: Devices, weights: str) -> list[np.ndarray]:
-    """How each of `STEPS` moves the network whose weights are in a file."""
+    """How each of `STEPS` changes the network whose weights are in a file."""
     steps = []
     for options in STEPS:
         with devices.scope():
             model = tiny()
             model.load_weights(weights)
-            learner = tuning(model, **options)
-        steps.append(moved(learner, devices))
+            training_model = tuning(model, **options)
+        steps.append(moved(training_model, devices))
     return steps
 
 
@@ -198,8 +202,8 @@ import tensorflow as tf
 
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from rsna_nb.distribution import find_devices
-from tests.test_learner import steps_on
+from rsna_nb.training.distribution import find_devices
+from tests.test_training_model import steps_on
 
 devices = find_devices()
 assert devices.replicas == 2
@@ -207,7 +211,7 @@ np.savez(sys.argv[2], *steps_on(devices, sys.argv[1]))
 """
 
 
-def test_two_devices_make_the_step_of_one_and_clip_the_gradient_of_both_together(tmp_path):
+def test_two_devices_make_the_step_of_one_and_clip_the_sum_of_their_gradients(tmp_path):
     weights, result = str(tmp_path / "all.weights.h5"), tmp_path / "steps.npz"
     tiny().save_weights(weights)
     command, folder = [sys.executable, "-c", ON_TWO, weights, str(result)], Path(__file__).parents[1]
@@ -231,7 +235,7 @@ LOSSES = {
 
 
 def literal(config: RunConfig, label: float, score: float) -> float:
-    """Lin et al. 2017, equations 1 and 4, for a target between 0 and 1."""
+    """The loss by Lin et al. 2017, equations 1 and 4, for a target between 0 and 1."""
     target = config.positive_label if label else 0.0
     entropy = -target * np.log(score) - (1 - target) * np.log(1 - score)
     right = target * score + (1 - target) * (1 - score)
@@ -240,7 +244,7 @@ def literal(config: RunConfig, label: float, score: float) -> float:
 
 @pytest.mark.parametrize("settings", LOSSES.values(), ids=LOSSES)
 @pytest.mark.parametrize("label", [0, 1])
-def test_the_loss_is_the_formulas_and_that_of_validation(settings, label):
+def test_the_training_loss_follows_its_formula_and_is_that_of_validation(settings, label):
     config, labels = config_of(**settings), np.full_like(SCORES, label)
     losses = loss_of(config)(tf.constant(labels), tf.constant(SCORES)).numpy()
     assert losses.shape == (IMAGES,)
@@ -256,10 +260,10 @@ def validation_figures(config: RunConfig, labels: np.ndarray, scores: np.ndarray
 
 @pytest.mark.parametrize("settings", [{}, {"imbalance": "focal", "positive_label": 0.9}])
 def test_training_logs_the_weighted_loss_and_the_metrics_of_hard_labels(settings):
-    """The body in inference mode and no dropout in the head: what training scores is what evaluation scores."""
-    learner = compiled(tuning(tiny()), **settings)
-    scores = learner((tf.constant(GREY), tf.constant(VARIANTS)), training=False).numpy()
-    logs = fit(learner)
+    """With the body in inference mode and no dropout, scores in training are those in evaluation."""
+    training_model = compiled(tuning(tiny()), **settings)
+    scores = training_model((tf.constant(GREY), tf.constant(VARIANTS)), training=False).numpy()
+    logs = fit(training_model)
     expected = validation_figures(config_of(**settings), LABELS, scores, weights=WEIGHTS[:, 0])
     assert 0 < expected["recall"] < 1
     assert logs.keys() == expected.keys()
@@ -269,37 +273,37 @@ def test_training_logs_the_weighted_loss_and_the_metrics_of_hard_labels(settings
 
 def test_the_body_stays_in_inference_mode_while_its_kernels_learn():
     model = tiny()
-    learner = compiled(tuning(model))
+    training_model = compiled(tuning(model))
     backbone = model.get_layer("backbone")
     before = {weight.path: weight.numpy() for weight in backbone.weights}
     inputs = tf.constant(GREY), tf.constant(VARIANTS)
-    fit(learner, 3)
+    fit(training_model, 3)
     for weight in backbone.weights:
         stays = "moving" in weight.path
         assert np.array_equal(weight.numpy(), before[weight.path]) == stays, weight.path
-    np.testing.assert_array_equal(learner(inputs, training=True), learner(inputs, training=False))
+    np.testing.assert_array_equal(training_model(inputs, training=True), training_model(inputs, training=False))
 
 
-def test_a_network_that_learns_as_a_whole_has_its_statistics_and_dropout_in_training_mode():
+def test_a_network_that_trains_as_a_whole_has_batch_statistics_and_dropout_in_training_mode():
     model = tiny()
-    learner = compiled(TrainingModel(ForwardPath(PICTURES, model)))
+    training_model = compiled(TrainingModel(ForwardPath(PICTURES, model)))
     before = model.get_layer("backbone").get_layer("normalization").get_weights()
     inputs = tf.constant(GREY), tf.constant(VARIANTS)
-    fit(learner)
+    fit(training_model)
     after = model.get_layer("backbone").get_layer("normalization").get_weights()
     assert not any(np.array_equal(one, other) for one, other in zip(before, after, strict=True))
-    assert not np.array_equal(learner(inputs, training=True), learner(inputs, training=True))
-    np.testing.assert_array_equal(learner(inputs, training=False), learner(inputs, training=False))
+    assert not np.array_equal(training_model(inputs, training=True), training_model(inputs, training=True))
+    np.testing.assert_array_equal(training_model(inputs, training=False), training_model(inputs, training=False))
 
 
 def in_order(backbone: keras.Model) -> list[keras.layers.Layer]:
-    """The layers that a picture goes through, those of a network within the network in its place."""
+    """All layers in the order in which a picture passes through them, those of nested networks included."""
     nested = [in_order(layer) if isinstance(layer, keras.Model) else [layer] for layer in backbone.layers]
     return [layer for group in nested for layer in group]
 
 
 def opened(name: str, first: str) -> tuple[TrainingModel, list[keras.layers.Layer], int]:
-    """Its learner, its backbone's layers in order, and which of them is the first to learn."""
+    """A model for fine-tuning, its backbone's layers in order, and the position of the first that trains."""
     keras.utils.set_random_seed(0)
     model = build_model(RunConfig(img_size=SIDE, backbone=name, weights="none", freeze_backbone=False))
     model.get_layer("backbone").trainable = False
@@ -311,19 +315,19 @@ def opened(name: str, first: str) -> tuple[TrainingModel, list[keras.layers.Laye
     ("name", "first"),
     [("small", "stage_2"), ("small", "stage_3_same_bn"), ("mobilenet", "conv_dw_12"), ("mobilenet", "")],
 )
-def test_all_layers_from_fine_tune_from_on_learn_and_none_before(name, first):
-    """Those of keras.applications are a network within the network."""
-    learner, backbone, start = opened(name, first)
-    learn = {id(variable) for variable in learner.trainable_variables}
+def test_all_layers_from_fine_tune_from_on_train_and_none_before(name, first):
+    """The networks of keras.applications are nested in the backbone."""
+    training_model, backbone, start = opened(name, first)
+    learn = {id(variable) for variable in training_model.trainable_variables}
     learning = [layer.name for layer in backbone if any(id(weight) in learn for weight in layer.weights)]
     assert learning == [layer.name for layer in backbone[start:] if layer.weights]
-    assert {id(weight) for weight in learner.head.weights} <= learn
+    assert {id(weight) for weight in training_model.head.weights} <= learn
 
 
 def test_the_layers_before_fine_tune_from_stay_as_they_are_and_all_others_change():
-    learner, backbone, start = opened("small", "stage_2")
+    training_model, backbone, start = opened("small", "stage_2")
     before = [layer.get_weights() for layer in backbone]
-    fit(compiled(learner))
+    fit(compiled(training_model))
     changed = [
         layer.name
         for layer, weights in zip(backbone, before, strict=True)
@@ -333,12 +337,12 @@ def test_the_layers_before_fine_tune_from_stay_as_they_are_and_all_others_change
 
 
 @pytest.mark.parametrize(("name", "first", "count"), [("small", "stage_2", 14), ("mobilenet", "conv_pw_13_bn", 2)])
-def test_opening_says_how_many_layers_learn(name, first, count):
+def test_open_backbone_returns_how_many_layers_train(name, first, count):
     model = build_model(RunConfig(img_size=SIDE, backbone=name, weights="none", freeze_backbone=False))
     assert open_backbone(model, first) == count
 
 
-def test_a_layer_that_is_not_there_is_refused_with_those_that_are():
+def test_an_unknown_layer_is_refused_and_the_known_ones_are_named():
     model = build_model(config_of())
     with pytest.raises(ConfigError, match="fine_tune_from conv5 is in no layer's name; the layers are") as caught:
         open_backbone(model, "conv5")
@@ -362,7 +366,7 @@ def test_body_and_head_together_are_the_model(precision):
 
 @pytest.fixture
 def rows(tmp_path) -> pd.DataFrame:
-    """Pictures in a store, of eight breasts."""
+    """Eight pictures in a store, each of another breast."""
     files = [str(tmp_path / f"{number}.png") for number in range(IMAGES)]
     for file, picture in zip(files, GREY, strict=True):
         cv2.imwrite(file, picture)
@@ -371,12 +375,12 @@ def rows(tmp_path) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("batch", [3, 100])
-def test_a_route_scores_each_row_in_its_place_whatever_the_batch(rows, batch):
+def test_a_forward_path_scores_each_row_in_its_place_whatever_the_batch(rows, batch):
     model = tiny()
     expected = model.predict(GREY / np.float32(255), verbose=0)[:, 0]
     whole, split = ForwardPath(PICTURES, model), ForwardPath(PICTURES, head_of(model), body_of(model))
-    for route, devices in ((whole, ALONE), (split, ALONE), (split, COMPILING)):
-        scores = route.scorer(rows, batch, devices)()
+    for path, devices in ((whole, ALONE), (split, ALONE), (split, COMPILING)):
+        scores = path.scorer(rows, batch, devices)()
         assert scores.dtype == np.float64
         np.testing.assert_allclose(scores, expected, atol=1e-6)
 
@@ -389,40 +393,40 @@ def test_a_scorer_scores_by_the_network_as_it_is_at_the_time(rows):
     assert (score() > before).all()
 
 
-@pytest.mark.parametrize(("learner_of", "precision"), [(network, "float16"), (tuning, "float32")])
-def test_a_step_from_the_same_state_is_the_same_to_the_bit(learner_of, precision):
-    """The state has the optimizer's moments, the averages, float16's scale and the dropout layers' random numbers."""
-    learner = compiled(learner_of(tiny(precision, dropout=0.5)), ema=0.5)
+@pytest.mark.parametrize(("model_of", "precision"), [(network, "float16"), (tuning, "float32")])
+def test_a_step_from_the_same_state_is_the_same_to_the_bit(model_of, precision):
+    """The state includes the optimizer's moments, averaged weights, the loss scale and the random state of dropout."""
+    training_model = compiled(model_of(tiny(precision, dropout=0.5)), ema=0.5)
     state: list[list[np.ndarray]] = []
-    record = LambdaCallback(on_train_batch_end=lambda batch, logs: state.append(values_of(learner)))
-    fit(learner, 3, record)
-    for variable, value in zip(learner.state, state[0], strict=True):
+    record = LambdaCallback(on_train_batch_end=lambda batch, logs: state.append(values_of(training_model)))
+    fit(training_model, 3, record)
+    for variable, value in zip(training_model.state, state[0], strict=True):
         variable.assign(value)
-    fit(learner, 2, record)
+    fit(training_model, 2, record)
     assert_equal(state[3], state[1])
     assert_equal(state[4], state[2])
     assert any(not np.array_equal(one, other) for one, other in zip(state[1], state[2], strict=True))
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
-def test_weights_and_averages_exchanged_twice_are_as_they_were_to_the_bit(precision):
-    learner = compiled(TrainingModel(ForwardPath(PICTURES, tiny(precision))), ema=0.9)
+def test_weights_and_averages_swapped_twice_are_as_they_were_to_the_bit(precision):
+    training_model = compiled(TrainingModel(ForwardPath(PICTURES, tiny(precision))), ema=0.9)
     states: list[list[np.ndarray]] = []
 
     class Twice(SwapAverages):
         def on_epoch_end(self, epoch: int, logs: dict) -> None:
             for _ in range(2):
-                states.append(values_of(learner))
+                states.append(values_of(training_model))
                 super().on_epoch_end(epoch, logs)
-            states.append(values_of(learner))
+            states.append(values_of(training_model))
 
-    fit(learner, 3, Twice())
+    fit(training_model, 3, Twice())
     assert_equal(states[2], states[0])
     assert not all(np.array_equal(one, other) for one, other in zip(states[0], states[1], strict=True))
 
 
 def averages(steps: list[np.ndarray], momentum: float) -> np.ndarray:
-    """Of the weights after each step, the first among them."""
+    """The moving average of the weights after each step."""
     average = steps[0].astype(float)
     for weights in steps[1:]:
         average = momentum * average + (1 - momentum) * weights
@@ -434,30 +438,33 @@ def frozen(model: keras.Model) -> TrainingModel:
     return TrainingModel(ForwardPath(PICTURES, head_of(model), body_of(model)))
 
 
-@pytest.mark.parametrize(("learner_of", "head_alone"), [(network, False), (frozen, True)])
-def test_averaged_weights_are_judged_and_kept_while_the_weights_go_on(rows, tmp_path, learner_of, head_alone):
+@pytest.mark.parametrize(("model_of", "head_alone"), [(network, False), (frozen, True)])
+def test_averaged_weights_are_evaluated_and_kept_while_training_goes_on_without_them(
+    rows, tmp_path, model_of, head_alone
+):
     model = tiny()
-    learner = compiled(learner_of(model), ema=0.9)
-    head = learner.head if head_alone else None
+    training_model = compiled(model_of(model), ema=0.9)
+    head = training_model.head if head_alone else None
     steps, after = [], []
-    validate = Validate(learner.route.scorer(rows, 4, ALONE), rows)
+    validate = Validate(training_model.forward_path.scorer(rows, 4, ALONE), rows)
     best = BestCheckpoint(tmp_path / "best.keras", "val_loss", model, True)
     best.watch(validate, head)
     fit(
-        learner,
+        training_model,
         5,
-        LambdaCallback(on_train_batch_end=lambda batch, logs: steps.append(flat(learner.trainable_variables))),
+        LambdaCallback(on_train_batch_end=lambda batch, logs: steps.append(flat(training_model.trainable_variables))),
         SwapAverages(),
         validate,
         best,
         SwapAverages(),
-        LambdaCallback(on_epoch_end=lambda epoch, logs: after.append(flat(learner.trainable_variables))),
+        LambdaCallback(on_epoch_end=lambda epoch, logs: after.append(flat(training_model.trainable_variables))),
     )
-    best.write(head)
+    if head_alone:
+        best.write(head)
     best.settle()
     np.testing.assert_array_equal(after[0], steps[-1])
     model.load_weights(tmp_path / "best.keras")
-    np.testing.assert_allclose(flat(learner.trainable_variables), averages(steps, 0.9), atol=1e-6)
+    np.testing.assert_allclose(flat(training_model.trainable_variables), averages(steps, 0.9), atol=1e-6)
     assert not np.allclose(steps[-1], averages(steps, 0.9), atol=1e-3)
     kept = keras.models.load_model(tmp_path / "best.keras")
     np.testing.assert_allclose(kept.predict(GREY / np.float32(255), verbose=0)[:, 0], best.scores, atol=1e-6)

@@ -1,0 +1,69 @@
+"""The head alone, on a bank or on pictures, fine-tuning after it, and networks of one's own."""
+
+import keras
+import numpy as np
+import pytest
+
+from rsna_nb import inference
+from rsna_nb.backbones.registry import BACKBONES, build_backbone
+from rsna_nb.config import RunConfig
+from rsna_nb.metadata import load_metadata
+from rsna_nb.training import train
+from tests.small import changed_layers
+
+
+def test_the_head_learns_the_same_from_the_bank_as_from_the_pictures(frozen_settings):
+    same = frozen_settings | {"dropout": 0.0, "epochs": 3, "early_stopping_patience": 0}
+    plain, bank = (train(RunConfig(**same, feature_bank=used)) for used in (False, True))
+    assert "the head trains on the feature bank" in bank.file("logs/train.log").read_text()
+    for name in ("loss", "auc", "val_loss", "val_auc", "val_pf1"):
+        np.testing.assert_allclose(bank.history[name], plain.history[name], atol=1e-4, err_msg=name)
+    np.testing.assert_allclose(bank.predictions["score"], plain.predictions["score"], atol=1e-4)
+
+
+@pytest.mark.parametrize("bank", [True, False])
+def test_a_frozen_backbone_trains_its_head_alone_and_is_saved_with_it(frozen_settings, generated, bank):
+    run = train(RunConfig(**frozen_settings | {"epochs": 1, "feature_bank": bank}))
+    model = keras.models.load_model(run.checkpoint)
+    assert len(model.trainable_variables) == 2
+    untrained = build_backbone("small", 64, frozen_settings["weights"])
+    for ours, theirs in zip(model.get_layer("backbone").get_weights(), untrained.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    table = load_metadata(generated).set_index("image_id")
+    scores = inference.predict(run, table["path"][run.predictions["image_id"]])
+    np.testing.assert_allclose(scores["score"], run.predictions["score"], atol=1e-5)
+
+
+def test_fine_tuning_begins_at_the_best_head_and_trains_from_the_layer_named(frozen_settings):
+    tuned = {"epochs": 2, "fine_tune_epochs": 2, "fine_tune_from": "stage_3", "fine_tune_learning_rate": 1e-3}
+    coarse = {"learning_rate": 1.0}  # of the head: what it leaves fine-tuning gains
+    run = train(RunConfig(**frozen_settings | tuned | coarse))
+    assert run.history["phase"].tolist() == ["head"] * 2 + ["fine_tuning"] * 2
+    assert run.history["epoch"].tolist() == [1, 2, 3, 4]
+    assert run.history["learning_rate"][2] == pytest.approx(1e-3)
+    assert run.metrics["best_epoch"] > 2, "else fine-tuning is not looked at"
+    model = keras.models.load_model(run.checkpoint).get_layer("backbone")
+    changed = changed_layers(model, build_backbone("small", 64, frozen_settings["weights"]))
+    assert changed
+    assert all("stage_3" in name for name in changed)
+
+
+@keras.saving.register_keras_serializable("tests")
+class Subclassed(keras.Model):
+    """A backbone without a graph that anyone could walk."""
+
+    def __init__(self, **options: object) -> None:
+        super().__init__(**options)
+        self.convolution = keras.layers.Conv2D(4, 5, 8)
+
+    def call(self, images):
+        return self.convolution(images)
+
+
+def test_a_subclassed_backbone_trains(small_settings, monkeypatch):
+    """What is advisory, as a memory estimate, ends no run."""
+    from rsna_nb.backbones.registry import Backbone
+
+    monkeypatch.setitem(BACKBONES, "subclassed", Backbone(lambda *_, **__: Subclassed(name="backbone")))
+    run = train(RunConfig(**small_settings | {"backbone": "subclassed", "epochs": 1}))
+    assert run.is_finished
