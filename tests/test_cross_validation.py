@@ -1,10 +1,12 @@
 import dataclasses
+import gc
 import json
 import shutil
 import threading
 import time
 from pathlib import Path
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,12 +15,10 @@ from rsna_nb import runs
 from rsna_nb.config import ConfigError, RunConfig
 from rsna_nb.evaluation import out_of_fold
 from rsna_nb.experiments import cross_validation
-from rsna_nb.metadata.table import load_metadata
+from rsna_nb.metadata import load_metadata
 from rsna_nb.splits import SplitError
-from rsna_nb.system.files import locked
-from rsna_nb.training import data
-from rsna_nb.training import run as training
-from rsna_nb.training.callbacks import TrainingError
+from rsna_nb.system import locked
+from rsna_nb.training import TrainingError, data, train
 from tests.small import SMALL, stop_at
 
 
@@ -88,17 +88,17 @@ def test_a_stopped_fold_goes_on_and_the_finished_one_stays(recipe, finished, tmp
 def test_runs_of_other_settings_or_data_are_not_taken(recipe, finished, tmp_path):
     config = copied(recipe, tmp_path)
     parts = {fold: dataclasses.replace(config, fold=fold) for fold in (0, 1)}
-    origin = cross_validation.Origin.of(parts[0])
-    found = cross_validation.find(parts[0], origin)
+    data_of_all = cross_validation._Data.of(parts[0])
+    found = cross_validation._find(parts[0], data_of_all)
     assert found
     assert found.id == finished[0].id
     for name, value in {"epochs": 3, "seed": 1, "n_folds": 3, "split_seed": 1}.items():
-        assert cross_validation.find(dataclasses.replace(parts[0], **{name: value}), origin) is None
+        assert cross_validation._find(dataclasses.replace(parts[0], **{name: value}), data_of_all) is None
     for run, name in zip(runs.list_runs(config.runs_dir), ["table_fingerprint", "store_fingerprint"], strict=True):
         path = run.file("config/environment.json")
         path.write_text(json.dumps(json.loads(path.read_text()) | {name: "0" * 64}))
-    assert cross_validation.find(parts[0], origin) is None
-    assert cross_validation.find(parts[1], origin) is None
+    assert cross_validation._find(parts[0], data_of_all) is None
+    assert cross_validation._find(parts[1], data_of_all) is None
 
 
 def test_a_run_of_settings_that_are_not_known_is_passed_over(recipe, finished, tmp_path):
@@ -106,7 +106,7 @@ def test_a_run_of_settings_that_are_not_known_is_passed_over(recipe, finished, t
     run = runs.list_runs(config.runs_dir)[0]
     path = shutil.copytree(run.path, run.path.with_name("99999999-999999")) / "config" / "config.json"
     path.write_text(json.dumps({"a_later_setting": 1}))
-    found = cross_validation.find(config, cross_validation.Origin.of(config))
+    found = cross_validation._find(config, cross_validation._Data.of(config))
     assert found
     assert found.id == run.id
 
@@ -114,7 +114,8 @@ def test_a_run_of_settings_that_are_not_known_is_passed_over(recipe, finished, t
 def test_a_second_process_on_a_fold_waits_and_finds_it_done(recipe, finished, tmp_path):
     config = RunConfig(**recipe | {"runs_dir": str(tmp_path / "runs")})
     found: dict = {}
-    with locked(cross_validation.place(config) / ".fold-0"):
+    part = dataclasses.replace(config, fold=0)
+    with locked(cross_validation._lock(part, cross_validation._Data.of(part))):
         second = threading.Thread(target=lambda: found.update(cross_validation.cross_validate(config, [0])))
         second.start()
         time.sleep(3)
@@ -123,6 +124,53 @@ def test_a_second_process_on_a_fold_waits_and_finds_it_done(recipe, finished, tm
     second.join()
     assert [run.id for run in found.values()] == [finished[0].id]
     assert len(runs.list_runs(config.runs_dir)) == 1
+
+
+def test_a_run_that_was_killed_before_it_wrote_down_its_data_is_not_taken_for_other_data(recipe, finished, tmp_path):
+    config = dataclasses.replace(copied(recipe, tmp_path), fold=0)
+    (tmp_path / "runs" / finished[0].id / "config" / "environment.json").unlink()
+    data_of_all = cross_validation._Data.of(config)
+    found = cross_validation._find(config, data_of_all)
+    assert found
+    assert found.id == finished[0].id
+    other = dataclasses.replace(config, data_dir=str(tmp_path / "other"))
+    (tmp_path / "other").symlink_to(recipe["data_dir"])
+    assert cross_validation._find(other, dataclasses.replace(data_of_all, folder=tmp_path / "other")) is None
+
+
+def test_results_of_other_data_names_columns_or_draws_have_a_folder_of_their_own(recipe, generated, tmp_path):
+    config = RunConfig(**recipe | {"runs_dir": str(tmp_path / "runs")})
+    pd.read_csv(generated / "train.csv").assign(age=50).to_csv(tmp_path / "train.csv", index=False)
+    (tmp_path / "train_images").symlink_to(generated / "train_images")
+    results = cross_validation.results_folder
+    found = [results(config), results(config, "site_id"), results(config, "machine_id"), results(config, draws=50)]
+    others = {"data_dir": str(tmp_path), "run_name": "another", "epochs": 3, "n_folds": 3}
+    found += [results(dataclasses.replace(config, **{name: value})) for name, value in others.items()]
+    assert len(set(found)) == len(found)
+    assert results(dataclasses.replace(config, fold=1)) == found[0]  # the folds of a cross-validation share one
+    assert all(folder.parent == tmp_path / "runs" / "cross_validation" for folder in found)
+
+
+def test_the_models_of_earlier_folds_are_not_kept(recipe, tmp_path, monkeypatch):
+    def models() -> int:
+        return sum(isinstance(each, keras.Model) for each in gc.get_objects())
+
+    def counting(config: RunConfig) -> runs.Run:
+        alive.append(models())
+        return train(config)
+
+    alive: list[int] = []
+    monkeypatch.setattr(cross_validation, "train", counting)
+    config = RunConfig(**recipe | {"runs_dir": str(tmp_path / "runs"), "n_folds": 3, "epochs": 1})
+    keras.backend.clear_session()
+    gc.collect()
+    gc.disable()  # or it may come by chance
+    try:
+        cross_validation.cross_validate(config)
+    finally:
+        gc.enable()
+    assert alive == [alive[0]] * 3
+    assert models() == alive[0]
 
 
 @pytest.mark.parametrize(
@@ -171,7 +219,7 @@ def load(config: RunConfig) -> pd.DataFrame:
 
 
 def test_each_machine_that_can_be_judged_is_left_out_of_a_run(machines):
-    found = cross_validation.left_out(machines, "machine_id")
+    found = cross_validation.leave_one_group_out(machines, "machine_id")
     assert set(found) == {"7", "49"}
     table = load(machines)
     for value, run in found.items():
@@ -186,13 +234,13 @@ def test_each_machine_that_can_be_judged_is_left_out_of_a_run(machines):
         assert counts["unused"] == table["patient_id"].isin(unused).sum() - inside["patient_id"].isin(unused).sum() > 0
         log = run.file("logs/train.log").read_text()
         assert f": {counts['train'] + counts['validation']} images\n" in log  # of the feature bank
-    again = cross_validation.left_out(machines, "machine_id")
+    again = cross_validation.leave_one_group_out(machines, "machine_id")
     assert {value: run.id for value, run in again.items()} == {value: run.id for value, run in found.items()}
 
 
 def test_a_machine_that_cannot_be_judged_is_refused_by_training_in_words(machines):
     with pytest.raises(SplitError, match=r"validation split would have no image with cancer.*too small a group"):
-        training.train(dataclasses.replace(machines, leave_out="machine_id=197"))
+        train(dataclasses.replace(machines, leave_out="machine_id=197"))
 
 
 def test_a_column_that_the_table_lacks_is_named(machines):

@@ -1,11 +1,11 @@
-"""Runs -> the members of an ensemble, and what each of them scored of women that it was not trained on.
+"""Runs -> the members of an ensemble, and their scores of women on whom none of them was trained.
 
-A member is a run, or the fold runs of one recipe: runs whose settings differ in fold, name and folders alone.
+A member is one run, or the fold runs of one recipe: runs whose settings differ only in fold, name and folders.
 """
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -13,33 +13,36 @@ import numpy as np
 import pandas as pd
 
 from rsna_nb.config import RunConfig, resolve
-from rsna_nb.evaluation import held_out, on_the_same_images, refuse_seen
-from rsna_nb.metrics import MetricsError
+from rsna_nb.evaluation import class_weights, held_out, on_the_same_images, refuse_seen, weighs_nothing
+from rsna_nb.metrics import MetricsError, prior_correction
 from rsna_nb.runs import Run, RunError, load_run, readable_runs, recipe
 
 KEY = ["patient_id", "image_id"]
+ClassWeights = Mapping[int, float]  # {0: weight, 1: weight} in the training loss
 
 
 @dataclass(frozen=True, eq=False)
 class Member:
-    """A run, or fold runs of one recipe, with their checked predictions."""
+    """One run, or the fold runs of one recipe, with their checked predictions."""
 
     runs: tuple[Run, ...]
 
     @property
     def name(self) -> str:
+        """The run's id, or "3 folds of <id of the first>"."""
         first = self.runs[0]
         return first.id if len(self.runs) == 1 else f"{len(self.runs)} folds of {first.id}"
 
     @cached_property
     def tables(self) -> list[pd.DataFrame]:
+        """The predictions of each run, with columns run and fold."""
         return [held_out(run).assign(run=run.id, fold=run.config.fold) for run in self.runs]
 
     @cached_property
     def rows(self) -> pd.DataFrame:
-        """A row an image: those of validation with the run that scored it and its fold, those of test once.
+        """A row an image: validation images with their run and fold, test images once.
 
-        `MetricsError` where a woman is in two folds' validation, or the folds have other test women.
+        `MetricsError` where a woman is in the validation of two folds, or the folds have different test women.
         """
         everything = pd.concat(self.tables)
         validation = everything[everything["split"] == "validation"]
@@ -58,82 +61,111 @@ class Member:
 
 @dataclass(frozen=True, eq=False)
 class ModelPool:
-    """Members on the same split, and their scores of the women whom none of them was trained on.
+    """Members on the same split, and their scores of the women on whom none of them was trained.
 
     Attributes
     ----------
+    members
+        The members, in the order in which their runs were named.
     rows
-        A row an image with its metadata, cancer, `split` and, of validation images, `fold`.
+        A row an image with its metadata, cancer, `split` and, for validation images, `fold`.
     scores
-        (images, runs) by run id, NaN where the image is of another fold.
+        (images, runs), a column for each run id; NaN where the image belongs to another fold.
+    class_weights
+        For each run id the weights that its scores in this table are corrected for; empty for raw scores.
     """
 
     members: tuple[Member, ...]
     rows: pd.DataFrame
     scores: pd.DataFrame
+    class_weights: Mapping[str, ClassWeights] = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:
+        """The members' names."""
         return [member.name for member in self.members]
 
     @property
     def runs(self) -> list[Run]:
+        """All runs of all members."""
         return [run for member in self.members for run in member.runs]
 
     @property
-    def split(self) -> str:
-        """Whom it is judged on: "test" women where there are some, else those of "validation"."""
+    def evaluated_split(self) -> str:
+        """The women on whom members are evaluated: "test" where the runs have test women, else "validation"."""
         return "test" if (self.rows["split"] == "test").any() else "validation"
 
     def of(self, split: str) -> np.ndarray:
-        """Which rows are of the split, bool (images,)."""
+        """Which rows belong to the split, bool (images,)."""
         return (self.rows["split"] == split).to_numpy()
 
+    def prior_corrected(self) -> "ModelPool":
+        """The pool with probabilities for scores: each run's class weights are corrected for.
 
-def find_runs(names: str, runs_dir: str | Path = "runs") -> list[Run]:
-    """Runs by their ids or paths, between commas or spaces.
+        `MetricsError` that names the run whose scores cannot be corrected.
+        """
+        weights = {run.id: class_weights_of(run) for run in self.runs}
+        return replace(self, scores=corrected(self.scores, weights), class_weights=weights)
 
-    "" is the newest finished run and all others on its split: the newest of each recipe and fold, of recipes that have
-    the same folds. Runs that left out a site or machine are not among them. `RunError` where there is none.
+
+def class_weights_of(run: Run) -> ClassWeights:
+    """The run's class weights in training, 1 and 1 for none; `MetricsError` names a run that does not tell them."""
+    try:
+        return {0: 1.0, 1: 1.0} if weighs_nothing(run) else class_weights(run)
+    except MetricsError as error:
+        raise MetricsError(f"run {run.id}: {error}") from error
+
+
+def corrected(scores: pd.DataFrame, weights: Mapping[str, ClassWeights]) -> pd.DataFrame:
+    """The scores (images, runs) with the class weights of some of the runs corrected for; NaN stays NaN."""
+    fixed = {}
+    for name, own in weights.items():
+        known = scores[name].dropna()
+        fixed[name] = pd.Series(prior_correction(known, own), index=known.index)
+    return scores.assign(**fixed)
+
+
+def find_runs(names: str | Sequence[str], runs_dir: str | Path = "runs") -> list[Run]:
+    """Runs by their ids or paths: a sequence, or one string with commas or spaces between them.
+
+    "" is the newest finished run and all others on its split: the newest of each recipe and fold, where a recipe has
+    the same folds. Runs that leave out a site or machine are not among them. `RunError` where there is none.
     """
-    if names.strip():
-        return [load_run(name, runs_dir) for name in re.split(r"[,\s]+", names.strip(", \n"))]
+    if isinstance(names, str):
+        names = re.findall(r"[^,\s]+", names)
+    if names:
+        return [load_run(name, runs_dir) for name in names]
     finished = [run for run in readable_runs(runs_dir) if run.is_finished and not run.config.leave_out]
     if not finished:
         raise RunError(f"there is no finished run in {resolve(runs_dir)}: 03_train and 05_cross_validate make them")
-    newest = finished[-1]
-    by_recipe: dict[str, dict[int, Run]] = {}
+    split = _split_settings(finished[-1].config)
+    newest: dict[str, dict[int, Run]] = {}
     for run in finished:
-        if split_of(run.config) == split_of(newest.config):
-            by_recipe.setdefault(recipe_of(run.config), {})[run.config.fold] = run
-    folds = by_recipe[recipe_of(newest.config)].keys()
-    return [run for runs in by_recipe.values() if runs.keys() == folds for _, run in sorted(runs.items())]
+        if _split_settings(run.config) == split:
+            newest.setdefault(str(recipe(run.config)), {})[run.config.fold] = run
+    folds = newest[str(recipe(finished[-1].config))].keys()
+    return [run for runs in newest.values() if runs.keys() == folds for _, run in sorted(runs.items())]
 
 
-def recipe_of(config: RunConfig) -> str:
-    """What the fold runs of a cross-validation share, to be compared."""
-    return str(recipe(config))
-
-
-def split_of(config: RunConfig) -> tuple[object, ...]:
-    """The settings that deal the women, but for the fold."""
+def _split_settings(config: RunConfig) -> tuple[object, ...]:
+    """The settings that decide who validates, but for the fold."""
     shares = config.n_folds if config.fold >= 0 else config.val_fraction
     data = resolve(config.data_dir) if config.data_dir else ""
     return data, config.limit_patients, config.test_fraction, config.split_seed, config.fold >= 0, shares
 
 
 def gather(runs: Sequence[Run]) -> ModelPool:
-    """The members that the runs make, in their order.
+    """The pool of the members that the runs make, in their order.
 
     Raises
     ------
     MetricsError
-        Where the runs are of different splits: one may have trained on women whom another is judged on, or they were
-        dealt to other folds, or they scored other images; the message says which and why.
+        Where the runs have different splits. One may then have been trained on women on whom another is evaluated, or
+        the women belong to different folds, or different images were scored; the message names the runs.
     """
-    by_recipe: dict[str, dict[int, Run]] = {}
+    by_member: dict[str, dict[int, Run]] = {}
     for run in runs:
-        known = by_recipe.setdefault(recipe_of(run.config) if run.config.fold >= 0 else run.id, {})
+        known = by_member.setdefault(str(recipe(run.config)) if run.config.fold >= 0 else run.id, {})
         if run.config.fold in known:
             raise MetricsError(
                 f"runs {known[run.config.fold].id} and {run.id} are the same fold of the same recipe: name one of them"
@@ -141,30 +173,26 @@ def gather(runs: Sequence[Run]) -> ModelPool:
                 else f"run {run.id} is named twice"
             )
         known[run.config.fold] = run
-    members = tuple(Member(tuple(run for _, run in sorted(folds.items()))) for folds in by_recipe.values())
+    members = tuple(Member(tuple(run for _, run in sorted(folds.items()))) for folds in by_member.values())
     for member in members[1:]:
-        check_same_split(members[0], member)
+        _check_same_split(members[0], member)
     rows = members[0].rows
-    scores = {run.id: scores_of(table, rows) for member in members for run, table in pairs(member)}
+    images = pd.MultiIndex.from_frame(rows[KEY])
+    scores = {
+        run.id: table.set_index(KEY)["score"].reindex(images).to_numpy()  # NaN for the images of other folds
+        for member in members
+        for run, table in zip(member.runs, member.tables, strict=True)
+    }
     return ModelPool(members, rows.drop(columns=["score", "run"]), pd.DataFrame(scores))
 
 
-def pairs(member: Member) -> list[tuple[Run, pd.DataFrame]]:
-    return list(zip(member.runs, member.tables, strict=True))
-
-
-def scores_of(table: pd.DataFrame, rows: pd.DataFrame) -> np.ndarray:
-    """The table's scores of the rows, NaN where it has none."""
-    return table.set_index(KEY)["score"].reindex(pd.MultiIndex.from_frame(rows[KEY])).to_numpy()
-
-
-def check_same_split(member: Member, other: Member) -> None:
+def _check_same_split(member: Member, other: Member) -> None:
     names = [f"run {member.name}", f"run {other.name}"]
     for split in ("test", "validation"):
-        own, theirs = (each.rows[each.rows["split"] == split] for each in (member, other))
+        own, others = (each.rows[each.rows["split"] == split] for each in (member, other))
         refuse_seen(own, names[0], other.rows, names[1])
-        refuse_seen(theirs, names[1], member.rows, names[0])
-        both = on_the_same_images(own, names[0], theirs, names[1])
+        refuse_seen(others, names[1], member.rows, names[0])
+        both = on_the_same_images(own, names[0], others, names[1])
         fold_of = other.rows.set_index(KEY)["fold"]
         if split == "validation" and not both["fold"].eq(fold_of.loc[pd.MultiIndex.from_frame(both[KEY])].array).all():
-            raise MetricsError(f"{names[0]} and {names[1]} dealt the validation women to other folds")
+            raise MetricsError(f"{names[0]} and {names[1]} assigned the validation women to different folds")
