@@ -2,6 +2,9 @@ import dataclasses
 import gc
 import json
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -20,6 +23,9 @@ from rsna_nb.splits import SplitError
 from rsna_nb.system import locked
 from rsna_nb.training import TrainingError, data, train
 from tests.small import SMALL, stop_at
+
+ROOT = Path(__file__).parents[1]
+STEPS = 12  # of a fold: 2 epochs of 6
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +78,7 @@ def test_one_fold_alone_is_trained_and_is_the_run_that_training_it_gives(recipe,
 
 def test_a_stopped_fold_goes_on_and_the_finished_one_stays(recipe, finished, tmp_path, monkeypatch):
     config = RunConfig(**recipe | {"runs_dir": str(tmp_path / "runs")})
-    steps = finished[0].config.epochs * 6
-    stop_at(steps + 8, monkeypatch)
+    stop_at(STEPS + 8, monkeypatch)
     with pytest.raises(TrainingError, match="stopped for the test"):
         cross_validation.cross_validate(config)
     first, second = runs.list_runs(config.runs_dir)
@@ -83,6 +88,18 @@ def test_a_stopped_fold_goes_on_and_the_finished_one_stays(recipe, finished, tmp
     assert {fold: run.id for fold, run in found.items()} == {0: first.id, 1: second.id}
     np.testing.assert_array_equal(found[1].predictions["score"], finished[1].predictions["score"])
     assert "goes on" in second.file("logs/train.log").read_text()
+
+
+@pytest.mark.slow
+def test_a_cross_validation_that_was_killed_goes_on_as_if_it_had_not_been(recipe, finished, tmp_path):
+    settings = recipe | {"runs_dir": str(tmp_path / "runs")}
+    for step, code in ((STEPS + 8, -signal.SIGKILL), (3, -signal.SIGKILL), (0, 0)):
+        command = [sys.executable, "-m", "tests.folded", json.dumps(settings), str(step)]
+        assert subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == code
+    found = {run.config.fold: run for run in runs.list_runs(tmp_path / "runs")}
+    assert len(runs.list_runs(tmp_path / "runs")) == len(found) == 2
+    for fold, run in found.items():
+        np.testing.assert_array_equal(run.predictions["score"], finished[fold].predictions["score"])
 
 
 def test_runs_of_other_settings_or_data_are_not_taken(recipe, finished, tmp_path):
@@ -179,6 +196,7 @@ def test_the_models_of_earlier_folds_are_not_kept(recipe, tmp_path, monkeypatch)
         ({"leave_out": "site_id=1"}, None, "leave_out is for a single run"),
         ({"resume": "x"}, None, "resume is for a single run"),
         ({}, [2], "there is no fold 2: n_folds is 2"),
+        ({}, "01", "there is no fold '0': n_folds is 2"),
     ],
 )
 def test_what_a_cross_validation_cannot_use_is_named(recipe, settings, folds, message):

@@ -140,7 +140,7 @@ def test_members_that_cannot_be_compared_are_refused_instead_of_the_first_being_
 
 def test_pf1_is_of_scores_whose_class_weights_are_corrected_for_and_ranks_stay_raw(tmp_path):
     pool = model_pool.gather(single_runs(tmp_path / "a", [1, 2]))
-    assert "corrected for" in ensemble_gain.pf1_scale(pool).text
+    assert ensemble_gain.pf1_pool(pool).class_weights.keys() == {run.id for run in pool.runs}
     figures = ensemble_gain.member_figures(pool, 20)
     for run in pool.runs:  # of 1,000 training images 100 had cancer: the weights multiplied the odds by 9
         odds = run.predictions["score"] / (1 - run.predictions["score"]) / 9
@@ -153,7 +153,7 @@ def test_pf1_is_of_scores_whose_class_weights_are_corrected_for_and_ranks_stay_r
     assert found["rank", "pF1"].estimate == pytest.approx(pf1(raw["cancer"], raw["score"]))
     assert found["mean", "pF1"].estimate == pytest.approx(pf1(corrected["cancer"], corrected["score"]))
     soft = model_pool.gather(single_runs(tmp_path / "b", [1, 2], positive_label=0.9))
-    assert "raw scores" in ensemble_gain.pf1_scale(soft).text
+    assert ensemble_gain.pf1_pool(soft) is soft
     raw = by_breast(soft.runs[0].predictions)
     found = ensemble_gain.member_figures(soft, 20).loc[soft.runs[0].id, "pF1"]
     assert found.estimate == pytest.approx(pf1(raw["cancer"], raw["score"]))

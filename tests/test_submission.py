@@ -197,9 +197,7 @@ def test_without_the_files_flips_have_no_validation_scores_and_say_so(runs, tmp_
     moved = shutil.copytree(runs[0].path, tmp_path / "moved")
     config = moved / "config" / "config.json"
     config.write_text(config.read_text().replace(runs[0].config.data_dir, str(tmp_path / "gone")))
-    with pytest.raises(
-        submission.SubmissionError, match=r"cannot be scored with flips: .*gone, which the model was trained on"
-    ):
+    with pytest.raises(submission.SubmissionError, match=r"cannot be scored with flips: .*gone, which"):
         submission.with_flips(load(str(moved)))
     data = shutil.copytree(runs[0].config.data_dir, tmp_path / "gone")
     woman, image = runs[0].predictions.loc[0, ["patient_id", "image_id"]]

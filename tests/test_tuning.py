@@ -62,6 +62,8 @@ def test_a_killed_study_goes_on_with_what_was_finished_and_tries_the_killed_tria
     assert first.user_attrs["default"]
     assert again.user_attrs["retry_of"] == killed.number
     assert killed.params.items() <= again.params.items()
+    (left,) = shared[0].folder.glob(f"*-trial-{killed.number}")
+    assert not list((left / "checkpoints").iterdir())  # its network takes no room
 
 
 def test_a_study_that_has_all_its_trials_runs_none_and_each_trial_has_one_run(shared):

@@ -33,6 +33,7 @@ Choose = Callable[[pd.DataFrame, list[str]], np.ndarray]  # breasts with a colum
 def _to_scale(scores: np.ndarray, reference: np.ndarray, way: str) -> np.ndarray:
     """Probabilities on the scale of a way; `reference` are the scores of the run's validation images."""
     if way == "rank":
+        # share_below alone would put a missing score above all others.
         return np.where(np.isnan(scores), np.nan, share_below(scores, reference))
     return logit(scores) if way == "logit" else scores
 
@@ -48,6 +49,7 @@ def values_of(pool: ModelPool, scores: pd.DataFrame, way: str) -> pd.DataFrame:
     A member's score is the mean over those of its runs that scored the image. `scores` are (images, runs), as
     `ModelPool.scores` or `inference.predict_by_runs` give them.
     """
+    # Only validation scores are a reference for ranks: the scale must not depend on the images that are scored.
     known = pool.scores[pool.of("validation")]
     scaled = {run.id: _to_scale(scores[run.id].to_numpy(), known[run.id].dropna().to_numpy(), way) for run in pool.runs}
     by_run = pd.DataFrame(scaled, index=scores.index)
@@ -57,6 +59,7 @@ def values_of(pool: ModelPool, scores: pd.DataFrame, way: str) -> pd.DataFrame:
 def _breasts_of(rows: pd.DataFrame, values: pd.DataFrame, way: str) -> pd.DataFrame:
     """A row a breast: patient_id, laterality, cancer, fold, and a column with each member's score."""
     tables = [by_breast(rows.assign(score=from_scale(values[name].to_numpy(), way))) for name in values]
+    # by_breast sorts all tables alike, so that row i is the same breast in each of them.
     breasts = with_fold(tables[0].drop(columns="score"), rows)
     breasts[values.columns] = np.stack([table["score"] for table in tables], axis=1)
     return breasts
@@ -68,6 +71,7 @@ def fold_auc(breasts: pd.DataFrame, scores: np.ndarray) -> float:
     Folds with breasts of one kind only have no AUC and are left out; `MetricsError` where all folds are like that.
     """
     cancer, fold = breasts["cancer"].to_numpy(), breasts["fold"].to_numpy()
+    # A NaN here would win every argmax below: NumPy takes it for the largest.
     own = [fold == one for one in np.unique(fold) if 0 < cancer[fold == one].mean() < 1]
     if not own:
         raise MetricsError("members cannot be compared: no fold has breasts with cancer and without")
@@ -90,16 +94,22 @@ def greedy(breasts: pd.DataFrame, names: list[str]) -> np.ndarray:
 
     A member may be added several times; the best of the sets on the way is taken. The first set is the best single
     member. Caruana et al. 2004, Ensemble selection from libraries of models (ICML).
+
+    Examples
+    --------
+    >>> scores = {"a": [0.1, 0.4, 0.3, 0.9], "b": [0.2, 0.1, 0.6, 0.5]}
+    >>> greedy(pd.DataFrame({"cancer": [0, 0, 1, 1], "fold": 0, **scores}), ["a", "b"])
+    array([0., 1.])
     """
     scores = breasts[names].to_numpy().T  # (members, breasts)
-    counts, total = np.zeros(len(names)), np.zeros(len(breasts))
+    counts, total = np.zeros(len(names)), np.zeros(len(breasts))  # a running sum: each step adds one member to it
     best, weights = -np.inf, counts
     for step in range(1, GREEDY_STEPS + 1):
         figures = [fold_auc(breasts, (total + member) / step) for member in scores]
         chosen = int(np.argmax(figures))
         counts[chosen] += 1
         total += scores[chosen]
-        if figures[chosen] > best:
+        if figures[chosen] > best:  # later steps may make the set worse again
             best, weights = figures[chosen], counts / step
     return weights
 
@@ -113,7 +123,7 @@ def weights_on(pool: ModelPool, rows: np.ndarray, way: str, choose: Choose) -> n
     return choose(_breasts_of(pool.rows[rows], values[rows], way), pool.names)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False)  # eq=False: two tables cannot be compared to one truth value
 class Ensemble:
     """Members, the way in which they are combined, and their weights, which sum to 1."""
 
@@ -146,10 +156,12 @@ class Ensemble:
         if way not in WAYS:
             raise ConfigError(f"way must be one of {', '.join(WAYS)}, not {way!r}")
         ids = [run.id for run in pool.runs]
+        # Without the four letters, other members with the same last run would ask for the same folder.
         name = name or f"{ids[-1]}-{way}-{hashlib.sha256(' '.join(ids).encode()).hexdigest()[:4]}"
         if not is_folder_name(name):
             raise ConfigError(f"name must be letters, digits, - _ . and not {name!r}")
         weights = weights_on(pool, pool.of("validation"), way, WAYS[way])
+        # A member without weight would still cost a forward pass for every new image.
         members = tuple(member for member, weight in zip(pool.members, weights, strict=True) if weight)
         return cls(name, way, replace(pool, members=members), weights[weights > 0])
 
@@ -203,18 +215,21 @@ def write(ensemble: Ensemble, runs_dir: str | Path, found: Mapping[str, Any]) ->
     predictions = ensemble.predictions.to_csv(index=False).encode()
     if (folder / "ensemble.json").is_file():
         before = json.loads((folder / "ensemble.json").read_text())
+        # What was found of the ensemble may be new; the ensemble itself must be the same.
         same = {name: before.get(name) for name in content} == content
         if not same or (folder / "predictions.csv").read_bytes() != predictions:
             raise ConfigError(
                 f"name: {folder} holds another ensemble of that name, by other runs, weights or scores. Give another "
                 "name, or remove the folder"
             )
+    # ensemble.json comes last: where it is, the ensemble is complete.
     write_whole(folder / "predictions.csv", predictions)
     write_whole(folder / "ensemble.json", (json.dumps(content | plain(found), indent=2) + "\n").encode())
     return folder
 
 
 def _reference(run: Run, runs_dir: Path) -> str:
+    # An id, where it suffices, stays right when the whole folder is moved to another machine.
     return run.id if run.path.resolve().parent == runs_dir else str(run.path.resolve())
 
 
@@ -246,9 +261,7 @@ def _read(path: Path) -> Ensemble:
         name, way = str(content["name"]), str(content["way"])
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"{path} is no ensemble: {error!r}") from error
-    pool = gather(runs)
-    if way not in WAYS or len(weights) != len(pool.members):
-        raise RunError(
-            f"{path} is no ensemble: the way is {way}, with {len(weights)} weights for {len(pool.members)} members"
-        )
-    return Ensemble(name, way, pool, weights)
+    ensemble = Ensemble(name, way, gather(runs), weights)
+    if way not in WAYS or len(weights) != len(ensemble.pool.members):
+        raise RunError(f"{path} is no ensemble: {len(weights)} weights, the way {way}, members {ensemble.pool.names}")
+    return ensemble

@@ -10,22 +10,11 @@ are corrected for, as they are submitted (`submission`). Ranks, and scores that 
 import numpy as np
 import pandas as pd
 
+from rsna_nb import metrics
 from rsna_nb.ensemble.combine import WAYS, Choose, best_single, from_scale, values_of, weights_on
 from rsna_nb.ensemble.model_pool import Member, ModelPool
 from rsna_nb.evaluation import STATISTICS
-from rsna_nb.metrics import (
-    Interval,
-    MetricsError,
-    Women,
-    assign_folds,
-    bootstrap,
-    by_breast,
-    difference,
-    evaluator,
-    matched,
-    normal_interval,
-    resampled,
-)
+from rsna_nb.metrics import Interval, MetricsError, Women, by_breast
 from rsna_nb.notebook import Markdown, UnavailableError
 
 
@@ -47,32 +36,29 @@ def evaluated(pool: ModelPool, way: str, choose: Choose, scored: ModelPool | Non
     values = values_of(scored or pool, (scored or pool).scores, way).to_numpy()
     validation, own = pool.of("validation"), pool.of(pool.evaluated_split)
     rows = pool.rows[own]
-    fold = np.zeros(len(rows)) if pool.evaluated_split == "test" else assign_folds(rows)
+    # Test women are one part, as no weight was chosen on them.
+    fold = np.zeros(len(rows)) if pool.evaluated_split == "test" else metrics.assign_folds(rows)
     scores = np.empty(len(rows))
     for one in np.unique(fold):
         others = validation.copy()
         if pool.evaluated_split == "validation":
             others[own] = fold != one
+        # Weights follow from raw scores, as in Ensemble.fit, whatever is combined by them.
         weights = weights_on(pool, others, way, choose)
         scores[fold == one] = from_scale(values[own][fold == one] @ weights, way)
     return by_breast(rows.assign(score=scores))
 
 
 def pf1_pool(pool: ModelPool) -> ModelPool:
-    """The pool whose scores pF1 is computed from: corrected for class weights, or as it is where that cannot be."""
+    """The pool whose scores pF1 is computed from.
+
+    Its scores are corrected for class weights. Where they cannot be, it is the pool itself, whose `class_weights` are
+    then empty.
+    """
     try:
         return pool.prior_corrected()
     except MetricsError:
         return pool
-
-
-def pf1_scale(pool: ModelPool) -> Markdown:
-    """A sentence that says which scores pF1 is computed from, and why they are raw where they are."""
-    try:
-        pool.prior_corrected()
-    except MetricsError as error:
-        return Markdown(f"pF1 is of raw scores, because they cannot be corrected for class weights: {error}.")
-    return Markdown("pF1 is of scores whose class weights are corrected for, as 09_submit submits them.")
 
 
 def member_figures(pool: ModelPool, n: int) -> pd.DataFrame:
@@ -84,9 +70,10 @@ def member_figures(pool: ModelPool, n: int) -> pd.DataFrame:
     pools = {key: pf1_pool(pool) if key == "pf1" else pool for key in STATISTICS}
     columns = {}
     for key, words in STATISTICS.items():
+        # The way "mean" leaves the scores as they are, and takes the mean over the folds of a member.
         values = values_of(pools[key], pools[key].scores, "mean")[own]
         tables = {name: by_breast(pool.rows[own].assign(score=values[name])) for name in pool.names}
-        columns[words] = {name: bootstrap(breasts, key, n=n) for name, breasts in tables.items()}
+        columns[words] = {name: metrics.bootstrap(breasts, key, n=n) for name, breasts in tables.items()}
     return pd.DataFrame(columns)
 
 
@@ -108,13 +95,14 @@ def gains(pool: ModelPool, n: int) -> pd.DataFrame:
         raise UnavailableError(f"{pool.names[0]} is the only member: there is nothing to combine it with")
     rows = {}
     for way, choose in WAYS.items():
+        # The best single member is on the same scale, or the difference in pF1 would be that of the scales.
         raw = [evaluated(pool, way, one) for one in (best_single, choose)]
         scored = pool if way == "rank" else pf1_pool(pool)
         for_pf1 = raw if scored is pool else [evaluated(pool, way, one, scored) for one in (best_single, choose)]
         for key, words in STATISTICS.items():
             best, ensemble = for_pf1 if key == "pf1" else raw
-            alone, together = bootstrap(best, key, n=n), bootstrap(ensemble, key, n=n)
-            rows[way, words] = (alone, together, difference(best, ensemble, key, n=n))
+            alone, together = metrics.bootstrap(best, key, n=n), metrics.bootstrap(ensemble, key, n=n)
+            rows[way, words] = (alone, together, metrics.difference(best, ensemble, key, n=n))
     index = pd.MultiIndex.from_tuples(rows, names=["way", "figure"])
     return pd.DataFrame(list(rows.values()), index, columns=["best single", "ensemble", "difference"])
 
@@ -137,6 +125,7 @@ def fold_gains(pool: ModelPool, n: int) -> pd.DataFrame:
         raise UnavailableError("no member has several folds")
     if pool.evaluated_split != "test":
         raise UnavailableError("every woman trained some fold: train them with test_fraction to set women aside")
+    # The correction is not linear, so the mean is taken after it, as Ensemble does.
     rows = {
         (member.name, words): _fold_gain(pf1_pool(pool) if key == "pf1" else pool, member, key, n)
         for member in several
@@ -152,16 +141,18 @@ def _fold_gain(pool: ModelPool, member: Member, statistic: str, n: int) -> tuple
     scores = pool.scores.loc[pool.of("test"), [run.id for run in member.runs]]
     together = by_breast(rows.assign(score=scores.mean(axis=1)))
     singles = [by_breast(rows.assign(score=scores[name])) for name in scores]
-    tables = [matched(one, together)[0] for one in [*singles, together]]
+    tables = [metrics.matched(one, together)[0] for one in [*singles, together]]
     labels, women = tables[0]["cancer"].to_numpy(), Women.of(tables[0], "patient_id")
-    *each, whole = (evaluator(statistic, labels, df["score"].to_numpy()) for df in tables)
+    *each, whole = (metrics.evaluator(statistic, labels, df["score"].to_numpy()) for df in tables)
 
+    # All folds are computed on the same draw: drawn one by one, their differences would not cancel.
     def mean(weights: np.ndarray) -> np.ndarray:
         return np.mean([evaluate(weights) for evaluate in each], axis=0)
 
-    found = resampled(women, [mean, whole, lambda weights: whole(weights) - mean(weights)], n, seed=0)
+    found = metrics.resampled(women, [mean, whole, lambda weights: whole(weights) - mean(weights)], n, seed=0)
     return tuple(
-        normal_interval(estimate, draws, women.positives, women.rarer, on_logits=number < 2)
+        # The third figure is a difference, which has no logit.
+        metrics.normal_interval(estimate, draws, women.positives, women.rarer, on_logits=number < 2)
         for number, (estimate, draws) in enumerate(found)
     )
 
@@ -171,6 +162,7 @@ def in_words(found: pd.DataFrame) -> Markdown:
     lines = []
     for row in found.reset_index().to_dict("records"):
         before, after, gain = row["mean of the folds"], row["their ensemble"], row["difference"]
+        # Too few women with cancer give an estimate, but no interval.
         limits = "no interval" if np.isnan(gain.low) else f"{gain.low:+.4f} to {gain.high:+.4f}"
         figures = f"{before.estimate:.4f} and {after.estimate:.4f}, **{gain.estimate:+.4f}** ({limits})"
         lines.append(f"- {row['member']}, {row['figure']}: {figures}")
@@ -195,6 +187,7 @@ def correlations(pool: ModelPool) -> pd.DataFrame:
     tables = {name: by_breast(pool.rows[own].assign(score=scores[name])) for name in scores}
     cancer = next(iter(tables.values()))["cancer"] == 1
     by_name = pd.DataFrame({name: table["score"] for name, table in tables.items()})
+    # Constant scores have no correlation: that cell stays NaN.
     above, below = (by_name[rows].corr("spearman").to_numpy() for rows in (cancer, ~cancer))
     both = np.triu(above, 1) + np.tril(below, -1) + np.eye(len(above))
     return pd.DataFrame(both, by_name.columns, by_name.columns)

@@ -21,7 +21,7 @@ KEY = ["patient_id", "image_id"]
 ClassWeights = Mapping[int, float]  # {0: weight, 1: weight} in the training loss
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False)  # eq=False: cached tables cannot be compared
 class Member:
     """One run, or the fold runs of one recipe, with their checked predictions."""
 
@@ -33,7 +33,7 @@ class Member:
         first = self.runs[0]
         return first.id if len(self.runs) == 1 else f"{len(self.runs)} folds of {first.id}"
 
-    @cached_property
+    @cached_property  # reading and checking predictions.csv takes the longest here
     def tables(self) -> list[pd.DataFrame]:
         """The predictions of each run, with columns run and fold."""
         return [held_out(run).assign(run=run.id, fold=run.config.fold) for run in self.runs]
@@ -46,6 +46,7 @@ class Member:
         """
         everything = pd.concat(self.tables)
         validation = everything[everything["split"] == "validation"]
+        # A woman in two folds was trained on by the model that scores her.
         women = validation.groupby("patient_id")["run"].unique()
         several = women[women.str.len() > 1]
         if len(several):
@@ -56,6 +57,7 @@ class Member:
         test = [table[table["split"] == "test"] for table in self.tables]
         for run, other in zip(self.runs[1:], test[1:], strict=True):
             on_the_same_images(test[0], f"run {self.runs[0].id}", other, f"run {run.id}")
+        # All runs scored the test women, so that no single run or fold stands for them.
         return pd.concat([validation, test[0].assign(run="", fold=np.nan)], ignore_index=True)
 
 
@@ -111,6 +113,7 @@ class ModelPool:
 def class_weights_of(run: Run) -> ClassWeights:
     """The run's class weights in training, 1 and 1 for none; `MetricsError` names a run that does not tell them."""
     try:
+        # Unweighted training gives probabilities already; class_weights would call that an error.
         return {0: 1.0, 1: 1.0} if weighs_nothing(run) else class_weights(run)
     except MetricsError as error:
         raise MetricsError(f"run {run.id}: {error}") from error
@@ -120,7 +123,7 @@ def corrected(scores: pd.DataFrame, weights: Mapping[str, ClassWeights]) -> pd.D
     """The scores (images, runs) with the class weights of some of the runs corrected for; NaN stays NaN."""
     fixed = {}
     for name, own in weights.items():
-        known = scores[name].dropna()
+        known = scores[name].dropna()  # prior_correction refuses NaN
         fixed[name] = pd.Series(prior_correction(known, own), index=known.index)
     return scores.assign(**fixed)
 
@@ -135,6 +138,7 @@ def find_runs(names: str | Sequence[str], runs_dir: str | Path = "runs") -> list
         names = re.findall(r"[^,\s]+", names)
     if names:
         return [load_run(name, runs_dir) for name in names]
+    # A run that leaves out a group validates on other women than the others do.
     finished = [run for run in readable_runs(runs_dir) if run.is_finished and not run.config.leave_out]
     if not finished:
         raise RunError(f"there is no finished run in {resolve(runs_dir)}: 03_train and 05_cross_validate make them")
@@ -142,7 +146,8 @@ def find_runs(names: str | Sequence[str], runs_dir: str | Path = "runs") -> list
     newest: dict[str, dict[int, Run]] = {}
     for run in finished:
         if _split_settings(run.config) == split:
-            newest.setdefault(str(recipe(run.config)), {})[run.config.fold] = run
+            newest.setdefault(str(recipe(run.config)), {})[run.config.fold] = run  # the oldest come first
+    # A recipe that lacks a fold has no score of the women in it.
     folds = newest[str(recipe(finished[-1].config))].keys()
     return [run for runs in newest.values() if runs.keys() == folds for _, run in sorted(runs.items())]
 
@@ -150,7 +155,7 @@ def find_runs(names: str | Sequence[str], runs_dir: str | Path = "runs") -> list
 def _split_settings(config: RunConfig) -> tuple[object, ...]:
     """The settings that decide who validates, but for the fold."""
     shares = config.n_folds if config.fold >= 0 else config.val_fraction
-    data = resolve(config.data_dir) if config.data_dir else ""
+    data = resolve(config.data_dir) if config.data_dir else ""  # one folder may be written in two ways
     return data, config.limit_patients, config.test_fraction, config.split_seed, config.fold >= 0, shares
 
 
@@ -174,6 +179,7 @@ def gather(runs: Sequence[Run]) -> ModelPool:
             )
         known[run.config.fold] = run
     members = tuple(Member(tuple(run for _, run in sorted(folds.items()))) for folds in by_member.values())
+    # Comparing each with the first suffices: those that agree with it agree with each other.
     for member in members[1:]:
         _check_same_split(members[0], member)
     rows = members[0].rows
@@ -190,9 +196,11 @@ def _check_same_split(member: Member, other: Member) -> None:
     names = [f"run {member.name}", f"run {other.name}"]
     for split in ("test", "validation"):
         own, others = (each.rows[each.rows["split"] == split] for each in (member, other))
+        # First who may have been trained on whom, the graver fault, then whether the images are the same.
         refuse_seen(own, names[0], other.rows, names[1])
         refuse_seen(others, names[1], member.rows, names[0])
         both = on_the_same_images(own, names[0], others, names[1])
+        # The same women in other folds: a weight chosen without fold 0 would then have seen some of its women.
         fold_of = other.rows.set_index(KEY)["fold"]
         if split == "validation" and not both["fold"].eq(fold_of.loc[pd.MultiIndex.from_frame(both[KEY])].array).all():
             raise MetricsError(f"{names[0]} and {names[1]} assigned the validation women to different folds")

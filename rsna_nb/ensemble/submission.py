@@ -63,6 +63,7 @@ def choose_data(ensemble: Ensemble, data_dir: str | Path = "") -> Path:
     """
     if data_dir:
         return find_data(data_dir)
+    # On Kaggle the folder of training is never there, but the competition is mounted.
     folders = sorted({kaggle.mounted() or data_folder(run) for run in ensemble.pool.runs})
     if len(folders) > 1:
         raise SubmissionError(f"data_dir is empty, and the runs were trained on several folders: {_shown(folders)}")
@@ -73,13 +74,13 @@ def choose_data(ensemble: Ensemble, data_dir: str | Path = "") -> Path:
 
 def describe_data(ensemble: Ensemble, folder: Path) -> Markdown:
     """A sentence on which images are scored, with a warning where generated and real mammograms meet."""
-    scored = (folder / "generated.json").is_file()
+    scored = (folder / "generated.json").is_file()  # synthetic.generate writes it
     trained = {run.id: _trained_on_generated(run) for run in ensemble.pool.runs}
     kinds = {True: "generated mammograms", False: "real mammograms", None: "unknown images"}
     text = f"Scored are the {kinds[scored]} in `{folder}`."
     if others := [name for name, generated in trained.items() if generated not in (scored, None)]:
         warning = f"{', '.join(others)} learned from {kinds[not scored]}: these scores mean nothing"
-        log.warning(warning)
+        log.warning(warning)  # for papermill, whose log is read and not its notebook
         return Markdown(f"{text} **{warning}.**")
     return Markdown(text)
 
@@ -109,7 +110,7 @@ def scale(ensemble: Ensemble, scores: str, as_calls: bool = False) -> Ensemble:
     """
     if scores not in ("probability", "raw"):
         raise SubmissionError(f'scores must be "probability" or "raw", not {scores!r}')
-    if scores == "raw" or as_calls:
+    if scores == "raw" or as_calls:  # thresholds are chosen on raw scores
         return ensemble
     try:
         return ensemble.prior_corrected()
@@ -145,7 +146,7 @@ def images_of(ensemble: Ensemble, folder: Path, split: Literal["test", "validati
         raise SubmissionError(f"{ensemble.name} has fold runs: all but one of them were trained on a validation image")
     else:
         table = _validation_images(ensemble, folder)
-    if "prediction_id" not in table:
+    if "prediction_id" not in table:  # only RSNA's test.csv has it
         table["prediction_id"] = table["patient_id"] + "_" + table["laterality"]
     return table
 
@@ -153,6 +154,7 @@ def images_of(ensemble: Ensemble, folder: Path, split: Literal["test", "validati
 def _validation_images(ensemble: Ensemble, folder: Path) -> pd.DataFrame:
     """The rows of the ensemble's validation images with their files, `path`."""
     rows = ensemble.pool.rows[ensemble.pool.of("validation")].reset_index(drop=True)
+    # A left join keeps the order of the rows, which the scores of the pool are in.
     found = rows.merge(load_metadata(folder)[[*KEY, "path"]], on=KEY, how="left")
     missing = found.loc[found["path"].isna(), "image_id"]
     if len(missing):
@@ -177,22 +179,21 @@ def with_flips(ensemble: Ensemble, flips: bool = True) -> Ensemble:
     if not flips:
         return ensemble
     pool = ensemble.pool
+    # The runs' own folder, not the one that is scored: two data sets may use the same ids.
     try:
         rows = _validation_images(ensemble, choose_data(ensemble))
     except (SubmissionError, MetadataError) as error:
         raise SubmissionError(f"the validation images cannot be scored with flips: {error}") from error
     scores = pool.scores[pool.of("validation")].reset_index(drop=True)
-    together: dict[bytes, list[Run]] = {}  # runs that scored the same images, so that a file is read once
     for run in pool.runs:
-        together.setdefault(scores[run.id].notna().to_numpy().tobytes(), []).append(run)
-    for runs in together.values():
-        own = scores[runs[0].id].notna()
-        found = inference.predict_by_runs(runs, rows.loc[own, "path"].tolist(), flips=True).set_axis(scores.index[own])
-        if (wrong := found["error"] != "").any():
-            ids = rows.loc[found.index[wrong], "image_id"]
+        own = scores[run.id].notna()  # of fold runs, each scored the women of its own fold
+        # Four times the work of the validation images; on RSNA about as many files as the hidden test set.
+        found = inference.predict(run, rows.loc[own, "path"].tolist(), flips=True)
+        unreadable = found["error"].to_numpy() != ""
+        if unreadable.any():
+            ids = rows.loc[own, "image_id"][unreadable]
             raise SubmissionError(f"{_named(ids)} of the validation images cannot be read any more")
-        for run in runs:
-            scores.loc[own, run.id] = found[run.id]
+        scores.loc[own, run.id] = found["score"].to_numpy()
     return replace(ensemble, pool=replace(pool, rows=rows.drop(columns="path"), scores=scores))
 
 
@@ -204,8 +205,11 @@ def score_images(ensemble: Ensemble, images: pd.DataFrame, flips: bool = False) 
 
 def prevalence(ensemble: Ensemble) -> float:
     """The share of breasts with cancer, 0-1, in the table that the first run was trained on."""
-    counts = ensemble.pool.runs[0].metrics
-    return counts["positive_breasts"] / counts["breasts"]
+    run = ensemble.pool.runs[0]
+    try:
+        return run.metrics["positive_breasts"] / run.metrics["breasts"]
+    except KeyError as error:
+        raise SubmissionError(f"metrics.json of run {run.id} does not say how many breasts had cancer") from error
 
 
 def score_of_unreadable(ensemble: Ensemble) -> float:
@@ -220,6 +224,7 @@ def score_of_unreadable(ensemble: Ensemble) -> float:
             weights = class_weights_of(run)
             row[run.id] = prior_correction([prior], {0: weights[1], 1: weights[0]})  # swapped: probability -> raw
         except MetricsError:
+            # No probability can be turned into such a score; its mean leaves the order of breasts alone.
             row[run.id] = ensemble.pool.scores.loc[ensemble.pool.of("validation"), run.id].mean()
     return float(ensemble.scores(row)[0])
 
@@ -229,13 +234,14 @@ def score_breasts(images: pd.DataFrame, unreadable: float) -> pd.DataFrame:
 
     The score is the mean over the readable files, or `unreadable` where there are none.
     """
-    breasts = images.groupby("prediction_id", sort=False)
+    breasts = images.groupby("prediction_id", sort=False)  # in the order of test.csv
     df = breasts.agg(files=("score", "size"), readable=("score", "count"), score=("score", "mean")).reset_index()
     return df.assign(score=df["score"].fillna(unreadable))
 
 
 def validation_breasts(ensemble: Ensemble) -> pd.DataFrame:
     """The ensemble's validation breasts, a row each with fold, cancer and score."""
+    # With fold, so that a threshold is chosen across the folds of the models and not across new ones.
     rows = ensemble.predictions[ensemble.pool.of("validation")]
     return with_fold(metrics.by_breast(rows), rows)
 
@@ -308,6 +314,7 @@ def validation_pf1(ensemble: Ensemble, scores: str, as_calls: bool, threshold: f
 def _called(ensemble: Ensemble, threshold: float) -> pd.DataFrame:
     """The validation breasts with calls, 0 or 1, for scores."""
     breasts = validation_breasts(ensemble)
+    # Calls of cross-fitted thresholds: one chosen on all breasts would flatter them.
     calls = breasts["score"] >= threshold if threshold else _fit_threshold(breasts).calls
     return breasts.assign(score=np.asarray(calls, dtype=float))
 
@@ -357,7 +364,7 @@ def check(submission: pd.DataFrame, sample: str | Path | None = None) -> None:
         expected = pd.read_csv(sample, dtype=str)
         if list(expected.columns) != COLUMNS:
             raise SubmissionError(f"{sample} has the columns {_shown(expected.columns)}, not {_shown(COLUMNS)}")
-        wanted = expected["prediction_id"]
+        wanted = expected["prediction_id"]  # read as text: some ids would pass for numbers
         faults[f"missing, but in {sample}"] = wanted[~wanted.isin(ids)]
         faults[f"not in {sample}"] = ids[~ids.isin(wanted)]
     messages = [f"{_named(rows)} are {fault}" for fault, rows in faults.items() if len(rows)]
@@ -385,6 +392,7 @@ def write(folder: str | Path, submission: pd.DataFrame, images: pd.DataFrame, br
     """
     ledger = images[["prediction_id", "patient_id", "image_id", "score", "error"]]
     of_breast = breasts.set_index("prediction_id").loc[ledger["prediction_id"]]
+    # The ledger says for every file what became of its breast, as submission.csv has no room for it.
     words = np.where(of_breast["readable"] == 0, "the prior", "the mean of its readable files")
     ledger = ledger.assign(breast_score=of_breast["score"].to_numpy(), breast_is=words)
     files = {
@@ -392,6 +400,7 @@ def write(folder: str | Path, submission: pd.DataFrame, images: pd.DataFrame, br
         for name, df in (("submission.csv", submission), ("submission_ledger.csv", ledger))
     }
     renamed = []
+    # The same submission again leaves the files as they are.
     if any(path.is_file() and path.read_bytes() != content for path, content in files.items()):
         renamed = [_set_aside(path) for path in files if path.is_file()]  # both, so that they stay a pair
     for path, content in files.items():

@@ -53,14 +53,16 @@ class _Data:
         A run that was killed before it wrote down its data counts if it was to take them from the same folder.
         """
         path = run.path / "config" / "environment.json"
-        if not path.is_file():
+        if not path.is_file():  # the path of the data is all that is known of it
             return run.config.data_dir == config.data_dir or resolve(run.config.data_dir) == self.folder
+        # The fingerprint of the table includes the split, so it says who was trained on, too.
         written = json.loads(path.read_text())
         split = self.table.assign(split=splits.assign(self.table, config)).drop(columns="path")
         return (written["table_fingerprint"], written["store_fingerprint"]) == (runs.fingerprint(split), self.pictures)
 
     def key(self, config: RunConfig, *others: Any) -> str:
         """Eight letters that differ where the recipe, the table, the pictures or one of `others` differs."""
+        # Without the split, which differs from fold to fold, and the paths, which differ from machine to machine.
         table = runs.fingerprint(self.table.drop(columns=["path", "split"]))
         facts = json.dumps([recipe(config), table, self.pictures, *others], sort_keys=True)
         return hashlib.sha256(facts.encode()).hexdigest()[:8]
@@ -89,9 +91,9 @@ def cross_validate(config: RunConfig, folds: Iterable[int] | None = None) -> dic
     """
     wanted = list(folds) if folds is not None else [config.fold] if config.fold >= 0 else list(range(config.n_folds))
     configs = {fold: _settings(config, fold=fold) for fold in range(config.n_folds)}
-    unknown = sorted(set(wanted) - set(configs))
+    unknown = [fold for fold in wanted if fold not in configs]
     if unknown:
-        raise ConfigError(f"there is no fold {unknown[0]}: n_folds is {config.n_folds}")
+        raise ConfigError(f"there is no fold {unknown[0]!r}: n_folds is {config.n_folds}")
     return _train_all(configs, wanted)
 
 
@@ -111,7 +113,7 @@ def groups(config: RunConfig, column: str) -> pd.DataFrame:
     The columns are value, images, women, positive_women, unused_women (those who have images of other values too, and
     therefore neither train nor validate) and reason, "" where there is none.
     """
-    table, _ = split_table(_settings(config, fold=0))
+    table, _ = split_table(_settings(config, fold=0))  # any split: only the table is used
     table = table.assign(**{column: splits.groups_of(table, column)})
     rows = []
     for value, own in table.groupby(column):
@@ -135,7 +137,7 @@ def _reason_against(table: pd.DataFrame, config: RunConfig) -> str:
     try:
         splits.assign(table, config)
     except SplitError as error:
-        return str(error).partition(",")[0]
+        return str(error).partition(",")[0]  # the rest is advice for a single run
     return ""
 
 
@@ -151,14 +153,15 @@ def _train_all(configs: dict[Name, RunConfig], wanted: list[Name]) -> dict[Name,
     """Train the wanted runs that are not finished; return the finished run of each of `configs`."""
     runs.log_to_console()
     find_devices()  # first: with TF_CONFIG the machines find each other here
-    if not configs:
+    if not configs:  # no group can be left out
         return {}
-    data = _Data.of(next(iter(configs.values())))
+    data = _Data.of(next(iter(configs.values())))  # once for all: on RSNA reading the table takes seconds
     for name in wanted:
         _train_one(configs[name], data)
         # Keras keeps every model that was built: without this, memory grows by a network a fold.
         keras.backend.clear_session()
         gc.collect()
+    # All of them, not only the wanted: other machines may have finished some meanwhile.
     found = {name: _find(config, data) for name, config in configs.items()}
     return {name: run for name, run in found.items() if run and run.is_finished}
 
@@ -166,6 +169,7 @@ def _train_all(configs: dict[Name, RunConfig], wanted: list[Name]) -> dict[Name,
 def _train_one(config: RunConfig, data: _Data) -> None:
     """Use the run of these settings if it is finished, go on with it if it was stopped, else start one."""
     devices, what = find_devices(), config.leave_out or f"fold {config.fold}"
+    # With TF_CONFIG several machines train one run together: the first decides which, and tells the others.
     with locked(_lock(config, data)) if devices.chief else nullcontext():
         with explained_loss(devices):
             known = _find(config, data) if devices.chief else None
@@ -175,6 +179,7 @@ def _train_one(config: RunConfig, data: _Data) -> None:
             log.info("%s: run %s is finished", what, run.id)
         elif run:
             log.info("%s: run %s was stopped before its end", what, run.id)
+            # The run may have been started where the same folders have other names.
             here = {folder: getattr(config, folder) for folder in FOLDERS}
             train(dataclasses.replace(run.config, **here | {"resume": run.id}))
         else:
@@ -195,6 +200,7 @@ def _find(config: RunConfig, data: _Data) -> Run | None:
 
 def _lock(config: RunConfig, data: _Data) -> Path:
     """The folder that a process holds while it trains the run of these settings and data."""
+    # By recipe and data, not by run_name: two processes with different names would otherwise train the same run.
     folder = resolve(config.runs_dir) / "cross_validation" / ".locks"
     return folder / f"{data.key(config)}-{config.leave_out or config.fold}"
 
@@ -206,5 +212,5 @@ def results_folder(config: RunConfig, column: str = "", draws: int = 0) -> Path:
     pictures, another `run_name`, another column of groups left out, or another number of draws.
     """
     data = _Data.of(_settings(config, fold=0))
-    name = config.run_name or config.backbone
+    name = config.run_name or config.backbone  # for people; the key tells results apart
     return resolve(config.runs_dir) / "cross_validation" / f"{name}-{data.key(config, config.run_name, column, draws)}"

@@ -65,6 +65,7 @@ def space_of(config: RunConfig, search: str | Sequence[str], backbones: str | Se
     {'learning_rate': '0.0001 to 0.02, on a logarithmic scale', 'pooling': 'avg, max'}
     """
     search, backbones = _names(search), _names(backbones)
+    # CategoricalDistribution refuses to be empty, so it holds the own backbone where none is to be searched.
     known = {**SPACE, "backbone": CategoricalDistribution(backbones or (config.backbone,))}
     if not search:
         raise ConfigError(f"search names no setting; these can be searched: {', '.join(known)}")
@@ -77,6 +78,7 @@ def space_of(config: RunConfig, search: str | Sequence[str], backbones: str | Se
         raise ConfigError(f"search: {fine_tuning[0]} has no effect where nothing is frozen: set freeze_backbone")
     if fine_tuning == ["fine_tune_learning_rate"] and not config.fine_tune_epochs:
         raise ConfigError("search: fine_tune_learning_rate has no effect with fine_tune_epochs 0: search both")
+    # In the order of SPACE: fine_tune_epochs must be drawn before the learning rate that depends on it.
     return {name: _including_own(config, name, values) for name, values in known.items() if name in search}
 
 
@@ -97,9 +99,9 @@ def _including_own(config: RunConfig, name: str, values: Values) -> Values:
     if isinstance(values, FloatDistribution):
         return FloatDistribution(min(values.low, own), max(values.high, own), log=values.log)
     kept = []
-    for value in dict.fromkeys([*values.choices, own]):
+    for value in dict.fromkeys([*values.choices, own]):  # a set would lose the order
         try:
-            replace(config, **{name: value})
+            replace(config, **{name: value})  # RunConfig checks the settings together
             kept.append(value)
         except ConfigError as error:
             log.warning("%s %s is not searched: %s", name, value, error)

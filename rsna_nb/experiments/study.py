@@ -93,10 +93,12 @@ def open_study(folder: Path, storage: str, spec: StudySpec) -> optuna.Study:
             direction="maximize" if spec.maximize else "minimize",
             load_if_exists=True,
         )
-        _check_folder(folder, study)
+        _check_folder(folder, study)  # before anything is written into a study that is not the folder's
         if "facts" not in study.user_attrs:
+            # The facts come last: without them the study is not begun, and these steps are repeated.
             study.enqueue_trial(spec.first, user_attrs={"default": True}, skip_if_exists=True)
             study.set_user_attr("facts", spec.facts)
+    # Through JSON, as the storage has them: a tuple comes back as a list.
     _refuse_changes(study, study.user_attrs["facts"], json.loads(json.dumps(spec.facts)))
     return study
 
@@ -168,7 +170,7 @@ def next_trial(study: optuna.Study, folder: Path, worker: str, trials: int, seed
 
     Each trial has a random seed of its own, so that no two processes draw the same settings.
     """
-    with locked(folder):
+    with locked(folder):  # counting and asking must be one step, or two processes count the same
         _retry_killed(study, folder)
         known = study.get_trials(deepcopy=False)
         retried = _retried(known)
@@ -176,6 +178,7 @@ def next_trial(study: optuna.Study, folder: Path, worker: str, trials: int, seed
             return None
         trial = study.ask()
         trial.set_user_attr("worker", worker)
+    # Two samplers with one seed would draw the same values from the same history.
     own_seed = np.random.SeedSequence([seed, trial.number]).generate_state(1)
     study.sampler = optuna.samplers.TPESampler(seed=int(own_seed[0]))
     return trial
@@ -197,6 +200,7 @@ def _retry_killed(study: optuna.Study, folder: Path) -> None:
     The two steps look at the study anew, so that a process that is killed between them leaves nothing behind.
     """
     for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
+        # A killed process holds no lock, on whichever machine it ran. Without a name it died before it had one.
         if not is_held(folder / "workers" / trial.user_attrs.get("worker", "none")):
             study.tell(trial.number, state=TrialState.FAIL)
     known = study.get_trials(deepcopy=False)
@@ -205,6 +209,7 @@ def _retry_killed(study: optuna.Study, folder: Path) -> None:
         if not _was_killed(trial) or trial.number in _retried(known) or kills >= MAX_KILLS:
             continue
         log.warning("trial %d: its process was killed; its settings are tried again", trial.number)
+        # The retry of the first trial is still the one with the settings that the study started with.
         default = {name: True for name in ("default",) if name in trial.user_attrs}
         study.enqueue_trial(trial.params, user_attrs=default | {"kills": kills, "retry_of": trial.number})
 
@@ -217,6 +222,7 @@ def table(study: optuna.Study) -> pd.DataFrame:
     (why it has no value), and one for each setting that was drawn.
     """
     trials = study.get_trials(deepcopy=False)
+    # best_trial raises an error where no trial has finished.
     best = study.best_trial.number if any(trial.state == TrialState.COMPLETE for trial in trials) else None
     return pd.DataFrame([_row(trial) | {"best": trial.number == best} | trial.params for trial in trials])
 

@@ -17,40 +17,17 @@ from pathlib import Path
 import keras
 import pandas as pd
 
-from rsna_nb import runs
+from rsna_nb import runs, training
 from rsna_nb.config import ConfigError, RunConfig, is_folder_name, resolve
 from rsna_nb.evaluation import differences, evaluate, paired
+from rsna_nb.experiments import study as studies
 from rsna_nb.experiments.search_space import Space, draw, in_words, own_values, space_of
-from rsna_nb.experiments.study import (
-    STATES,
-    CategoricalDistribution,
-    StudyError,
-    StudySpec,
-    Trial,
-    TrialState,
-    at_work,
-    check_pictures,
-    importances,
-    next_trial,
-    open_study,
-    optuna,
-    table,
-)
+from rsna_nb.experiments.study import STATES, StudyError, StudySpec, Trial, TrialState, importances, optuna, table
 from rsna_nb.metrics import MetricsError
 from rsna_nb.model import build_model, layers_from
 from rsna_nb.runs import FOLDERS, Run
 from rsna_nb.system import write_whole
-from rsna_nb.training import (
-    MODES,
-    STATE_FILE,
-    Logs,
-    SignalError,
-    TrainingError,
-    find_devices,
-    prepare,
-    split_table,
-    train,
-)
+from rsna_nb.training import MODES, Logs, SignalError, TrainingError
 
 __all__ = ["Plan", "beside_default", "best_run", "importances", "in_words", "plan", "table", "tune", "write_results"]
 log = logging.getLogger(__name__)
@@ -96,6 +73,7 @@ class Plan:
     def _spec(self, table: pd.DataFrame) -> StudySpec:
         settings = {name: value for name, value in asdict(self.config).items() if name not in FOLDERS}
         searched = {f"search of {name}": in_words(values) for name, values in self.space.items()}
+        # Without the paths, which differ from machine to machine.
         fingerprint = runs.fingerprint(table.drop(columns=["path", "split"]))
         facts = settings | searched | {"table": fingerprint[:8]}
         return StudySpec(facts, own_values(self.space, self.config), self.maximize, unpruned=self.config.epochs // 4)
@@ -172,17 +150,19 @@ def tune(plan: Plan, trials: int, hours: float = 0.0, storage: str = "") -> optu
         Where the data or the weights are wrong; raised before any trial starts.
     """
     runs.log_to_console()
-    if find_devices().workers > 1:
+    if training.find_devices().workers > 1:
         raise StudyError("TF_CONFIG makes several machines train one run: without it each runs trials of its own")
     started = time.monotonic()
-    images, data_dir = split_table(plan.config)
+    # From the cheapest check to the dearest: a wrong table ends the study before a folder is made for it.
+    images, data_dir = training.split_table(plan.config)
     _check_backbones(plan)
-    study = open_study(plan.folder, storage, plan._spec(images))
-    ledger = prepare(plan.config, images, data_dir).ledger  # here, so that unreadable pictures cost no trial
-    check_pictures(study, plan.folder, runs.fingerprints(images, ledger)["store_fingerprint"])
-    with at_work(plan.folder) as worker:
+    study = studies.open_study(plan.folder, storage, plan._spec(images))
+    ledger = training.prepare(plan.config, images, data_dir).ledger  # here, so that unreadable pictures cost no trial
+    studies.check_pictures(study, plan.folder, runs.fingerprints(images, ledger)["store_fingerprint"])
+    with studies.at_work(plan.folder) as worker:
         while not hours or time.monotonic() - started < 3600 * hours:
-            trial = next_trial(study, plan.folder, worker, trials, plan.config.seed)
+            # Each process asks for one trial at a time, so that a fast machine runs more of them.
+            trial = studies.next_trial(study, plan.folder, worker, trials, plan.config.seed)
             if trial is None:
                 break
             run_trial(plan, study, trial)
@@ -191,8 +171,7 @@ def tune(plan: Plan, trials: int, hours: float = 0.0, storage: str = "") -> optu
 
 def _check_backbones(plan: Plan) -> None:
     """Build each backbone that trials may have: missing weights or layers are an error now, not in the night."""
-    searched = plan.space.get("backbone", CategoricalDistribution([plan.config.backbone]))
-    for name in getattr(searched, "choices", ()):
+    for name in getattr(plan.space.get("backbone"), "choices", [plan.config.backbone]):
         model = build_model(dataclasses.replace(plan.config, backbone=name))
         if plan.config.fine_tune_epochs or "fine_tune_epochs" in plan.space:
             try:
@@ -204,9 +183,12 @@ def _check_backbones(plan: Plan) -> None:
 
 def run_trial(plan: Plan, study: optuna.Study, trial: Trial) -> None:
     """Train with a trial's settings, and write its outcome into the study."""
+    for killed in plan.folder.glob(f"*-trial-{trial.user_attrs.get('retry_of')}"):
+        _drop_state(killed, finished=False)  # this trial takes its place from the first epoch, so nobody resumes it
     value, state, reason = _outcome(plan, trial)
     if reason:
         trial.set_user_attr("reason", reason)
+    # Before `tell`: a process that is killed here leaves a running trial, which is then tried again.
     for run in plan.folder.glob(f"*-trial-{trial.number}"):
         trial.set_user_attr("run", run.name)
         _drop_state(run, finished=state == TrialState.COMPLETE)
@@ -226,7 +208,7 @@ def _outcome(plan: Plan, trial: Trial) -> tuple[float | None, TrialState, str]:
     try:
         config = draw(trial, plan.space, plan.config)
     except ConfigError as error:
-        return None, TrialState.PRUNED, str(error)
+        return None, TrialState.PRUNED, str(error)  # not failed: nothing went wrong, it cannot be trained
     log.info("trial %d: %s", trial.number, trial.params)
     try:
         value = _train(plan, trial, config)
@@ -251,19 +233,20 @@ def _train(plan: Plan, trial: Trial, config: RunConfig) -> float:
             raise optuna.TrialPruned(f"pruned at epoch {epoch}, worse than the median of the trials before")
 
     config = dataclasses.replace(config, runs_dir=str(plan.folder), run_name=f"trial-{trial.number}")
-    run = train(config, on_epoch)
+    run = training.train(config, on_epoch)
+    # At the best epoch, whose network is kept; the last one may be worse by then.
     return float(run.history.set_index("epoch").loc[run.metrics["best_epoch"], plan.objective])
 
 
 def _drop_state(run: Path, finished: bool) -> None:
     """Remove what only resuming needs, three times the network's size, and the network of an unfinished trial."""
-    for file in [run / STATE_FILE] if finished else (run / "checkpoints").glob("*"):
+    for file in [run / training.STATE_FILE] if finished else (run / "checkpoints").glob("*"):
         file.unlink(missing_ok=True)
 
 
 def best_run(plan: Plan, study: optuna.Study) -> Run:
     """The finished trial with the best objective, as a run; `StudyError` where none has finished."""
-    trials = table(study)
+    trials = table(study)  # not study.best_trial, which raises Optuna's own error
     best = trials.loc[trials["best"], "run"]
     if best.empty:
         raise StudyError(f"no trial of study {plan.name} has finished: the column reason of its table says why")
