@@ -30,7 +30,7 @@ STEPS = 12  # of a fold: 2 epochs of 6
 
 @pytest.fixture(scope="module")
 def recipe(generated, small_weights, tmp_path_factory) -> dict:
-    """Settings of two folds of a frozen network, whose features come from the bank."""
+    """Settings for two folds of a frozen network, which use the feature bank."""
     folder = tmp_path_factory.mktemp("folds")
     frozen = {"weights": small_weights, "freeze_backbone": True, "n_folds": 2, "epochs": 2}
     folders = {"data_dir": str(generated), "store_dir": str(folder / "stores"), "runs_dir": str(folder / "runs")}
@@ -43,7 +43,7 @@ def finished(recipe) -> dict[int, runs.Run]:
 
 
 def copied(recipe: dict, folder: Path) -> RunConfig:
-    """The settings with a runs_dir of their own, which has the finished runs."""
+    """The settings with another runs_dir, into which the finished runs are copied."""
     shutil.copytree(recipe["runs_dir"], folder / "runs")
     return RunConfig(**recipe | {"runs_dir": str(folder / "runs")})
 
@@ -59,7 +59,7 @@ def test_every_image_is_out_of_fold_once_and_no_woman_in_two_folds(finished, gen
         assert set(predictions.loc[predictions["fold"] == fold, "image_id"]) == held
 
 
-def test_finished_folds_are_taken_as_they_are(recipe, finished, tmp_path):
+def test_finished_folds_are_not_trained_again(recipe, finished, tmp_path):
     config = copied(recipe, tmp_path)
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("2*/**/*.*") if path.is_file()}
     again = cross_validation.cross_validate(dataclasses.replace(config, run_name="another"))
@@ -68,7 +68,7 @@ def test_finished_folds_are_taken_as_they_are(recipe, finished, tmp_path):
     assert len(runs.list_runs(config.runs_dir)) == 2
 
 
-def test_one_fold_alone_is_trained_and_is_the_run_that_training_it_gives(recipe, finished, tmp_path):
+def test_one_fold_alone_gives_the_same_run_as_all_folds_together(recipe, finished, tmp_path):
     config = RunConfig(**recipe | {"runs_dir": str(tmp_path / "runs"), "fold": 1})
     (alone,) = cross_validation.cross_validate(config).items()
     assert alone[0] == 1
@@ -76,7 +76,7 @@ def test_one_fold_alone_is_trained_and_is_the_run_that_training_it_gives(recipe,
     np.testing.assert_array_equal(alone[1].predictions["score"], finished[1].predictions["score"])
 
 
-def test_a_stopped_fold_goes_on_and_the_finished_one_stays(recipe, finished, tmp_path, monkeypatch):
+def test_a_stopped_fold_goes_on_and_the_finished_one_is_not_trained_again(recipe, finished, tmp_path, monkeypatch):
     config = RunConfig(**recipe | {"runs_dir": str(tmp_path / "runs")})
     stop_at(STEPS + 8, monkeypatch)
     with pytest.raises(TrainingError, match="stopped for the test"):
@@ -118,7 +118,7 @@ def test_runs_of_other_settings_or_data_are_not_taken(recipe, finished, tmp_path
     assert cross_validation._find(parts[1], data_of_all) is None
 
 
-def test_a_run_of_settings_that_are_not_known_is_passed_over(recipe, finished, tmp_path):
+def test_a_run_with_unknown_settings_is_skipped(recipe, finished, tmp_path):
     config = dataclasses.replace(copied(recipe, tmp_path), fold=0)
     run = runs.list_runs(config.runs_dir)[0]
     path = shutil.copytree(run.path, run.path.with_name("99999999-999999")) / "config" / "config.json"
@@ -128,7 +128,7 @@ def test_a_run_of_settings_that_are_not_known_is_passed_over(recipe, finished, t
     assert found.id == run.id
 
 
-def test_a_second_process_on_a_fold_waits_and_finds_it_done(recipe, finished, tmp_path):
+def test_a_second_process_on_a_fold_waits_and_finds_it_finished(recipe, finished, tmp_path):
     config = RunConfig(**recipe | {"runs_dir": str(tmp_path / "runs")})
     found: dict = {}
     part = dataclasses.replace(config, fold=0)
@@ -199,14 +199,14 @@ def test_the_models_of_earlier_folds_are_not_kept(recipe, tmp_path, monkeypatch)
         ({}, "01", "there is no fold '0': n_folds is 2"),
     ],
 )
-def test_what_a_cross_validation_cannot_use_is_named(recipe, settings, folds, message):
+def test_settings_that_a_cross_validation_cannot_use_are_named(recipe, settings, folds, message):
     with pytest.raises(ConfigError, match=message):
         cross_validation.cross_validate(RunConfig(**recipe | settings), folds)
 
 
 @pytest.fixture(scope="module")
 def machines(recipe, generated, tmp_path_factory) -> RunConfig:
-    """The women on three machines: 7 and 49 with cancer and without, 197 without; one woman on both 7 and 49."""
+    """Three machines: 7 and 49 have women with cancer and without, 197 only without; one woman is on both 7 and 49."""
     folder = tmp_path_factory.mktemp("machines")
     table = pd.read_csv(generated / "train.csv")
     has_cancer = table.groupby("patient_id")["cancer"].transform("max") == 1
@@ -220,7 +220,7 @@ def machines(recipe, generated, tmp_path_factory) -> RunConfig:
     return RunConfig(**recipe | {"data_dir": str(folder), "runs_dir": str(folder / "runs")})
 
 
-def test_machines_without_positives_and_women_of_two_machines_are_said(machines):
+def test_groups_tells_of_machines_without_cancers_and_women_of_two_machines(machines):
     table = cross_validation.groups(machines, "machine_id").set_index("value")
     assert list(table.index) == ["7", "49", "197"]
     assert table.loc["197", "positive_women"] == 0
@@ -236,7 +236,7 @@ def load(config: RunConfig) -> pd.DataFrame:
     return load_metadata(config.data_dir)
 
 
-def test_each_machine_that_can_be_judged_is_left_out_of_a_run(machines):
+def test_each_machine_with_cancers_is_left_out_of_a_run(machines):
     found = cross_validation.leave_one_group_out(machines, "machine_id")
     assert set(found) == {"7", "49"}
     table = load(machines)
@@ -256,7 +256,7 @@ def test_each_machine_that_can_be_judged_is_left_out_of_a_run(machines):
     assert {value: run.id for value, run in again.items()} == {value: run.id for value, run in found.items()}
 
 
-def test_a_machine_that_cannot_be_judged_is_refused_by_training_in_words(machines):
+def test_training_without_a_machine_that_has_no_cancers_is_refused(machines):
     with pytest.raises(SplitError, match=r"validation split would have no image with cancer.*too small a group"):
         train(dataclasses.replace(machines, leave_out="machine_id=197"))
 

@@ -1,4 +1,4 @@
-"""Members, ways of combining them and what they gain, on run folders made by hand."""
+"""Members, ways to combine them and what that gains, on run folders made by hand."""
 
 import json
 import shutil
@@ -21,13 +21,13 @@ WOMEN, FOLDS = 60, 3
 
 
 def scored(rows: pd.DataFrame, seed: int, signal: float = 1.5) -> pd.DataFrame:
-    """The rows with new scores: `signal` for cancer, and noise of this seed."""
+    """The rows with new scores: noise from this seed, and `signal` added for cancer."""
     noise = np.random.default_rng(seed).normal(0, 1, len(rows))
     return rows.assign(score=1 / (1 + np.exp(-(signal * (rows["cancer"] - 0.5) + noise))))
 
 
 def fold_runs(runs_dir: Path, recipe: str, first: int = 0, test: bool = True, **settings: object) -> list[Run]:
-    """A run for each of three folds: every third woman is for test, where asked, the others dealt in turn."""
+    """A run for each of three folds. With `test`, every third woman is a test woman; the others take turns."""
     table = predictions_of(WOMEN, 20)
     woman = table["patient_id"].astype(int)
     is_test = (woman % 3 == 0) & test
@@ -68,7 +68,7 @@ def test_the_folds_of_a_recipe_are_one_member_with_every_image_once(tmp_path):
     np.testing.assert_allclose(own[test].set_index("image_id")["score"], means[own.loc[test, "image_id"]])
 
 
-def test_runs_of_other_recipes_are_members_of_their_own(tmp_path):
+def test_runs_of_different_recipes_are_different_members(tmp_path):
     pool = model_pool.gather([*fold_runs(tmp_path, "a"), *fold_runs(tmp_path, "b", 10, dropout=0.5)])
     assert [len(member.runs) for member in pool.members] == [3, 3]
     assert pool.scores.shape == (len(pool.rows), 6)
@@ -86,7 +86,7 @@ def test_each_way_is_the_mean_on_its_scale(tmp_path):
         np.testing.assert_allclose(Ensemble.fit(pool, way, "x").predictions["score"], scores, err_msg=way)
 
 
-def test_ranks_are_within_the_validation_of_the_same_run_for_new_images_too(tmp_path):
+def test_new_images_are_ranked_among_the_validation_images_of_the_same_run(tmp_path):
     pool = model_pool.gather(fold_runs(tmp_path, "a"))
     values = combine.values_of(pool, pool.scores, "rank")
     for fold, run in enumerate(pool.runs):
@@ -99,7 +99,7 @@ def test_ranks_are_within_the_validation_of_the_same_run_for_new_images_too(tmp_
     assert np.isnan(scores[2])
 
 
-def test_greedy_selection_is_at_least_the_best_single_one_where_it_chose_and_leaves_the_useless_out(tmp_path):
+def test_greedy_selection_beats_the_best_single_member_in_sample_and_drops_a_useless_one(tmp_path):
     pool = model_pool.gather(single_runs(tmp_path, [2, 2, -3]))
     chosen = Ensemble.fit(pool, "greedy", "x")
     assert chosen.pool.names == pool.names[:2]
@@ -110,7 +110,7 @@ def test_greedy_selection_is_at_least_the_best_single_one_where_it_chose_and_lea
     assert reference.roc_auc_score(breasts["cancer"], breasts["score"]) > best
 
 
-def test_what_is_chosen_is_judged_on_other_women(tmp_path):
+def test_weights_are_evaluated_on_other_women_than_they_were_chosen_on(tmp_path):
     pool = model_pool.gather(single_runs(tmp_path, [0.0] * 12))
     assert pool.evaluated_split == "validation"
     in_sample = by_breast(Ensemble.fit(pool, "greedy", "x").predictions)
@@ -172,7 +172,7 @@ def test_gains_are_differences_to_the_best_single_member_in_every_way(tmp_path):
         ensemble_gain.gains(model_pool.gather(pool.runs[:3]), 50)
 
 
-def test_the_folds_gain_is_that_of_their_mean_score_over_their_mean_figure(tmp_path):
+def test_the_gain_of_the_folds_compares_their_mean_score_with_the_mean_of_their_figures(tmp_path):
     pool = model_pool.gather(fold_runs(tmp_path, "a"))
     found = ensemble_gain.fold_gains(pool, 50)
     tables = [by_breast(run.predictions.query("split == 'test'")) for run in pool.runs]
@@ -186,7 +186,7 @@ def test_the_folds_gain_is_that_of_their_mean_score_over_their_mean_figure(tmp_p
     assert f"**{row['difference'].estimate:+.4f}** (" in ensemble_gain.in_words(found).text
 
 
-def test_without_test_women_the_folds_gain_is_refused(tmp_path):
+def test_without_test_women_the_gain_of_the_folds_is_refused(tmp_path):
     pool = model_pool.gather(fold_runs(tmp_path, "a", test=False))
     with pytest.raises(UnavailableError, match="train them with test_fraction"):
         ensemble_gain.fold_gains(pool, 20)
@@ -194,7 +194,7 @@ def test_without_test_women_the_folds_gain_is_refused(tmp_path):
         ensemble_gain.fold_gains(model_pool.gather(pool.runs[:1]), 20)
 
 
-def test_correlations_are_of_breasts_with_cancer_above_and_without_below(tmp_path):
+def test_correlations_are_of_breasts_with_cancer_above_the_diagonal_and_without_below(tmp_path):
     pool = model_pool.gather(single_runs(tmp_path, [1, 2]))
     tables = [by_breast(run.predictions) for run in pool.runs]
     table = ensemble_gain.correlations(pool)
@@ -226,15 +226,12 @@ def one_woman_in_two_folds(runs_dir: Path) -> list[Run]:
     return runs
 
 
-def test_for_one_is_validation_for_another(runs_dir: Path) -> list[Run]:
+def validation_for_one_is_test_for_another(runs_dir: Path) -> list[Run]:
     runs = single_runs(runs_dir, [1, 2])
     df = runs[1].predictions
     df.loc[df["patient_id"] == "101", "split"] = "test"
     df.to_csv(runs[1].path / "predictions.csv", index=False)
     return runs
-
-
-test_for_one_is_validation_for_another.__test__ = False  # type: ignore[attr-defined]
 
 
 def other_test_women(runs_dir: Path) -> list[Run]:
@@ -248,7 +245,7 @@ REFUSED = {
     "other validation women": (other_women, "10 of the 60 women whom run 20261123-110000-single is judged on are not"),
     "other folds": (other_folds, "assigned the validation women to different folds"),
     "a woman in two folds": (one_woman_in_two_folds, "are in the validation of two folds, first patient_id"),
-    "another split": (test_for_one_is_validation_for_another, "images are scored by one of the two runs alone: run"),
+    "another split": (validation_for_one_is_test_for_another, "images are scored by one of the two runs alone: run"),
     "other test women": (other_test_women, "images are scored by one of the two runs alone: run"),
     "a fold twice": (lambda runs_dir: [*(runs := fold_runs(runs_dir, "a")), runs[0]], "are the same fold of the same"),
     "a run twice": (lambda runs_dir: single_runs(runs_dir, [1]) * 2, "is named twice"),
@@ -256,13 +253,13 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("make", "message"), REFUSED.values(), ids=REFUSED)
-def test_runs_on_other_splits_are_refused_with_words_that_say_which(tmp_path, make, message):
+def test_runs_on_different_splits_are_refused_and_named(tmp_path, make, message):
     runs = make(tmp_path)
     with pytest.raises(MetricsError, match=message):
         model_pool.gather(runs)
 
 
-def test_all_runs_on_the_newest_ones_split_are_found_the_newest_of_each_recipe(tmp_path):
+def test_without_names_the_newest_run_of_each_recipe_and_fold_on_the_newest_split_is_found(tmp_path):
     own = {"data_dir": str(tmp_path / "rsna")}
     single_runs(tmp_path, [1], **own)
     shutil.rmtree(fold_runs(tmp_path, "a", dropout=0.4, **own)[2].path)
@@ -278,7 +275,7 @@ def test_all_runs_on_the_newest_ones_split_are_found_the_newest_of_each_recipe(t
         model_pool.find_runs("nothing", tmp_path)
 
 
-def test_runs_that_left_out_a_machine_and_those_of_another_version_are_passed_over(tmp_path, caplog):
+def test_runs_without_a_machine_and_runs_of_another_version_are_skipped(tmp_path, caplog):
     folds = fold_runs(tmp_path, "a", data_dir=str(tmp_path / "rsna"))
     write_run(tmp_path / "20261125-000000-left-out", predictions_of(), leave_out="machine_id=49")
     newer = write_run(tmp_path / "20261126-000000-newer", predictions_of())
@@ -288,7 +285,7 @@ def test_runs_that_left_out_a_machine_and_those_of_another_version_are_passed_ov
 
 
 @pytest.mark.parametrize("way", combine.WAYS)
-def test_an_ensemble_is_the_same_when_it_is_read_again_elsewhere(tmp_path, way):
+def test_an_ensemble_is_the_same_after_its_folder_was_moved(tmp_path, way):
     runs = [*fold_runs(tmp_path / "runs", "a"), *fold_runs(tmp_path / "runs", "b", 10, dropout=0.5)]
     made = Ensemble.fit(model_pool.gather(runs), way, "both")
     folder = combine.write(made, tmp_path / "runs", {"gain": ensemble_gain.member_figures(made.pool, 20)})
@@ -323,7 +320,7 @@ def test_a_run_is_an_ensemble_of_itself(tmp_path):
         np.testing.assert_allclose(alone.predictions["score"], run.predictions["score"])
 
 
-def test_a_damaged_or_impossible_ensemble_is_named(tmp_path):
+def test_a_damaged_or_impossible_ensemble_is_refused_and_named(tmp_path):
     pool = model_pool.gather(single_runs(tmp_path, [1, 2]))
     folder = combine.write(Ensemble.fit(pool, "mean", "both"), tmp_path, {})
     for wrong, message in (("{", "is no ensemble"), ('{"name": "both"}', "is no ensemble: KeyError")):
@@ -336,7 +333,7 @@ def test_a_damaged_or_impossible_ensemble_is_named(tmp_path):
         Ensemble.fit(pool, "mean", "../x")
 
 
-def test_runs_of_another_folder_stand_in_the_file_by_their_paths(tmp_path):
+def test_runs_of_another_folder_are_kept_by_their_paths(tmp_path):
     runs = single_runs(tmp_path / "there", [1, 2])
     folder = combine.write(Ensemble.fit(model_pool.gather(runs), "mean", "both"), tmp_path / "here", {})
     written = json.loads((folder / "ensemble.json").read_text())

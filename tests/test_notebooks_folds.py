@@ -14,7 +14,7 @@ CROSS_VALIDATE = NOTEBOOKS / "05_cross_validate.ipynb"
 
 def test_folds_and_sites_are_trained_and_evaluated_and_the_results_have_every_image(generated, small_weights, tmp_path):
     folders = {"data_dir": str(generated), "store_dir": str(tmp_path / "stores"), "runs_dir": str(tmp_path / "runs")}
-    frozen = {"weights": small_weights, "freeze_backbone": True, "n_folds": 2, "epochs": 2}
+    frozen = {"weights": small_weights, "freeze_backbone": True, "n_folds": 2, "epochs": 1}
     (tmp_path / "small.json").write_text(json.dumps(SMALL | frozen | folders))
     arguments = ["-f", "small.json", "-p", "leave_out_column", "site_id", "-p", "draws", 50]
     answer = papermill_run(tmp_path, *arguments, notebook=CROSS_VALIDATE)

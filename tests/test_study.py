@@ -1,5 +1,6 @@
-"""Studies without training: who gets which trial, and what becomes of those whose process is gone."""
+"""Studies without training: which process gets which trial, and what happens to trials of killed processes."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import numpy as np
 import optuna
 import pytest
 
+import rsna_nb
 from rsna_nb.config import ConfigError
 from rsna_nb.experiments.study import (
     MAX_KILLS,
@@ -52,7 +54,7 @@ def test_two_processes_share_the_trials_and_none_is_run_twice_nor_drawn_twice(tm
         assert len(trials) == 16
 
 
-def test_the_first_trial_has_the_settings_that_the_study_begins_with(tmp_path):
+def test_the_first_trial_has_the_settings_that_the_study_starts_with(tmp_path):
     study = open_study(tmp_path, "", SPEC)
     with at_work(tmp_path) as worker:
         assert begun(study, tmp_path, worker).params == {"x": 0.5}
@@ -60,7 +62,7 @@ def test_the_first_trial_has_the_settings_that_the_study_begins_with(tmp_path):
     assert table(study)["default"].tolist() == [True, False]
 
 
-def test_a_trial_whose_process_is_gone_is_tried_again_and_one_in_work_is_left_alone(tmp_path):
+def test_a_trial_whose_process_is_gone_is_tried_again_and_a_running_one_is_not(tmp_path):
     study = open_study(tmp_path, "", SPEC)
     with at_work(tmp_path) as other, at_work(tmp_path) as worker:
         begun(study, tmp_path, other)
@@ -71,7 +73,7 @@ def test_a_trial_whose_process_is_gone_is_tried_again_and_one_in_work_is_left_al
         assert begun(study, tmp_path, worker, trials=2) is None
 
 
-def test_a_trial_that_always_takes_its_process_along_has_failed_in_the_end(tmp_path):
+def test_a_trial_that_kills_its_process_every_time_has_failed_in_the_end(tmp_path):
     study = open_study(tmp_path, "", SPEC)
     for number in range(MAX_KILLS):
         trial = begun(study, tmp_path, "gone", trials=1)
@@ -82,7 +84,7 @@ def test_a_trial_that_always_takes_its_process_along_has_failed_in_the_end(tmp_p
     assert table(study)["default"].tolist() == [True] * MAX_KILLS + [False]
 
 
-def test_a_study_goes_on_with_the_settings_it_was_begun_with_alone(tmp_path):
+def test_a_study_goes_on_only_with_the_settings_it_was_started_with(tmp_path):
     open_study(tmp_path, "", SPEC)
     assert len(open_study(tmp_path, "", SPEC).trials) == 1
     other = StudySpec(facts={"epochs": 3}, first={"x": 0.5}, maximize=True, unpruned=0)
@@ -90,9 +92,7 @@ def test_a_study_goes_on_with_the_settings_it_was_begun_with_alone(tmp_path):
         open_study(tmp_path, "", other)
 
 
-def test_a_process_that_is_killed_while_it_queues_a_killed_trial_again_loses_none_and_queues_none_twice(
-    tmp_path, monkeypatch
-):
+def test_a_kill_while_a_killed_trial_is_queued_again_loses_no_trial_and_queues_none_twice(tmp_path, monkeypatch):
     study = open_study(tmp_path, "", SPEC)
     gone = begun(study, tmp_path, "gone")
     with monkeypatch.context() as patch, at_work(tmp_path) as worker:
@@ -116,7 +116,7 @@ def test_a_folder_holds_one_study_and_a_study_has_one_folder(tmp_path):
     assert len(open_study(tmp_path / "a" / "first", journal, SPEC).trials) == 1
 
 
-def test_a_study_goes_on_with_the_pictures_of_its_first_trial_alone(tmp_path):
+def test_a_study_goes_on_only_with_the_pictures_of_its_first_trial(tmp_path):
     study = open_study(tmp_path, "", SPEC)
     check_pictures(study, tmp_path, "a1")
     check_pictures(open_study(tmp_path, "", SPEC), tmp_path, "a1")
@@ -129,7 +129,7 @@ def test_a_storage_that_is_neither_file_nor_url_is_refused(tmp_path):
         open_study(tmp_path, "study.db", SPEC)
 
 
-def test_importance_finds_the_setting_that_matters_and_is_left_out_for_few_trials(tmp_path):
+def test_importance_finds_the_setting_that_matters_and_needs_enough_trials(tmp_path):
     study = open_study(tmp_path, "", SPEC)
     with pytest.raises(MetricsError, match="importance needs 10 finished trials, there are 0"):
         importances(study)
@@ -142,9 +142,11 @@ def test_importance_finds_the_setting_that_matters_and_is_left_out_for_few_trial
     assert found["x"] > found["idle"]
 
 
-def test_without_optuna_tuning_says_what_to_install_and_folds_can_be_trained():
-    lines = ["import sys", "sys.modules['optuna'] = None", "from rsna_nb.experiments import cross_validation"]
-    source = "\n".join([*lines, "print('folds')", "from rsna_nb.experiments import tuning"])
-    answer = subprocess.run([sys.executable, "-c", source], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert answer.stdout.splitlines()[-1] == "folds"
-    assert answer.stderr.strip().splitlines()[-1] == "ImportError: tuning needs Optuna: pip install 'rsna_nb[tune]'"
+def test_without_optuna_tuning_says_what_to_install_and_folds_can_be_trained(monkeypatch):
+    monkeypatch.setattr(rsna_nb, "experiments", rsna_nb.experiments)  # put back afterwards, as all modules below
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    for name in [name for name in sys.modules if name.startswith("rsna_nb.experiments")]:
+        monkeypatch.delitem(sys.modules, name)
+    assert importlib.import_module("rsna_nb.experiments").cross_validation
+    with pytest.raises(ImportError, match=r"tuning needs Optuna: pip install 'rsna_nb\[tune\]'"):
+        importlib.import_module("rsna_nb.experiments.tuning")

@@ -1,4 +1,4 @@
-"""Test images to submission.csv, by a tiny run and by an ensemble of two, on the generated set."""
+"""From test images to submission.csv, by a tiny run and by an ensemble of two, on the generated set."""
 
 import shutil
 from pathlib import Path
@@ -34,7 +34,7 @@ def alone(runs) -> Ensemble:
     return load(str(runs[0].path))
 
 
-def test_for_the_validation_images_raw_scores_are_those_of_predictions_csv(runs, generated):
+def test_raw_scores_of_validation_images_equal_those_in_predictions_csv(runs, generated):
     both = Ensemble.fit(gather(runs), "logit", "both")
     for model, predictions in ((load(str(runs[0].path)), runs[0].predictions), (both, both.predictions)):
         assert submission.scale(model, "raw") is model
@@ -49,13 +49,13 @@ def test_for_the_validation_images_raw_scores_are_those_of_predictions_csv(runs,
 
 
 def prior_corrected(run: Run) -> pd.Series:
-    """The scores of predictions.csv as probabilities, by the odds: class weights multiply them by those of healthy."""
+    """The scores of predictions.csv as probabilities: class weights multiplied the odds by the odds of no cancer."""
     images, positives = run.metrics["images"]["train"], run.metrics["positives"]["train"]
     odds = run.predictions["score"] / (1 - run.predictions["score"]) * positives / (images - positives)
     return odds / (1 + odds)
 
 
-def test_probabilities_have_each_runs_class_weights_undone_before_they_are_combined(runs, alone, generated):
+def test_each_runs_class_weights_are_corrected_for_before_runs_are_combined(runs, alone, generated):
     both = Ensemble.fit(gather(runs), "mean", "both")
     for model, expected in (
         (alone, prior_corrected(runs[0])),
@@ -71,7 +71,7 @@ def test_probabilities_have_each_runs_class_weights_undone_before_they_are_combi
         np.testing.assert_allclose(submission.validation_breasts(model)["score"], known["score"], atol=1e-6)
 
 
-def test_what_is_no_probability_is_submitted_raw_or_as_calls_alone(tmp_path):
+def test_scores_that_are_no_probabilities_can_be_submitted_raw_or_as_calls_only(tmp_path):
     ranks = Ensemble.fit(gather(single_runs(tmp_path / "a", [1, 2])), "rank", "ranks")
     soft = load("", single_runs(tmp_path / "b", [1], positive_label=0.9)[0].path.parent)
     for model, reason in ((ranks, "combines ranks"), (soft, "trained with positive_label 0.9")):
@@ -86,7 +86,7 @@ def test_what_is_no_probability_is_submitted_raw_or_as_calls_alone(tmp_path):
         submission.scale(plain, "odds")
 
 
-def test_pf1_of_the_validation_breasts_is_shown_for_each_way_and_which_is_submitted(alone, runs):
+def test_validation_pf1_is_shown_for_each_way_to_submit(alone, runs):
     breasts = metrics.by_breast(runs[0].predictions)
     table = submission.validation_pf1(alone, "probability", as_calls=False, threshold=0.3)
     assert table["submitted"].tolist() == ["", "yes", ""]
@@ -99,7 +99,7 @@ def test_pf1_of_the_validation_breasts_is_shown_for_each_way_and_which_is_submit
     assert table.iloc[2, 0].estimate == pytest.approx(calls.point.f1)
 
 
-def test_with_one_woman_with_cancer_scores_are_submitted_and_calls_ask_for_a_threshold(tmp_path):
+def test_with_a_single_cancer_scores_can_be_submitted_and_calls_need_a_threshold(tmp_path):
     run = write_run(tmp_path / "run", predictions_of(20, 1))
     model = load(str(run.path))
     assert "threshold" in str(submission.validation_pf1(model, "raw", False).iloc[2, 0])
@@ -108,7 +108,7 @@ def test_with_one_woman_with_cancer_scores_are_submitted_and_calls_ask_for_a_thr
     assert submission.threshold_of(model, 0.4) == 0.4
 
 
-def test_for_the_test_images_it_is_what_sample_submission_asks_for(alone, generated):
+def test_a_submission_of_the_test_images_has_the_ids_of_sample_submission_csv(alone, generated):
     images = submission.images_of(alone, generated)
     scored = submission.score_images(alone, images)
     assert (scored["error"] == "").all()
@@ -121,7 +121,7 @@ def test_for_the_test_images_it_is_what_sample_submission_asks_for(alone, genera
     assert first["cancer"] == pytest.approx(rows["score"].mean())
 
 
-def test_unreadable_files_leave_the_others_mean_or_the_prior_and_are_listed(alone, generated, tmp_path):
+def test_breasts_with_unreadable_files_get_the_mean_of_the_others_or_the_prior(alone, generated, tmp_path):
     data = shutil.copytree(generated, tmp_path / "data")
     images = load_metadata(data, "test")
     breasts = list(images.groupby("prediction_id", sort=False))
@@ -146,7 +146,7 @@ def test_unreadable_files_leave_the_others_mean_or_the_prior_and_are_listed(alon
     assert set(ledger.index[ledger["breast_is"] == "the prior"]) == {none}
 
 
-def test_the_prior_is_the_share_of_breasts_with_cancer_on_the_scale_of_the_scores(alone, runs, generated):
+def test_the_prior_is_the_prevalence_on_the_scale_of_the_scores(alone, runs, generated):
     breasts = load_metadata(generated).groupby(["patient_id", "laterality"])["cancer"].max()
     prior = breasts.mean()
     assert submission.prevalence(alone) == pytest.approx(prior)
@@ -158,7 +158,7 @@ def test_the_prior_is_the_share_of_breasts_with_cancer_on_the_scale_of_the_score
         assert submission.score_of_unreadable(model) == pytest.approx(odds / (1 + odds))
 
 
-def test_calls_are_by_the_cross_fitted_threshold(alone, runs):
+def test_the_threshold_of_calls_is_cross_fitted(alone, runs):
     expected = cross_fitted(metrics.by_breast(runs[0].predictions), threshold_by_f1).point.threshold
     assert submission.threshold_of(alone) == expected
     assert submission.threshold_of(alone, 0.25) == 0.25
@@ -180,7 +180,7 @@ def test_flips_change_the_scores(alone, generated):
     assert (plain - flipped).abs().max() > 1e-6
 
 
-def test_validation_scores_are_made_with_flips_where_new_scores_are(alone, runs):
+def test_with_flips_the_validation_scores_and_the_threshold_are_made_with_flips_too(alone, runs):
     folder = submission.choose_data(alone)
     expected = submission.score_images(alone, submission.images_of(alone, folder, "validation"), flips=True)
     flipped = submission.with_flips(alone)
@@ -193,7 +193,7 @@ def test_validation_scores_are_made_with_flips_where_new_scores_are(alone, runs)
     assert submission.with_flips(alone, flips=False) is alone
 
 
-def test_without_the_files_flips_have_no_validation_scores_and_say_so(runs, tmp_path):
+def test_with_flips_missing_validation_files_are_an_error_that_names_them(runs, tmp_path):
     moved = shutil.copytree(runs[0].path, tmp_path / "moved")
     config = moved / "config" / "config.json"
     config.write_text(config.read_text().replace(runs[0].config.data_dir, str(tmp_path / "gone")))
@@ -206,7 +206,7 @@ def test_without_the_files_flips_have_no_validation_scores_and_say_so(runs, tmp_
         submission.with_flips(load(str(moved)))
 
 
-def test_without_data_dir_the_images_are_those_of_the_folder_that_the_runs_were_trained_on(alone, generated, tmp_path):
+def test_an_empty_data_dir_is_the_folder_that_the_runs_were_trained_on(alone, generated, tmp_path):
     assert submission.choose_data(alone) == generated
     assert submission.choose_data(alone, tmp_path) == tmp_path
     gone = single_runs(tmp_path / "a", [1], data_dir=str(tmp_path / "gone"))
@@ -218,7 +218,7 @@ def test_without_data_dir_the_images_are_those_of_the_folder_that_the_runs_were_
         submission.choose_data(several)
 
 
-def test_scoring_real_images_by_a_model_of_generated_ones_or_the_other_way_is_said(alone, generated, tmp_path, caplog):
+def test_a_warning_tells_when_generated_and_real_mammograms_meet(alone, generated, tmp_path, caplog):
     assert "Scored are the generated mammograms" in submission.describe_data(alone, generated).text
     assert not caplog.text
     assert "learned from generated mammograms" in submission.describe_data(alone, tmp_path).text
@@ -230,7 +230,7 @@ def test_scoring_real_images_by_a_model_of_generated_ones_or_the_other_way_is_sa
     assert "learned from real mammograms" in submission.describe_data(unknown, generated).text
 
 
-def test_a_submission_of_another_run_is_kept_under_another_name(tmp_path):
+def test_a_different_submission_is_kept_under_another_name(tmp_path):
     images = pd.DataFrame({"prediction_id": ["1_L"], "patient_id": "1", "image_id": "1", "score": 0.1, "error": ""})
     breasts = submission.score_breasts(images, 0.5)
     first = submission.submission_of(breasts)
@@ -292,7 +292,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("wrong", "message"), WRONG.values(), ids=WRONG)
-def test_a_submission_that_would_be_refused_is_refused_here_with_its_ids(tmp_path, wrong, message):
+def test_a_submission_that_kaggle_would_refuse_is_refused_with_its_ids(tmp_path, wrong, message):
     sample = tmp_path / "sample_submission.csv"
     pd.DataFrame(GOOD).to_csv(sample, index=False)
     submission.check(pd.DataFrame(GOOD).iloc[::-1], sample)
