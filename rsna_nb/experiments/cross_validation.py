@@ -115,22 +115,22 @@ def groups(config: RunConfig, column: str) -> pd.DataFrame:
     """
     table, _ = split_table(_settings(config, fold=0))  # any split: only the table is used
     table = table.assign(**{column: splits.groups_of(table, column)})
-    rows = []
-    for value, own in table.groupby(column):
-        women = own["patient_id"]
-        others = table[table["patient_id"].isin(women) & (table[column] != value)]
-        rows.append(
-            {
-                "value": value,
-                "images": len(own),
-                "women": women.nunique(),
-                "positive_women": women[own["cancer"] == 1].nunique(),
-                "unused_women": others["patient_id"].nunique(),
-                "reason": _reason_against(table, _settings(config, leave_out=f"{column}={value}")),
-            }
-        )
+    woman = table["patient_id"]
+    several = table.groupby("patient_id")[column].transform("nunique", dropna=False) > 1
+    by_value = table.assign(positive=woman.where(table["cancer"] == 1), unused=woman.where(several)).groupby(column)
+    df = by_value.agg(
+        images=("image_id", "size"),
+        women=("patient_id", "nunique"),
+        positive_women=("positive", "nunique"),
+        unused_women=("unused", "nunique"),
+    )
+    df["reason"] = [_reason_against(table, _settings(config, leave_out=f"{column}={value}")) for value in df.index]
     # Numbers as text, in the order of the numbers: 7 before 49.
-    return pd.DataFrame(rows).sort_values("value", key=lambda value: value.str.zfill(20), ignore_index=True)
+    return (
+        df.rename_axis("value")
+        .reset_index()
+        .sort_values("value", key=lambda text: text.str.zfill(20), ignore_index=True)
+    )
 
 
 def _reason_against(table: pd.DataFrame, config: RunConfig) -> str:
