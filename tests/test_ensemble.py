@@ -70,7 +70,7 @@ def test_the_folds_of_a_recipe_are_one_member_with_every_image_once(tmp_path):
 
 def test_runs_of_different_recipes_are_different_members(tmp_path):
     pool = model_pool.gather([*fold_runs(tmp_path, "a"), *fold_runs(tmp_path, "b", 10, dropout=0.5)])
-    assert [len(member.runs) for member in pool.members] == [3, 3]
+    assert [len(runs) for runs in pool.members.values()] == [3, 3]
     assert pool.scores.shape == (len(pool.rows), 6)
 
 

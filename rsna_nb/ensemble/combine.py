@@ -53,7 +53,7 @@ def values_of(pool: ModelPool, scores: pd.DataFrame, way: str) -> pd.DataFrame:
     known = pool.scores[pool.of("validation")]
     scaled = {run.id: _to_scale(scores[run.id].to_numpy(), known[run.id].dropna().to_numpy(), way) for run in pool.runs}
     by_run = pd.DataFrame(scaled, index=scores.index)
-    return pd.DataFrame({member.name: by_run[[run.id for run in member.runs]].mean(axis=1) for member in pool.members})
+    return pd.DataFrame({name: by_run[[run.id for run in runs]].mean(axis=1) for name, runs in pool.members.items()})
 
 
 def _breasts_of(rows: pd.DataFrame, values: pd.DataFrame, way: str) -> pd.DataFrame:
@@ -162,7 +162,7 @@ class Ensemble:
             raise ConfigError(f"name must be letters, digits, - _ . and not {name!r}")
         weights = weights_on(pool, pool.of("validation"), way, WAYS[way])
         # A member without weight would still cost a forward pass for every new image.
-        members = tuple(member for member, weight in zip(pool.members, weights, strict=True) if weight)
+        members = {name: pool.members[name] for name, weight in zip(pool.names, weights, strict=True) if weight}
         return cls(name, way, replace(pool, members=members), weights[weights > 0])
 
     def prior_corrected(self) -> "Ensemble":
@@ -207,8 +207,8 @@ def write(ensemble: Ensemble, runs_dir: str | Path, found: Mapping[str, Any]) ->
         "name": ensemble.name,
         "way": ensemble.way,
         "members": [
-            {"name": member.name, "weight": weight, "runs": [_reference(run, runs_dir) for run in member.runs]}
-            for member, weight in zip(ensemble.pool.members, ensemble.weights.tolist(), strict=True)
+            {"name": name, "weight": weight, "runs": [_reference(run, runs_dir) for run in runs]}
+            for (name, runs), weight in zip(ensemble.pool.members.items(), ensemble.weights.tolist(), strict=True)
         ],
     }
     folder = runs_dir / FOLDER / ensemble.name

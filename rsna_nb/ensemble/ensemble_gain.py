@@ -7,15 +7,18 @@ AUC and average precision are of raw scores. pF1 takes scores for probabilities,
 are corrected for, as they are submitted (`submission`). Ranks, and scores that cannot be corrected, stay raw.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
 from rsna_nb import metrics
 from rsna_nb.ensemble.combine import WAYS, Choose, best_single, from_scale, values_of, weights_on
-from rsna_nb.ensemble.model_pool import Member, ModelPool
+from rsna_nb.ensemble.model_pool import ModelPool
 from rsna_nb.evaluation import STATISTICS
 from rsna_nb.metrics import Interval, MetricsError, Women, by_breast
 from rsna_nb.notebook import Markdown, UnavailableError
+from rsna_nb.runs import Run
 
 
 def evaluated(pool: ModelPool, way: str, choose: Choose, scored: ModelPool | None = None) -> pd.DataFrame:
@@ -120,25 +123,25 @@ def fold_gains(pool: ModelPool, n: int) -> pd.DataFrame:
     UnavailableError
         Where no member has several folds, or there are no test women: all others trained some fold.
     """
-    several = [member for member in pool.members if len(member.runs) > 1]
+    several = {name: runs for name, runs in pool.members.items() if len(runs) > 1}
     if not several:
         raise UnavailableError("no member has several folds")
     if pool.evaluated_split != "test":
         raise UnavailableError("every woman trained some fold: train them with test_fraction to set women aside")
     # The correction is not linear, so the mean is taken after it, as Ensemble does.
     rows = {
-        (member.name, words): _fold_gain(pf1_pool(pool) if key == "pf1" else pool, member, key, n)
-        for member in several
+        (name, words): _fold_gain(pf1_pool(pool) if key == "pf1" else pool, runs, key, n)
+        for name, runs in several.items()
         for key, words in STATISTICS.items()
     }
     index = pd.MultiIndex.from_tuples(rows, names=["member", "figure"])
     return pd.DataFrame(list(rows.values()), index, columns=["mean of the folds", "their ensemble", "difference"])
 
 
-def _fold_gain(pool: ModelPool, member: Member, statistic: str, n: int) -> tuple[Interval, ...]:
+def _fold_gain(pool: ModelPool, runs: Sequence[Run], statistic: str, n: int) -> tuple[Interval, ...]:
     """The mean of the folds' figures, the figure of their mean score, and the difference, on the same draws."""
     rows = pool.rows[pool.of("test")]
-    scores = pool.scores.loc[pool.of("test"), [run.id for run in member.runs]]
+    scores = pool.scores.loc[pool.of("test"), [run.id for run in runs]]
     together = by_breast(rows.assign(score=scores.mean(axis=1)))
     singles = [by_breast(rows.assign(score=scores[name])) for name in scores]
     tables = [metrics.matched(one, together)[0] for one in [*singles, together]]

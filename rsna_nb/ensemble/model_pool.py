@@ -6,7 +6,7 @@ A member is one run, or the fold runs of one recipe: runs whose settings differ 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -21,54 +21,14 @@ KEY = ["patient_id", "image_id"]
 ClassWeights = Mapping[int, float]  # {0: weight, 1: weight} in the training loss
 
 
-@dataclass(frozen=True, eq=False)  # eq=False: cached tables cannot be compared
-class Member:
-    """One run, or the fold runs of one recipe, with their checked predictions."""
-
-    runs: tuple[Run, ...]
-
-    @property
-    def name(self) -> str:
-        """The run's id, or "3 folds of <id of the first>"."""
-        first = self.runs[0]
-        return first.id if len(self.runs) == 1 else f"{len(self.runs)} folds of {first.id}"
-
-    @cached_property  # reading and checking predictions.csv takes the longest here
-    def tables(self) -> list[pd.DataFrame]:
-        """The predictions of each run, with columns run and fold."""
-        return [held_out(run).assign(run=run.id, fold=run.config.fold) for run in self.runs]
-
-    @cached_property
-    def rows(self) -> pd.DataFrame:
-        """A row an image: validation images with their run and fold, test images once.
-
-        `MetricsError` where a woman is in the validation of two folds, or the folds have different test women.
-        """
-        everything = pd.concat(self.tables)
-        validation = everything[everything["split"] == "validation"]
-        # A woman in two folds was trained on by the model that scores her.
-        women = validation.groupby("patient_id")["run"].unique()
-        several = women[women.str.len() > 1]
-        if len(several):
-            raise MetricsError(
-                f"{len(several)} women are in the validation of two folds, first patient_id {several.index[0]} in runs "
-                f"{' and '.join(several.iloc[0])}: the folds are not of the same table"
-            )
-        test = [table[table["split"] == "test"] for table in self.tables]
-        for run, other in zip(self.runs[1:], test[1:], strict=True):
-            on_the_same_images(test[0], f"run {self.runs[0].id}", other, f"run {run.id}")
-        # All runs scored the test women, so that no single run or fold stands for them.
-        return pd.concat([validation, test[0].assign(run="", fold=np.nan)], ignore_index=True)
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False)  # eq=False: two tables cannot be compared to one truth value
 class ModelPool:
     """Members on the same split, and their scores of the women on whom none of them was trained.
 
     Attributes
     ----------
     members
-        The members, in the order in which their runs were named.
+        The runs of each member, by the member's name: a run's id, or "3 folds of <id of the first>".
     rows
         A row an image with its metadata, cancer, `split` and, for validation images, `fold`.
     scores
@@ -77,7 +37,7 @@ class ModelPool:
         For each run id the weights that its scores in this table are corrected for; empty for raw scores.
     """
 
-    members: tuple[Member, ...]
+    members: Mapping[str, Sequence[Run]]
     rows: pd.DataFrame
     scores: pd.DataFrame
     class_weights: Mapping[str, ClassWeights] = field(default_factory=dict)
@@ -85,12 +45,12 @@ class ModelPool:
     @property
     def names(self) -> list[str]:
         """The members' names."""
-        return [member.name for member in self.members]
+        return list(self.members)
 
     @property
     def runs(self) -> list[Run]:
         """All runs of all members."""
-        return [run for member in self.members for run in member.runs]
+        return list(chain(*self.members.values()))
 
     @property
     def evaluated_split(self) -> str:
@@ -178,29 +138,57 @@ def gather(runs: Sequence[Run]) -> ModelPool:
                 else f"run {run.id} is named twice"
             )
         known[run.config.fold] = run
-    members = tuple(Member(tuple(run for _, run in sorted(folds.items()))) for folds in by_member.values())
+    members = {_name(folds): [run for _, run in sorted(folds.items())] for folds in by_member.values()}
+    tables = {run.id: held_out(run).assign(run=run.id, fold=run.config.fold) for run in runs}
+    (first, rows), *others = ((name, _rows([tables[run.id] for run in own])) for name, own in members.items())
     # Comparing each with the first suffices: those that agree with it agree with each other.
-    for member in members[1:]:
-        _check_same_split(members[0], member)
-    rows = members[0].rows
+    for name, other in others:
+        _check_same_split(rows, f"run {first}", other, f"run {name}")
     images = pd.MultiIndex.from_frame(rows[KEY])
     scores = {
-        run.id: table.set_index(KEY)["score"].reindex(images).to_numpy()  # NaN for the images of other folds
-        for member in members
-        for run, table in zip(member.runs, member.tables, strict=True)
+        run.id: tables[run.id].set_index(KEY)["score"].reindex(images).to_numpy()  # NaN for the images of other folds
+        for run in chain(*members.values())
     }
     return ModelPool(members, rows.drop(columns=["score", "run"]), pd.DataFrame(scores))
 
 
-def _check_same_split(member: Member, other: Member) -> None:
-    names = [f"run {member.name}", f"run {other.name}"]
+def _name(folds: Mapping[int, Run]) -> str:
+    """A member's name, from its runs by their folds."""
+    first = folds[min(folds)].id
+    return first if len(folds) == 1 else f"{len(folds)} folds of {first}"
+
+
+def _rows(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """A row an image of a member: validation images with their run and fold, test images once.
+
+    `MetricsError` where a woman is in the validation of two folds, or the folds have different test women.
+    """
+    everything = pd.concat(tables)
+    validation = everything[everything["split"] == "validation"]
+    # A woman in two folds was trained on by the model that scores her.
+    women = validation.groupby("patient_id")["run"].unique()
+    several = women[women.str.len() > 1]
+    if len(several):
+        raise MetricsError(
+            f"{len(several)} women are in the validation of two folds, first patient_id {several.index[0]} in runs "
+            f"{' and '.join(several.iloc[0])}: the folds are not of the same table"
+        )
+    test, *others = (table[table["split"] == "test"] for table in tables)
+    names = [f"run {table['run'].iloc[0]}" for table in tables]
+    for name, other in zip(names[1:], others, strict=True):
+        on_the_same_images(test, names[0], other, name)
+    # All runs scored the test women, so that no single run or fold stands for them.
+    return pd.concat([validation, test.assign(run="", fold=np.nan)], ignore_index=True)
+
+
+def _check_same_split(rows: pd.DataFrame, name: str, other_rows: pd.DataFrame, other_name: str) -> None:
     for split in ("test", "validation"):
-        own, others = (each.rows[each.rows["split"] == split] for each in (member, other))
+        own, others = (each[each["split"] == split] for each in (rows, other_rows))
         # First who may have been trained on whom, the graver fault, then whether the images are the same.
-        refuse_seen(own, names[0], other.rows, names[1])
-        refuse_seen(others, names[1], member.rows, names[0])
-        both = on_the_same_images(own, names[0], others, names[1])
+        refuse_seen(own, name, other_rows, other_name)
+        refuse_seen(others, other_name, rows, name)
+        both = on_the_same_images(own, name, others, other_name)
         # The same women in other folds: a weight chosen without fold 0 would then have seen some of its women.
-        fold_of = other.rows.set_index(KEY)["fold"]
+        fold_of = other_rows.set_index(KEY)["fold"]
         if split == "validation" and not both["fold"].eq(fold_of.loc[pd.MultiIndex.from_frame(both[KEY])].array).all():
-            raise MetricsError(f"{names[0]} and {names[1]} assigned the validation women to different folds")
+            raise MetricsError(f"{name} and {other_name} assigned the validation women to different folds")

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 COLUMNS = ["prediction_id", "cancer"]
 WAYS = {
     "raw": "raw scores",
-    "probability": "probabilities, class weights corrected for",
+    "probability": "probabilities, corrected for class weights",
     "calls": "calls at the threshold",
 }
 MAX_IDS = 5  # ids in a message
@@ -142,7 +142,7 @@ def images_of(ensemble: Ensemble, folder: Path, split: Literal["test", "validati
         raise SubmissionError(f'split must be "test" or "validation", not {split!r}')
     if split == "test":
         table = load_metadata(folder, "test")
-    elif any(len(member.runs) > 1 for member in ensemble.pool.members):
+    elif any(len(runs) > 1 for runs in ensemble.pool.members.values()):
         raise SubmissionError(f"{ensemble.name} has fold runs: all but one of them were trained on a validation image")
     else:
         table = _validation_images(ensemble, folder)
