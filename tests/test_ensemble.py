@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 from sklearn import metrics as reference
 
 from rsna_nb.config import ConfigError
-from rsna_nb.ensemble import Ensemble, combine, ensemble_gain, model_pool
+from rsna_nb.ensemble import Ensemble, combine, ensemble_gain, files, model_pool
 from rsna_nb.metrics import MetricsError, auc, by_breast, pf1
 from rsna_nb.notebook import UnavailableError
 from rsna_nb.runs import Run, RunError, list_runs
@@ -288,12 +288,12 @@ def test_runs_without_a_machine_and_runs_of_another_version_are_skipped(tmp_path
 def test_an_ensemble_is_the_same_after_its_folder_was_moved(tmp_path, way):
     runs = [*fold_runs(tmp_path / "runs", "a"), *fold_runs(tmp_path / "runs", "b", 10, dropout=0.5)]
     made = Ensemble.fit(model_pool.gather(runs), way, "both")
-    folder = combine.write(made, tmp_path / "runs", {"gain": ensemble_gain.member_figures(made.pool, 20)})
+    folder = files.write(made, tmp_path / "runs", {"gain": ensemble_gain.member_figures(made.pool, 20)})
     assert folder == (tmp_path / "runs" / "ensembles" / "both").resolve()
     assert [run.id for run in list_runs(tmp_path / "runs")] == sorted(run.id for run in runs)
     shutil.move(tmp_path / "runs", tmp_path / "elsewhere")
     for name in ("both", tmp_path / "elsewhere" / "ensembles" / "both" / "ensemble.json"):
-        again = combine.load(str(name), tmp_path / "elsewhere")
+        again = files.load(str(name), tmp_path / "elsewhere")
         assert (again.name, again.way) == ("both", way)
         pd.testing.assert_frame_equal(again.predictions, made.predictions)
     written = pd.read_csv(tmp_path / "elsewhere" / "ensembles" / "both" / "predictions.csv")
@@ -303,30 +303,30 @@ def test_an_ensemble_is_the_same_after_its_folder_was_moved(tmp_path, way):
 def test_an_ensemble_is_not_overwritten_by_another_of_its_name(tmp_path):
     runs = single_runs(tmp_path, [1, 2, 1.5])
     first, other = (Ensemble.fit(model_pool.gather(some), "mean", "both") for some in (runs[:2], runs[1:]))
-    folder = combine.write(first, tmp_path, {})
+    folder = files.write(first, tmp_path, {})
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
     for another in (other, Ensemble.fit(first.pool, "logit", "both")):
         with pytest.raises(ConfigError, match=r"name: .*both holds another ensemble.*Give another name"):
-            combine.write(another, tmp_path, {})
+            files.write(another, tmp_path, {})
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
-    combine.write(first, tmp_path, {"found": 1})  # the same ensemble, with more found of it
+    files.write(first, tmp_path, {"found": 1})  # the same ensemble, with more found of it
     assert Ensemble.fit(other.pool, "mean").name != Ensemble.fit(model_pool.gather([runs[0], runs[2]]), "mean").name
 
 
 def test_a_run_is_an_ensemble_of_itself(tmp_path):
     (run,) = single_runs(tmp_path, [1])
     for name in ("", run.id, str(run.path)):
-        alone = combine.load(name, tmp_path)
+        alone = files.load(name, tmp_path)
         np.testing.assert_allclose(alone.predictions["score"], run.predictions["score"])
 
 
 def test_a_damaged_or_impossible_ensemble_is_refused_and_named(tmp_path):
     pool = model_pool.gather(single_runs(tmp_path, [1, 2]))
-    folder = combine.write(Ensemble.fit(pool, "mean", "both"), tmp_path, {})
+    folder = files.write(Ensemble.fit(pool, "mean", "both"), tmp_path, {})
     for wrong, message in (("{", "is no ensemble"), ('{"name": "both"}', "is no ensemble: KeyError")):
         (folder / "ensemble.json").write_text(wrong)
         with pytest.raises(RunError, match=message):
-            combine.load("both", tmp_path)
+            files.load("both", tmp_path)
     with pytest.raises(ConfigError, match="way must be one of mean, rank, logit, greedy, not 'median'"):
         Ensemble.fit(pool, "median", "x")
     with pytest.raises(ConfigError, match="name must be"):
@@ -335,7 +335,7 @@ def test_a_damaged_or_impossible_ensemble_is_refused_and_named(tmp_path):
 
 def test_runs_of_another_folder_are_kept_by_their_paths(tmp_path):
     runs = single_runs(tmp_path / "there", [1, 2])
-    folder = combine.write(Ensemble.fit(model_pool.gather(runs), "mean", "both"), tmp_path / "here", {})
+    folder = files.write(Ensemble.fit(model_pool.gather(runs), "mean", "both"), tmp_path / "here", {})
     written = json.loads((folder / "ensemble.json").read_text())
     assert [member["runs"] for member in written["members"]] == [[str(run.path)] for run in runs]
-    assert combine.load("both", tmp_path / "here").pool.names == [run.id for run in runs]
+    assert files.load("both", tmp_path / "here").pool.names == [run.id for run in runs]

@@ -1,20 +1,11 @@
-"""A run or an ensemble and a data set's test images -> submission.csv, in the format of the RSNA challenge.
-
-    submission.csv         a row a breast: prediction_id (<patient_id>_<laterality>), cancer (0-1)
-    submission_ledger.csv  a row a file: its breast, its score or why it has none, and what its breast's score is
+"""A run or an ensemble and a data set's test images -> the scores of a submission to the RSNA challenge.
 
 A breast's score is the mean of its images' scores. The challenge's metric, pF1, takes scores for probabilities. The
 class weights that a run was trained with are therefore corrected for, unless raw scores are asked for. Calls (0 or 1)
 are made by a threshold on raw scores, the scale on which thresholds are chosen. Nothing is downloaded.
 """
 
-import json
-import logging
-from collections.abc import Iterable
 from dataclasses import replace
-from datetime import datetime
-from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -22,73 +13,21 @@ import pandas as pd
 from rsna_nb import inference, metrics
 from rsna_nb.config import ConfigError
 from rsna_nb.ensemble.combine import Ensemble
-from rsna_nb.ensemble.model_pool import KEY, class_weights_of
-from rsna_nb.evaluation import data_folder, with_fold
-from rsna_nb.metadata import MetadataError, find_data, kaggle, load_metadata
+from rsna_nb.ensemble.model_pool import class_weights_of
+from rsna_nb.ensemble.submission_file import SubmissionError, check, named, submission_of, write
+from rsna_nb.ensemble.submission_images import choose_data, describe_data, images_of, validation_images
+from rsna_nb.evaluation import with_fold
+from rsna_nb.metadata import MetadataError
 from rsna_nb.metrics import CrossFit, MetricsError, cross_fitted, prior_correction, threshold_by_f1
-from rsna_nb.notebook import Markdown, Unavailable, UnavailableError, attempt
-from rsna_nb.runs import Run
-from rsna_nb.system import write_whole
+from rsna_nb.notebook import Unavailable, attempt
 
-log = logging.getLogger(__name__)
+__all__ = ["SubmissionError", "check", "choose_data", "describe_data", "images_of", "submission_of", "write"]
 
-COLUMNS = ["prediction_id", "cancer"]
 WAYS = {
     "raw": "raw scores",
     "probability": "probabilities, corrected for class weights",
     "calls": "calls at the threshold",
 }
-MAX_IDS = 5  # ids in a message
-
-
-class SubmissionError(UnavailableError, ValueError):
-    """A submission that cannot be made, or that Kaggle would refuse; the message names the ids."""
-
-
-def choose_data(ensemble: Ensemble, data_dir: str | Path = "") -> Path:
-    """The folder whose images are scored.
-
-    Parameters
-    ----------
-    ensemble
-        The model.
-    data_dir
-        A data folder. "" is the mounted competition on Kaggle, and elsewhere the folder that the model's runs were
-        trained on.
-
-    Raises
-    ------
-    SubmissionError
-        Where the runs were trained on several folders, or theirs is not on this machine.
-    """
-    if data_dir:
-        return find_data(data_dir)
-    # On Kaggle the folder of training is never there, but the competition is mounted.
-    folders = sorted({kaggle.mounted() or data_folder(run) for run in ensemble.pool.runs})
-    if len(folders) > 1:
-        raise SubmissionError(f"data_dir is empty, and the runs were trained on several folders: {_shown(folders)}")
-    if not folders[0].is_dir():
-        raise SubmissionError(f"data_dir is empty, and {folders[0]}, which the model was trained on, is not here")
-    return folders[0]
-
-
-def describe_data(ensemble: Ensemble, folder: Path) -> Markdown:
-    """A sentence on which images are scored, with a warning where generated and real mammograms meet."""
-    scored = (folder / "generated.json").is_file()  # synthetic.generate writes it
-    trained = {run.id: _trained_on_generated(run) for run in ensemble.pool.runs}
-    kinds = {True: "generated mammograms", False: "real mammograms", None: "unknown images"}
-    text = f"Scored are the {kinds[scored]} in `{folder}`."
-    if others := [name for name, generated in trained.items() if generated not in (scored, None)]:
-        warning = f"{', '.join(others)} learned from {kinds[not scored]}: these scores mean nothing"
-        log.warning(warning)  # for papermill, whose log is read and not its notebook
-        return Markdown(f"{text} **{warning}.**")
-    return Markdown(text)
-
-
-def _trained_on_generated(run: Run) -> bool | None:
-    """Whether the run learned from generated mammograms, None where it does not tell."""
-    path = run.path / "config" / "environment.json"
-    return json.loads(path.read_text()).get("generated") if path.is_file() else None
 
 
 def scale(ensemble: Ensemble, scores: str, as_calls: bool = False) -> Ensemble:
@@ -118,53 +57,6 @@ def scale(ensemble: Ensemble, scores: str, as_calls: bool = False) -> Ensemble:
         raise SubmissionError(f'{error}: set scores to "raw", or as_calls to true') from error
 
 
-def images_of(ensemble: Ensemble, folder: Path, split: Literal["test", "validation"] = "test") -> pd.DataFrame:
-    """The images to score, a row each with prediction_id and path.
-
-    Parameters
-    ----------
-    ensemble
-        The model.
-    folder
-        A data folder (`choose_data`).
-    split
-        "test" is test.csv. "validation" are the images on which the model's checkpoints were chosen, of train.csv.
-
-    Raises
-    ------
-    MetadataError
-        Where the table has faults.
-    SubmissionError
-        For another split; where the validation images are not in the table; or where they belong to several folds,
-        so that all but one of the fold models were trained on each.
-    """
-    if split not in ("test", "validation"):
-        raise SubmissionError(f'split must be "test" or "validation", not {split!r}')
-    if split == "test":
-        table = load_metadata(folder, "test")
-    elif any(len(runs) > 1 for runs in ensemble.pool.members.values()):
-        raise SubmissionError(f"{ensemble.name} has fold runs: all but one of them were trained on a validation image")
-    else:
-        table = _validation_images(ensemble, folder)
-    if "prediction_id" not in table:  # only RSNA's test.csv has it
-        table["prediction_id"] = table["patient_id"] + "_" + table["laterality"]
-    return table
-
-
-def _validation_images(ensemble: Ensemble, folder: Path) -> pd.DataFrame:
-    """The rows of the ensemble's validation images with their files, `path`."""
-    rows = ensemble.pool.rows[ensemble.pool.of("validation")].reset_index(drop=True)
-    # A left join keeps the order of the rows, which the scores of the pool are in.
-    found = rows.merge(load_metadata(folder)[[*KEY, "path"]], on=KEY, how="left")
-    missing = found.loc[found["path"].isna(), "image_id"]
-    if len(missing):
-        raise SubmissionError(
-            f"{_named(missing)} of the validation images are not in {folder / 'train.csv'}: the model was trained on "
-            "another table"
-        )
-    return found
-
-
 def with_flips(ensemble: Ensemble, flips: bool = True) -> Ensemble:
     """The ensemble whose validation scores are means over the picture and its mirror images, as new scores will be.
 
@@ -181,7 +73,7 @@ def with_flips(ensemble: Ensemble, flips: bool = True) -> Ensemble:
     pool = ensemble.pool
     # The runs' own folder, not the one that is scored: two data sets may use the same ids.
     try:
-        rows = _validation_images(ensemble, choose_data(ensemble))
+        rows = validation_images(ensemble, choose_data(ensemble))
     except (SubmissionError, MetadataError) as error:
         raise SubmissionError(f"the validation images cannot be scored with flips: {error}") from error
     scores = pool.scores[pool.of("validation")].reset_index(drop=True)
@@ -192,7 +84,7 @@ def with_flips(ensemble: Ensemble, flips: bool = True) -> Ensemble:
         unreadable = found["error"].to_numpy() != ""
         if unreadable.any():
             ids = rows.loc[own, "image_id"][unreadable]
-            raise SubmissionError(f"{_named(ids)} of the validation images cannot be read any more")
+            raise SubmissionError(f"{named(ids)} of the validation images cannot be read any more")
         scores.loc[own, run.id] = found["score"].to_numpy()
     return replace(ensemble, pool=replace(pool, rows=rows.drop(columns="path"), scores=scores))
 
@@ -317,103 +209,3 @@ def _called(ensemble: Ensemble, threshold: float) -> pd.DataFrame:
     # Calls of cross-fitted thresholds: one chosen on all breasts would flatter them.
     calls = breasts["score"] >= threshold if threshold else _fit_threshold(breasts).calls
     return breasts.assign(score=np.asarray(calls, dtype=float))
-
-
-def submission_of(breasts: pd.DataFrame, threshold: float | None = None) -> pd.DataFrame:
-    """The table of submission.csv, from `score_breasts`: scores, or calls where there is a threshold.
-
-    Examples
-    --------
-    >>> breasts = pd.DataFrame({"prediction_id": ["7_L", "7_R"], "score": [0.2, 0.6]})
-    >>> submission_of(breasts, threshold=0.5)["cancer"].tolist()
-    [0, 1]
-    """
-    cancer = breasts["score"] if threshold is None else (breasts["score"] >= threshold).astype(int)
-    return pd.DataFrame({"prediction_id": breasts["prediction_id"], "cancer": cancer})
-
-
-def check(submission: pd.DataFrame, sample: str | Path | None = None) -> None:
-    """Refuse what Kaggle would refuse.
-
-    Parameters
-    ----------
-    submission
-        The table of submission.csv.
-    sample
-        sample_submission.csv, whose ids and columns it must have; None checks only values and repeated ids.
-
-    Raises
-    ------
-    SubmissionError
-        With every fault and the ids that have it.
-
-    Examples
-    --------
-    >>> check(pd.DataFrame({"prediction_id": ["7_L", "7_L"], "cancer": [0.1, 0.2]}))
-    Traceback (most recent call last):
-    rsna_nb.ensemble.submission.SubmissionError: prediction_id: 1 (7_L) are in it twice
-    """
-    if list(submission.columns) != COLUMNS:
-        raise SubmissionError(f"the columns must be {_shown(COLUMNS)}, not {_shown(submission.columns)}")
-    ids, values = submission["prediction_id"], pd.to_numeric(submission["cancer"], errors="coerce")
-    faults = {
-        "in it twice": ids[ids.duplicated()],
-        "without a finite number from 0 to 1": ids[~(np.isfinite(values) & values.between(0, 1))],
-    }
-    if sample is not None:
-        expected = pd.read_csv(sample, dtype=str)
-        if list(expected.columns) != COLUMNS:
-            raise SubmissionError(f"{sample} has the columns {_shown(expected.columns)}, not {_shown(COLUMNS)}")
-        wanted = expected["prediction_id"]  # read as text: some ids would pass for numbers
-        faults[f"missing, but in {sample}"] = wanted[~wanted.isin(ids)]
-        faults[f"not in {sample}"] = ids[~ids.isin(wanted)]
-    messages = [f"{_named(rows)} are {fault}" for fault, rows in faults.items() if len(rows)]
-    if messages:
-        raise SubmissionError("prediction_id: " + "; ".join(messages))
-
-
-def _shown(names: Iterable[object]) -> str:
-    return ", ".join(map(str, names))
-
-
-def _named(ids: pd.Series) -> str:
-    """How many ids there are, and the first of them."""
-    return f"{len(ids)} ({_shown(ids[:MAX_IDS])}{', ...' if len(ids) > MAX_IDS else ''})"
-
-
-def write(folder: str | Path, submission: pd.DataFrame, images: pd.DataFrame, breasts: pd.DataFrame) -> list[Path]:
-    """Write submission.csv and submission_ledger.csv into a folder.
-
-    Files of an earlier submission that differ are not overwritten: they are renamed by the time they were written.
-
-    Returns
-    -------
-    The path of submission.csv, and those of the files that were renamed.
-    """
-    ledger = images[["prediction_id", "patient_id", "image_id", "score", "error"]]
-    of_breast = breasts.set_index("prediction_id").loc[ledger["prediction_id"]]
-    # The ledger says for every file what became of its breast, as submission.csv has no room for it.
-    words = np.where(of_breast["readable"] == 0, "the prior", "the mean of its readable files")
-    ledger = ledger.assign(breast_score=of_breast["score"].to_numpy(), breast_is=words)
-    files = {
-        Path(folder) / name: df.to_csv(index=False).encode()
-        for name, df in (("submission.csv", submission), ("submission_ledger.csv", ledger))
-    }
-    renamed = []
-    # The same submission again leaves the files as they are.
-    if any(path.is_file() and path.read_bytes() != content for path, content in files.items()):
-        renamed = [_set_aside(path) for path in files if path.is_file()]  # both, so that they stay a pair
-    for path, content in files.items():
-        write_whole(path, content)
-    return [*list(files)[:1], *renamed]
-
-
-def _set_aside(path: Path) -> Path:
-    """Rename a file by the time it was written; a number is added where that name is taken."""
-    stem = f"{path.stem}-{datetime.fromtimestamp(path.stat().st_mtime):%Y%m%d-%H%M%S}"
-    number, aside = 1, path.with_name(stem + path.suffix)
-    while aside.exists():
-        number, aside = number + 1, path.with_name(f"{stem}-{number + 1}{path.suffix}")
-    path.rename(aside)
-    log.info("%s of an earlier submission is kept as %s", path.name, aside.name)
-    return aside
