@@ -271,19 +271,19 @@ def write_table(folder: Path, table: pd.DataFrame) -> Path:
 
 GOOD = {"prediction_id": ["1_L", "1_R", "2_L"], "cancer": [0.0, 0.5, 1.0]}
 WRONG = {
-    "a breast missing": ({"prediction_id": ["1_L", "1_R"], "cancer": [0, 1]}, r"1 \(2_L\) are missing"),
+    "a breast missing": ({"prediction_id": ["1_L", "1_R"], "cancer": [0, 1]}, r"missing, but in .*: 1 \(2_L\)"),
     "another breast": (
         {"prediction_id": ["1_L", "1_R", "2_L", "9_L"], "cancer": [0, 1, 0, 1]},
-        r"1 \(9_L\) are not in",
+        r"not in .*: 1 \(9_L\)",
     ),
     "a breast twice": (
         {"prediction_id": ["1_L", "1_R", "2_L", "1_R"], "cancer": [0, 1, 0, 1]},
-        r"1 \(1_R\) are in it twice",
+        r"in it twice: 1 \(1_R\)",
     ),
-    "no number": (GOOD | {"cancer": [0, np.nan, 1]}, r"1 \(1_R\) are without a finite number"),
-    "infinite": (GOOD | {"cancer": [np.inf, 0, 1]}, r"1 \(1_L\) are without a finite number"),
-    "above 1": (GOOD | {"cancer": [0, 0, 1.1]}, r"1 \(2_L\) are without a finite number"),
-    "text": (GOOD | {"cancer": ["0", "yes", "1"]}, r"1 \(1_R\) are without a finite number"),
+    "no number": (GOOD | {"cancer": [0, np.nan, 1]}, r"without a finite number from 0 to 1: 1 \(1_R\)"),
+    "infinite": (GOOD | {"cancer": [np.inf, 0, 1]}, r"without a finite number from 0 to 1: 1 \(1_L\)"),
+    "above 1": (GOOD | {"cancer": [0, 0, 1.1]}, r"without a finite number from 0 to 1: 1 \(2_L\)"),
+    "text": (GOOD | {"cancer": ["0", "yes", "1"]}, r"without a finite number from 0 to 1: 1 \(1_R\)"),
     "other columns": (
         {"prediction_id": GOOD["prediction_id"], "score": GOOD["cancer"]},
         "columns must be prediction_id, cancer",

@@ -57,7 +57,7 @@ def check(submission: pd.DataFrame, sample: str | Path | None = None) -> None:
     --------
     >>> check(pd.DataFrame({"prediction_id": ["7_L", "7_L"], "cancer": [0.1, 0.2]}))
     Traceback (most recent call last):
-    rsna_nb.ensemble.submission_file.SubmissionError: prediction_id: 1 (7_L) are in it twice
+    rsna_nb.ensemble.submission_file.SubmissionError: prediction_id in it twice: 1 (7_L)
     """
     if list(submission.columns) != COLUMNS:
         raise SubmissionError(f"the columns must be {shown(COLUMNS)}, not {shown(submission.columns)}")
@@ -73,9 +73,9 @@ def check(submission: pd.DataFrame, sample: str | Path | None = None) -> None:
         wanted = expected["prediction_id"]  # read as text: some ids would pass for numbers
         faults[f"missing, but in {sample}"] = wanted[~wanted.isin(ids)]
         faults[f"not in {sample}"] = ids[~ids.isin(wanted)]
-    messages = [f"{named(rows)} are {fault}" for fault, rows in faults.items() if len(rows)]
+    messages = [f"prediction_id {fault}: {named(rows)}" for fault, rows in faults.items() if len(rows)]
     if messages:
-        raise SubmissionError("prediction_id: " + "; ".join(messages))
+        raise SubmissionError("; ".join(messages))
 
 
 def shown(names: Iterable[object]) -> str:
