@@ -99,6 +99,8 @@ def _draw_slice(axis: Axes, trials: pd.DataFrame, name: str, logarithmic: bool) 
         places = values.map({word: place for place, word in enumerate(words)}).astype(float) + spread
         axis.set_xticks(range(len(words)), words, rotation=20 if len(words) > 2 else 0)
         axis.set_xlim(-0.5, len(words) - 0.5)
+    if places.isna().all():
+        axis.text(0.5, 0.5, "drawn in no trial", transform=axis.transAxes, ha="center", color=GREY)
     _draw_marks(axis, trials, places)
     best = trials["best"]
     axis.plot(places[best], trials.loc[best, "value"], "o", color=GREEN, markersize=8, label="best trial")
