@@ -102,7 +102,7 @@ def test_validation_pf1_is_shown_for_each_way_to_submit(alone, runs):
 def test_with_a_single_cancer_scores_can_be_submitted_and_calls_need_a_threshold(tmp_path):
     run = write_run(tmp_path / "run", predictions_of(20, 1))
     model = load(str(run.path))
-    assert "threshold" in str(submission.validation_pf1(model, "raw", False).iloc[2, 0])
+    assert "at least 2 women with cancer" in str(submission.validation_pf1(model, "raw", False).iloc[2, 0])
     with pytest.raises(MetricsError, match=r"at least 2 women with cancer.*: set the parameter threshold to a score"):
         submission.threshold_of(model)
     assert submission.threshold_of(model, 0.4) == 0.4

@@ -146,7 +146,7 @@ def test_the_figures_show_every_trial(shared):
     plan, study = shared
     trials = table(study)
     assert "3 finished, 1 killed" in plots.trial_history(trials, "val_auc", True).get_label()
-    slices = plots.setting_slices(trials, plan.log_scales, "val_auc")
+    slices = plots.setting_slices(trials, plan.space, "val_auc")
     assert [axis.get_xscale() for axis in slices.axes[:4]] == ["log", "linear", "linear", "linear"]
     assert [axis.get_xlabel() for axis in slices.axes] == [*SEARCH.split(), "", ""]
     for axis in slices.axes[:4]:

@@ -17,7 +17,7 @@ from rsna_nb.ensemble.combine import WAYS, Choose, best_single, from_scale, valu
 from rsna_nb.ensemble.model_pool import ModelPool
 from rsna_nb.evaluation import STATISTICS
 from rsna_nb.metrics import Interval, MetricsError, Women, by_breast
-from rsna_nb.notebook import Markdown, UnavailableError
+from rsna_nb.notebook import UnavailableError
 from rsna_nb.runs import Run
 
 
@@ -158,18 +158,6 @@ def _fold_gain(pool: ModelPool, runs: Sequence[Run], statistic: str, n: int) -> 
         metrics.normal_interval(estimate, draws, women.positives, women.rarer, on_logits=number < 2)
         for number, (estimate, draws) in enumerate(found)
     )
-
-
-def in_words(found: pd.DataFrame) -> Markdown:
-    """The table of `fold_gains` as sentences: both figures, their difference and its interval."""
-    lines = []
-    for row in found.reset_index().to_dict("records"):
-        before, after, gain = row["mean of the folds"], row["their ensemble"], row["difference"]
-        # Too few women with cancer give an estimate, but no interval.
-        limits = "no interval" if np.isnan(gain.low) else f"{gain.low:+.4f} to {gain.high:+.4f}"
-        figures = f"{before.estimate:.4f} and {after.estimate:.4f}, **{gain.estimate:+.4f}** ({limits})"
-        lines.append(f"- {row['member']}, {row['figure']}: {figures}")
-    return Markdown("\n".join(lines))
 
 
 def correlations(pool: ModelPool) -> pd.DataFrame:

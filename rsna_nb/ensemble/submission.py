@@ -18,7 +18,7 @@ from rsna_nb.ensemble.submission_file import SubmissionError, check, named, subm
 from rsna_nb.ensemble.submission_images import choose_data, describe_data, images_of, validation_images
 from rsna_nb.evaluation import with_fold
 from rsna_nb.metadata import MetadataError
-from rsna_nb.metrics import CrossFit, MetricsError, cross_fitted, prior_correction, threshold_by_f1
+from rsna_nb.metrics import MetricsError, cross_fitted, prior_correction, threshold_by_f1
 from rsna_nb.notebook import Unavailable, attempt
 
 __all__ = ["SubmissionError", "check", "choose_data", "describe_data", "images_of", "submission_of", "write"]
@@ -161,19 +161,15 @@ def threshold_of(ensemble: Ensemble | Unavailable, given: float = 0.0) -> float:
         return given
     if isinstance(ensemble, Unavailable):
         raise SubmissionError(f"{ensemble.reason}: set threshold to a score from 0 to 1, or flips to false")
-    return _fit_threshold(validation_breasts(ensemble)).point.threshold
+    try:
+        return cross_fitted(validation_breasts(ensemble), threshold_by_f1).point.threshold
+    except MetricsError as error:
+        raise MetricsError(f"{error}: set the parameter threshold to a score from 0 to 1") from error
 
 
 def _check_threshold(threshold: float) -> None:
     if not 0 <= threshold <= 1:
         raise ConfigError(f"threshold must be a score from 0 to 1, or 0 to have one chosen, not {threshold}")
-
-
-def _fit_threshold(breasts: pd.DataFrame) -> CrossFit:
-    try:
-        return cross_fitted(breasts, threshold_by_f1)
-    except MetricsError as error:
-        raise MetricsError(f"{error}: set the parameter threshold to a score from 0 to 1") from error
 
 
 def validation_pf1(ensemble: Ensemble, scores: str, as_calls: bool, threshold: float = 0.0) -> pd.DataFrame:
@@ -207,5 +203,5 @@ def _called(ensemble: Ensemble, threshold: float) -> pd.DataFrame:
     """The validation breasts with calls, 0 or 1, for scores."""
     breasts = validation_breasts(ensemble)
     # Calls of cross-fitted thresholds: one chosen on all breasts would flatter them.
-    calls = breasts["score"] >= threshold if threshold else _fit_threshold(breasts).calls
+    calls = breasts["score"] >= threshold if threshold else cross_fitted(breasts, threshold_by_f1).calls
     return breasts.assign(score=np.asarray(calls, dtype=float))

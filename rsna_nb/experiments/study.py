@@ -95,11 +95,8 @@ def open_study(folder: Path, storage: str, spec: StudySpec) -> optuna.Study:
         )
         _check_folder(folder, study)  # before anything is written into a study that is not the folder's
         if "facts" not in study.user_attrs:
-            # The facts come last: without them the study is not begun, and these steps are repeated.
             study.enqueue_trial(spec.first, user_attrs={"default": True}, skip_if_exists=True)
-            study.set_user_attr("facts", spec.facts)
-    # Through JSON, as the storage has them: a tuple comes back as a list.
-    _refuse_changes(study, study.user_attrs["facts"], json.loads(json.dumps(spec.facts)))
+        _keep_to(study, "facts", spec.facts)  # comes last: without facts, what is above is done again
     return study
 
 
@@ -123,13 +120,15 @@ def _check_folder(folder: Path, study: optuna.Study) -> None:
 def check_pictures(study: optuna.Study, folder: Path, fingerprint: str) -> None:
     """`StudyError` where earlier trials learned from other pictures, by the fingerprint of their store."""
     with locked(folder):
-        if "pictures" not in study.user_attrs:
-            study.set_user_attr("pictures", fingerprint)
-    _refuse_changes(study, {"pictures": study.user_attrs["pictures"]}, {"pictures": fingerprint})
+        _keep_to(study, "pictures", {"pictures": fingerprint})
 
 
-def _refuse_changes(study: optuna.Study, before: dict[str, Any], now: dict[str, Any]) -> None:
-    if changed := differences(before, now):
+def _keep_to(study: optuna.Study, name: str, facts: dict[str, Any]) -> None:
+    """Write facts into a study that has none of this name, or refuse it where its own are different."""
+    if name not in study.user_attrs:
+        study.set_user_attr(name, facts)
+    # Through JSON, as the storage has them: a tuple comes back as a list.
+    if changed := differences(study.user_attrs[name], json.loads(json.dumps(facts))):
         raise StudyError(
             f"study {study.study_name} was started with other settings or data: {changed}. Give another study name, "
             "or the settings it was started with"

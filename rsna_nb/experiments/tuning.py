@@ -65,11 +65,6 @@ class Plan:
         """Whether a larger objective is better."""
         return MODES[self.objective] == "max"
 
-    @property
-    def log_scales(self) -> dict[str, bool]:
-        """For each searched setting whether it is drawn on a logarithmic scale."""
-        return {name: getattr(values, "log", False) for name, values in self.space.items()}
-
     def _spec(self, table: pd.DataFrame) -> StudySpec:
         settings = {name: value for name, value in asdict(self.config).items() if name not in FOLDERS}
         searched = {f"search of {name}": in_words(values) for name, values in self.space.items()}

@@ -3,6 +3,9 @@
 Optuna's own figures show finished trials alone; here pruned and failed ones are seen too.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -66,25 +69,25 @@ def setting_importances(importances: pd.Series) -> Figure:
     return with_alt(figure, f"Importance of the settings: {words}.")
 
 
-def setting_slices(trials: pd.DataFrame, log_scales: dict[str, bool], objective: str) -> Figure:
+def setting_slices(trials: pd.DataFrame, space: Mapping[str, Any], objective: str) -> Figure:
     """The objective of each trial by each searched setting; the best trial in green, pruned ones as crosses.
 
-    `log_scales` says for each setting, by name, whether its axis is logarithmic. `UnavailableError` where no trial
-    has finished.
+    `space` has the values of each setting (`search_space.Space`); those drawn on a logarithmic scale are shown on one.
+    `UnavailableError` where no trial has finished.
     """
     _finished(trials)
-    rows = -(-len(log_scales) // COLUMNS)
+    rows = -(-len(space) // COLUMNS)
     figure, axes = plt.subplots(
         rows, COLUMNS, figsize=(10, 2.9 * rows), sharey=True, squeeze=False, layout="constrained"
     )
-    for axis, (name, logarithmic) in zip(axes.flat, log_scales.items(), strict=False):
-        _draw_slice(axis, trials, name, logarithmic)
-    for axis in axes.flat[len(log_scales) :]:
+    for axis, (name, values) in zip(axes.flat, space.items(), strict=False):
+        _draw_slice(axis, trials, name, getattr(values, "log", False))
+    for axis in axes.flat[len(space) :]:
         axis.axis("off")
     for axis in axes[:, 0]:
         axis.set_ylabel(objective)
     axes[0, 0].legend(frameon=False, fontsize=9)
-    return with_alt(figure, f"{objective} of each trial by {', '.join(log_scales)}.")
+    return with_alt(figure, f"{objective} of each trial by {', '.join(space)}.")
 
 
 def _draw_slice(axis: Axes, trials: pd.DataFrame, name: str, logarithmic: bool) -> None:

@@ -43,7 +43,7 @@ def main() -> None:
                 f"fold {run.config.fold}, {found['positives']} of {found['count']} test breasts with cancer: AUC "
                 f"{found['auc']:.4f}, average precision {found['average_precision']:.4f}, pF1 {found['pf1']:.4f}"
             )
-        print(ensemble_gain.in_words(ensemble_gain.fold_gains(pool, 2000)).text)
+        print(ensemble_gain.fold_gains(pool, 2000).to_string())
 
 
 if __name__ == "__main__":
