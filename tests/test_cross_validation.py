@@ -1,10 +1,15 @@
 import dataclasses
+import gc
 import json
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,18 +18,19 @@ from rsna_nb import runs
 from rsna_nb.config import ConfigError, RunConfig
 from rsna_nb.evaluation import out_of_fold
 from rsna_nb.experiments import cross_validation
-from rsna_nb.metadata.table import load_metadata
+from rsna_nb.metadata import load_metadata
 from rsna_nb.splits import SplitError
-from rsna_nb.system.files import locked
-from rsna_nb.training import data
-from rsna_nb.training import run as training
-from rsna_nb.training.callbacks import TrainingError
+from rsna_nb.system import locked
+from rsna_nb.training import TrainingError, data, train
 from tests.small import SMALL, stop_at
+
+ROOT = Path(__file__).parents[1]
+STEPS = 12  # of a fold: 2 epochs of 6
 
 
 @pytest.fixture(scope="module")
 def recipe(generated, small_weights, tmp_path_factory) -> dict:
-    """Settings of two folds of a frozen network, whose features come from the bank."""
+    """Settings for two folds of a frozen network, which use the feature bank."""
     folder = tmp_path_factory.mktemp("folds")
     frozen = {"weights": small_weights, "freeze_backbone": True, "n_folds": 2, "epochs": 2}
     folders = {"data_dir": str(generated), "store_dir": str(folder / "stores"), "runs_dir": str(folder / "runs")}
@@ -37,7 +43,7 @@ def finished(recipe) -> dict[int, runs.Run]:
 
 
 def copied(recipe: dict, folder: Path) -> RunConfig:
-    """The settings with a runs_dir of their own, which has the finished runs."""
+    """The settings with another runs_dir, into which the finished runs are copied."""
     shutil.copytree(recipe["runs_dir"], folder / "runs")
     return RunConfig(**recipe | {"runs_dir": str(folder / "runs")})
 
@@ -53,7 +59,7 @@ def test_every_image_is_out_of_fold_once_and_no_woman_in_two_folds(finished, gen
         assert set(predictions.loc[predictions["fold"] == fold, "image_id"]) == held
 
 
-def test_finished_folds_are_taken_as_they_are(recipe, finished, tmp_path):
+def test_finished_folds_are_not_trained_again(recipe, finished, tmp_path):
     config = copied(recipe, tmp_path)
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("2*/**/*.*") if path.is_file()}
     again = cross_validation.cross_validate(dataclasses.replace(config, run_name="another"))
@@ -62,7 +68,7 @@ def test_finished_folds_are_taken_as_they_are(recipe, finished, tmp_path):
     assert len(runs.list_runs(config.runs_dir)) == 2
 
 
-def test_one_fold_alone_is_trained_and_is_the_run_that_training_it_gives(recipe, finished, tmp_path):
+def test_one_fold_alone_gives_the_same_run_as_all_folds_together(recipe, finished, tmp_path):
     config = RunConfig(**recipe | {"runs_dir": str(tmp_path / "runs"), "fold": 1})
     (alone,) = cross_validation.cross_validate(config).items()
     assert alone[0] == 1
@@ -70,10 +76,9 @@ def test_one_fold_alone_is_trained_and_is_the_run_that_training_it_gives(recipe,
     np.testing.assert_array_equal(alone[1].predictions["score"], finished[1].predictions["score"])
 
 
-def test_a_stopped_fold_goes_on_and_the_finished_one_stays(recipe, finished, tmp_path, monkeypatch):
+def test_a_stopped_fold_goes_on_and_the_finished_one_is_not_trained_again(recipe, finished, tmp_path, monkeypatch):
     config = RunConfig(**recipe | {"runs_dir": str(tmp_path / "runs")})
-    steps = finished[0].config.epochs * 6
-    stop_at(steps + 8, monkeypatch)
+    stop_at(STEPS + 8, monkeypatch)
     with pytest.raises(TrainingError, match="stopped for the test"):
         cross_validation.cross_validate(config)
     first, second = runs.list_runs(config.runs_dir)
@@ -85,36 +90,49 @@ def test_a_stopped_fold_goes_on_and_the_finished_one_stays(recipe, finished, tmp
     assert "goes on" in second.file("logs/train.log").read_text()
 
 
+@pytest.mark.slow
+def test_a_cross_validation_that_was_killed_goes_on_as_if_it_had_not_been(recipe, finished, tmp_path):
+    settings = recipe | {"runs_dir": str(tmp_path / "runs")}
+    for step, code in ((STEPS + 8, -signal.SIGKILL), (3, -signal.SIGKILL), (0, 0)):
+        command = [sys.executable, "-m", "tests.folded", json.dumps(settings), str(step)]
+        assert subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == code
+    found = {run.config.fold: run for run in runs.list_runs(tmp_path / "runs")}
+    assert len(runs.list_runs(tmp_path / "runs")) == len(found) == 2
+    for fold, run in found.items():
+        np.testing.assert_array_equal(run.predictions["score"], finished[fold].predictions["score"])
+
+
 def test_runs_of_other_settings_or_data_are_not_taken(recipe, finished, tmp_path):
     config = copied(recipe, tmp_path)
     parts = {fold: dataclasses.replace(config, fold=fold) for fold in (0, 1)}
-    origin = cross_validation.Origin.of(parts[0])
-    found = cross_validation.find(parts[0], origin)
+    data_of_all = cross_validation._Data.of(parts[0])
+    found = cross_validation._find(parts[0], data_of_all)
     assert found
     assert found.id == finished[0].id
     for name, value in {"epochs": 3, "seed": 1, "n_folds": 3, "split_seed": 1}.items():
-        assert cross_validation.find(dataclasses.replace(parts[0], **{name: value}), origin) is None
+        assert cross_validation._find(dataclasses.replace(parts[0], **{name: value}), data_of_all) is None
     for run, name in zip(runs.list_runs(config.runs_dir), ["table_fingerprint", "store_fingerprint"], strict=True):
         path = run.file("config/environment.json")
         path.write_text(json.dumps(json.loads(path.read_text()) | {name: "0" * 64}))
-    assert cross_validation.find(parts[0], origin) is None
-    assert cross_validation.find(parts[1], origin) is None
+    assert cross_validation._find(parts[0], data_of_all) is None
+    assert cross_validation._find(parts[1], data_of_all) is None
 
 
-def test_a_run_of_settings_that_are_not_known_is_passed_over(recipe, finished, tmp_path):
+def test_a_run_with_unknown_settings_is_skipped(recipe, finished, tmp_path):
     config = dataclasses.replace(copied(recipe, tmp_path), fold=0)
     run = runs.list_runs(config.runs_dir)[0]
     path = shutil.copytree(run.path, run.path.with_name("99999999-999999")) / "config" / "config.json"
     path.write_text(json.dumps({"a_later_setting": 1}))
-    found = cross_validation.find(config, cross_validation.Origin.of(config))
+    found = cross_validation._find(config, cross_validation._Data.of(config))
     assert found
     assert found.id == run.id
 
 
-def test_a_second_process_on_a_fold_waits_and_finds_it_done(recipe, finished, tmp_path):
+def test_a_second_process_on_a_fold_waits_and_finds_it_finished(recipe, finished, tmp_path):
     config = RunConfig(**recipe | {"runs_dir": str(tmp_path / "runs")})
     found: dict = {}
-    with locked(cross_validation.place(config) / ".fold-0"):
+    part = dataclasses.replace(config, fold=0)
+    with locked(cross_validation._lock(part, cross_validation._Data.of(part))):
         second = threading.Thread(target=lambda: found.update(cross_validation.cross_validate(config, [0])))
         second.start()
         time.sleep(3)
@@ -125,22 +143,70 @@ def test_a_second_process_on_a_fold_waits_and_finds_it_done(recipe, finished, tm
     assert len(runs.list_runs(config.runs_dir)) == 1
 
 
+def test_a_run_that_was_killed_before_it_wrote_down_its_data_is_not_taken_for_other_data(recipe, finished, tmp_path):
+    config = dataclasses.replace(copied(recipe, tmp_path), fold=0)
+    (tmp_path / "runs" / finished[0].id / "config" / "environment.json").unlink()
+    data_of_all = cross_validation._Data.of(config)
+    found = cross_validation._find(config, data_of_all)
+    assert found
+    assert found.id == finished[0].id
+    other = dataclasses.replace(config, data_dir=str(tmp_path / "other"))
+    (tmp_path / "other").symlink_to(recipe["data_dir"])
+    assert cross_validation._find(other, dataclasses.replace(data_of_all, folder=tmp_path / "other")) is None
+
+
+def test_results_of_other_data_names_columns_or_draws_have_a_folder_of_their_own(recipe, generated, tmp_path):
+    config = RunConfig(**recipe | {"runs_dir": str(tmp_path / "runs")})
+    pd.read_csv(generated / "train.csv").assign(age=50).to_csv(tmp_path / "train.csv", index=False)
+    (tmp_path / "train_images").symlink_to(generated / "train_images")
+    results = cross_validation.results_folder
+    found = [results(config), results(config, "site_id"), results(config, "machine_id"), results(config, draws=50)]
+    others = {"data_dir": str(tmp_path), "run_name": "another", "epochs": 3, "n_folds": 3}
+    found += [results(dataclasses.replace(config, **{name: value})) for name, value in others.items()]
+    assert len(set(found)) == len(found)
+    assert results(dataclasses.replace(config, fold=1)) == found[0]  # the folds of a cross-validation share one
+    assert all(folder.parent == tmp_path / "runs" / "cross_validation" for folder in found)
+
+
+def test_the_models_of_earlier_folds_are_not_kept(recipe, tmp_path, monkeypatch):
+    def models() -> int:
+        return sum(isinstance(each, keras.Model) for each in gc.get_objects())
+
+    def counting(config: RunConfig) -> runs.Run:
+        alive.append(models())
+        return train(config)
+
+    alive: list[int] = []
+    monkeypatch.setattr(cross_validation, "train", counting)
+    config = RunConfig(**recipe | {"runs_dir": str(tmp_path / "runs"), "epochs": 1})
+    keras.backend.clear_session()
+    gc.collect()
+    gc.disable()  # or it may come by chance
+    try:
+        cross_validation.cross_validate(config)
+    finally:
+        gc.enable()
+    assert alive == [alive[0]] * 2
+    assert models() == alive[0]
+
+
 @pytest.mark.parametrize(
     ("settings", "folds", "message"),
     [
         ({"leave_out": "site_id=1"}, None, "leave_out is for a single run"),
         ({"resume": "x"}, None, "resume is for a single run"),
         ({}, [2], "there is no fold 2: n_folds is 2"),
+        ({}, "01", "there is no fold '0': n_folds is 2"),
     ],
 )
-def test_what_a_cross_validation_cannot_use_is_named(recipe, settings, folds, message):
+def test_settings_that_a_cross_validation_cannot_use_are_named(recipe, settings, folds, message):
     with pytest.raises(ConfigError, match=message):
         cross_validation.cross_validate(RunConfig(**recipe | settings), folds)
 
 
 @pytest.fixture(scope="module")
 def machines(recipe, generated, tmp_path_factory) -> RunConfig:
-    """The women on three machines: 7 and 49 with cancer and without, 197 without; one woman on both 7 and 49."""
+    """Three machines: 7 and 49 have women with cancer and without, 197 only without; one woman is on both 7 and 49."""
     folder = tmp_path_factory.mktemp("machines")
     table = pd.read_csv(generated / "train.csv")
     has_cancer = table.groupby("patient_id")["cancer"].transform("max") == 1
@@ -154,7 +220,7 @@ def machines(recipe, generated, tmp_path_factory) -> RunConfig:
     return RunConfig(**recipe | {"data_dir": str(folder), "runs_dir": str(folder / "runs")})
 
 
-def test_machines_without_positives_and_women_of_two_machines_are_said(machines):
+def test_groups_tells_of_machines_without_cancers_and_women_of_two_machines(machines):
     table = cross_validation.groups(machines, "machine_id").set_index("value")
     assert list(table.index) == ["7", "49", "197"]
     assert table.loc["197", "positive_women"] == 0
@@ -170,8 +236,8 @@ def load(config: RunConfig) -> pd.DataFrame:
     return load_metadata(config.data_dir)
 
 
-def test_each_machine_that_can_be_judged_is_left_out_of_a_run(machines):
-    found = cross_validation.left_out(machines, "machine_id")
+def test_each_machine_with_cancers_is_left_out_of_a_run(machines):
+    found = cross_validation.leave_one_group_out(machines, "machine_id")
     assert set(found) == {"7", "49"}
     table = load(machines)
     for value, run in found.items():
@@ -186,13 +252,13 @@ def test_each_machine_that_can_be_judged_is_left_out_of_a_run(machines):
         assert counts["unused"] == table["patient_id"].isin(unused).sum() - inside["patient_id"].isin(unused).sum() > 0
         log = run.file("logs/train.log").read_text()
         assert f": {counts['train'] + counts['validation']} images\n" in log  # of the feature bank
-    again = cross_validation.left_out(machines, "machine_id")
+    again = cross_validation.leave_one_group_out(machines, "machine_id")
     assert {value: run.id for value, run in again.items()} == {value: run.id for value, run in found.items()}
 
 
-def test_a_machine_that_cannot_be_judged_is_refused_by_training_in_words(machines):
+def test_training_without_a_machine_that_has_no_cancers_is_refused(machines):
     with pytest.raises(SplitError, match=r"validation split would have no image with cancer.*too small a group"):
-        training.train(dataclasses.replace(machines, leave_out="machine_id=197"))
+        train(dataclasses.replace(machines, leave_out="machine_id=197"))
 
 
 def test_a_column_that_the_table_lacks_is_named(machines):

@@ -1,21 +1,23 @@
-"""Studies without training: who gets which trial, and what becomes of those whose process is gone."""
+"""Studies without training: which process gets which trial, and what happens to trials of killed processes."""
 
+import importlib
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import optuna
 import pytest
 
+import rsna_nb
 from rsna_nb.config import ConfigError
 from rsna_nb.experiments.study import (
-    MOST_KILLED,
+    MAX_KILLS,
     StudyError,
     StudySpec,
     at_work,
+    check_pictures,
     importances,
     next_trial,
     open_study,
@@ -24,7 +26,7 @@ from rsna_nb.experiments.study import (
 from rsna_nb.metrics import MetricsError
 
 ROOT = Path(__file__).parents[1]
-ASKED = StudySpec(facts={"epochs": 2}, first={"x": 0.5}, maximize=True, unpruned=0)
+SPEC = StudySpec(facts={"epochs": 2}, first={"x": 0.5}, maximize=True, unpruned=0)
 
 
 def begun(study, folder: Path, worker: str, trials: int = 10):
@@ -34,36 +36,34 @@ def begun(study, folder: Path, worker: str, trials: int = 10):
     return trial
 
 
-@pytest.mark.parametrize("storage", ["", "shared.journal"], ids=["sqlite", "journal"])
-def test_two_processes_share_the_trials_and_none_is_run_twice_nor_drawn_twice(tmp_path, storage):
-    storage = storage and str(tmp_path / storage)
-    command = [sys.executable, "-m", "tests.drawing", str(tmp_path), storage, "16"]
+def test_two_processes_share_the_trials_and_none_is_run_twice_nor_drawn_twice(tmp_path):
+    storages = {"sqlite": "", "journal": str(tmp_path / "shared.journal")}
+    where = [word for name, storage in storages.items() for word in (storage or "-", str(tmp_path / name))]
+    command = [sys.executable, "-m", "tests.drawing", "16", *where]
     children = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    while len(list(tmp_path.glob("ready-*"))) < 2:
-        assert all(child.poll() is None for child in children)
-        time.sleep(0.01)
-    (tmp_path / "go").touch()
-    first, second = (json.loads(child.communicate()[0]) for child in children)
-    assert first
-    assert second
-    assert not set(first) & set(second)
-    assert {int(number) for number in first | second} == set(range(16))
-    assert len(set((first | second).values())) == 16
-    trials = table(open_study(tmp_path, storage, StudySpec({}, {"x": 0.5}, maximize=True, unpruned=0)))
-    assert trials["state"].eq("finished").all()
-    assert len(trials) == 16
+    answers = [json.loads(child.communicate()[0]) for child in children]
+    for (name, storage), first, second in zip(storages.items(), *answers, strict=True):
+        assert first
+        assert second
+        assert not set(first) & set(second)
+        assert {int(number) for number in first | second} == set(range(16))
+        assert len(set((first | second).values())) == 16
+        spec = StudySpec({}, {"x": 0.5}, maximize=True, unpruned=0)
+        trials = table(open_study(tmp_path / name, storage, spec))
+        assert trials["state"].eq("finished").all()
+        assert len(trials) == 16
 
 
-def test_the_first_trial_has_the_settings_that_the_study_begins_with(tmp_path):
-    study = open_study(tmp_path, "", ASKED)
+def test_the_first_trial_has_the_settings_that_the_study_starts_with(tmp_path):
+    study = open_study(tmp_path, "", SPEC)
     with at_work(tmp_path) as worker:
         assert begun(study, tmp_path, worker).params == {"x": 0.5}
         assert begun(study, tmp_path, worker).params != {"x": 0.5}
     assert table(study)["default"].tolist() == [True, False]
 
 
-def test_a_trial_whose_process_is_gone_is_tried_again_and_one_in_work_is_left_alone(tmp_path):
-    study = open_study(tmp_path, "", ASKED)
+def test_a_trial_whose_process_is_gone_is_tried_again_and_a_running_one_is_not(tmp_path):
+    study = open_study(tmp_path, "", SPEC)
     with at_work(tmp_path) as other, at_work(tmp_path) as worker:
         begun(study, tmp_path, other)
         gone = begun(study, tmp_path, "gone")
@@ -73,32 +73,64 @@ def test_a_trial_whose_process_is_gone_is_tried_again_and_one_in_work_is_left_al
         assert begun(study, tmp_path, worker, trials=2) is None
 
 
-def test_a_trial_that_always_takes_its_process_along_has_failed_in_the_end(tmp_path):
-    study = open_study(tmp_path, "", ASKED)
-    for number in range(MOST_KILLED):
+def test_a_trial_that_kills_its_process_every_time_has_failed_in_the_end(tmp_path):
+    study = open_study(tmp_path, "", SPEC)
+    for number in range(MAX_KILLS):
         trial = begun(study, tmp_path, "gone", trials=1)
         assert trial.params == {"x": 0.5}
         assert trial.user_attrs.get("kills", 0) == number
     assert begun(study, tmp_path, "gone", trials=1) is None
     assert begun(study, tmp_path, "gone", trials=2).params != {"x": 0.5}
-    assert table(study)["default"].tolist() == [True] * MOST_KILLED + [False]
+    assert table(study)["default"].tolist() == [True] * MAX_KILLS + [False]
 
 
-def test_a_study_goes_on_with_the_settings_it_was_begun_with_alone(tmp_path):
-    open_study(tmp_path, "", ASKED)
-    assert len(open_study(tmp_path, "", ASKED).trials) == 1
+def test_a_study_goes_on_only_with_the_settings_it_was_started_with(tmp_path):
+    open_study(tmp_path, "", SPEC)
+    assert len(open_study(tmp_path, "", SPEC).trials) == 1
     other = StudySpec(facts={"epochs": 3}, first={"x": 0.5}, maximize=True, unpruned=0)
-    with pytest.raises(StudyError, match="begun otherwise: epochs 2 and now 3"):
+    with pytest.raises(StudyError, match="started with other settings or data: epochs 2 and now 3"):
         open_study(tmp_path, "", other)
+
+
+def test_a_kill_while_a_killed_trial_is_queued_again_loses_no_trial_and_queues_none_twice(tmp_path, monkeypatch):
+    study = open_study(tmp_path, "", SPEC)
+    gone = begun(study, tmp_path, "gone")
+    with monkeypatch.context() as patch, at_work(tmp_path) as worker:
+        patch.setattr(optuna.Study, "enqueue_trial", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            begun(study, tmp_path, worker)
+    assert table(study)["state"].tolist() == ["killed"]
+    with at_work(tmp_path) as worker:
+        assert begun(study, tmp_path, worker).params == gone.params
+        assert begun(study, tmp_path, worker).params != gone.params
+    assert table(study)["state"].tolist() == ["killed", "running", "running"]
+
+
+def test_a_folder_holds_one_study_and_a_study_has_one_folder(tmp_path):
+    journal = str(tmp_path / "shared.journal")
+    open_study(tmp_path / "a" / "first", journal, SPEC)
+    with pytest.raises(StudyError, match="hold different studies"):  # its locks would be elsewhere
+        open_study(tmp_path / "b" / "first", journal, SPEC)
+    with pytest.raises(StudyError, match="hold different studies"):  # its best.json would be overwritten
+        open_study(tmp_path / "a" / "first", "", SPEC)
+    assert len(open_study(tmp_path / "a" / "first", journal, SPEC).trials) == 1
+
+
+def test_a_study_goes_on_only_with_the_pictures_of_its_first_trial(tmp_path):
+    study = open_study(tmp_path, "", SPEC)
+    check_pictures(study, tmp_path, "a1")
+    check_pictures(open_study(tmp_path, "", SPEC), tmp_path, "a1")
+    with pytest.raises(StudyError, match="pictures 'a1' and now 'b2'"):
+        check_pictures(study, tmp_path, "b2")
 
 
 def test_a_storage_that_is_neither_file_nor_url_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="storage must be"):
-        open_study(tmp_path, "study.db", ASKED)
+        open_study(tmp_path, "study.db", SPEC)
 
 
-def test_importance_finds_the_setting_that_matters_and_is_left_out_for_few_trials(tmp_path):
-    study = open_study(tmp_path, "", ASKED)
+def test_importance_finds_the_setting_that_matters_and_needs_enough_trials(tmp_path):
+    study = open_study(tmp_path, "", SPEC)
     with pytest.raises(MetricsError, match="importance needs 10 finished trials, there are 0"):
         importances(study)
     unit = optuna.distributions.FloatDistribution(0, 1)
@@ -110,7 +142,11 @@ def test_importance_finds_the_setting_that_matters_and_is_left_out_for_few_trial
     assert found["x"] > found["idle"]
 
 
-def test_without_optuna_the_error_says_what_to_install():
-    source = "import sys; sys.modules['optuna'] = None; import rsna_nb.study"
-    answer = subprocess.run([sys.executable, "-c", source], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert answer.stderr.strip().splitlines()[-1] == "ImportError: tuning needs Optuna: pip install 'rsna_nb[tune]'"
+def test_without_optuna_tuning_says_what_to_install_and_folds_can_be_trained(monkeypatch):
+    monkeypatch.setattr(rsna_nb, "experiments", rsna_nb.experiments)  # put back afterwards, as all modules below
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    for name in [name for name in sys.modules if name.startswith("rsna_nb.experiments")]:
+        monkeypatch.delitem(sys.modules, name)
+    assert importlib.import_module("rsna_nb.experiments").cross_validation
+    with pytest.raises(ImportError, match=r"tuning needs Optuna: pip install 'rsna_nb\[tune\]'"):
+        importlib.import_module("rsna_nb.experiments.tuning")

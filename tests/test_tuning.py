@@ -3,7 +3,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import keras
@@ -15,15 +14,13 @@ from rsna_nb import plots, runs
 from rsna_nb.config import ConfigError, RunConfig
 from rsna_nb.evaluation import single_run as evaluation
 from rsna_nb.experiments import search_space, tuning
-from rsna_nb.experiments.search_space import Choice, Range, space_of
+from rsna_nb.experiments.search_space import CategoricalDistribution, FloatDistribution, space_of
 from rsna_nb.experiments.study import StudyError, StudySpec, at_work, next_trial, open_study, table
-from rsna_nb.metadata.table import MetadataError
+from rsna_nb.metadata import MetadataError
 from rsna_nb.model import build_model
 from rsna_nb.notebook import Unavailable, attempt
 from rsna_nb.runs import RunError
-from rsna_nb.system.files import is_held
-from rsna_nb.training import callbacks
-from rsna_nb.training.data import split_table
+from rsna_nb.training import callbacks, split_table
 from tests.small import SMALL, failing_on
 
 ROOT = Path(__file__).parents[1]
@@ -43,48 +40,61 @@ def plan_of(settings: dict, name: str, search: str = SEARCH, objective: str = "v
 
 
 def worker(settings: dict, trials: int, step: int = 0) -> subprocess.Popen:
-    """A process of its own that works on the study "shared"."""
+    """Another process that works on the study "shared"."""
     command = [sys.executable, "-m", "tests.tuned", json.dumps(settings), "shared", SEARCH, str(trials), str(step)]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 @pytest.fixture(scope="module")
 def shared(settings) -> tuple[tuning.Plan, optuna.Study]:
-    """A study of four trials that was killed in its second, and then gone on with by two processes at once."""
-    killed = worker(settings, 4, STEPS + 2)
-    said = killed.communicate()[0]
-    assert killed.returncode == -signal.SIGKILL, said[-2000:]
-    plan, other = plan_of(settings, "shared"), worker(settings, 4)
-    while not any(map(is_held, (plan.folder / "workers").iterdir())):
-        assert other.poll() is None, other.communicate()[0]
-        time.sleep(0.1)
-    study = tuning.tune(plan, 4)
-    said = other.communicate()[0]
-    assert other.returncode == 0, said[-2000:]
-    return plan, study
+    """A study of three trials whose process was killed in its second; another went on with it."""
+    killed = worker(settings, 3, STEPS + 2)
+    output = killed.communicate()[0]
+    assert killed.returncode == -signal.SIGKILL, output[-2000:]
+    plan = plan_of(settings, "shared")
+    return plan, tuning.tune(plan, 3)
 
 
-def test_a_killed_study_goes_on_with_what_was_finished_and_tries_the_killed_trial_again(shared):
+def test_a_killed_study_keeps_its_finished_trials_and_tries_the_killed_one_again(shared):
     trials = table(shared[1])
-    assert trials["state"].tolist() == ["finished", "killed"] + ["finished"] * 3
+    assert trials["state"].tolist() == ["finished", "killed", "finished", "finished"]
     first, killed, again = shared[1].trials[:3]
     assert first.user_attrs["default"]
-    assert again.user_attrs["again"] == killed.number
+    assert again.user_attrs["retry_of"] == killed.number
     assert killed.params.items() <= again.params.items()
+    (left,) = shared[0].folder.glob(f"*-trial-{killed.number}")
+    assert not list((left / "checkpoints").iterdir())  # its network takes no room
 
 
-def test_two_processes_run_no_trial_twice_and_no_more_than_asked_for(shared):
-    plan, study = shared
-    trials = table(study).query("state == 'finished'")
-    assert len(trials) == 4
-    assert len({trial.user_attrs["worker"] for trial in study.trials}) == 3  # the one that was killed among them
+def test_a_complete_study_runs_no_more_trials_and_each_trial_has_one_run(shared):
+    plan, _ = shared
+    trials = table(tuning.tune(plan, 3)).query("state == 'finished'")
+    assert len(trials) == 3
     assert not trials["learning_rate"].duplicated().any()
-    assert [len(list(plan.folder.glob(f"*-trial-{number}"))) for number in range(6)] == [1] * 5 + [0]
+    assert [len(list(plan.folder.glob(f"*-trial-{number}"))) for number in range(5)] == [1] * 4 + [0]
     assert set(trials["run"]) <= {run.id for run in runs.list_runs(plan.folder)}
     assert not runs.list_runs(plan.config.runs_dir)  # the runs of a study are in its own folder
 
 
-def test_a_trials_figure_is_its_runs_at_the_best_epoch_and_its_settings_are_its_runs(shared):
+@pytest.mark.slow
+def test_a_second_process_leaves_a_running_trial_alone_and_runs_the_others(settings, tmp_path):
+    settings = settings | {"runs_dir": str(tmp_path / "runs")}
+    plan = plan_of(settings, "shared")
+    study = open_study(plan.folder, "", plan._spec(split_table(plan.config)[0]))
+    with at_work(plan.folder) as name:
+        trial = next_trial(study, plan.folder, name, 3, plan.config.seed)
+        other = worker(settings, 3)
+        output = other.communicate()[0]
+        assert other.returncode == 0, output[-2000:]
+        assert table(study)["state"].tolist() == ["running", "finished", "finished"]
+        tuning.run_trial(plan, study, trial)
+    trials = table(study)
+    assert trials["state"].tolist() == ["finished"] * 3
+    assert trials["run"].nunique() == 3
+    assert len({trial.user_attrs["worker"] for trial in study.trials}) == 2
+
+
+def test_a_trial_has_the_objective_and_the_settings_of_its_run(shared):
     plan, study = shared
     for row in table(study).query("state == 'finished'").itertuples():
         run = runs.load_run(row.run, plan.folder)
@@ -97,7 +107,7 @@ def test_a_trials_figure_is_its_runs_at_the_best_epoch_and_its_settings_are_its_
         assert not (run.path / "checkpoints" / "state.npz").exists()
 
 
-def test_all_trials_are_judged_on_the_same_test_women_whom_none_was_trained_on(shared):
+def test_all_trials_keep_the_same_test_women_out_of_training(shared):
     plan, study = shared
     kept_out = [
         frozenset(runs.load_run(run, plan.folder).predictions.query("split == 'test'")["image_id"])
@@ -107,24 +117,24 @@ def test_all_trials_are_judged_on_the_same_test_women_whom_none_was_trained_on(s
     assert kept_out[0]
 
 
-def test_the_best_is_compared_with_the_beginning_on_the_same_test_women(shared):
+def test_the_best_settings_are_compared_with_the_first_on_the_same_test_women(shared):
     plan, study = shared
     best = table(study).query("best")["trial"].item()
     found = attempt(tuning.beside_default, plan, study, 50)
     if best == 0:
-        assert found == Unavailable("no trial was better than the settings that the study began with")
+        assert found == Unavailable("no trial was better than the settings that the study started with")
     else:
-        judged = evaluation.evaluate(tuning.best_run(plan, study))
-        assert judged.split == "test"
-        figures = evaluation.main_figures(judged, 50)
+        evaluated = evaluation.evaluate(tuning.best_run(plan, study))
+        assert evaluated.split == "test"
+        figures = evaluation.main_figures(evaluated, 50)
         assert found.loc["AUC", "best settings"].estimate == figures.loc["breast, mean", "AUC"].estimate
         difference = found.loc["AUC", "best settings"].estimate - found.loc["AUC", "first settings"].estimate
         assert found.loc["AUC", "difference"].estimate == pytest.approx(difference)
 
 
-def test_best_json_has_the_best_trials_settings_and_names_a_run_of_its_own(shared):
+def test_best_json_has_the_settings_of_the_best_trial(shared):
     plan, study = shared
-    config = RunConfig.from_json(tuning.write_best(plan, study))
+    config = RunConfig.from_json(tuning.write_results(plan, study))
     best = study.best_trial
     assert config == dataclasses.replace(plan.config, **best.params)
     assert config.run_name == "shared"
@@ -135,17 +145,17 @@ def test_best_json_has_the_best_trials_settings_and_names_a_run_of_its_own(share
 def test_the_figures_show_every_trial(shared):
     plan, study = shared
     trials = table(study)
-    assert "4 finished, 1 killed" in plots.trial_history(trials, "val_auc", True).get_label()
-    slices = plots.setting_slices(trials, plan.by_logarithm, "val_auc")
+    assert "3 finished, 1 killed" in plots.trial_history(trials, "val_auc", True).get_label()
+    slices = plots.setting_slices(trials, plan.space, "val_auc")
     assert [axis.get_xscale() for axis in slices.axes[:4]] == ["log", "linear", "linear", "linear"]
     assert [axis.get_xlabel() for axis in slices.axes] == [*SEARCH.split(), "", ""]
     for axis in slices.axes[:4]:
-        assert sum(len(line.get_xdata()) for line in axis.lines if line.get_label() == "finished") == 4
+        assert sum(len(line.get_xdata()) for line in axis.lines if line.get_label() == "finished") == 3
 
 
-def test_trials_that_fail_or_are_pruned_say_why_and_leave_no_network_and_the_study_goes_on(settings, monkeypatch):
+def test_failed_and_pruned_trials_have_a_reason_and_leave_no_network_and_the_study_goes_on(settings, monkeypatch):
     plan = plan_of(settings | {"epochs": 2}, "ended", "learning_rate")
-    study = open_study(plan.folder, "", plan.asked(split_table(plan.config)[0]))
+    study = open_study(plan.folder, "", plan._spec(split_table(plan.config)[0]))
     kinds = {"learning_rate": optuna.distributions.FloatDistribution(1e-4, 1e-2, log=True)}
     for _ in range(5):  # whatever others reach is less
         perfect = optuna.trial.create_trial(
@@ -170,6 +180,16 @@ def test_trials_that_fail_or_are_pruned_say_why_and_leave_no_network_and_the_stu
         evaluation.find_run("", plan.folder)
 
 
+def test_a_trial_whose_objective_is_not_a_number_has_failed_and_says_so(settings, monkeypatch):
+    monkeypatch.setattr(tuning, "_train", lambda *_: float("nan"))
+    plan = plan_of(settings, "undefined", "dropout")
+    trials = table(tuning.tune(plan, 1))
+    assert trials["state"].tolist() == ["failed"]
+    assert trials["reason"].item() == "val_auc is not defined at the best epoch"
+    with pytest.raises(StudyError, match="no trial of study undefined has finished"):
+        tuning.best_run(plan, open_study(plan.folder, "", plan._spec(split_table(plan.config)[0])))
+
+
 def test_a_wrong_data_folder_ends_the_study_before_any_trial(settings, tmp_path):
     plan = plan_of(settings | {"data_dir": str(tmp_path), "runs_dir": str(tmp_path / "runs")}, "wrong")
     with pytest.raises(MetadataError, match=r"train\.csv"):
@@ -178,7 +198,7 @@ def test_a_wrong_data_folder_ends_the_study_before_any_trial(settings, tmp_path)
 
 
 def test_a_study_of_other_settings_or_of_another_table_is_not_gone_on_with(shared, settings):
-    with pytest.raises(StudyError, match=r"study shared was begun otherwise: img_size 64 and now 96\. Give another"):
+    with pytest.raises(StudyError, match=r"study shared was started with other .*: img_size 64 and now 96\."):
         tuning.tune(plan_of(settings | {"img_size": 96}, "shared"), 6)
     with pytest.raises(StudyError, match=r"table '.{8}' and now '.{8}'"):
         tuning.tune(plan_of(settings | {"limit_patients": 20}, "shared"), 6)
@@ -190,9 +210,14 @@ REFUSED = {
     "unknown backbone": ({}, {"search": ["backbone"], "backbones": ["smal"]}, "backbones: smal is not known"),
     "no backbones": ({}, {"search": ["backbone"]}, "go together"),
     "backbones alone": ({}, {"backbones": ["small"]}, "go together"),
-    "nothing frozen": ({}, {"search": ["fine_tune_epochs"]}, "has no effect where the whole network learns"),
+    "nothing frozen": ({}, {"search": ["fine_tune_epochs"]}, "has no effect where nothing is frozen"),
     "no test women": ({"test_fraction": 0.0}, {}, "test_fraction is 0"),
-    "weighted loss": ({}, {"objective": "val_loss", "search": ["imbalance"]}, "val_loss is weighted as imbalance says"),
+    "weighted loss": (
+        {},
+        {"objective": "val_loss", "search": ["imbalance"]},
+        "val_loss depends on the weights of",
+    ),
+    "one string": ({}, {"search": "dropout, poling"}, "search: poling is not known; the nearest are pooling"),
     "objective": ({}, {"objective": "auc"}, "objective must be one of val_loss, val_auc, val_pf1, not auc"),
     "name": ({}, {"name": "a/b"}, "study must be letters"),
     "resume": ({"resume": "x"}, {}, "a study goes on when its name is given again"),
@@ -200,7 +225,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("changed", "asked", "message"), REFUSED.values(), ids=REFUSED)
-def test_what_cannot_be_searched_is_refused_with_words(changed, asked, message):
+def test_a_study_that_makes_no_sense_is_refused_with_a_reason(changed, asked, message):
     config = RunConfig(**SMALL | {"test_fraction": 0.2} | changed)
     with pytest.raises(ConfigError, match=message):
         tuning.plan(config, **{"name": "a", "objective": "val_auc", "search": ["dropout"]} | asked)
@@ -222,25 +247,26 @@ def test_a_backbone_that_lacks_the_layer_to_fine_tune_from_is_refused_before_any
         tuning.tune(tuning.plan(alone, "layers", "val_auc", ["fine_tune_epochs"]), 1)
 
 
-def test_the_space_holds_what_the_study_begins_with_and_all_that_a_setting_allows():
+def test_the_space_holds_the_first_settings_and_all_choices_of_a_setting():
     config = RunConfig(learning_rate=0.5, batch_size_per_gpu=7)
     space = space_of(config, ["batch_size_per_gpu", "pooling", "learning_rate"])
     assert list(space) == ["learning_rate", "pooling", "batch_size_per_gpu"]
-    assert space["learning_rate"] == Range(1e-4, 0.5, log=True)
-    assert 7 in space["batch_size_per_gpu"].values
-    assert space["pooling"] == Choice(("avg", "max"))
-    assert [str(values) for values in space.values()][:2] == ["0.0001 to 0.5, by its logarithm", "avg, max"]
+    assert space["learning_rate"] == FloatDistribution(1e-4, 0.5, log=True)
+    assert 7 in space["batch_size_per_gpu"].choices
+    assert space["pooling"] == CategoricalDistribution(("avg", "max"))
+    words = ["0.0001 to 0.5, on a logarithmic scale", "avg, max"]
+    assert [search_space.in_words(values) for values in space.values()][:2] == words
     for name, values in search_space.SPACE.items():
-        for value in values.values if isinstance(values, Choice) else (values.low, values.high):
+        for value in values.choices if isinstance(values, CategoricalDistribution) else (values.low, values.high):
             dataclasses.replace(config, **{name: value})
 
 
 def test_a_choice_that_other_settings_rule_out_is_not_drawn():
     space = space_of(RunConfig(epochs=9, warmup_epochs=6), ["fine_tune_epochs", "fine_tune_learning_rate"])
-    assert space["fine_tune_epochs"] == Choice((0,))
+    assert space["fine_tune_epochs"] == CategoricalDistribution((0,))
 
 
-def test_the_rate_of_fine_tuning_is_drawn_only_where_there_is_fine_tuning(tmp_path):
+def test_the_learning_rate_of_fine_tuning_is_drawn_only_with_fine_tuning(tmp_path):
     config = RunConfig()
     space = space_of(config, ["fine_tune_epochs", "fine_tune_learning_rate"])
     study = open_study(tmp_path, "", StudySpec({}, search_space.own_values(space, config), maximize=True, unpruned=0))

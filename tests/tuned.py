@@ -1,4 +1,4 @@
-"""Works on a study as one process, and may kill itself: nothing is tidied up then. For tests of several processes.
+"""Works on a study as one process, which may kill itself: nothing is tidied up then. For tests of several processes.
 
 python -m tests.tuned <JSON of settings> <study> <search> <trials> <step at which it is killed; 0 for never>
 """

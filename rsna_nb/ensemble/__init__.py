@@ -1,5 +1,16 @@
-"""Many runs -> one score for each image, what combining them gains, and a submission."""
+"""Many runs -> one score for each image, what combining them gains, and a submission.
 
-from rsna_nb.ensemble import combine, ensemble_gain, model_pool, submission
+`submission` scores files and therefore needs TensorFlow, which takes seconds to start. It is imported only where it is
+asked for: `from rsna_nb.ensemble import submission`.
+"""
 
-__all__ = ["combine", "ensemble_gain", "model_pool", "submission"]
+from types import ModuleType
+
+from rsna_nb.ensemble import ensemble_gain
+from rsna_nb.ensemble.combine import Ensemble
+from rsna_nb.ensemble.files import load, write
+from rsna_nb.ensemble.model_pool import find_runs, gather
+
+submission: ModuleType  # a module of this package, see above
+
+__all__ = ["Ensemble", "ensemble_gain", "find_runs", "gather", "load", "submission", "write"]

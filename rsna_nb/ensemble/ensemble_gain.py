@@ -1,134 +1,184 @@
-"""What combining members gains over the best of them, and fold models over one of their kind; all by breast.
+"""What combining members gains over the best of them, and fold models over a single one; all by breast.
 
-Nothing is judged on the women that it was chosen on: what is chosen, weights or the best member, is chosen on
-validation women, and judged on test women or, where there are none, on validation women of other folds.
+Nothing is evaluated on the women on whom it was chosen. Weights and the best member are chosen on validation women,
+and evaluated on test women or, where there are none, on the validation women of other folds.
+
+AUC and average precision are of raw scores. pF1 takes scores for probabilities, so it is of scores whose class weights
+are corrected for, as they are submitted (`submission`). Ranks, and scores that cannot be corrected, stay raw.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
-from rsna_nb.ensemble.combine import WAYS, Choose, best_one, from_scale, values_of, weights_on
-from rsna_nb.ensemble.model_pool import Member, ModelPool
-from rsna_nb.evaluation import STATISTICS, differences, main_intervals
-from rsna_nb.metrics import Interval, Women, assign_folds, by_breast, evaluator, matched, normal_interval, resampled
-from rsna_nb.notebook import Markdown, UnavailableError
+from rsna_nb import metrics
+from rsna_nb.ensemble.combine import WAYS, Choose, best_single, from_scale, values_of, weights_on
+from rsna_nb.ensemble.model_pool import ModelPool
+from rsna_nb.evaluation import STATISTICS
+from rsna_nb.metrics import Interval, MetricsError, Women, by_breast
+from rsna_nb.notebook import UnavailableError
+from rsna_nb.runs import Run
 
 
-def judged(library: ModelPool, way: str, choose: Choose) -> pd.DataFrame:
-    """The breasts that the library is judged on, scored by weights that were chosen on other women.
+def evaluated(pool: ModelPool, way: str, choose: Choose, scored: ModelPool | None = None) -> pd.DataFrame:
+    """The breasts that the pool is evaluated on, scored by weights that were chosen on other women.
 
-    Those are the validation women where it is judged on test women, else the validation women of other folds
-    (`operating.assign_folds`, which deals them where there is one fold).
+    The weights of test women are chosen on the validation women, those of validation women on the other folds
+    (`metrics.assign_folds`, which makes folds where there is only one).
+
+    Parameters
+    ----------
+    pool
+        The members; the weights are chosen by their scores.
+    way, choose
+        The scale on which members are combined, and what picks their weights.
+    scored
+        The pool whose scores are combined by these weights, if it is another one: with corrected scores.
     """
-    values = values_of(library, library.scores, way).to_numpy()
-    validation, own = library.of("validation"), library.of(library.split)
-    rows = library.rows[own]
-    part = np.zeros(len(rows)) if library.split == "test" else assign_folds(rows)
+    values = values_of(scored or pool, (scored or pool).scores, way).to_numpy()
+    validation, own = pool.of("validation"), pool.of(pool.evaluated_split)
+    rows = pool.rows[own]
+    # Test women are one part, as no weight was chosen on them.
+    fold = np.zeros(len(rows)) if pool.evaluated_split == "test" else metrics.assign_folds(rows)
     scores = np.empty(len(rows))
-    for one in np.unique(part):
+    for one in np.unique(fold):
         others = validation.copy()
-        if library.split == "validation":
-            others[own] = part != one
-        weights = weights_on(library, others, way, choose)
-        scores[part == one] = from_scale(values[own][part == one] @ weights, way)
+        if pool.evaluated_split == "validation":
+            others[own] = fold != one
+        # Weights follow from raw scores, as in Ensemble.fit, whatever is combined by them.
+        weights = weights_on(pool, others, way, choose)
+        scores[fold == one] = from_scale(values[own][fold == one] @ weights, way)
     return by_breast(rows.assign(score=scores))
 
 
-def member_figures(library: ModelPool, n: int) -> pd.DataFrame:
-    """AUC, average precision and pF1 by breast of each member alone, with intervals, on the women judged."""
-    own = library.of(library.split)
-    values = values_of(library, library.scores, "mean")[own]
-    figures = {
-        name: main_intervals(by_breast(library.rows[own].assign(score=values[name])), n) for name in library.names
-    }
-    return pd.DataFrame(figures).T
+def pf1_pool(pool: ModelPool) -> ModelPool:
+    """The pool whose scores pF1 is computed from.
 
-
-def gains(library: ModelPool, n: int) -> pd.DataFrame:
-    """Each way beside the best single member on its scale: index (way, figure), columns of Intervals.
-
-    Both are chosen on other women than they are judged on. `UnavailableError` with one member alone.
+    Its scores are corrected for class weights. Where they cannot be, it is the pool itself, whose `class_weights` are
+    then empty.
     """
-    if len(library.members) == 1:
-        raise UnavailableError(f"{library.names[0]} is the only member: there is nothing to combine it with")
-    tables = {
-        way: differences(judged(library, way, best_one), judged(library, way, choose), ("best single", "ensemble"), n)
-        for way, choose in WAYS.items()
-    }
-    return pd.concat(tables, names=["way", "figure"])
+    try:
+        return pool.prior_corrected()
+    except MetricsError:
+        return pool
 
 
-def fold_gains(library: ModelPool, n: int) -> pd.DataFrame:
-    """Of each member of several folds, `fold_gain`: index (member, figure).
+def member_figures(pool: ModelPool, n: int) -> pd.DataFrame:
+    """AUC, average precision and pF1 by breast of each member alone, with intervals from `n` draws of women.
 
-    `UnavailableError` where there is no such member, or no test women: all others trained some fold.
+    A row a member, a column a figure, on the women of `pool.evaluated_split`.
     """
-    several = [member for member in library.members if len(member.runs) > 1]
-    if not several:
-        raise UnavailableError("no member has several folds")
-    if library.split != "test":
-        raise UnavailableError("every woman trained some fold: train them with test_fraction to set women aside")
-    tables = {member.name: fold_gain(library, member, n) for member in several}
-    return pd.concat(tables, names=["member", "figure"])
+    own = pool.of(pool.evaluated_split)
+    pools = {key: pf1_pool(pool) if key == "pf1" else pool for key in STATISTICS}
+    columns = {}
+    for key, words in STATISTICS.items():
+        # The way "mean" leaves the scores as they are, and takes the mean over the folds of a member.
+        values = values_of(pools[key], pools[key].scores, "mean")[own]
+        tables = {name: by_breast(pool.rows[own].assign(score=values[name])) for name in pool.names}
+        columns[words] = {name: metrics.bootstrap(breasts, key, n=n) for name, breasts in tables.items()}
+    return pd.DataFrame(columns)
 
 
-def fold_gain(library: ModelPool, member: Member, n: int) -> pd.DataFrame:
+def gains(pool: ModelPool, n: int) -> pd.DataFrame:
+    """Each way of combining beside the best single member on the same scale.
+
+    Both are chosen on other women than they are evaluated on.
+
+    Returns
+    -------
+    Intervals from `n` draws of women: index (way, figure), columns "best single", "ensemble" and "difference".
+
+    Raises
+    ------
+    UnavailableError
+        With one member alone, or too few women to choose by (`MetricsError`).
+    """
+    if len(pool.members) == 1:
+        raise UnavailableError(f"{pool.names[0]} is the only member: there is nothing to combine it with")
+    rows = {}
+    for way, choose in WAYS.items():
+        # The best single member is on the same scale, or the difference in pF1 would be that of the scales.
+        raw = [evaluated(pool, way, one) for one in (best_single, choose)]
+        scored = pool if way == "rank" else pf1_pool(pool)
+        for_pf1 = raw if scored is pool else [evaluated(pool, way, one, scored) for one in (best_single, choose)]
+        for key, words in STATISTICS.items():
+            best, ensemble = for_pf1 if key == "pf1" else raw
+            alone, together = metrics.bootstrap(best, key, n=n), metrics.bootstrap(ensemble, key, n=n)
+            rows[way, words] = (alone, together, metrics.difference(best, ensemble, key, n=n))
+    index = pd.MultiIndex.from_tuples(rows, names=["way", "figure"])
+    return pd.DataFrame(list(rows.values()), index, columns=["best single", "ensemble", "difference"])
+
+
+def fold_gains(pool: ModelPool, n: int) -> pd.DataFrame:
     """The mean of the fold models' scores beside the mean of their single figures, on the test women.
 
-    As `comparison.differences`.
+    Returns
+    -------
+    Intervals from `n` draws of women: index (member, figure) for each member of several folds, columns "mean of the
+    folds", "their ensemble" and "difference".
+
+    Raises
+    ------
+    UnavailableError
+        Where no member has several folds, or there are no test women: all others trained some fold.
     """
-    rows = library.rows[library.of("test")]
-    scores = library.scores.loc[library.of("test"), [run.id for run in member.runs]]
-    singles = [by_breast(rows.assign(score=scores[name])) for name in scores]
+    several = {name: runs for name, runs in pool.members.items() if len(runs) > 1}
+    if not several:
+        raise UnavailableError("no member has several folds")
+    if pool.evaluated_split != "test":
+        raise UnavailableError("every woman trained some fold: train them with test_fraction to set women aside")
+    # The correction is not linear, so the mean is taken after it, as Ensemble does.
+    rows = {
+        (name, words): _fold_gain(pf1_pool(pool) if key == "pf1" else pool, runs, key, n)
+        for name, runs in several.items()
+        for key, words in STATISTICS.items()
+    }
+    index = pd.MultiIndex.from_tuples(rows, names=["member", "figure"])
+    return pd.DataFrame(list(rows.values()), index, columns=["mean of the folds", "their ensemble", "difference"])
+
+
+def _fold_gain(pool: ModelPool, runs: Sequence[Run], statistic: str, n: int) -> tuple[Interval, ...]:
+    """The mean of the folds' figures, the figure of their mean score, and the difference, on the same draws."""
+    rows = pool.rows[pool.of("test")]
+    scores = pool.scores.loc[pool.of("test"), [run.id for run in runs]]
     together = by_breast(rows.assign(score=scores.mean(axis=1)))
-    found = [beside_mean(singles, together, statistic, n) for statistic in STATISTICS]
-    columns = ["mean of the folds", "their ensemble", "difference"]
-    return pd.DataFrame(found, columns=columns, index=list(STATISTICS.values()))
-
-
-def in_words(found: pd.DataFrame) -> Markdown:
-    """`fold_gains` as sentences: by how much, with the interval."""
-    lines = []
-    for row in found.reset_index().to_dict("records"):
-        before, after, more = row["mean of the folds"], row["their ensemble"], row["difference"]
-        sure = "no interval" if np.isnan(more.low) else f"{more.low:+.4f} to {more.high:+.4f}"
-        figures = f"{before.estimate:.4f} and {after.estimate:.4f}, **{more.estimate:+.4f}** ({sure})"
-        lines.append(f"- {row['member']}, {row['figure']}: {figures}")
-    return Markdown("\n".join(lines))
-
-
-def beside_mean(singles: list[pd.DataFrame], together: pd.DataFrame, statistic: str, n: int) -> tuple[Interval, ...]:
-    """The mean of the figures of some tables, that of another, and the difference, on the same draws of women."""
-    tables = [matched(one, together)[0] for one in [*singles, together]]
+    singles = [by_breast(rows.assign(score=scores[name])) for name in scores]
+    tables = [metrics.matched(one, together)[0] for one in [*singles, together]]
     labels, women = tables[0]["cancer"].to_numpy(), Women.of(tables[0], "patient_id")
-    *each, whole = (evaluator(statistic, labels, df["score"].to_numpy()) for df in tables)
+    *each, whole = (metrics.evaluator(statistic, labels, df["score"].to_numpy()) for df in tables)
 
+    # All folds are computed on the same draw: drawn one by one, their differences would not cancel.
     def mean(weights: np.ndarray) -> np.ndarray:
         return np.mean([evaluate(weights) for evaluate in each], axis=0)
 
-    kinds = [mean, whole, lambda weights: whole(weights) - mean(weights)]
-    found = resampled(women, kinds, n, seed=0)
+    found = metrics.resampled(women, [mean, whole, lambda weights: whole(weights) - mean(weights)], n, seed=0)
     return tuple(
-        normal_interval(estimate, draws, women.positives, women.rarer, on_logits=number < 2)
+        # The third figure is a difference, which has no logit.
+        metrics.normal_interval(estimate, draws, women.positives, women.rarer, on_logits=number < 2)
         for number, (estimate, draws) in enumerate(found)
     )
 
 
-def correlations(library: ModelPool) -> pd.DataFrame:
-    """Spearman's correlation of the members' scores by breast, of the women judged: above the diagonal of breasts with
-    cancer, below it without. (Of all together it would mostly say that both can tell the two apart.)
+def correlations(pool: ModelPool) -> pd.DataFrame:
+    """Spearman's correlation of the members' scores by breast, (members, members).
 
-    Of one member of several folds it is between its models, on test women.
+    Breasts with cancer are above the diagonal, those without below it. (A correlation over all breasts would mostly say
+    that both members can tell the two apart.) A single member of several folds has its fold models compared instead.
+
+    Raises
+    ------
+    UnavailableError
+        Where only one model scored these women.
     """
-    own = library.of(library.split)
-    scores = values_of(library, library.scores, "mean")[own]
-    if len(library.members) == 1:
-        scores = library.scores[own]
+    own = pool.of(pool.evaluated_split)
+    scores = pool.scores[own] if len(pool.members) == 1 else values_of(pool, pool.scores, "mean")[own]
     if scores.shape[1] == 1 or scores.isna().any(axis=None):
-        raise UnavailableError(f"{library.names[0]} is the only one that scored these women")
-    tables = {name: by_breast(library.rows[own].assign(score=scores[name])) for name in scores}
+        raise UnavailableError(f"{pool.names[0]} is the only one that scored these women")
+    tables = {name: by_breast(pool.rows[own].assign(score=scores[name])) for name in scores}
     cancer = next(iter(tables.values()))["cancer"] == 1
     by_name = pd.DataFrame({name: table["score"] for name, table in tables.items()})
+    # Constant scores have no correlation: that cell stays NaN.
     above, below = (by_name[rows].corr("spearman").to_numpy() for rows in (cancer, ~cancer))
     both = np.triu(above, 1) + np.tril(below, -1) + np.eye(len(above))
     return pd.DataFrame(both, by_name.columns, by_name.columns)

@@ -1,139 +1,136 @@
-"""Runs -> the members of an ensemble, and what each of them scored of women that it was not trained on.
+"""Runs -> the members of an ensemble, and their scores of women on whom none of them was trained.
 
-A member is a run, or the fold runs of one recipe: runs whose settings differ in fold, name and folders alone.
+A member is one run, or the fold runs of one recipe: runs whose settings differ only in fold, name and folders.
 """
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from rsna_nb.config import RunConfig, resolve
-from rsna_nb.evaluation import held_out, on_the_same_images, refuse_seen
-from rsna_nb.metrics import MetricsError
+from rsna_nb.evaluation import class_weights, held_out, on_the_same_images, refuse_seen, weighs_nothing
+from rsna_nb.metrics import MetricsError, prior_correction
 from rsna_nb.runs import Run, RunError, load_run, readable_runs, recipe
 
 KEY = ["patient_id", "image_id"]
+ClassWeights = Mapping[int, float]  # {0: weight, 1: weight} in the training loss
 
 
-@dataclass(frozen=True, eq=False)
-class Member:
-    """A run, or fold runs of one recipe, with their checked predictions."""
-
-    runs: tuple[Run, ...]
-
-    @property
-    def name(self) -> str:
-        first = self.runs[0]
-        return first.id if len(self.runs) == 1 else f"{len(self.runs)} folds of {first.id}"
-
-    @cached_property
-    def tables(self) -> list[pd.DataFrame]:
-        return [held_out(run).assign(run=run.id, fold=run.config.fold) for run in self.runs]
-
-    @cached_property
-    def rows(self) -> pd.DataFrame:
-        """A row an image: those of validation with the run that scored it and its fold, those of test once.
-
-        `MetricsError` where a woman is in two folds' validation, or the folds have other test women.
-        """
-        everything = pd.concat(self.tables)
-        validation = everything[everything["split"] == "validation"]
-        women = validation.groupby("patient_id")["run"].unique()
-        several = women[women.str.len() > 1]
-        if len(several):
-            raise MetricsError(
-                f"{len(several)} women are in the validation of two folds, first patient_id {several.index[0]} in runs "
-                f"{' and '.join(several.iloc[0])}: the folds are not of the same table"
-            )
-        test = [table[table["split"] == "test"] for table in self.tables]
-        for run, other in zip(self.runs[1:], test[1:], strict=True):
-            on_the_same_images(test[0], f"run {self.runs[0].id}", other, f"run {run.id}")
-        return pd.concat([validation, test[0].assign(run="", fold=np.nan)], ignore_index=True)
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False)  # eq=False: two tables cannot be compared to one truth value
 class ModelPool:
-    """Members on the same split, and their scores of the women whom none of them was trained on.
+    """Members on the same split, and their scores of the women on whom none of them was trained.
 
     Attributes
     ----------
+    members
+        The runs of each member, by the member's name: a run's id, or "3 folds of <id of the first>".
     rows
-        A row an image with its metadata, cancer, `split` and, of validation images, `fold`.
+        A row an image with its metadata, cancer, `split` and, for validation images, `fold`.
     scores
-        (images, runs) by run id, NaN where the image is of another fold.
+        (images, runs), a column for each run id; NaN where the image belongs to another fold.
+    class_weights
+        For each run id the weights that its scores in this table are corrected for; empty for raw scores.
     """
 
-    members: tuple[Member, ...]
+    members: Mapping[str, Sequence[Run]]
     rows: pd.DataFrame
     scores: pd.DataFrame
+    class_weights: Mapping[str, ClassWeights] = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:
-        return [member.name for member in self.members]
+        """The members' names."""
+        return list(self.members)
 
     @property
     def runs(self) -> list[Run]:
-        return [run for member in self.members for run in member.runs]
+        """All runs of all members."""
+        return list(chain(*self.members.values()))
 
     @property
-    def split(self) -> str:
-        """Whom it is judged on: "test" women where there are some, else those of "validation"."""
+    def evaluated_split(self) -> str:
+        """The women on whom members are evaluated: "test" where the runs have test women, else "validation"."""
         return "test" if (self.rows["split"] == "test").any() else "validation"
 
     def of(self, split: str) -> np.ndarray:
-        """Which rows are of the split, bool (images,)."""
+        """Which rows belong to the split, bool (images,)."""
         return (self.rows["split"] == split).to_numpy()
 
+    def prior_corrected(self) -> "ModelPool":
+        """The pool with probabilities for scores: each run's class weights are corrected for.
 
-def find_runs(names: str, runs_dir: str | Path = "runs") -> list[Run]:
-    """Runs by their ids or paths, between commas or spaces.
+        `MetricsError` that names the run whose scores cannot be corrected.
+        """
+        weights = {run.id: class_weights_of(run) for run in self.runs}
+        return replace(self, scores=corrected(self.scores, weights), class_weights=weights)
 
-    "" is the newest finished run and all others on its split: the newest of each recipe and fold, of recipes that have
-    the same folds. Runs that left out a site or machine are not among them. `RunError` where there is none.
+
+def class_weights_of(run: Run) -> ClassWeights:
+    """The run's class weights in training, 1 and 1 for none; `MetricsError` names a run that does not tell them."""
+    try:
+        # Unweighted training gives probabilities already; class_weights would call that an error.
+        return {0: 1.0, 1: 1.0} if weighs_nothing(run) else class_weights(run)
+    except MetricsError as error:
+        raise MetricsError(f"run {run.id}: {error}") from error
+
+
+def corrected(scores: pd.DataFrame, weights: Mapping[str, ClassWeights]) -> pd.DataFrame:
+    """The scores (images, runs) with the class weights of some of the runs corrected for; NaN stays NaN."""
+    fixed = {}
+    for name, own in weights.items():
+        known = scores[name].dropna()  # prior_correction refuses NaN
+        fixed[name] = pd.Series(prior_correction(known, own), index=known.index)
+    return scores.assign(**fixed)
+
+
+def find_runs(names: str | Sequence[str], runs_dir: str | Path = "runs") -> list[Run]:
+    """Runs by their ids or paths: a sequence, or one string with commas or spaces between them.
+
+    "" is the newest finished run and all others on its split: the newest of each recipe and fold, where a recipe has
+    the same folds. Runs that leave out a site or machine are not among them. `RunError` where there is none.
     """
-    if names.strip():
-        return [load_run(name, runs_dir) for name in re.split(r"[,\s]+", names.strip(", \n"))]
+    if isinstance(names, str):
+        names = re.findall(r"[^,\s]+", names)
+    if names:
+        return [load_run(name, runs_dir) for name in names]
+    # A run that leaves out a group validates on other women than the others do.
     finished = [run for run in readable_runs(runs_dir) if run.is_finished and not run.config.leave_out]
     if not finished:
         raise RunError(f"there is no finished run in {resolve(runs_dir)}: 03_train and 05_cross_validate make them")
-    newest = finished[-1]
-    by_recipe: dict[str, dict[int, Run]] = {}
+    split = _split_settings(finished[-1].config)
+    newest: dict[str, dict[int, Run]] = {}
     for run in finished:
-        if split_of(run.config) == split_of(newest.config):
-            by_recipe.setdefault(recipe_of(run.config), {})[run.config.fold] = run
-    folds = by_recipe[recipe_of(newest.config)].keys()
-    return [run for runs in by_recipe.values() if runs.keys() == folds for _, run in sorted(runs.items())]
+        if _split_settings(run.config) == split:
+            newest.setdefault(str(recipe(run.config)), {})[run.config.fold] = run  # the oldest come first
+    # A recipe that lacks a fold has no score of the women in it.
+    folds = newest[str(recipe(finished[-1].config))].keys()
+    return [run for runs in newest.values() if runs.keys() == folds for _, run in sorted(runs.items())]
 
 
-def recipe_of(config: RunConfig) -> str:
-    """What the fold runs of a cross-validation share, to be compared."""
-    return str(recipe(config))
-
-
-def split_of(config: RunConfig) -> tuple[object, ...]:
-    """The settings that deal the women, but for the fold."""
+def _split_settings(config: RunConfig) -> tuple[object, ...]:
+    """The settings that decide who validates, but for the fold."""
     shares = config.n_folds if config.fold >= 0 else config.val_fraction
-    data = resolve(config.data_dir) if config.data_dir else ""
+    data = resolve(config.data_dir) if config.data_dir else ""  # one folder may be written in two ways
     return data, config.limit_patients, config.test_fraction, config.split_seed, config.fold >= 0, shares
 
 
 def gather(runs: Sequence[Run]) -> ModelPool:
-    """The members that the runs make, in their order.
+    """The pool of the members that the runs make, in their order.
 
     Raises
     ------
     MetricsError
-        Where the runs are of different splits: one may have trained on women whom another is judged on, or they were
-        dealt to other folds, or they scored other images; the message says which and why.
+        Where the runs have different splits. One may then have been trained on women on whom another is evaluated, or
+        the women belong to different folds, or different images were scored; the message names the runs.
     """
-    by_recipe: dict[str, dict[int, Run]] = {}
+    by_member: dict[str, dict[int, Run]] = {}
     for run in runs:
-        known = by_recipe.setdefault(recipe_of(run.config) if run.config.fold >= 0 else run.id, {})
+        known = by_member.setdefault(str(recipe(run.config)) if run.config.fold >= 0 else run.id, {})
         if run.config.fold in known:
             raise MetricsError(
                 f"runs {known[run.config.fold].id} and {run.id} are the same fold of the same recipe: name one of them"
@@ -141,30 +138,57 @@ def gather(runs: Sequence[Run]) -> ModelPool:
                 else f"run {run.id} is named twice"
             )
         known[run.config.fold] = run
-    members = tuple(Member(tuple(run for _, run in sorted(folds.items()))) for folds in by_recipe.values())
-    for member in members[1:]:
-        check_same_split(members[0], member)
-    rows = members[0].rows
-    scores = {run.id: scores_of(table, rows) for member in members for run, table in pairs(member)}
+    members = {_name(folds): [run for _, run in sorted(folds.items())] for folds in by_member.values()}
+    tables = {run.id: held_out(run).assign(run=run.id, fold=run.config.fold) for run in runs}
+    (first, rows), *others = ((name, _rows([tables[run.id] for run in own])) for name, own in members.items())
+    # Comparing each with the first suffices: those that agree with it agree with each other.
+    for name, other in others:
+        _check_same_split(rows, f"run {first}", other, f"run {name}")
+    images = pd.MultiIndex.from_frame(rows[KEY])
+    scores = {
+        run.id: tables[run.id].set_index(KEY)["score"].reindex(images).to_numpy()  # NaN for the images of other folds
+        for run in chain(*members.values())
+    }
     return ModelPool(members, rows.drop(columns=["score", "run"]), pd.DataFrame(scores))
 
 
-def pairs(member: Member) -> list[tuple[Run, pd.DataFrame]]:
-    return list(zip(member.runs, member.tables, strict=True))
+def _name(folds: Mapping[int, Run]) -> str:
+    """A member's name, from its runs by their folds."""
+    first = folds[min(folds)].id
+    return first if len(folds) == 1 else f"{len(folds)} folds of {first}"
 
 
-def scores_of(table: pd.DataFrame, rows: pd.DataFrame) -> np.ndarray:
-    """The table's scores of the rows, NaN where it has none."""
-    return table.set_index(KEY)["score"].reindex(pd.MultiIndex.from_frame(rows[KEY])).to_numpy()
+def _rows(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """A row an image of a member: validation images with their run and fold, test images once.
+
+    `MetricsError` where a woman is in the validation of two folds, or the folds have different test women.
+    """
+    everything = pd.concat(tables)
+    validation = everything[everything["split"] == "validation"]
+    # A woman in two folds was trained on by the model that scores her.
+    women = validation.groupby("patient_id")["run"].unique()
+    several = women[women.str.len() > 1]
+    if len(several):
+        raise MetricsError(
+            f"{len(several)} women are in the validation of two folds, first patient_id {several.index[0]} in runs "
+            f"{' and '.join(several.iloc[0])}: the folds are not of the same table"
+        )
+    test, *others = (table[table["split"] == "test"] for table in tables)
+    names = [f"run {table['run'].iloc[0]}" for table in tables]
+    for name, other in zip(names[1:], others, strict=True):
+        on_the_same_images(test, names[0], other, name)
+    # All runs scored the test women, so that no single run or fold stands for them.
+    return pd.concat([validation, test.assign(run="", fold=np.nan)], ignore_index=True)
 
 
-def check_same_split(member: Member, other: Member) -> None:
-    names = [f"run {member.name}", f"run {other.name}"]
+def _check_same_split(rows: pd.DataFrame, name: str, other_rows: pd.DataFrame, other_name: str) -> None:
     for split in ("test", "validation"):
-        own, theirs = (each.rows[each.rows["split"] == split] for each in (member, other))
-        refuse_seen(own, names[0], other.rows, names[1])
-        refuse_seen(theirs, names[1], member.rows, names[0])
-        both = on_the_same_images(own, names[0], theirs, names[1])
-        fold_of = other.rows.set_index(KEY)["fold"]
+        own, others = (each[each["split"] == split] for each in (rows, other_rows))
+        # First who may have been trained on whom, the graver fault, then whether the images are the same.
+        refuse_seen(own, name, other_rows, other_name)
+        refuse_seen(others, other_name, rows, name)
+        both = on_the_same_images(own, name, others, other_name)
+        # The same women in other folds: a weight chosen without fold 0 would then have seen some of its women.
+        fold_of = other_rows.set_index(KEY)["fold"]
         if split == "validation" and not both["fold"].eq(fold_of.loc[pd.MultiIndex.from_frame(both[KEY])].array).all():
-            raise MetricsError(f"{names[0]} and {names[1]} dealt the validation women to other folds")
+            raise MetricsError(f"{name} and {other_name} assigned the validation women to different folds")

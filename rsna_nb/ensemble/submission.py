@@ -1,64 +1,55 @@
-"""A run or an ensemble and a data set's test images -> submission.csv, a row a breast, as the RSNA challenge has it.
+"""A run or an ensemble and a data set's test images -> the scores of a submission to the RSNA challenge.
 
-    submission.csv         prediction_id (<patient_id>_<laterality>), cancer (0-1)
-    submission_ledger.csv  a row a file: its breast, its score or why it has none, and what its breast's score is
-
-A breast is the mean of its images. The challenge's metric, pF1, takes scores for probabilities, so that the class
-weights that a run was trained with are corrected for first, unless raw scores are asked for; calls are by the raw
-scores, on
-which thresholds are chosen. Nothing is fetched, and nothing is written but these two files.
+A breast's score is the mean of its images' scores. The challenge's metric, pF1, takes scores for probabilities. The
+class weights that a run was trained with are therefore corrected for, unless raw scores are asked for. Calls (0 or 1)
+are made by a threshold on raw scores, the scale on which thresholds are chosen. Nothing is downloaded.
 """
 
-import logging
-from pathlib import Path
-from typing import Literal
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from rsna_nb import inference, metrics
+from rsna_nb.config import ConfigError
 from rsna_nb.ensemble.combine import Ensemble
-from rsna_nb.ensemble.model_pool import KEY
-from rsna_nb.evaluation import class_weights, weighs_nothing, with_fold
-from rsna_nb.metadata import find_data, load_metadata
-from rsna_nb.metrics import CrossFit, MetricsError, cross_fitted, prior_correction, threshold_by_f1
-from rsna_nb.notebook import attempt
-from rsna_nb.system import write_whole
+from rsna_nb.ensemble.model_pool import class_weights_of
+from rsna_nb.ensemble.submission_file import SubmissionError, check, named, submission_of, write
+from rsna_nb.ensemble.submission_images import choose_data, describe_data, images_of, validation_images
+from rsna_nb.evaluation import with_fold
+from rsna_nb.metadata import MetadataError
+from rsna_nb.metrics import MetricsError, cross_fitted, prior_correction, threshold_by_f1
+from rsna_nb.notebook import Unavailable, attempt
 
-log = logging.getLogger(__name__)
+__all__ = ["SubmissionError", "check", "choose_data", "describe_data", "images_of", "submission_of", "write"]
 
-COLUMNS = ["prediction_id", "cancer"]
 WAYS = {
     "raw": "raw scores",
-    "probability": "probabilities, class weights corrected for",
+    "probability": "probabilities, corrected for class weights",
     "calls": "calls at the threshold",
 }
-SHOWN = 5  # ids in a message
 
 
-class SubmissionError(ValueError):
-    """A submission that cannot be made, or would be refused; the message names the ids."""
-
-
-def on_scale(ensemble: Ensemble, scores: str, as_calls: bool = False) -> Ensemble:
-    """The ensemble whose scores are to be submitted.
+def scale(ensemble: Ensemble, scores: str, as_calls: bool = False) -> Ensemble:
+    """The ensemble with the scores that are to be submitted.
 
     Parameters
     ----------
-
+    ensemble
+        The ensemble with raw scores.
     scores
-        "probability": corrected for each run's class weights (`Ensemble.prior_corrected`); "raw": as predictions.csv.
+        "probability": corrected for each run's class weights (`Ensemble.prior_corrected`). "raw": as predictions.csv.
     as_calls
-        Whether calls will be submitted, which are by the raw scores.
+        Whether calls will be submitted. They are made from raw scores.
 
     Raises
     ------
     SubmissionError
-        Where its scores cannot be made probabilities, or `scores` is another word.
+        Where the scores cannot be corrected, or `scores` is another word.
     """
     if scores not in ("probability", "raw"):
         raise SubmissionError(f'scores must be "probability" or "raw", not {scores!r}')
-    if scores == "raw" or as_calls:
+    if scores == "raw" or as_calls:  # thresholds are chosen on raw scores
         return ensemble
     try:
         return ensemble.prior_corrected()
@@ -66,177 +57,151 @@ def on_scale(ensemble: Ensemble, scores: str, as_calls: bool = False) -> Ensembl
         raise SubmissionError(f'{error}: set scores to "raw", or as_calls to true') from error
 
 
-def images_of(ensemble: Ensemble, data_dir: str | Path, split: Literal["test", "validation"] = "test") -> pd.DataFrame:
-    """The images to score, a row each with prediction_id and path.
+def with_flips(ensemble: Ensemble, flips: bool = True) -> Ensemble:
+    """The ensemble whose validation scores are means over the picture and its mirror images, as new scores will be.
 
-    Parameters
-    ----------
-    data_dir
-        As the setting: "" is the mounted competition on Kaggle, elsewhere the demo set.
-    split
-        "test" is test.csv; "validation" are the images on which the ensemble's checkpoints were chosen, of train.csv.
+    A threshold, or a comparison with validation scores, holds only for scores that were made in the same way. The
+    validation images are scored again from the files that the runs were trained on.
 
     Raises
     ------
-    MetadataError
-        Where the table has faults.
     SubmissionError
-        Where the validation images are not in the table, or are of several folds: all but one of their models were
-        trained on each. Or for another split.
+        Where these files are not there, or cannot be read.
     """
-    if split not in ("test", "validation"):
-        raise SubmissionError(f'split must be "test" or "validation", not {split!r}')
-    folder = find_data(data_dir)
-    table = load_metadata(folder, "test") if split == "test" else validation_images(ensemble, load_metadata(folder))
-    if "prediction_id" not in table:
-        table["prediction_id"] = table["patient_id"] + "_" + table["laterality"]
-    return table
-
-
-def validation_images(ensemble: Ensemble, table: pd.DataFrame) -> pd.DataFrame:
-    if any(len(member.runs) > 1 for member in ensemble.library.members):
-        raise SubmissionError(
-            f"{ensemble.name} has fold runs: each validation image was in the training of all folds but one"
-        )
-    rows = ensemble.library.rows[ensemble.library.of("validation")][[*KEY, "laterality"]]
-    found = rows.merge(table[[*KEY, "path"]], on=KEY, how="left")
-    missing = found.loc[found["path"].isna(), "image_id"]
-    if len(missing):
-        raise SubmissionError(f"{named(missing)} of the validation images are not in train.csv: set data_dir to theirs")
-    return found
+    if not flips:
+        return ensemble
+    pool = ensemble.pool
+    # The runs' own folder, not the one that is scored: two data sets may use the same ids.
+    try:
+        rows = validation_images(ensemble, choose_data(ensemble))
+    except (SubmissionError, MetadataError) as error:
+        raise SubmissionError(f"the validation images cannot be scored with flips: {error}") from error
+    scores = pool.scores[pool.of("validation")].reset_index(drop=True)
+    for run in pool.runs:
+        own = scores[run.id].notna()  # of fold runs, each scored the women of its own fold
+        # Four times the work of the validation images; on RSNA about as many files as the hidden test set.
+        found = inference.predict(run, rows.loc[own, "path"].tolist(), flips=True)
+        unreadable = found["error"].to_numpy() != ""
+        if unreadable.any():
+            ids = rows.loc[own, "image_id"][unreadable]
+            raise SubmissionError(f"{named(ids)} of the validation images cannot be read any more")
+        scores.loc[own, run.id] = found["score"].to_numpy()
+    return replace(ensemble, pool=replace(pool, rows=rows.drop(columns="path"), scores=scores))
 
 
 def score_images(ensemble: Ensemble, images: pd.DataFrame, flips: bool = False) -> pd.DataFrame:
     """The images with `score` (0-1, NaN where a file cannot be read) and `error` (why, else "")."""
-    scores = inference.predict_by_runs(ensemble.library.runs, images["path"].tolist(), flips=flips)
+    scores = inference.predict_by_runs(ensemble.pool.runs, images["path"].tolist(), flips=flips)
     return images.assign(score=ensemble.scores(scores), error=scores["error"].to_numpy())
 
 
 def prevalence(ensemble: Ensemble) -> float:
-    """The share of breasts with cancer in the table that the first run was trained on, by its metrics.json.
-
-    Of images, which is logged, where metrics.json has no breasts.
-    """
-    counts = ensemble.library.runs[0].metrics
-    if "breasts" in counts:
-        return counts["positive_breasts"] / counts["breasts"]
-    log.warning("the prior is the share of images with cancer: metrics.json was written without breasts")
-    return sum(counts["positives"].values()) / sum(counts["images"].values())
+    """The share of breasts with cancer, 0-1, in the table that the first run was trained on."""
+    run = ensemble.pool.runs[0]
+    try:
+        return run.metrics["positive_breasts"] / run.metrics["breasts"]
+    except KeyError as error:
+        raise SubmissionError(f"metrics.json of run {run.id} does not say how many breasts had cancer") from error
 
 
 def score_of_unreadable(ensemble: Ensemble) -> float:
-    """What a breast gets that has no readable file: `prevalence`, as a score on the ensemble's own
-    scale.
+    """The score of a breast without a readable file: `prevalence` on the ensemble's own scale.
 
-    For a run with class weights it is the score whose correction is the prevalence, by default about 0.5; for
-    one whose scores are no probabilities the mean of its validation scores.
+    For a run with class weights this is the score that is corrected to the prevalence, about 0.5 by default. For a run
+    whose scores are no probabilities it is the mean of its validation scores.
     """
     prior, row = prevalence(ensemble), pd.DataFrame(index=[0])
-    for run in ensemble.library.runs:
+    for run in ensemble.pool.runs:
         try:
-            weights = {0: 1.0, 1: 1.0} if weighs_nothing(run) else class_weights(run)
-            row[run.id] = prior_correction([prior], {0: weights[1], 1: weights[0]})  # the other way round
+            weights = class_weights_of(run)
+            row[run.id] = prior_correction([prior], {0: weights[1], 1: weights[0]})  # swapped: probability -> raw
         except MetricsError:
-            row[run.id] = ensemble.library.scores.loc[ensemble.library.of("validation"), run.id].mean()
+            # No probability can be turned into such a score; its mean leaves the order of breasts alone.
+            row[run.id] = ensemble.pool.scores.loc[ensemble.pool.of("validation"), run.id].mean()
     return float(ensemble.scores(row)[0])
 
 
 def score_breasts(images: pd.DataFrame, unreadable: float) -> pd.DataFrame:
-    """prediction_id, files, readable and score: the mean of its readable files, or `unreadable` where there is none."""
-    breasts = images.groupby("prediction_id", sort=False)
+    """A row a breast: prediction_id, files, readable and score.
+
+    The score is the mean over the readable files, or `unreadable` where there are none.
+    """
+    breasts = images.groupby("prediction_id", sort=False)  # in the order of test.csv
     df = breasts.agg(files=("score", "size"), readable=("score", "count"), score=("score", "mean")).reset_index()
     return df.assign(score=df["score"].fillna(unreadable))
 
 
 def validation_breasts(ensemble: Ensemble) -> pd.DataFrame:
-    """The ensemble's own validation breasts with fold, cancer and score."""
-    rows = ensemble.predictions[ensemble.library.of("validation")]
+    """The ensemble's validation breasts, a row each with fold, cancer and score."""
+    # With fold, so that a threshold is chosen across the folds of the models and not across new ones.
+    rows = ensemble.predictions[ensemble.pool.of("validation")]
     return with_fold(metrics.by_breast(rows), rows)
 
 
-def threshold_of(ensemble: Ensemble, given: float = 0.0) -> float:
-    """The threshold given; for 0 the median of those of best F1, chosen on other women (`operating.cross_fitted`).
+def threshold_of(ensemble: Ensemble | Unavailable, given: float = 0.0) -> float:
+    """The threshold of calls.
 
-    `SubmissionError` for one outside 0-1, `MetricsError` with fewer than two validation women with cancer.
+    Parameters
+    ----------
+    ensemble
+        The ensemble with raw scores, or why its validation scores are not known.
+    given
+        The threshold, in 0-1. For 0 it is the median of the thresholds with the best F1, each chosen on other folds
+        (`metrics.cross_fitted`).
+
+    Raises
+    ------
+    ConfigError
+        For a threshold outside 0-1.
+    SubmissionError, MetricsError
+        Where one must be chosen and the validation scores are not known, or hold fewer than two women with cancer.
     """
-    if not 0 <= given <= 1:
-        raise SubmissionError(f"threshold must be a score from 0 to 1, or 0 to have one chosen, not {given}")
-    return given or fitted(validation_breasts(ensemble)).point.threshold
-
-
-def fitted(breasts: pd.DataFrame) -> CrossFit:
+    _check_threshold(given)
+    if given:
+        return given
+    if isinstance(ensemble, Unavailable):
+        raise SubmissionError(f"{ensemble.reason}: set threshold to a score from 0 to 1, or flips to false")
     try:
-        return cross_fitted(breasts, threshold_by_f1)
+        return cross_fitted(validation_breasts(ensemble), threshold_by_f1).point.threshold
     except MetricsError as error:
         raise MetricsError(f"{error}: set the parameter threshold to a score from 0 to 1") from error
 
 
-def validation_pf1(ensemble: Ensemble, scores: str, as_calls: bool, threshold: float = 0.0) -> pd.DataFrame:
-    """pF1 of the validation breasts by each way to submit them, a row each, with intervals over women.
+def _check_threshold(threshold: float) -> None:
+    if not 0 <= threshold <= 1:
+        raise ConfigError(f"threshold must be a score from 0 to 1, or 0 to have one chosen, not {threshold}")
 
-    `ensemble` is the one with raw scores. Calls are by the threshold given, or for 0 by thresholds chosen on other
-    women. The columns are "validation pF1" (an Interval, or Unavailable with the reason) and "submitted" ("yes" or "").
+
+def validation_pf1(ensemble: Ensemble, scores: str, as_calls: bool, threshold: float = 0.0) -> pd.DataFrame:
+    """pF1 of the validation breasts for each way to submit them, a row each, with intervals over women.
+
+    Parameters
+    ----------
+    ensemble
+        The ensemble with raw scores.
+    scores, as_calls
+        What is submitted, as for `scale`.
+    threshold
+        The threshold of the calls; for 0 each fold's calls are made by a threshold chosen on the other folds.
+
+    Returns
+    -------
+    The columns "validation pF1" (an Interval, or Unavailable with the reason) and "submitted" ("yes" or "").
     """
+    _check_threshold(threshold)
     ways = {
         "raw": attempt(validation_breasts, ensemble),
         "probability": attempt(lambda: validation_breasts(ensemble.prior_corrected())),
-        "calls": attempt(called, ensemble, threshold),
+        "calls": attempt(_called, ensemble, threshold),
     }
     own = "calls" if as_calls else scores
     rows = [(attempt(metrics.bootstrap, breasts, "pf1"), "yes" if way == own else "") for way, breasts in ways.items()]
     return pd.DataFrame(rows, index=[WAYS[way] for way in ways], columns=["validation pF1", "submitted"])
 
 
-def called(ensemble: Ensemble, threshold: float) -> pd.DataFrame:
-    """The validation breasts with calls for scores."""
-    breasts, level = validation_breasts(ensemble), threshold_of(ensemble, threshold)
-    calls = breasts["score"] >= level if threshold else fitted(breasts).calls
+def _called(ensemble: Ensemble, threshold: float) -> pd.DataFrame:
+    """The validation breasts with calls, 0 or 1, for scores."""
+    breasts = validation_breasts(ensemble)
+    # Calls of cross-fitted thresholds: one chosen on all breasts would flatter them.
+    calls = breasts["score"] >= threshold if threshold else cross_fitted(breasts, threshold_by_f1).calls
     return breasts.assign(score=np.asarray(calls, dtype=float))
-
-
-def submission_of(breasts: pd.DataFrame, threshold: float | None = None) -> pd.DataFrame:
-    """submission.csv: the scores, or with a threshold 1 from it on and 0 below."""
-    cancer = breasts["score"] if threshold is None else (breasts["score"] >= threshold).astype(int)
-    return pd.DataFrame({"prediction_id": breasts["prediction_id"], "cancer": cancer})
-
-
-def check(submission: pd.DataFrame, sample: str | Path | None = None) -> None:
-    """`SubmissionError` that names the ids, where Kaggle would refuse the submission.
-
-    `sample` is sample_submission.csv, whose ids and columns it must have; None checks the values and ids alone.
-    """
-    if list(submission.columns) != COLUMNS:
-        raise SubmissionError(
-            f"the columns must be {', '.join(COLUMNS)}, not {', '.join(map(str, submission.columns))}"
-        )
-    ids, values = submission["prediction_id"], pd.to_numeric(submission["cancer"], errors="coerce")
-    faults = {
-        "twice in it": ids[ids.duplicated()],
-        "without a finite number from 0 to 1": ids[~(np.isfinite(values) & values.between(0, 1))],
-    }
-    if sample is not None:
-        expected = pd.read_csv(sample, dtype=str)
-        if list(expected.columns) != COLUMNS:
-            raise SubmissionError(f"{sample} has the columns {', '.join(expected.columns)}, not {', '.join(COLUMNS)}")
-        wanted = expected["prediction_id"]
-        faults[f"missing, which {sample} has"] = wanted[~wanted.isin(ids)]
-        faults[f"not in {sample}"] = ids[~ids.isin(wanted)]
-    messages = [f"{named(rows)} are {fault}" for fault, rows in faults.items() if len(rows)]
-    if messages:
-        raise SubmissionError("prediction_id: " + "; ".join(messages))
-
-
-def named(ids: pd.Series) -> str:
-    """The first ids, and how many there are."""
-    return f"{len(ids)} ({', '.join(ids.astype(str)[:SHOWN])}{', ...' if len(ids) > SHOWN else ''})"
-
-
-def write(folder: str | Path, submission: pd.DataFrame, images: pd.DataFrame, breasts: pd.DataFrame) -> Path:
-    """submission.csv and submission_ledger.csv in a folder; the path of the first."""
-    ledger = images[["prediction_id", "patient_id", "image_id", "score", "error"]]
-    of_breast = breasts.set_index("prediction_id").loc[ledger["prediction_id"]]
-    words = np.where(of_breast["readable"] == 0, "the prior", "the mean of its readable files")
-    ledger = ledger.assign(breast_score=of_breast["score"].to_numpy(), breast_is=words)
-    for name, df in (("submission.csv", submission), ("submission_ledger.csv", ledger)):
-        write_whole(Path(folder) / name, df.to_csv(index=False).encode())
-    return Path(folder) / "submission.csv"

@@ -1,5 +1,13 @@
-"""Many trainings: cross-validation, and the search for the best settings."""
+"""Many trainings: cross-validation, and the search for the best settings.
 
-from rsna_nb.experiments import cross_validation, search_space, tuning
+`tuning` needs Optuna, which not everybody has installed. It is imported only where it is asked for:
+`from rsna_nb.experiments import tuning`.
+"""
 
-__all__ = ["cross_validation", "search_space", "tuning"]
+from types import ModuleType
+
+from rsna_nb.experiments import cross_validation
+
+tuning: ModuleType  # a module of this package, see above
+
+__all__ = ["cross_validation", "tuning"]

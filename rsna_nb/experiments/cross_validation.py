@@ -1,12 +1,13 @@
-"""Settings -> a run for each fold, or for each site or machine left out.
+"""Settings -> a run for each fold, or a run without each site or machine.
 
-What is finished is taken as it is, what was stopped goes on.
+Runs are found by their settings and data: one that is finished is used as it is, one that was stopped goes on.
 
-Machines that share runs_dir and store_dir may work on different folds at the same time; of two on the same fold the
-second waits, and then finds it done.
+Machines that share runs_dir and store_dir may train different folds at the same time. Where two start the same fold,
+the second waits and then finds it finished.
 """
 
 import dataclasses
+import gc
 import hashlib
 import json
 import logging
@@ -14,8 +15,9 @@ from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import keras
 import pandas as pd
 
 from rsna_nb import runs, splits
@@ -25,128 +27,159 @@ from rsna_nb.splits import SplitError
 from rsna_nb.system import locked
 from rsna_nb.training import explained_loss, find_devices, prepare, split_table, train
 
+__all__ = ["cross_validate", "groups", "leave_one_group_out", "results_folder"]
 log = logging.getLogger(__name__)
-Name = TypeVar("Name", int, str)
+Name = TypeVar("Name", int, str)  # of a run among those of a cross-validation: its fold, or the group it leaves out
 
 
 @dataclass(frozen=True)
-class Origin:
-    """What a run has to be made of to be taken: the checked table, and the fingerprint of its pictures."""
+class _Data:
+    """What a run must have been trained on to be one of a cross-validation: the table, and its prepared pictures."""
 
     table: pd.DataFrame
-    pictures: str
+    pictures: str  # fingerprint of the store
+    folder: Path
 
     @classmethod
-    def of(cls, config: RunConfig) -> "Origin":
-        """Of the settings; the store is made where it is missing."""
-        table, data_dir = split_table(config)
-        ledger = prepare(config, table, data_dir).ledger
-        return cls(table, runs.fingerprints(table, ledger)["store_fingerprint"])
+    def of(cls, config: RunConfig) -> "_Data":
+        """The data of the settings; pictures that are missing in the store are prepared."""
+        table, folder = split_table(config)
+        ledger = prepare(config, table, folder).ledger
+        return cls(table, runs.fingerprints(table, ledger)["store_fingerprint"], folder)
 
-    def is_that_of(self, run: Run, config: RunConfig) -> bool:
-        """Whether the run has this table, split as `config` says, and these pictures, or had not come to them yet."""
+    def trained(self, run: Run, config: RunConfig) -> bool:
+        """Whether the run learned from these data, split as `config` says.
+
+        A run that was killed before it wrote down its data counts if it was to take them from the same folder.
+        """
         path = run.path / "config" / "environment.json"
-        if not path.is_file():
-            return True
-        made = json.loads(path.read_text())
+        if not path.is_file():  # the path of the data is all that is known of it
+            return run.config.data_dir == config.data_dir or resolve(run.config.data_dir) == self.folder
+        # The fingerprint of the table includes the split, so it says who was trained on, too.
+        written = json.loads(path.read_text())
         split = self.table.assign(split=splits.assign(self.table, config)).drop(columns="path")
-        return (made["table_fingerprint"], made["store_fingerprint"]) == (runs.fingerprint(split), self.pictures)
+        return (written["table_fingerprint"], written["store_fingerprint"]) == (runs.fingerprint(split), self.pictures)
+
+    def key(self, config: RunConfig, *others: Any) -> str:
+        """Eight letters that differ where the recipe, the table, the pictures or one of `others` differs."""
+        # Without the split, which differs from fold to fold, and the paths, which differ from machine to machine.
+        table = runs.fingerprint(self.table.drop(columns=["path", "split"]))
+        facts = json.dumps([recipe(config), table, self.pictures, *others], sort_keys=True)
+        return hashlib.sha256(facts.encode()).hexdigest()[:8]
 
 
 def cross_validate(config: RunConfig, folds: Iterable[int] | None = None) -> dict[int, Run]:
-    """Train the folds that are not finished yet, and return the finished run of each fold, of other machines too.
+    """Train the folds that are not finished yet.
 
-    `folds` are those to train; None is the fold that `config` names, or all.
+    Parameters
+    ----------
+    config
+        The settings of all folds. Runs of the same settings and data are found in `runs_dir`, whatever their name.
+    folds
+        The folds to train; None is the fold that `config` names, or all folds.
+
+    Returns
+    -------
+    The finished run of each fold, those of other machines included.
 
     Raises
     ------
     ConfigError
-        Where the settings name a run to resume, or a group to leave out: the runs are found by their settings.
+        For a fold that does not exist, or settings with `resume` or `leave_out`, which belong to a single run.
     TrainingError, RunError, ...
-        As `training.train`; what was trained is kept.
+        As `training.train`; folds that were finished before are kept.
     """
     wanted = list(folds) if folds is not None else [config.fold] if config.fold >= 0 else list(range(config.n_folds))
-    parts = {fold: part_of(config, fold=fold) for fold in range(config.n_folds)}
-    unknown = sorted(set(wanted) - set(parts))
+    configs = {fold: _settings(config, fold=fold) for fold in range(config.n_folds)}
+    unknown = [fold for fold in wanted if fold not in configs]
     if unknown:
-        raise ConfigError(f"there is no fold {unknown[0]}: n_folds is {config.n_folds}")
-    return train_parts(parts, wanted)
+        raise ConfigError(f"there is no fold {unknown[0]!r}: n_folds is {config.n_folds}")
+    return _train_all(configs, wanted)
 
 
-def left_out(config: RunConfig, column: str) -> dict[str, Run]:
-    """As `cross_validate`, a run for each value of a column ("site_id", "machine_id") that `groups` can judge."""
+def leave_one_group_out(config: RunConfig, column: str) -> dict[str, Run]:
+    """A run without each value of a column ("site_id", "machine_id"), evaluated on the women who have it.
+
+    Only the values for which `groups` gives no reason against it. Runs are found, and go on, as in `cross_validate`.
+    """
     table = groups(config, column)
     values = list(table.loc[table["reason"] == "", "value"])
-    return train_parts({value: part_of(config, leave_out=f"{column}={value}") for value in values}, values)
+    return _train_all({value: _settings(config, leave_out=f"{column}={value}") for value in values}, values)
 
 
 def groups(config: RunConfig, column: str) -> pd.DataFrame:
-    """A row for each value of a column: whom it has, and why leaving it out says nothing where it does not.
+    """A row for each value of a column: who has it, and why it cannot be left out where it cannot.
 
-    The columns are value, images, women, positive_women, unused_women (with images of other values too: they are on
-    neither side) and reason, "" where there is none.
+    The columns are value, images, women, positive_women, unused_women (those who have images of other values too, and
+    therefore neither train nor validate) and reason, "" where there is none.
     """
-    table, _ = split_table(part_of(config, fold=0))
+    table, _ = split_table(_settings(config, fold=0))  # any split: only the table is used
     table = table.assign(**{column: splits.groups_of(table, column)})
-    rows = []
-    for value, own in table.groupby(column):
-        women = own["patient_id"]
-        rows.append(
-            {
-                "value": value,
-                "images": len(own),
-                "women": women.nunique(),
-                "positive_women": women[own["cancer"] == 1].nunique(),
-                "unused_women": table.loc[
-                    table["patient_id"].isin(women) & (table[column] != value), "patient_id"
-                ].nunique(),
-                "reason": reason_against(table, part_of(config, leave_out=f"{column}={value}")),
-            }
-        )
-    return pd.DataFrame(rows).sort_values("value", key=lambda value: value.str.zfill(20), ignore_index=True)
+    woman = table["patient_id"]
+    several = table.groupby("patient_id")[column].transform("nunique", dropna=False) > 1
+    by_value = table.assign(positive=woman.where(table["cancer"] == 1), unused=woman.where(several)).groupby(column)
+    df = by_value.agg(
+        images=("image_id", "size"),
+        women=("patient_id", "nunique"),
+        positive_women=("positive", "nunique"),
+        unused_women=("unused", "nunique"),
+    )
+    df["reason"] = [_reason_against(table, _settings(config, leave_out=f"{column}={value}")) for value in df.index]
+    # Numbers as text, in the order of the numbers: 7 before 49.
+    return (
+        df.rename_axis("value")
+        .reset_index()
+        .sort_values("value", key=lambda text: text.str.zfill(20), ignore_index=True)
+    )
 
 
-def reason_against(table: pd.DataFrame, config: RunConfig) -> str:
+def _reason_against(table: pd.DataFrame, config: RunConfig) -> str:
     try:
         splits.assign(table, config)
     except SplitError as error:
-        return str(error).partition(",")[0]
+        return str(error).partition(",")[0]  # the rest is advice for a single run
     return ""
 
 
-def part_of(config: RunConfig, fold: int = -1, leave_out: str = "") -> RunConfig:
+def _settings(config: RunConfig, fold: int = -1, leave_out: str = "") -> RunConfig:
     """The settings of one run of a cross-validation."""
     if config.resume or config.leave_out:
         name = "resume" if config.resume else "leave_out"
-        raise ConfigError(f"{name} is for a single run (03_train): a cross-validation finds its own by their settings")
+        raise ConfigError(f"{name} is for a single run (03_train): a cross-validation finds its runs by their settings")
     return dataclasses.replace(config, fold=fold, leave_out=leave_out)
 
 
-def train_parts(parts: dict[Name, RunConfig], wanted: list[Name]) -> dict[Name, Run]:
-    """Train the parts that are wanted and not finished; the finished run of each part comes back."""
+def _train_all(configs: dict[Name, RunConfig], wanted: list[Name]) -> dict[Name, Run]:
+    """Train the wanted runs that are not finished; return the finished run of each of `configs`."""
     runs.log_to_console()
     find_devices()  # first: with TF_CONFIG the machines find each other here
-    if not parts:
+    if not configs:  # no group can be left out
         return {}
-    origin = Origin.of(next(iter(parts.values())))
+    data = _Data.of(next(iter(configs.values())))  # once for all: on RSNA reading the table takes seconds
     for name in wanted:
-        train_part(parts[name], origin)
-    found = {name: find(config, origin) for name, config in parts.items()}
+        _train_one(configs[name], data)
+        # Keras keeps every model that was built: without this, memory grows by a network a fold.
+        keras.backend.clear_session()
+        gc.collect()
+    # All of them, not only the wanted: other machines may have finished some meanwhile.
+    found = {name: _find(config, data) for name, config in configs.items()}
     return {name: run for name, run in found.items() if run and run.is_finished}
 
 
-def train_part(config: RunConfig, origin: Origin) -> None:
-    """Take the run of these settings if it is finished, go on with it if it was stopped, else begin one."""
+def _train_one(config: RunConfig, data: _Data) -> None:
+    """Use the run of these settings if it is finished, go on with it if it was stopped, else start one."""
     devices, what = find_devices(), config.leave_out or f"fold {config.fold}"
-    with locked(place(config) / f".{what.replace(' ', '-')}") if devices.chief else nullcontext():
+    # With TF_CONFIG several machines train one run together: the first decides which, and tells the others.
+    with locked(_lock(config, data)) if devices.chief else nullcontext():
         with explained_loss(devices):
-            known = find(config, origin) if devices.chief else None
+            known = _find(config, data) if devices.chief else None
             name = devices.broadcast(known.id if known else "")
         run = load_run(name, config.runs_dir) if name else None
         if run and run.is_finished:
             log.info("%s: run %s is finished", what, run.id)
         elif run:
             log.info("%s: run %s was stopped before its end", what, run.id)
+            # The run may have been started where the same folders have other names.
             here = {folder: getattr(config, folder) for folder in FOLDERS}
             train(dataclasses.replace(run.config, **here | {"resume": run.id}))
         else:
@@ -154,19 +187,30 @@ def train_part(config: RunConfig, origin: Origin) -> None:
             train(config)
 
 
-def find(config: RunConfig, origin: Origin) -> Run | None:
-    """The newest run of these settings and data: of those that are finished, else of those that were stopped."""
-    known = [run for run in readable_runs(config.runs_dir) if part(run.config) == part(config)]
-    known = [run for run in known if origin.is_that_of(run, config)]
+def _find(config: RunConfig, data: _Data) -> Run | None:
+    """The newest finished run of these settings and data, or else the newest that was stopped."""
+    own = config.fold, config.leave_out, recipe(config)
+    known = [
+        run
+        for run in readable_runs(config.runs_dir)
+        if (run.config.fold, run.config.leave_out, recipe(run.config)) == own and data.trained(run, config)
+    ]
     return max(known, key=lambda run: (run.is_finished, run.id), default=None)
 
 
-def part(config: RunConfig) -> tuple[object, ...]:
-    """What the run of one part of a cross-validation is known by."""
-    return config.fold, config.leave_out, recipe(config)
+def _lock(config: RunConfig, data: _Data) -> Path:
+    """The folder that a process holds while it trains the run of these settings and data."""
+    # By recipe and data, not by run_name: two processes with different names would otherwise train the same run.
+    folder = resolve(config.runs_dir) / "cross_validation" / ".locks"
+    return folder / f"{data.key(config)}-{config.leave_out or config.fold}"
 
 
-def place(config: RunConfig) -> Path:
-    """Where out_of_fold.csv and cross_validation.json of a recipe are, beside its runs."""
-    key = hashlib.sha256(json.dumps(recipe(config), sort_keys=True).encode()).hexdigest()[:8]
-    return resolve(config.runs_dir) / "cross_validation" / f"{config.backbone}-{key}"
+def results_folder(config: RunConfig, column: str = "", draws: int = 0) -> Path:
+    """The folder for out_of_fold.csv and cross_validation.json, beside the runs.
+
+    Other results get another folder, so that none are overwritten: those of other settings, another table, other
+    pictures, another `run_name`, another column of groups left out, or another number of draws.
+    """
+    data = _Data.of(_settings(config, fold=0))
+    name = config.run_name or config.backbone  # for people; the key tells results apart
+    return resolve(config.runs_dir) / "cross_validation" / f"{name}-{data.key(config, config.run_name, column, draws)}"

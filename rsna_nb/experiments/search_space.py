@@ -1,141 +1,137 @@
 """What a study may search: the values of each setting, and how a trial draws its settings from them."""
 
-import dataclasses
 import difflib
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Any
 
 from rsna_nb.backbones import BACKBONES
 from rsna_nb.config import ConfigError, RunConfig
+from rsna_nb.experiments.study import CategoricalDistribution, FloatDistribution, Trial
 
 log = logging.getLogger(__name__)
 
-
-class Draws(Protocol):
-    """What a value is drawn from: an optuna.Trial."""
-
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool) -> float: ...
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any: ...
+Values = FloatDistribution | CategoricalDistribution
+Space = Mapping[str, Values]  # setting -> the values that a trial may draw
 
 
-@dataclass(frozen=True)
-class Range:
-    """Numbers from `low` to `high`, evenly or by their logarithm."""
-
-    low: float
-    high: float
-    log: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.low:g} to {self.high:g}{', by its logarithm' if self.log else ''}"
-
-    def draw(self, trial: Draws, name: str) -> float:
-        return trial.suggest_float(name, self.low, self.high, log=self.log)
-
-    def including(self, value: float) -> "Range":
-        return dataclasses.replace(self, low=min(self.low, value), high=max(self.high, value))
+def _choices(name: str) -> CategoricalDistribution:
+    """All values that the setting allows."""
+    return CategoricalDistribution(RunConfig.__dataclass_fields__[name].metadata["choices"])
 
 
-@dataclass(frozen=True)
-class Choice:
-    """One of `values`."""
-
-    values: tuple[Any, ...]
-
-    def __str__(self) -> str:
-        return ", ".join(map(str, self.values))
-
-    def draw(self, trial: Draws, name: str) -> Any:
-        return trial.suggest_categorical(name, self.values)
-
-    def including(self, value: Any) -> "Choice":
-        return self if value in self.values else Choice((*self.values, value))
-
-
-def choices(name: str) -> Choice:
-    """All that the setting allows."""
-    return Choice(RunConfig.__dataclass_fields__[name].metadata["choices"])
-
-
-Space = Mapping[str, Range | Choice]
-# In the order in which they are drawn. A study adds what the settings that it begins with have.
+# Settings are drawn in this order. `space_of` adds the values that the study starts with.
 SPACE: Space = {
-    "learning_rate": Range(1e-4, 1e-2, log=True),
-    "dropout": Range(0.0, 0.7),
-    "pooling": choices("pooling"),
-    "imbalance": choices("imbalance"),
-    "augmentation": choices("augmentation"),
-    "batch_size_per_gpu": Choice((16, 32, 64, 128, 256)),
-    "fine_tune_epochs": Choice((0, 5)),
-    "fine_tune_learning_rate": Range(1e-6, 1e-4, log=True),
+    "learning_rate": FloatDistribution(1e-4, 1e-2, log=True),
+    "dropout": FloatDistribution(0.0, 0.7),
+    "pooling": _choices("pooling"),
+    "imbalance": _choices("imbalance"),
+    "augmentation": _choices("augmentation"),
+    "batch_size_per_gpu": CategoricalDistribution((16, 32, 64, 128, 256)),
+    "fine_tune_epochs": CategoricalDistribution((0, 5)),
+    "fine_tune_learning_rate": FloatDistribution(1e-6, 1e-4, log=True),
 }
-DRAWN_WHEN: dict[str, Callable[[RunConfig], bool]] = {
+# A setting that would have no effect is not drawn: its value would only mislead the sampler.
+DRAWN_WHEN: Mapping[str, Callable[[RunConfig], bool]] = {
     "fine_tune_learning_rate": lambda config: config.fine_tune_epochs > 0
 }
 
 
-def space_of(config: RunConfig, search: Sequence[str], backbones: Sequence[str] = ()) -> Space:
-    """The values of each setting that `search` names, those of `config` among them; `backbones` are for "backbone".
+def space_of(config: RunConfig, search: str | Sequence[str], backbones: str | Sequence[str] = ()) -> Space:
+    """The values that trials may draw for each setting in `search`.
 
-    Choices that the other settings rule out are left out, and logged.
+    The value of `config` is always among them. Choices that the other settings of `config` rule out are logged and
+    not searched.
+
+    Parameters
+    ----------
+    config
+        The settings that the study starts with.
+    search
+        Names of settings, of those in `SPACE` or "backbone": a sequence, or one string with commas or spaces between.
+    backbones
+        Names of backbones to choose from; needed where `search` has "backbone".
 
     Raises
     ------
     ConfigError
-        For a name that cannot be searched, a backbone that is not known, or a setting that would have no effect.
+        For a name that cannot be searched, an unknown backbone, or a setting that would have no effect.
+
+    Examples
+    --------
+    >>> space = space_of(RunConfig(learning_rate=0.02), "learning_rate pooling")
+    >>> {name: in_words(values) for name, values in space.items()}
+    {'learning_rate': '0.0001 to 0.02, on a logarithmic scale', 'pooling': 'avg, max'}
     """
-    space = dict(SPACE) | {"backbone": Choice(tuple(dict.fromkeys(backbones)))}
-    check_names("search", search, space)
-    check_names("backbones", backbones, BACKBONES)
+    search, backbones = _names(search), _names(backbones)
+    # CategoricalDistribution refuses to be empty, so it holds the own backbone where none is to be searched.
+    known = {**SPACE, "backbone": CategoricalDistribution(backbones or (config.backbone,))}
+    if not search:
+        raise ConfigError(f"search names no setting; these can be searched: {', '.join(known)}")
+    _refuse_unknown("search", search, known)
+    _refuse_unknown("backbones", backbones, BACKBONES)
     if ("backbone" in search) != bool(backbones):
         raise ConfigError('"backbone" in search and names in backbones go together: give both or neither')
-    tuned = [name for name in search if name.startswith("fine_tune")]
-    if tuned and not config.freeze_backbone:
-        raise ConfigError(f"search: {tuned[0]} has no effect where the whole network learns: set freeze_backbone")
-    if tuned == ["fine_tune_learning_rate"] and not config.fine_tune_epochs:
+    fine_tuning = [name for name in search if name.startswith("fine_tune")]
+    if fine_tuning and not config.freeze_backbone:
+        raise ConfigError(f"search: {fine_tuning[0]} has no effect where nothing is frozen: set freeze_backbone")
+    if fine_tuning == ["fine_tune_learning_rate"] and not config.fine_tune_epochs:
         raise ConfigError("search: fine_tune_learning_rate has no effect with fine_tune_epochs 0: search both")
-    wide = {name: space[name].including(getattr(config, name)) for name in space if name in search}
-    return {name: possible(config, name, values) for name, values in wide.items()}
+    # In the order of SPACE: fine_tune_epochs must be drawn before the learning rate that depends on it.
+    return {name: _including_own(config, name, values) for name, values in known.items() if name in search}
 
 
-def check_names(what: str, names: Sequence[str], known: Mapping[str, Any]) -> None:
-    if not names and what == "search":
-        raise ConfigError(f"search names no setting; these can be searched: {', '.join(known)}")
+def _names(names: str | Sequence[str]) -> list[str]:
+    return names.replace(",", " ").split() if isinstance(names, str) else list(names)
+
+
+def _refuse_unknown(parameter: str, names: Sequence[str], known: Mapping[str, Any]) -> None:
     for name in names:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=3) or list(known)
-            raise ConfigError(f"{what}: {name} is not known; the nearest are {', '.join(close)}")
+            raise ConfigError(f"{parameter}: {name} is not known; the nearest are {', '.join(close)}")
 
 
-def possible(config: RunConfig, name: str, values: Range | Choice) -> Range | Choice:
-    if isinstance(values, Range):
-        return values
+def _including_own(config: RunConfig, name: str, values: Values) -> Values:
+    """The values with that of `config`, without the choices that its other settings rule out."""
+    own = getattr(config, name)
+    if isinstance(values, FloatDistribution):
+        return FloatDistribution(min(values.low, own), max(values.high, own), log=values.log)
     kept = []
-    for value in values.values:
+    for value in dict.fromkeys([*values.choices, own]):  # a set would lose the order
         try:
-            dataclasses.replace(config, **{name: value})
+            replace(config, **{name: value})  # RunConfig checks the settings together
             kept.append(value)
         except ConfigError as error:
             log.warning("%s %s is not searched: %s", name, value, error)
-    return Choice(tuple(kept))
+    return CategoricalDistribution(kept)
 
 
-def is_drawn(name: str, config: RunConfig) -> bool:
-    """Whether a setting has an effect beside the others of `config`."""
+def in_words(values: Values) -> str:
+    """The values as a table shows them: "0.0001 to 0.01, on a logarithmic scale" or "avg, max"."""
+    if isinstance(values, FloatDistribution):
+        return f"{values.low:g} to {values.high:g}{', on a logarithmic scale' if values.log else ''}"
+    return ", ".join(map(str, values.choices))
+
+
+def _is_drawn(name: str, config: RunConfig) -> bool:
     return name not in DRAWN_WHEN or DRAWN_WHEN[name](config)
 
 
-def draw(trial: Draws, space: Space, config: RunConfig) -> RunConfig:
-    """`config` with a trial's values; `ConfigError` where they do not go together."""
+def draw(trial: Trial, space: Space, config: RunConfig) -> RunConfig:
+    """`config` with the values that the trial draws; `ConfigError` where these do not go together."""
     for name, values in space.items():
-        if is_drawn(name, config):
-            drawn: dict[str, Any] = {name: values.draw(trial, name)}
-            config = dataclasses.replace(config, **drawn)
+        if not _is_drawn(name, config):
+            continue
+        if isinstance(values, FloatDistribution):
+            drawn: Any = trial.suggest_float(name, values.low, values.high, log=values.log)
+        else:
+            drawn = trial.suggest_categorical(name, values.choices)
+        config = replace(config, **{name: drawn})
     return config
 
 
 def own_values(space: Space, config: RunConfig) -> dict[str, Any]:
-    """What a trial with the settings of `config` would have drawn."""
-    return {name: getattr(config, name) for name in space if is_drawn(name, config)}
+    """What a trial with exactly the settings of `config` would have drawn, by name."""
+    return {name: getattr(config, name) for name in space if _is_drawn(name, config)}

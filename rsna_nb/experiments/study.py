@@ -1,9 +1,12 @@
 """A study of Optuna that any number of processes work on, on one machine or on several.
 
-They share its folder: whoever wants a trial holds the folder while it counts those that there are, so that no trial is
-run twice and no more are begun than asked for. A process holds a folder of its own while it lives; a trial whose
-process is gone has failed, and its settings are tried again. (Optuna's own way, its heartbeat, is for databases alone,
-and a lost trial waits there for a grace period to pass.)
+All of them share the study's folder. Whoever wants a trial locks the folder while it counts the trials there are, so
+that no trial is run twice and no more are started than were asked for. Each process also holds a lock of its own as
+long as it lives. A trial whose process is gone has failed, and its settings are tried again.
+
+Optuna's own means do not serve here. `MaxTrialsCallback` counts only after a trial has ended, so that every process
+that joins runs one too many. The heartbeat, which finds killed processes, exists for databases alone and waits for a
+grace period; the callback that retries their trials is experimental and changed its name in Optuna 5.
 """
 
 import json
@@ -24,23 +27,25 @@ import pandas as pd
 from rsna_nb.config import ConfigError, resolve
 from rsna_nb.metrics import MetricsError
 from rsna_nb.runs import RunError, differences
-from rsna_nb.system import is_held, locked
+from rsna_nb.system import is_held, locked, write_whole
 
 try:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of tqdm, that there are no widgets
+        warnings.simplefilter("ignore")  # tqdm, which Optuna imports, warns where ipywidgets is not installed
         import optuna
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
     from optuna.storages.journal import JournalFileBackend
     from optuna.trial import FrozenTrial, Trial, TrialState
 except ImportError as error:
     raise ImportError("tuning needs Optuna: pip install 'rsna_nb[tune]'") from error
 
+__all__ = ["CategoricalDistribution", "FloatDistribution", "Trial", "TrialState", "optuna"]
 log = logging.getLogger(__name__)
 
-MOST_KILLED = 3  # times that a trial may take its process along, before it counts as failed
-FEWEST_FOR_PRUNING = 5  # finished trials, before one is stopped for being worse than their median
-FEWEST_FOR_IMPORTANCE = 10  # finished trials
-ENDED = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+MAX_KILLS = 3  # a trial whose process was killed so often has failed: it may be what kills it
+MIN_FOR_PRUNING = 5  # finished trials, before one is pruned for being worse than their median
+MIN_FOR_IMPORTANCE = 10  # finished trials; with fewer, the order of the settings is chance
+STATES = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 
 
 class StudyError(RunError):
@@ -49,43 +54,93 @@ class StudyError(RunError):
 
 @dataclass(frozen=True)
 class StudySpec:
-    """What a study is made for."""
+    """What a study is made for.
 
-    facts: dict[str, Any]  # that all its trials have in common, whoever runs them
-    first: dict[str, Any]  # what its first trial has drawn
-    maximize: bool  # the objective
-    unpruned: int  # epochs in which no trial is pruned
+    Attributes
+    ----------
+    facts
+        What all trials have in common, by name; a study goes on only where all facts are the same.
+    first
+        What the first trial draws: the settings that the study starts with.
+    maximize
+        Whether a larger objective is better.
+    unpruned
+        Epochs in which no trial is pruned.
+    """
+
+    facts: dict[str, Any]
+    first: dict[str, Any]
+    maximize: bool
+    unpruned: int
 
 
-def open_study(folder: Path, storage: str, asked: StudySpec) -> optuna.Study:
-    """The study, made with its first trial if missing; `StudyError` where it was begun otherwise."""
+def open_study(folder: Path, storage: str, spec: StudySpec) -> optuna.Study:
+    """The study in a folder, made with its first trial waiting if it is missing.
+
+    Raises
+    ------
+    StudyError
+        Where it was started with other facts, or where the folder and the storage hold different studies.
+    ConfigError
+        For a storage that is none (`_open_storage`).
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with locked(folder):
         study = optuna.create_study(
-            storage=open_storage(folder, storage),
-            pruner=optuna.pruners.MedianPruner(FEWEST_FOR_PRUNING, n_warmup_steps=asked.unpruned + 1),
+            storage=_open_storage(folder, storage),
+            pruner=optuna.pruners.MedianPruner(MIN_FOR_PRUNING, n_warmup_steps=spec.unpruned + 1),
             study_name=folder.name,
-            direction="maximize" if asked.maximize else "minimize",
+            direction="maximize" if spec.maximize else "minimize",
             load_if_exists=True,
         )
+        _check_folder(folder, study)  # before anything is written into a study that is not the folder's
         if "facts" not in study.user_attrs:
-            study.enqueue_trial(asked.first, user_attrs={"default": True}, skip_if_exists=True)
-            study.set_user_attr("facts", asked.facts)
-    refuse_differences(folder.name, study.user_attrs["facts"], json.loads(json.dumps(asked.facts)))
+            study.enqueue_trial(spec.first, user_attrs={"default": True}, skip_if_exists=True)
+        _keep_to(study, "facts", spec.facts)  # comes last: without facts, what is above is done again
     return study
 
 
-def refuse_differences(name: str, before: dict[str, Any], now: dict[str, Any]) -> None:
-    if changed := differences(before, now):
-        raise StudyError(f"study {name} was begun otherwise: {changed}. Give another study name, or its settings")
+def _check_folder(folder: Path, study: optuna.Study) -> None:
+    """Pair a new folder with a new study; refuse a folder and a study that do not belong together.
+
+    Two studies in one folder would overwrite each other's best.json. One study in two folders would take the trials
+    that other processes have running for killed ones, because their locks are in the other folder.
+    """
+    file = folder / "study.id"
+    if "facts" not in study.user_attrs and not file.is_file():  # neither was begun, or that was cut off
+        study.set_user_attr("id", uuid.uuid4().hex)
+        write_whole(file, study.user_attrs["id"].encode())
+    if not file.is_file() or study.user_attrs.get("id") != file.read_text():
+        raise StudyError(
+            f"study {study.study_name}: {folder} and the storage hold different studies. Give the runs_dir and the "
+            "storage that it was started with, or another study name"
+        )
 
 
-def open_storage(folder: Path, storage: str) -> optuna.storages.BaseStorage:
+def check_pictures(study: optuna.Study, folder: Path, fingerprint: str) -> None:
+    """`StudyError` where earlier trials learned from other pictures, by the fingerprint of their store."""
+    with locked(folder):
+        _keep_to(study, "pictures", {"pictures": fingerprint})
+
+
+def _keep_to(study: optuna.Study, name: str, facts: dict[str, Any]) -> None:
+    """Write facts into a study that has none of this name, or refuse it where its own are different."""
+    if name not in study.user_attrs:
+        study.set_user_attr(name, facts)
+    # Through JSON, as the storage has them: a tuple comes back as a list.
+    if changed := differences(study.user_attrs[name], json.loads(json.dumps(facts))):
+        raise StudyError(
+            f"study {study.study_name} was started with other settings or data: {changed}. Give another study name, "
+            "or the settings it was started with"
+        )
+
+
+def _open_storage(folder: Path, storage: str) -> optuna.storages.BaseStorage:
     """Where the trials are written down.
 
-    "" is a file of sqlite in the study's folder, for one machine: on a folder shared by NFS sqlite may be damaged. For
-    several machines it is the name of a .journal file in the folder that they share, Optuna's own for NFS, or the URL
-    of a database, as "postgresql+psycopg2://user@host/name".
+    "" is an SQLite file in the study's folder, for one machine: SQLite files can be damaged on NFS. Several machines
+    need the name of a .journal file in a folder that they share (Optuna's own format, safe on NFS), or the URL of a
+    database such as "postgresql+psycopg2://user@host/name".
     """
     if "://" in storage:
         return optuna.storages.RDBStorage(storage)
@@ -93,15 +148,14 @@ def open_storage(folder: Path, storage: str) -> optuna.storages.BaseStorage:
         raise ConfigError(f'storage must be "", a file that ends with .journal, or a URL, not {storage}')
     if storage:
         resolve(storage).parent.mkdir(parents=True, exist_ok=True)
-        backend = JournalFileBackend(str(resolve(storage)))
-        return optuna.storages.JournalStorage(backend)
-    patience = {"connect_args": {"timeout": 60}}  # seconds, for another process to have written
-    return optuna.storages.RDBStorage(f"sqlite:///{folder / 'study.db'}", engine_kwargs=patience)
+        return optuna.storages.JournalStorage(JournalFileBackend(str(resolve(storage))))
+    timeout = {"connect_args": {"timeout": 60}}  # seconds to wait while another process writes
+    return optuna.storages.RDBStorage(f"sqlite:///{folder / 'study.db'}", engine_kwargs=timeout)
 
 
 @contextmanager
 def at_work(folder: Path) -> Iterator[str]:
-    """The name of this worker, whose folder is held as long as its process works."""
+    """The name of this worker, which holds a lock in the study's folder until its process ends."""
     name = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
     with locked(folder / "workers" / name):
         try:
@@ -111,76 +165,96 @@ def at_work(folder: Path) -> Iterator[str]:
 
 
 def next_trial(study: optuna.Study, folder: Path, worker: str, trials: int, seed: int) -> Trial | None:
-    """A trial of this worker's own, None where all that were asked for are done or in work.
+    """A trial for this worker alone, None where as many as asked for are done or running.
 
-    Each trial has a seed of its own, so that no two draw the same settings, whichever processes run them.
+    Each trial has a random seed of its own, so that no two processes draw the same settings.
     """
-    with locked(folder):
-        give_up_killed(study, folder)
-        if sum(map(counts, study.get_trials(deepcopy=False))) >= trials:
+    with locked(folder):  # counting and asking must be one step, or two processes count the same
+        _retry_killed(study, folder)
+        known = study.get_trials(deepcopy=False)
+        retried = _retried(known)
+        if sum(trial.state != TrialState.WAITING and trial.number not in retried for trial in known) >= trials:
             return None
         trial = study.ask()
         trial.set_user_attr("worker", worker)
+    # Two samplers with one seed would draw the same values from the same history.
     own_seed = np.random.SeedSequence([seed, trial.number]).generate_state(1)
     study.sampler = optuna.samplers.TPESampler(seed=int(own_seed[0]))
     return trial
 
 
-def counts(trial: FrozenTrial) -> bool:
-    """Whether a trial is one of those asked for: not where it waits, nor where another was begun in its place."""
-    return trial.state != TrialState.WAITING and not (was_killed(trial) and kills(trial) < MOST_KILLED)
+def _retried(trials: list[FrozenTrial]) -> set[int]:
+    """Numbers of killed trials whose settings are tried again, so that they do not count themselves."""
+    return {trial.user_attrs["retry_of"] for trial in trials if "retry_of" in trial.user_attrs}
 
 
-def was_killed(trial: FrozenTrial) -> bool:
-    """Whether it has failed and nobody was left to say why."""
+def _was_killed(trial: FrozenTrial) -> bool:
+    """Whether the trial has failed without a reason: its process could not write one any more."""
     return trial.state == TrialState.FAIL and "reason" not in trial.user_attrs
 
 
-def kills(trial: FrozenTrial) -> int:
-    """Processes that were lost with a trial that was killed, and with those that it repeats."""
-    return trial.user_attrs.get("kills", 0) + 1
+def _retry_killed(study: optuna.Study, folder: Path) -> None:
+    """Mark trials whose processes are gone as failed, and queue their settings again.
 
-
-def give_up_killed(study: optuna.Study, folder: Path) -> None:
-    """Mark trials whose processes are gone as failed, and let their settings be tried again."""
-    for trial in study.get_trials(states=[TrialState.RUNNING]):
-        if is_held(folder / "workers" / trial.user_attrs.get("worker", "none")):
+    The two steps look at the study anew, so that a process that is killed between them leaves nothing behind.
+    """
+    for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
+        # A killed process holds no lock, on whichever machine it ran. Without a name it died before it had one.
+        if not is_held(folder / "workers" / trial.user_attrs.get("worker", "none")):
+            study.tell(trial.number, state=TrialState.FAIL)
+    known = study.get_trials(deepcopy=False)
+    for trial in known:
+        kills = trial.user_attrs.get("kills", 0) + 1
+        if not _was_killed(trial) or trial.number in _retried(known) or kills >= MAX_KILLS:
             continue
-        study.tell(trial.number, state=TrialState.FAIL)
-        again = kills(trial) < MOST_KILLED
-        log.warning("trial %d was cut off%s", trial.number, ": it is tried again" if again else " again: it has failed")
-        if again:
-            kept = {name: trial.user_attrs[name] for name in {"default"} & set(trial.user_attrs)}
-            study.enqueue_trial(trial.params, user_attrs=kept | {"kills": kills(trial), "again": trial.number})
+        log.warning("trial %d: its process was killed; its settings are tried again", trial.number)
+        # The retry of the first trial is still the one with the settings that the study started with.
+        default = {name: True for name in ("default",) if name in trial.user_attrs}
+        study.enqueue_trial(trial.params, user_attrs=default | {"kills": kills, "retry_of": trial.number})
 
 
 def table(study: optuna.Study) -> pd.DataFrame:
-    """A row a trial: trial, state in words, value of the objective, epochs, default (whether it has the settings that
-    the study began with), best, seconds, run, reason (why it has not finished), and the settings that it drew."""
+    """A row a trial, in the order of their numbers.
+
+    The columns are trial, state ("finished", "pruned", "failed", "killed", "running" or "waiting"), value (of the
+    objective), epochs, default (whether it has the settings that the study started with), best, seconds, run, reason
+    (why it has no value), and one for each setting that was drawn.
+    """
     trials = study.get_trials(deepcopy=False)
+    # best_trial raises an error where no trial has finished.
     best = study.best_trial.number if any(trial.state == TrialState.COMPLETE for trial in trials) else None
-    return pd.DataFrame([row(trial, trial.number == best) for trial in trials])
+    return pd.DataFrame([_row(trial) | {"best": trial.number == best} | trial.params for trial in trials])
 
 
-def row(trial: FrozenTrial, best: bool) -> dict[str, Any]:
-    killed = was_killed(trial)
-    seconds = trial.duration.total_seconds() if trial.duration and not killed else float("nan")
-    own = {name: trial.user_attrs.get(name, "") for name in ("run", "reason")}
-    state = "killed" if killed else ENDED.get(trial.state, trial.state.name.lower())
-    facts = {"trial": trial.number, "state": state, "value": trial.value, "epochs": trial.last_step or 0}
-    facts |= {"default": "default" in trial.user_attrs, "best": best, "seconds": seconds}
-    return facts | own | trial.params
+def _row(trial: FrozenTrial) -> dict[str, Any]:
+    killed = _was_killed(trial)
+    return {
+        "trial": trial.number,
+        "state": "killed" if killed else STATES.get(trial.state, trial.state.name.lower()),
+        "value": trial.value,
+        "epochs": trial.last_step or 0,
+        "default": "default" in trial.user_attrs,
+        # A killed trial ends when another process finds it, perhaps days later.
+        "seconds": trial.duration.total_seconds() if trial.duration and not killed else float("nan"),
+        "run": trial.user_attrs.get("run", ""),
+        "reason": trial.user_attrs.get("reason", ""),
+    }
 
 
 def importances(study: optuna.Study) -> pd.Series:
-    """How much each setting parts the better half of the finished trials from the others, 0-1, in all 1.
+    """How important each setting is for separating the better half of the finished trials; 0-1, the sum is 1.
 
-    PED-ANOVA (Watanabe et al. 2023, arXiv:2304.10255), which compares the better half with all. Its own choice, the
-    best tenth, is two of 20 trials: there a setting without any effect had 0.4, here 0.1 (means of 8 drawn studies).
-    `MetricsError` where too few trials have finished to say.
+    The method is PED-ANOVA (Watanabe et al. 2023, arXiv:2304.10255). It compares the better half with all trials.
+    Optuna's default compares the best tenth, which is two of 20 trials: there a setting without any effect got 0.4,
+    here 0.1 (means over 8 simulated studies).
+
+    Raises
+    ------
+    MetricsError
+        Where too few trials have finished to tell.
     """
     finished = len(study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]))
-    if finished < FEWEST_FOR_IMPORTANCE:
-        raise MetricsError(f"importance needs {FEWEST_FOR_IMPORTANCE} finished trials, there are {finished}")
+    if finished < MIN_FOR_IMPORTANCE:
+        raise MetricsError(f"importance needs {MIN_FOR_IMPORTANCE} finished trials, there are {finished}")
     evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=0.5)
     return pd.Series(optuna.importance.get_param_importances(study, evaluator=evaluator), name="importance")

@@ -1,13 +1,14 @@
-"""Which settings are best: runs with settings drawn from the outcomes of those before, all on the same women.
+"""Which settings are best: many runs, each with settings that follow from the outcomes of those before.
 
-A study is a folder, `runs_dir`/studies/<name>, with a run folder for each trial, and best.json. It picks its best trial
-by the validation women; the test women, whom no trial was picked by, then judge it beside the settings that the study
-began with.
+A study is the folder `runs_dir`/studies/<name>, with a run folder for each trial and best.json. The best trial is
+chosen on the validation women. It is then evaluated on the test women, on whom no trial was chosen, beside the trial
+with the settings that the study started with.
 """
 
 import dataclasses
 import gc
 import logging
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,40 +17,38 @@ from pathlib import Path
 import keras
 import pandas as pd
 
-from rsna_nb import runs
+from rsna_nb import runs, training
 from rsna_nb.config import ConfigError, RunConfig, is_folder_name, resolve
 from rsna_nb.evaluation import differences, evaluate, paired
-from rsna_nb.experiments.search_space import Choice, Range, Space, draw, own_values, space_of
-from rsna_nb.experiments.study import (
-    ENDED,
-    StudyError,
-    StudySpec,
-    Trial,
-    TrialState,
-    at_work,
-    importances,
-    next_trial,
-    open_study,
-    optuna,
-    table,
-)
+from rsna_nb.experiments import study as studies
+from rsna_nb.experiments.search_space import Space, draw, in_words, own_values, space_of
+from rsna_nb.experiments.study import STATES, StudyError, StudySpec, Trial, TrialState, importances, optuna, table
 from rsna_nb.metrics import MetricsError
 from rsna_nb.model import build_model, layers_from
 from rsna_nb.runs import FOLDERS, Run
-from rsna_nb.training import MODES, STATE_FILE, Logs, SignalError, TrainingError, find_devices, prepare, split_table
-from rsna_nb.training import run as training
+from rsna_nb.system import write_whole
+from rsna_nb.training import MODES, Logs, SignalError, TrainingError
 
-__all__ = ["Plan", "beside_default", "best_run", "importances", "plan", "table", "tune", "write_best"]
+__all__ = ["Plan", "beside_default", "best_run", "importances", "in_words", "plan", "table", "tune", "write_results"]
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a study is asked: `config` are the settings that it begins with, `objective` what picks the best epoch."""
+    """What a study is asked to do.
+
+    Attributes
+    ----------
+    config
+        The settings that it starts with; their `monitor` is the objective.
+    name
+        The study's name, and that of its folder.
+    space
+        The values that each searched setting may have.
+    """
 
     config: RunConfig
     name: str
-    objective: str
     space: Space
 
     @property
@@ -57,87 +56,117 @@ class Plan:
         return resolve(self.config.runs_dir) / "studies" / self.name
 
     @property
-    def maximize(self) -> bool:
-        return MODES[self.objective] == "max"
+    def objective(self) -> str:
+        """The column of history.csv by which trials are compared, at each one's best epoch."""
+        return self.config.monitor
 
     @property
-    def by_logarithm(self) -> dict[str, bool]:
-        """Of each searched setting."""
-        return {name: isinstance(values, Range) and values.log for name, values in self.space.items()}
+    def maximize(self) -> bool:
+        """Whether a larger objective is better."""
+        return MODES[self.objective] == "max"
 
-    def asked(self, table: pd.DataFrame) -> StudySpec:
+    def _spec(self, table: pd.DataFrame) -> StudySpec:
         settings = {name: value for name, value in asdict(self.config).items() if name not in FOLDERS}
-        searched = {f"search of {name}": repr(values) for name, values in self.space.items()}
+        searched = {f"search of {name}": in_words(values) for name, values in self.space.items()}
+        # Without the paths, which differ from machine to machine.
         fingerprint = runs.fingerprint(table.drop(columns=["path", "split"]))
-        facts = settings | searched | {"objective": self.objective, "table": fingerprint[:8]}
+        facts = settings | searched | {"table": fingerprint[:8]}
         return StudySpec(facts, own_values(self.space, self.config), self.maximize, unpruned=self.config.epochs // 4)
 
 
-def plan(config: RunConfig, name: str, objective: str, search: Sequence[str], backbones: Sequence[str] = ()) -> Plan:
-    """Check what is asked; in every trial `monitor` is the objective, "val_auc", "val_loss" or "val_pf1".
+def plan(
+    config: RunConfig,
+    name: str,
+    objective: str,
+    search: str | Sequence[str],
+    backbones: str | Sequence[str] = (),
+) -> Plan:
+    """Check what a study is asked to do.
+
+    Parameters
+    ----------
+    config
+        The settings that the study starts with, and those of all trials that are not searched.
+    name
+        The study's name: letters, digits, - _ and dots.
+    objective
+        "val_auc", "val_loss" or "val_pf1"; it becomes the `monitor` of every trial.
+    search, backbones
+        See `search_space.space_of`.
 
     Raises
     ------
     ConfigError
-        Where it cannot be searched so, the message says why.
+        Where it cannot be searched like this; the message says why.
+
+    Examples
+    --------
+    >>> asked = plan(RunConfig(test_fraction=0.2), "first", "val_auc", ["dropout"])
+    >>> asked.folder.parts[-3:], asked.maximize, asked.config.monitor
+    (('runs', 'studies', 'first'), True, 'val_auc')
     """
     if not name or not is_folder_name(name):
         raise ConfigError(f"study must be letters, digits, - _ . and not {name!r}")
     if objective not in MODES:
         raise ConfigError(f"objective must be one of {', '.join(MODES)}, not {objective}")
-    if objective == "val_loss" and "imbalance" in search:
-        raise ConfigError("objective val_loss is weighted as imbalance says, so it cannot choose that: take val_auc")
     if config.test_fraction == 0:
-        raise ConfigError("test_fraction is 0: the best trial is judged on women whom the study never saw, as 0.2")
+        raise ConfigError("test_fraction is 0: the best trial needs women whom the study never saw; try 0.2")
     if config.resume:
-        raise ConfigError("resume is for single runs: a study goes on when its name is given again")
+        raise ConfigError("resume is for a single run: a study goes on when its name is given again")
     config = dataclasses.replace(config, monitor=objective, run_name=name)
-    return Plan(config, name, objective, space_of(config, search, backbones))
+    space = space_of(config, search, backbones)
+    if objective == "val_loss" and "imbalance" in space:
+        raise ConfigError("objective val_loss depends on the weights of imbalance, so it cannot choose among them")
+    return Plan(config, name, space)
 
 
 def tune(plan: Plan, trials: int, hours: float = 0.0, storage: str = "") -> optuna.Study:
-    """Run trials until the study has so many, finished, pruned and failed ones together, or the hours are over.
+    """Run trials until the study has as many as asked for: finished, pruned and failed ones together.
 
-    The first one has the settings that the study begins with. A trial that ends in a `TrainingError` has failed, and
-    the study goes on; any other error ends it, and the trial is tried again next time.
+    The first trial has the settings that the study starts with. A trial that ends in a `TrainingError` has failed, and
+    the study goes on. Any other error ends the study; that trial is tried again next time.
 
     Parameters
     ----------
+    plan
+        From `plan`.
     trials
-        Of all processes together; those that other processes have in work count.
+        Trials of all processes together, those that are running included.
     hours
-        No trial is begun after these; 0 for no limit.
+        No trial is started after so many hours; 0 for no limit.
     storage
-        See `open_storage`.
+        "": SQLite in the study's folder, for one machine; else a .journal file or the URL of a database, for several.
 
     Raises
     ------
     StudyError
-        Where a study of that name was begun with other settings or another table, or TF_CONFIG names machines.
+        Where the study was started with other settings, another table or other pictures, or TF_CONFIG names machines.
     MetadataError, SplitError, PrepareError, WeightsError
-        Where the data or the weights are wrong: before any trial.
+        Where the data or the weights are wrong; raised before any trial starts.
     """
     runs.log_to_console()
-    if find_devices().workers > 1:
-        raise StudyError("TF_CONFIG makes several machines train one run: without it each takes trials of its own")
+    if training.find_devices().workers > 1:
+        raise StudyError("TF_CONFIG makes several machines train one run: without it each runs trials of its own")
     started = time.monotonic()
-    images, data_dir = split_table(plan.config)
-    check_backbones(plan)
-    study = open_study(plan.folder, storage, plan.asked(images))
-    prepare(plan.config, images, data_dir)  # here, so that pictures that cannot be had cost no trial
-    with at_work(plan.folder) as worker:
+    # From the cheapest check to the dearest: a wrong table ends the study before a folder is made for it.
+    images, data_dir = training.split_table(plan.config)
+    _check_backbones(plan)
+    study = studies.open_study(plan.folder, storage, plan._spec(images))
+    ledger = training.prepare(plan.config, images, data_dir).ledger  # here, so that unreadable pictures cost no trial
+    studies.check_pictures(study, plan.folder, runs.fingerprints(images, ledger)["store_fingerprint"])
+    with studies.at_work(plan.folder) as worker:
         while not hours or time.monotonic() - started < 3600 * hours:
-            trial = next_trial(study, plan.folder, worker, trials, plan.config.seed)
+            # Each process asks for one trial at a time, so that a fast machine runs more of them.
+            trial = studies.next_trial(study, plan.folder, worker, trials, plan.config.seed)
             if trial is None:
                 break
             run_trial(plan, study, trial)
     return study
 
 
-def check_backbones(plan: Plan) -> None:
-    """Build each that trials may have: weights or layers that it lacks are an error now, and not in the night."""
-    searched = plan.space.get("backbone", Choice((plan.config.backbone,)))
-    for name in getattr(searched, "values", ()):
+def _check_backbones(plan: Plan) -> None:
+    """Build each backbone that trials may have: missing weights or layers are an error now, not in the night."""
+    for name in getattr(plan.space.get("backbone"), "choices", [plan.config.backbone]):
         model = build_model(dataclasses.replace(plan.config, backbone=name))
         if plan.config.fine_tune_epochs or "fine_tune_epochs" in plan.space:
             try:
@@ -148,82 +177,99 @@ def check_backbones(plan: Plan) -> None:
 
 
 def run_trial(plan: Plan, study: optuna.Study, trial: Trial) -> None:
-    """Train with a trial's settings and write down what came of it."""
-    value, state, reason = outcome(plan, trial)
+    """Train with a trial's settings, and write its outcome into the study."""
+    for killed in plan.folder.glob(f"*-trial-{trial.user_attrs.get('retry_of')}"):
+        _drop_state(killed, finished=False)  # this trial takes its place from the first epoch, so nobody resumes it
+    value, state, reason = _outcome(plan, trial)
     if reason:
         trial.set_user_attr("reason", reason)
+    # Before `tell`: a process that is killed here leaves a running trial, which is then tried again.
     for run in plan.folder.glob(f"*-trial-{trial.number}"):
         trial.set_user_attr("run", run.name)
-        drop_state(run, finished=state == TrialState.COMPLETE)
+        _drop_state(run, finished=state == TrialState.COMPLETE)
     study.tell(trial, value, state)
     figure = reason if value is None else f"{plan.objective} {value:.4f}"
-    log.info("trial %d %s: %s, with %s", trial.number, ENDED[state], figure, trial.params)
+    log.info("trial %d %s: %s, with %s", trial.number, STATES[state], figure, trial.params)
+    # Keras keeps every model that was built, and with it all its weights.
     keras.backend.clear_session()
     gc.collect()
 
 
-def outcome(plan: Plan, trial: Trial) -> tuple[float | None, TrialState, str]:
-    """A trial's objective, its state, and why it has no objective. Errors that are not of its settings are raised."""
+def _outcome(plan: Plan, trial: Trial) -> tuple[float | None, TrialState, str]:
+    """A trial's objective, its state, and why it has no objective.
+
+    An error that its settings cannot have caused is raised.
+    """
     try:
         config = draw(trial, plan.space, plan.config)
     except ConfigError as error:
-        return None, TrialState.PRUNED, str(error)
+        return None, TrialState.PRUNED, str(error)  # not failed: nothing went wrong, it cannot be trained
     log.info("trial %d: %s", trial.number, trial.params)
     try:
-        return train_trial(plan, trial, config), TrialState.COMPLETE, ""
+        value = _train(plan, trial, config)
     except optuna.TrialPruned as ending:
         return None, TrialState.PRUNED, str(ending)
-    except SignalError:
+    except SignalError:  # a TrainingError, but the machine is being stopped
         raise
     except TrainingError as error:
         return None, TrialState.FAIL, str(error)
+    if math.isnan(value):  # no trial could be compared with it, and Optuna would refuse it
+        return None, TrialState.FAIL, f"{plan.objective} is not defined at the best epoch"
+    return value, TrialState.COMPLETE, ""
 
 
-def train_trial(plan: Plan, trial: Trial, config: RunConfig) -> float:
+def _train(plan: Plan, trial: Trial, config: RunConfig) -> float:
     """The objective at the best epoch of a trial's run."""
 
     def on_epoch(epoch: int, logs: Logs) -> None:
         trial.report(logs[plan.objective], epoch)
-        if "default" not in trial.user_attrs and trial.should_prune():  # the default is what the best is compared with
+        # The default settings are never pruned: the best trial is compared with them.
+        if "default" not in trial.user_attrs and trial.should_prune():
             raise optuna.TrialPruned(f"pruned at epoch {epoch}, worse than the median of the trials before")
 
     config = dataclasses.replace(config, runs_dir=str(plan.folder), run_name=f"trial-{trial.number}")
     run = training.train(config, on_epoch)
+    # At the best epoch, whose network is kept; the last one may be worse by then.
     return float(run.history.set_index("epoch").loc[run.metrics["best_epoch"], plan.objective])
 
 
-def drop_state(run: Path, finished: bool) -> None:
-    """Remove what only resuming needs, thrice the network's size, and the network of a trial that did not finish."""
-    for file in [run / STATE_FILE] if finished else (run / "checkpoints").glob("*"):
+def _drop_state(run: Path, finished: bool) -> None:
+    """Remove what only resuming needs, three times the network's size, and the network of an unfinished trial."""
+    for file in [run / training.STATE_FILE] if finished else (run / "checkpoints").glob("*"):
         file.unlink(missing_ok=True)
 
 
 def best_run(plan: Plan, study: optuna.Study) -> Run:
-    """Of the finished trials, the one with the best objective; `StudyError` where none has finished."""
-    best = table(study).query("best")["run"]
+    """The finished trial with the best objective, as a run; `StudyError` where none has finished."""
+    trials = table(study)  # not study.best_trial, which raises Optuna's own error
+    best = trials.loc[trials["best"], "run"]
     if best.empty:
-        raise StudyError(f"no trial of study {plan.name} has finished: the reasons are in its table")
+        raise StudyError(f"no trial of study {plan.name} has finished: the column reason of its table says why")
     return runs.load_run(best.iloc[0], plan.folder)
 
 
 def beside_default(plan: Plan, study: optuna.Study, n: int) -> pd.DataFrame:
-    """The best trial and the settings that the study began with, on the test women: `comparison.differences`.
+    """The best trial beside the settings that the study started with, on the test women.
 
-    `MetricsError` where there is nothing to compare.
+    The columns are "first settings", "best settings" and "difference", a row each figure; `n` draws of women give the
+    intervals. `MetricsError` where there is nothing to compare.
     """
     best, trials = best_run(plan, study), table(study)
-    first = trials.query("default and state == 'finished'")["run"]
+    first = trials.loc[trials["default"] & (trials["state"] == "finished"), "run"]
     if first.empty:
-        raise MetricsError("the trial with the settings that the study began with has not finished")
+        raise MetricsError("the trial with the settings that the study started with has not finished")
     if first.iloc[0] == best.id:
-        raise MetricsError("no trial was better than the settings that the study began with")
-    own, theirs = paired(evaluate(best), runs.load_run(first.iloc[0], plan.folder))
-    return differences(theirs, own, ("first settings", "best settings"), n)
+        raise MetricsError("no trial was better than the settings that the study started with")
+    own, others = paired(evaluate(best), runs.load_run(first.iloc[0], plan.folder))
+    return differences(others, own, ("first settings", "best settings"), n)
 
 
-def write_best(plan: Plan, study: optuna.Study) -> Path:
-    """best.json in the study's folder: every setting of the best trial, a file for papermill's -f."""
+def write_results(plan: Plan, study: optuna.Study) -> Path:
+    """Write best.json and trials.csv into the study's folder; return the path of best.json.
+
+    best.json holds every setting of the best trial: a file for papermill's -f, or for `settings` in 03_train.
+    """
     config = dataclasses.replace(best_run(plan, study).config, run_name=plan.name, runs_dir=plan.config.runs_dir)
-    path = plan.folder / "best.json"
-    config.to_json(path)
-    return path
+    config.to_json(plan.folder / "best.json")
+    write_whole(plan.folder / "trials.csv", table(study).to_csv(index=False).encode())
+    return plan.folder / "best.json"

@@ -1,11 +1,12 @@
-"""What an ensemble of the demo recipe's fold models gains over their mean, on test women that none of them saw.
+"""What an ensemble of the demo recipe's fold models gains over a single fold model, on women whom none of them saw.
 
-A quarter of the women are set aside, the others dealt to folds; one run a fold, its settings those of the demo.
+A quarter of the women are set aside for testing, the others are split into folds. There is one run a fold, with the
+settings of the demo.
 
     python tests/bench/bench_ensemble.py [--folds 3] [--epochs 18] [--runs-dir DIR]
 
-With --runs-dir the runs are kept: those that are finished are not trained again, and those that were stopped go on. On
-two cores a fold takes 3 to 5 minutes.
+With --runs-dir the runs are kept: finished ones are not trained again, and those that were stopped go on. On two cores
+a fold takes 3 to 5 minutes.
 """
 
 import argparse
@@ -14,9 +15,8 @@ import tempfile
 from pathlib import Path
 
 from rsna_nb.config import RunConfig
-from rsna_nb.ensemble import ensemble_gain as gain
-from rsna_nb.ensemble.model_pool import gather
-from rsna_nb.experiments.cross_validation import cross_validate
+from rsna_nb.ensemble import ensemble_gain, gather
+from rsna_nb.experiments import cross_validation
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,14 +36,14 @@ def main() -> None:
             n_folds=arguments.folds,
             runs_dir=arguments.runs_dir or folder,
         )
-        library = gather(list(cross_validate(config).values()))
-        for run in library.runs:
+        pool = gather(list(cross_validation.cross_validate(config).values()))
+        for run in pool.runs:
             found = run.metrics["test"]["breast"]
             print(
                 f"fold {run.config.fold}, {found['positives']} of {found['count']} test breasts with cancer: AUC "
                 f"{found['auc']:.4f}, average precision {found['average_precision']:.4f}, pF1 {found['pf1']:.4f}"
             )
-        print(gain.in_words(gain.fold_gains(library, 2000)).text)
+        print(ensemble_gain.fold_gains(pool, 2000).to_string())
 
 
 if __name__ == "__main__":

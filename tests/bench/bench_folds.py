@@ -1,9 +1,10 @@
-"""What five folds through the feature bank cost beside one: ResNet50V2 with random weights, the 35-epoch recipe.
+"""How much longer five folds take than one, when all of them use the same feature bank.
 
     python tests/bench/bench_folds.py [--women 64] [--size 224] [--epochs 35] [--folds 5] [--rounds 2]
 
-Each begins without a bank, from a store that is there. Rounds alternate which of the two comes first. Seconds by the
-clock, and those of all cores in this process, which other processes on the machine change less.
+The network is ResNet50V2 with random weights, with the recipe of 35 epochs. The pictures are prepared before; the
+feature bank is made anew each time. Rounds alternate which of the two comes first. The seconds are given by the clock
+and as processor time of this process, which depends less on what else the machine does.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from rsna_nb.training import run as training
 
 
 def seconds_of(config: RunConfig, folds: list[int], folder: Path) -> np.ndarray:
-    """(folds, 2), by the clock and of all cores; the first fold finds no bank."""
+    """Seconds of each fold by the clock and of processor time, (folds, 2); the first fold makes the bank."""
     for bank in folder.glob("store/*.features"):
         shutil.rmtree(bank)
     shutil.rmtree(folder / "runs", ignore_errors=True)
@@ -67,7 +68,7 @@ def main() -> None:
     print("| round | measured by | one fold | all folds | ratio | fold by fold |")
     print("|---|---|---|---|---|---|")
     for turn, (alone, each) in enumerate(zip(*times.values(), strict=True)):
-        for column, kind in enumerate(("clock", "cores")):
+        for column, kind in enumerate(("clock", "processor")):
             one, together = alone[:, column].sum(), each[:, column].sum()
             own = ", ".join(f"{seconds:.1f}" for seconds in each[:, column])
             print(f"| {turn + 1} | {kind} | {one:.1f} | {together:.1f} | {together / one:.2f} | {own} |")

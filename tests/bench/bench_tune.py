@@ -1,6 +1,7 @@
-"""Trials a minute of a study through the feature bank, and what a trial costs beside its epochs.
+"""How many trials a minute a study runs with the feature bank, and what a trial costs beside its epochs.
 
-Generated women, ResNet50V2 frozen with random weights (the figures are about time), 224 pixels, 35 epochs a trial.
+The women are generated. The network is a frozen ResNet50V2 with random weights, because only time is measured. Pictures
+have 224 pixels, and a trial has 35 epochs.
 
     python tests/bench/bench_tune.py --women 30 --trials 12
 """
@@ -51,11 +52,11 @@ def main() -> None:
 def report(plan: tuning.Plan, trials) -> None:
     done = trials.query("state == 'finished'")
     found = [runs.load_run(run, plan.folder) for run in done["run"]]
-    done = done.assign(fitting=[run.metrics["training_seconds"] for run in found])
+    done = done.assign(training=[run.metrics["training_seconds"] for run in found])
     done = done.assign(in_epochs=[run.history["seconds"].sum() for run in found])
     print(trials.groupby("state")["seconds"].describe()[["count", "mean", "min", "max"]].round(1).to_string())
-    columns = ["seconds", "fitting", "in_epochs", "epochs"]
-    print(f"the first trial, which fills the bank:\n{done[columns].head(1).round(1).to_string()}")
+    columns = ["seconds", "training", "in_epochs", "epochs"]
+    print(f"the first trial, which makes the feature bank:\n{done[columns].head(1).round(1).to_string()}")
     later = done[done["trial"] > 0]
     print(f"the others, medians:\n{later[columns].median().round(1).to_string()}")
     print(f"{60 / trials['seconds'][1:].mean():.1f} trials a minute, {len(trials)} in all")

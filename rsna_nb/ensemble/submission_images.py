@@ -1,0 +1,111 @@
+"""A model -> the images that it is to score, and whether they are of the kind that it knows."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+from rsna_nb.ensemble.combine import Ensemble
+from rsna_nb.ensemble.model_pool import KEY
+from rsna_nb.ensemble.submission_file import SubmissionError, named, shown
+from rsna_nb.evaluation import data_folder
+from rsna_nb.metadata import find_data, kaggle, load_metadata
+from rsna_nb.notebook import Markdown
+from rsna_nb.runs import Run
+
+log = logging.getLogger(__name__)
+
+
+def choose_data(ensemble: Ensemble, data_dir: str | Path = "") -> Path:
+    """The folder whose images are scored.
+
+    Parameters
+    ----------
+    ensemble
+        The model.
+    data_dir
+        A data folder. "" is the mounted competition on Kaggle, and elsewhere the folder that the model's runs were
+        trained on.
+
+    Raises
+    ------
+    SubmissionError
+        Where the runs were trained on several folders, or theirs is not on this machine.
+    """
+    if data_dir:
+        return find_data(data_dir)
+    # On Kaggle the folder of training is never there, but the competition is mounted.
+    folders = sorted({kaggle.mounted() or data_folder(run) for run in ensemble.pool.runs})
+    if len(folders) > 1:
+        raise SubmissionError(f"data_dir is empty, and the runs were trained on several folders: {shown(folders)}")
+    if not folders[0].is_dir():
+        raise SubmissionError(f"data_dir is empty, and {folders[0]}, which the model was trained on, is not here")
+    return folders[0]
+
+
+def describe_data(ensemble: Ensemble, folder: Path) -> Markdown:
+    """A sentence on which images are scored, with a warning where generated and real mammograms meet."""
+    scored = (folder / "generated.json").is_file()  # synthetic.generate writes it
+    trained = {run.id: _trained_on_generated(run) for run in ensemble.pool.runs}
+    kinds = {True: "generated mammograms", False: "real mammograms", None: "unknown images"}
+    text = f"Scored are the {kinds[scored]} in `{folder}`."
+    if others := [name for name, generated in trained.items() if generated not in (scored, None)]:
+        warning = f"{', '.join(others)} learned from {kinds[not scored]}: these scores mean nothing"
+        log.warning(warning)  # for papermill, whose log is read and not its notebook
+        return Markdown(f"{text} **{warning}.**")
+    return Markdown(text)
+
+
+def _trained_on_generated(run: Run) -> bool | None:
+    """Whether the run learned from generated mammograms, None where it does not tell."""
+    path = run.path / "config" / "environment.json"
+    return json.loads(path.read_text()).get("generated") if path.is_file() else None
+
+
+def images_of(ensemble: Ensemble, folder: Path, split: Literal["test", "validation"] = "test") -> pd.DataFrame:
+    """The images to score, a row each with prediction_id and path.
+
+    Parameters
+    ----------
+    ensemble
+        The model.
+    folder
+        A data folder (`choose_data`).
+    split
+        "test" is test.csv. "validation" are the images on which the model's checkpoints were chosen, of train.csv.
+
+    Raises
+    ------
+    MetadataError
+        Where the table has faults.
+    SubmissionError
+        For another split; where the validation images are not in the table; or where they belong to several folds,
+        so that all but one of the fold models were trained on each.
+    """
+    if split not in ("test", "validation"):
+        raise SubmissionError(f'split must be "test" or "validation", not {split!r}')
+    if split == "test":
+        table = load_metadata(folder, "test")
+    elif any(len(runs) > 1 for runs in ensemble.pool.members.values()):
+        raise SubmissionError(f"{ensemble.name} has fold runs: all but one of them were trained on a validation image")
+    else:
+        table = validation_images(ensemble, folder)
+    if "prediction_id" not in table:  # only RSNA's test.csv has it
+        table["prediction_id"] = table["patient_id"] + "_" + table["laterality"]
+    return table
+
+
+def validation_images(ensemble: Ensemble, folder: Path) -> pd.DataFrame:
+    """The rows of the ensemble's validation images with their files, `path`."""
+    rows = ensemble.pool.rows[ensemble.pool.of("validation")].reset_index(drop=True)
+    # A left join keeps the order of the rows, which the scores of the pool are in.
+    found = rows.merge(load_metadata(folder)[[*KEY, "path"]], on=KEY, how="left")
+    missing = found.loc[found["path"].isna(), "image_id"]
+    if len(missing):
+        raise SubmissionError(
+            f"{named(missing)} of the validation images are not in {folder / 'train.csv'}: the model was trained on "
+            "another table"
+        )
+    return found
