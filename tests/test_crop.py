@@ -11,10 +11,12 @@ import pydicom
 import pytest
 from pydicom.uid import ExplicitVRLittleEndian
 
-from rsna_nb.dicom import reader as dicom
+from rsna_nb import dicom
 from rsna_nb.dicom.crop import find_breast, fit
+from rsna_nb.dicom.dataset import read_dataset
 from rsna_nb.dicom.decode import open_pyramid
 from rsna_nb.dicom.pyramid import stored_range
+from rsna_nb.dicom.reader import SEARCH_SIDE
 from rsna_nb.dicom.voi import declared_voi, modality_values, to_brightness
 from rsna_nb.synthetic import DENSITIES, exposed, files
 from rsna_nb.synthetic.anatomy import make_breast
@@ -54,7 +56,7 @@ def assert_box_is_the_breasts(box: Box, mask: np.ndarray) -> None:
     x_min, y_min, x_max, y_max = box
     held = mask[y_min:y_max, x_min:x_max].sum() / mask.sum()
     assert held >= 0.995, f"the box holds {held:.1%} of the breast"
-    pixel = 2 ** max(0, int(log2(max(mask.shape) / dicom.SEARCH_SIDE)))
+    pixel = 2 ** max(0, int(log2(max(mask.shape) / SEARCH_SIDE)))
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     height = min(rows[-1] + 1 + pixel, mask.shape[0]) - max(rows[0] - pixel, 0)
     width = min(columns[-1] + 1 + pixel, mask.shape[1]) - max(columns[0] - pixel, 0)
@@ -257,7 +259,7 @@ def test_the_box_of_a_real_mammogram_is_its_tissues(tmp_path, image, padded):
         dataset.add_new("PixelPaddingValue", "US", air)
         path = tmp_path / "padded.dcm"
         dataset.save_as(path)
-    dataset = dicom.read_dataset(path)
+    dataset = read_dataset(path)
     pyramid = open_pyramid(dataset)
     values = modality_values(pyramid.level(0), dataset)
     voi = declared_voi(dataset, np.array(stored_range(pyramid.bits, pyramid.signed)))

@@ -24,9 +24,11 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from rsna_nb.dicom import DicomError, read, read_mammogram
+from rsna_nb.dicom.dataset import read_dataset
 from rsna_nb.dicom.decode import stored_values
 from rsna_nb.dicom.pyramid import HalvedPyramid, stored_range
-from rsna_nb.dicom.reader import DicomError, level_for, read, read_dataset, read_mammogram
+from rsna_nb.dicom.reader import _level_for
 from rsna_nb.dicom.voi import declared_voi, modality_values, padding_mask, range_voi, to_brightness
 from tests.conftest import OTHER_DIR, REAL_DIR, needs_real_files, write_dicom
 
@@ -433,7 +435,7 @@ def test_memory_that_a_header_asks_for_in_vain_is_an_error_in_words(tmp_path, br
 def test_the_level_is_the_coarsest_that_fills_the_size(shape, size):
     """Along the side that limits the fit; a box that is smaller than the size is read at full resolution."""
     for crop in ((0, 0, shape[1], shape[0]), (10, 20, shape[1] // 2, shape[0] - 30)):
-        level = level_for(crop, size)
+        level = _level_for(crop, size)
         sides = crop[3] - crop[1], crop[2] - crop[0]
         shares = [
             max(side / 2**n / target for side, target in zip(sides, size, strict=True)) for n in (level, level + 1)

@@ -20,9 +20,10 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from rsna_nb.dicom import read
+from rsna_nb.dicom.dataset import read_dataset
 from rsna_nb.dicom.decode import Jpeg2000Pyramid, open_pyramid, stored_values
 from rsna_nb.dicom.pyramid import HalvedPyramid, halve, stored_range
-from rsna_nb.dicom.reader import read, read_dataset
 from rsna_nb.dicom.voi import declared_voi, modality_values, to_brightness
 from tests.conftest import ENCODERS, REAL_DIR, needs_real_files, write_dicom
 
@@ -236,7 +237,7 @@ def test_a_real_mammogram_gives_the_same_picture_in_every_codec(tmp_path, path):
     ("window", "mean", "percentile_99"), [({}, 0.002, 0.012), ({"WindowCenter": 2048, "WindowWidth": 1500}, 0.01, 0.07)]
 )
 def test_halving_before_windowing_differs_little_from_halving_after_it(path, window, mean, percentile_99):
-    """The bounds that brightness.py states, over the breast, after two halvings; the other order in float."""
+    """The bounds that voi.py states, over the breast, after two halvings; the other order in float."""
     dataset = read_dataset(path)
     dataset.update(window)
     pyramid = HalvedPyramid(*stored_values(dataset))

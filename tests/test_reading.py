@@ -5,7 +5,7 @@ import signal
 
 import numpy as np
 
-from rsna_nb import reading
+from rsna_nb.prepare import reading
 
 
 def test_a_file_that_ends_its_process_costs_itself_alone(monkeypatch):

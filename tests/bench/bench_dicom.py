@@ -41,8 +41,10 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from rsna_nb import dicom
 from rsna_nb.dicom import decode
-from rsna_nb.dicom import reader as dicom
+from rsna_nb.dicom.codestream import checked_header
+from rsna_nb.dicom.dataset import read_dataset
 from rsna_nb.prepare import ledger
 from rsna_nb.prepare import store as prepare
 from rsna_nb.synthetic.anatomy import make_breast
@@ -118,14 +120,14 @@ def recipes() -> dict[str, Recipe]:
 
 def bare_decode(path: Path, level: int) -> Callable[[], object]:
     """The entropy decode alone at this level; of an uncompressed file, reading its bytes."""
-    dataset = dicom.read_dataset(path)
+    dataset = read_dataset(path)
     syntax = dataset.file_meta.TransferSyntaxUID
     if not syntax.is_compressed:
         return lambda: np.fromfile(path, np.uint8)
     codestream = decode.joined_fragments(dataset)
     if syntax == RLELossless:
         return lambda: decode.rle_frame(codestream, dataset)
-    header = decode.checked_header(codestream, dataset)
+    header = checked_header(codestream, dataset)
     if 0 < level <= header.levels:
         return lambda: decode.decode_reduced(codestream, header, level)
     return lambda: decode.DECODERS[syntax](codestream)
@@ -184,7 +186,7 @@ def milliseconds(name: str, paths: list[Path], size: int, level: int) -> list[fl
 
 def same_pixels(path: Path) -> list[str]:
     """The peers that decode to other stored values than ours."""
-    ours = decode.stored_values(dicom.read_dataset(path))[0]
+    ours = decode.stored_values(read_dataset(path))[0]
     theirs = {}
     if "pydicom" in recipes():
         theirs["pydicom"] = pydicom_pixels(pydicom.dcmread(path))
@@ -202,7 +204,7 @@ def real_files(folder: Path) -> Files:
         dataset = pydicom.dcmread(path, stop_before_pixels=True)
         files[f"real {NAMES[dataset.file_meta.TransferSyntaxUID]} {dataset.Rows}x{dataset.Columns}"].append(path)
     for path in files.get("real JPEG 2000 3328x2560", [])[:1]:
-        pixels = decode.stored_values(dicom.read_dataset(path))[0]
+        pixels = decode.stored_values(read_dataset(path))[0]
         copy = recoded(path, folder / "real.dcm", ExplicitVRLittleEndian, pixels.tobytes())
         files["real uncompressed 3328x2560"] = [copy]
     return files

@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 import pydicom
 
-from rsna_nb.dicom import reader as dicom
+from rsna_nb import dicom
 from rsna_nb.dicom.decode import open_pyramid
 from rsna_nb.prepare.store import to_8_bits
 from tests.fuzz.files import fragments

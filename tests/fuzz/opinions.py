@@ -15,9 +15,10 @@ from PIL import Image
 from pydicom import uid
 from pydicom.pixels import pixel_array
 
-from rsna_nb.dicom import reader as dicom
+from rsna_nb import dicom
 from rsna_nb.dicom.decode import Jpeg2000Pyramid
 from rsna_nb.dicom.pyramid import Pyramid
+from rsna_nb.dicom.reader import SEARCH_SIDE
 from tests.fuzz.files import fragments
 
 
@@ -146,7 +147,7 @@ class Level:
 
 def levels_of(pyramid: Pyramid, reading: dicom.Reading) -> list[Level]:
     """What the picture was made from, in the order in which it was asked for."""
-    search = max(0, int(np.log2(max(pyramid.shape) / dicom.SEARCH_SIDE)))
+    search = max(0, int(np.log2(max(pyramid.shape) / SEARCH_SIDE)))
     levels = []
     for n in dict.fromkeys((search, reading.level)):
         values = pyramid.level(n)
