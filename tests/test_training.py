@@ -18,7 +18,7 @@ from rsna_nb import inference, metrics, runs
 from rsna_nb.backbones.registry import build_backbone
 from rsna_nb.config import RunConfig
 from rsna_nb.metadata.table import load_metadata
-from rsna_nb.prepare.store import PrepareError
+from rsna_nb.prepare import PrepareError
 from rsna_nb.splits import SplitError
 from rsna_nb.training import callbacks, data
 from rsna_nb.training import run as training
@@ -262,7 +262,7 @@ def test_unreadable_files_are_left_out_and_counted(settings, generated, tmp_path
     folder = damaged_copy(generated, tmp_path / "damaged", 5)
     run = training.train(RunConfig(**settings | {"data_dir": str(folder), "epochs": 1}))
     assert run.metrics["left_out"] == 5
-    assert "left out: 5 x not a DICOM file" in run.file("logs/train.log").read_text()
+    assert "unreadable: 5 x not a DICOM file" in run.file("logs/train.log").read_text()
 
 
 def test_more_than_a_tenth_unreadable_stops_the_run(settings, generated, tmp_path):
