@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from rsna_nb.metadata.table import load_metadata
-from rsna_nb.prepare import ledger
-from rsna_nb.prepare.store import PrepareError, cluster, prepare_images, store_path
+from rsna_nb.metadata import load_metadata
+from rsna_nb.prepare import PrepareError, cluster, ledger, prepare_images, store_path
 from tests.test_prepare import contents, without_timings
 
 pytest.importorskip("distributed")
@@ -81,6 +80,6 @@ def test_a_worker_that_dies_costs_at_most_the_files_it_had(generated, tmp_path, 
 
 
 def test_a_scheduler_that_does_not_answer_is_named(monkeypatch):
-    monkeypatch.setattr("rsna_nb.prepare.CONNECT_SECONDS", 1)
+    monkeypatch.setattr("rsna_nb.prepare.tasks.CONNECT_SECONDS", 1)
     with pytest.raises(PrepareError, match=r"no Dask scheduler answers at 'tcp://127.0.0.1:9'"):
         cluster("tcp://127.0.0.1:9").__enter__()

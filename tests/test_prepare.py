@@ -17,11 +17,10 @@ import pytest
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless
 
 from rsna_nb.config import RunConfig
-from rsna_nb.dicom.reader import read_mammogram
-from rsna_nb.metadata.table import load_metadata
-from rsna_nb.prepare import ledger
-from rsna_nb.prepare import store as prepare
-from rsna_nb.prepare.store import PrepareError, image_file, prepare_images, prepare_one, store_path
+from rsna_nb.dicom import read_mammogram
+from rsna_nb.metadata import load_metadata
+from rsna_nb.prepare import PrepareError, image_file, ledger, prepare_images, store_path, tasks, to_8_bits
+from rsna_nb.prepare.tasks import Task, prepare_one
 from rsna_nb.splits import SplitError
 from rsna_nb.system.files import write_whole
 from rsna_nb.training import data
@@ -62,7 +61,7 @@ def test_every_image_becomes_an_8_bit_png_and_a_ledger_row(generated, tmp_path):
     store = store_path(tmp_path, generated, [96, 64])
     for row, path in zip(rows.itertuples(), df["path"], strict=True):
         picture = cv2.imread(str(image_file(store, row.patient_id, row.image_id)), cv2.IMREAD_UNCHANGED)
-        np.testing.assert_array_equal(picture, prepare.to_8_bits(read_mammogram(path, [96, 64])))
+        np.testing.assert_array_equal(picture, to_8_bits(read_mammogram(path, [96, 64])))
 
 
 def test_a_second_call_reads_nothing_again(few, tmp_path):
@@ -159,7 +158,7 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
 
 def test_the_space_needed_is_checked_first(few, tmp_path, monkeypatch):
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr(prepare.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr("rsna_nb.prepare.store.shutil.disk_usage", lambda path: usage)
     with pytest.raises(PrepareError, match="set store_dir to another disk"):
         prepared(tmp_path, few)
     assert not list(store_of(tmp_path).rglob("*.png"))
@@ -170,10 +169,10 @@ def test_a_disk_that_fills_up_is_named_and_what_to_do(few, tmp_path, monkeypatch
     def no_space(path: Path, content: bytes) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(prepare, "write_whole", no_space)
-    monkeypatch.setattr(prepare.workers, "run", lambda work, tasks: ((task, work(task)) for task in tasks))
+    monkeypatch.setattr(tasks, "write_whole", no_space)
+    monkeypatch.setattr(tasks.workers, "run", lambda work, tasks: ((task, work(task)) for task in tasks))
     executor = ThreadPoolExecutor(1) if elsewhere else None
-    with pytest.raises(PrepareError, match=f"{store_of(tmp_path)}: .*No space left.*preparing goes on where it was"):
+    with pytest.raises(PrepareError, match=f"{store_of(tmp_path)}: .*No space left.*rerun to continue"):
         prepare_images(few, tmp_path / "data", tmp_path / "stores", 64, executor)
 
 
@@ -228,18 +227,18 @@ def test_an_executor_that_breaks_stops_preparing_and_the_next_call_goes_on(gener
 
     with monkeypatch.context() as patch, ProcessPoolExecutor(1, get_context("spawn")) as executor:
         patch.setattr(ledger, "append", append_and_kill)
-        with pytest.raises(PrepareError, match="started again, preparing goes on"):
+        with pytest.raises(PrepareError, match="rerun to continue"):
             prepare_images(df, generated, tmp_path, 64, executor)
     assert (prepare_images(df, generated, tmp_path, 64)["status"] == "ok").all()
 
 
 def test_a_worker_that_dies_is_a_row_and_the_rest_goes_on(few, tmp_path, monkeypatch):
-    monkeypatch.setattr(prepare, "prepare_one", die_or_prepare)
+    monkeypatch.setattr(tasks, "prepare_one", die_or_prepare)
     rows = prepare_images(few, tmp_path / "data", tmp_path / "stores", 64)
     assert rows["error"].tolist() == ["", "", "reading it ended the process: Segmentation fault", "", "", ""]
 
 
-def die_or_prepare(task: prepare.Task) -> ledger.Record:
+def die_or_prepare(task: Task) -> ledger.Record:
     if task.image_id == "2":
         os.kill(os.getpid(), signal.SIGSEGV)
     return prepare_one(task)
@@ -254,7 +253,7 @@ def test_reading_preparing_and_scoring_start_without_tensorflow():
 
 MEASURED = """
 import re, sys
-from rsna_nb.prepare import Task, prepare_one
+from rsna_nb.prepare.tasks import Task, prepare_one
 from pathlib import Path
 
 records = [prepare_one(Task(Path(sys.argv[1]), (1024, 1024), "1", Path(path).stem, path)) for path in sys.argv[2:]]

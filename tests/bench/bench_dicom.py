@@ -46,7 +46,7 @@ from rsna_nb.dicom import decode
 from rsna_nb.dicom.codestream import checked_header
 from rsna_nb.dicom.dataset import read_dataset
 from rsna_nb.prepare import ledger
-from rsna_nb.prepare import store as prepare
+from rsna_nb.prepare.tasks import Task, prepare_one
 from rsna_nb.synthetic.anatomy import make_breast
 from rsna_nb.synthetic.drawing import draw_mammogram
 from rsna_nb.synthetic.files import encode
@@ -258,8 +258,8 @@ def prepared_rate(paths: list[Path], size: int, processes: int) -> float:
     """Our pictures a second, with PNG and ledger, in the processes that prepare starts; their start is left out."""
     times: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
-        tasks = [prepare.Task(Path(folder), (size, size), "1", path.stem, str(path)) for path in paths]
-        for _, record in workers.run(prepare.prepare_one, tasks, processes):
+        tasks = [Task(Path(folder), (size, size), "1", path.stem, str(path)) for path in paths]
+        for _, record in workers.run(prepare_one, tasks, processes):
             assert isinstance(record, ledger.Record)
             assert record.status == "ok"
             ledger.append(Path(folder), record)

@@ -21,8 +21,7 @@ import pandas as pd
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))  # for the package of the tests
 
-from rsna_nb.prepare import ledger  # noqa: E402
-from rsna_nb.prepare.store import prepare_images, store_path  # noqa: E402
+from rsna_nb.prepare import ledger, prepare_images, store_path  # noqa: E402
 from tests.fuzz.examine import Job, Outcome, examined  # noqa: E402
 from tests.fuzz.mutants import REAL_SHARE, mutant  # noqa: E402
 

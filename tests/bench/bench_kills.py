@@ -19,8 +19,7 @@ sys.path.insert(0, str(ROOT))
 
 from rsna_nb import synthetic  # noqa: E402
 from rsna_nb.metadata.table import load_metadata  # noqa: E402
-from rsna_nb.prepare import ledger  # noqa: E402
-from rsna_nb.prepare.store import prepare_images, store_path  # noqa: E402
+from rsna_nb.prepare import ledger, prepare_images, store_path  # noqa: E402
 
 SIZE = 512
 

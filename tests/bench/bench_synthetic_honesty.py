@@ -21,7 +21,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from rsna_nb import synthetic
-from rsna_nb.dicom.reader import read_mammogram
+from rsna_nb.dicom import read_mammogram
 
 CATEGORIES = ["site_id", "laterality", "view", "implant", "machine_id"]
 FOLDS = 5

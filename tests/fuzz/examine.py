@@ -25,7 +25,7 @@ import pydicom
 
 from rsna_nb import dicom
 from rsna_nb.dicom.decode import open_pyramid
-from rsna_nb.prepare.store import to_8_bits
+from rsna_nb.prepare import to_8_bits
 from tests.fuzz.files import fragments
 from tests.fuzz.mutants import REAL_SHARE, Mutant, mutant
 from tests.fuzz.opinions import contradiction, levels_of, opinions
