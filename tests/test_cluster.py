@@ -1,4 +1,4 @@
-"""Preparing by a Dask cluster: a real scheduler and real workers, as processes of their own."""
+"""Preparing by a Dask cluster, with a real scheduler and real workers in processes of their own."""
 
 import json
 import os
@@ -22,7 +22,10 @@ WORKER_OPTIONS = ["--nthreads", "1", "--no-nanny", "--no-dashboard"]
 
 
 class Dask:
-    """A scheduler, which gives a task up after so many workers died with it, and two workers that can be killed."""
+    """A scheduler and two workers that can be killed.
+
+    The scheduler gives a task up once more than `allowed_failures` workers have died with it.
+    """
 
     def __init__(self, folder: Path, allowed_failures: int) -> None:
         self.folder, self.processes = folder, []
@@ -52,9 +55,10 @@ def dask(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Dask]:
         process.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dask", [3, 0], indirect=True, ids=["done by another", "given up"])
 def test_a_worker_that_dies_costs_at_most_the_files_it_had(generated, tmp_path, dask, monkeypatch):
-    """The other worker does them; where the cluster gives them up, the ledger names them until the next call."""
+    """The other worker prepares them. If the cluster gives them up, the ledger has their error until the next call."""
     df = load_metadata(generated)
     prepare_images(df, generated, tmp_path / "here", 64)
     appended, append = [], ledger.append

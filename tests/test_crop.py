@@ -1,4 +1,4 @@
-"""The crop, on drawn mammograms whose outline is known, alone and with all that has been seen around a breast."""
+"""The crop on generated mammograms, whose outline is known: alone, and with everything seen around real breasts."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,10 +18,11 @@ from rsna_nb.dicom.decode import open_pyramid
 from rsna_nb.dicom.pyramid import stored_range
 from rsna_nb.dicom.reader import SEARCH_SIDE
 from rsna_nb.dicom.voi import declared_voi, modality_values, to_brightness
-from rsna_nb.synthetic import DENSITIES, exposed, files
+from rsna_nb.synthetic import files
 from rsna_nb.synthetic.anatomy import make_breast
+from rsna_nb.synthetic.dataset import exposed
 from rsna_nb.synthetic.drawing import MAX_VALUE, draw_mammogram
-from rsna_nb.synthetic.table import MACHINES, Machine
+from rsna_nb.synthetic.table import DENSITIES, MACHINES, Machine
 from tests.conftest import ENCODERS, REAL_DIR, needs_real_files, write_dicom
 
 Box = tuple[int, int, int, int]
@@ -35,8 +36,8 @@ def drawn(
     laterality, view, density = (str(rng.choice(list(names))) for names in ("LR", ("CC", "MLO"), DENSITIES))
     breast = make_breast(rng, laterality, density, implant, cancer=bool(rng.integers(2)))
     size = round(machine.rows * scale), round(machine.columns * scale)
-    mammogram = draw_mammogram(breast, view, size, rng, exposed(machine.look, rng))
-    picture, mask = mammogram.pixels.astype(np.float32) / MAX_VALUE, mammogram.breast_mask
+    pixels, mask = draw_mammogram(breast, view, size, rng, exposed(machine.look, rng))
+    picture = pixels.astype(np.float32) / MAX_VALUE
     return (picture, mask) if laterality == "L" else (picture[:, ::-1].copy(), mask[:, ::-1].copy())
 
 
@@ -51,8 +52,10 @@ def box_in_file(path: Path, picture: np.ndarray, machine: Machine, right: bool) 
 
 
 def assert_box_is_the_breasts(box: Box, mask: np.ndarray) -> None:
-    """It holds 99.5 % of the breast, and is no larger than 1.15 times the breast's own box, which may be one pixel
-    larger on each side: one of the picture in which the breast was looked for."""
+    """Assert that the box holds 99.5 % of the breast and is at most 1.15 times as large as the breast's own box.
+
+    That box may be larger by one pixel on each side, of the small picture that is searched for the breast.
+    """
     x_min, y_min, x_max, y_max = box
     held = mask[y_min:y_max, x_min:x_max].sum() / mask.sum()
     assert held >= 0.995, f"the box holds {held:.1%} of the breast"
@@ -87,7 +90,8 @@ def test_the_box_is_the_same_in_all_transfer_syntaxes(tmp_path):
     assert_box_is_the_breasts(boxes.pop(), mask[1:, 1:])
 
 
-# What can be around a breast. Each changes a picture and its mask in place: what is covered of the breast is lost.
+# What can be around a breast. Each function changes a picture and its mask in place; covered parts of the breast count
+# as lost.
 
 
 def cover(picture: np.ndarray, mask: np.ndarray, where: tuple, value: float) -> None:

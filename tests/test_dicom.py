@@ -1,3 +1,5 @@
+"""Reading one DICOM file: transfer syntaxes, windows, padding, bits and signs, and files that are refused."""
+
 import io
 import pickle
 import struct
@@ -36,7 +38,7 @@ SYNTAXES = [ExplicitVRLittleEndian, JPEG2000Lossless, HTJ2KLossless, JPEGLossles
 
 
 def brightness(path, halved: int = 0) -> np.ndarray:
-    """The whole frame as it is seen, at full size or halved."""
+    """Return the brightness of the whole frame, at full size or halved."""
     dataset = read_dataset(path)
     pyramid = HalvedPyramid(*stored_values(dataset))
     stored = pyramid.level(halved)
@@ -67,6 +69,18 @@ def test_a_picture_has_the_size_asked_for_and_lies_between_0_and_1(tmp_path, bre
         assert 0.5 < picture.max() <= 1
 
 
+@pytest.mark.parametrize("size", [0, -64, 64.5, "512", (64,) * 3, [64, 0], None])
+def test_a_size_that_is_none_is_named_rather_than_the_file_blamed(tmp_path, breast, size):
+    with pytest.raises(ValueError, match="img_size must be") as caught:
+        read_mammogram(write_dicom(tmp_path / "x.dcm", breast), size)
+    assert not isinstance(caught.value, DicomError)
+
+
+def test_a_size_may_be_a_number_of_numpy(tmp_path, breast):
+    path = write_dicom(tmp_path / "x.dcm", breast)
+    np.testing.assert_array_equal(read_mammogram(path, np.int64(96)), read_mammogram(path, 96))
+
+
 WINDOWS = {
     "linear": {"WindowCenter": 2000, "WindowWidth": 1500},
     "first of several": {"WindowCenter": [2000, 100], "WindowWidth": [1500, 10]},
@@ -84,8 +98,8 @@ def test_a_window_equals_pydicoms(tmp_path, breast, attributes):
     np.testing.assert_allclose(brightness(path), expected, atol=2e-3)
 
 
-def test_a_falling_slope_is_followed(tmp_path, breast):
-    """pydicom turns such a picture upside down, since it takes the largest stored value for the largest output."""
+def test_a_negative_rescale_slope_is_followed(tmp_path, breast):
+    """pydicom inverts such a picture, because it takes the largest stored value for the largest output."""
     attributes = {"WindowCenter": -2000, "WindowWidth": 1501, "RescaleSlope": -1, "RescaleIntercept": 0}
     path = write_dicom(tmp_path / "x.dcm", breast, **attributes)
     expected = np.clip((-breast.astype(float) + 2000.5) / 1500 + 0.5, 0, 1)
@@ -125,7 +139,7 @@ def test_a_voi_lut_comes_before_a_window(tmp_path, breast):
         {"WindowCenter": 2000, "WindowWidth": 1500, "VOILUTFunction": "CUBIC"},
     ],
 )
-def test_without_a_usable_window_the_range_of_the_pixels_is_taken_and_said(tmp_path, breast, attributes):
+def test_without_a_usable_window_the_range_of_the_pixels_is_used_and_named(tmp_path, breast, attributes):
     path = write_dicom(tmp_path / "x.dcm", breast, **attributes)
     low, high = breast.min(), breast.max()
     np.testing.assert_allclose(brightness(path), (breast.astype(float) - low) / (high - low), atol=1e-6)
@@ -304,7 +318,7 @@ def test_an_image_of_air_alone_is_refused(tmp_path):
         read_mammogram(path, 64)
 
 
-def test_an_error_survives_the_way_from_another_process():
+def test_an_error_can_be_pickled_to_another_process():
     error = pickle.loads(pickle.dumps(DicomError("a.dcm", "broken")))
     assert (error.path, error.reason, str(error)) == ("a.dcm", "broken", "a.dcm: broken")
 
@@ -342,7 +356,7 @@ def test_the_marker_of_a_real_mammogram_is_outside_of_the_crop_and_the_breast_in
 @needs_real_files
 @pytest.mark.parametrize("name", ["966_fixed", "RG2_JPLL", "JPEGLosslessP14SV1_1s_1f_u_16_16"])
 def test_other_real_files_are_read_as_pydicom_reads_their_values(name):
-    """pydicom has no decoder of its own for these: the stored values are compared with a second codec's."""
+    """pydicom has no decoder of its own for these files, so the stored values are compared with a second codec's."""
     path = OTHER_DIR / f"{name}.dcm"
     dataset = read_dataset(path)
     stored, bits = stored_values(dataset)
@@ -366,7 +380,7 @@ def second_decoder(dataset: Dataset) -> np.ndarray:
 
 
 @needs_real_files
-def test_a_window_that_leaves_nothing_is_set_aside_and_said():
+def test_a_window_that_shows_nothing_is_replaced_and_named():
     reading = read(OTHER_DIR / "JPEG2KLossless_1s_1f_u_16_16.dcm", 256)
     assert reading.window.startswith("min-max 3")
     assert reading.window.endswith("(LINEAR 2725 5310 cannot be used)")
@@ -380,7 +394,7 @@ def test_a_defective_real_codestream_is_refused_with_its_reason():
 
 
 def with_pixel_data(path, content: bytes):
-    """The file with other bytes as its one fragment."""
+    """Replace the pixel data of a file by one fragment with other bytes."""
     dataset = pydicom.dcmread(path)
     dataset.PixelData = encapsulate([content])
     dataset.save_as(path)
@@ -389,7 +403,7 @@ def with_pixel_data(path, content: bytes):
 
 @pytest.mark.parametrize("offsets", [[64, 2**31], [64, 10**6], [64, 60], [0, 64], [64, 64]])
 def test_rle_segments_that_lie_elsewhere_are_refused(tmp_path, breast, offsets):
-    """The decoder follows them: it read past the end of the data, or crashed."""
+    """The decoder follows the offsets: without a check it reads past the end of the data, or crashes."""
     path = write_dicom(tmp_path / "x.dcm", breast, RLELossless)
     header = struct.pack("<16I", 2, *offsets, *[0] * 13)
     with pytest.raises(DicomError, match="defective RLE"):
@@ -423,8 +437,8 @@ def test_pixel_data_of_several_frames_are_not_taken_for_one(tmp_path, breast):
         read_mammogram(edited(path, Rows=400), 64)
 
 
-def test_memory_that_a_header_asks_for_in_vain_is_an_error_in_words(tmp_path, breast):
-    """Rows and Columns, and the codestream, can claim four billion pixels; nothing is allocated for them."""
+def test_a_header_that_claims_too_many_pixels_is_refused(tmp_path, breast):
+    """Rows, Columns and the codestream can claim four billion pixels. No memory is allocated for them."""
     path = write_dicom(tmp_path / "x.dcm", breast, JPEG2000Lossless)
     with pytest.raises(DicomError, match="no mammogram is so large"):
         read_mammogram(edited(path, Rows=65535, Columns=65535), 64)
@@ -433,7 +447,7 @@ def test_memory_that_a_header_asks_for_in_vain_is_an_error_in_words(tmp_path, br
 @pytest.mark.parametrize("shape", [(3328, 2560), (4081, 1000), (1000, 4081), (2047, 2049), (401, 300)])
 @pytest.mark.parametrize("size", [(512, 512), (1024, 1024), (256, 1024), (1024, 96), (2048, 2048)])
 def test_the_level_is_the_coarsest_that_fills_the_size(shape, size):
-    """Along the side that limits the fit; a box that is smaller than the size is read at full resolution."""
+    """The side that limits the fit decides. A box that is smaller than the size is read at full resolution."""
     for crop in ((0, 0, shape[1], shape[0]), (10, 20, shape[1] // 2, shape[0] - 30)):
         level = _level_for(crop, size)
         sides = crop[3] - crop[1], crop[2] - crop[0]

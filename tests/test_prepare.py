@@ -1,4 +1,7 @@
+"""The store and its ledger, also after a kill, with a full disk and with unreadable files."""
+
 import errno
+import logging
 import os
 import shutil
 import signal
@@ -16,15 +19,11 @@ import pydicom
 import pytest
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless
 
-from rsna_nb.config import RunConfig
 from rsna_nb.dicom import read_mammogram
 from rsna_nb.metadata import load_metadata
 from rsna_nb.prepare import PrepareError, image_file, ledger, prepare_images, store_path, tasks, to_8_bits
 from rsna_nb.prepare.tasks import Task, prepare_one
-from rsna_nb.splits import SplitError
-from rsna_nb.system.files import write_whole
-from rsna_nb.training import data
-from rsna_nb.training.data import split_table
+from rsna_nb.system import write_whole
 from tests.conftest import write_dicom
 
 
@@ -79,8 +78,14 @@ def test_another_size_is_another_store(few, tmp_path):
     assert len(list((tmp_path / "stores").rglob("*.png"))) == 12
 
 
-def test_a_changed_file_and_a_damaged_picture_are_read_again(few, tmp_path, breast):
+def test_two_data_folders_of_one_name_have_two_stores(tmp_path):
+    first, other = (store_path(tmp_path, tmp_path / place / "data", 64) for place in "ab")
+    assert first != other
+
+
+def test_a_changed_file_and_a_damaged_picture_are_read_again(few, tmp_path, breast, caplog):
     prepared(tmp_path, few)
+    assert "changed" not in caplog.text
     store = store_of(tmp_path)
     whole = contents(store)
     changed = image_file(store, "1", "0")
@@ -88,18 +93,31 @@ def test_a_changed_file_and_a_damaged_picture_are_read_again(few, tmp_path, brea
     image_file(store, "1", "1").write_bytes(b"half a pict")
     image_file(store, "1", "2").unlink()
     prepared(tmp_path, few)
+    assert "1 files have changed" in caplog.text
+    assert few["path"][0] in caplog.text
     after = contents(store)
     name = str(changed.relative_to(store))
     assert after.pop(name) != whole.pop(name)
     assert after == whole
 
 
-def test_faulty_files_are_rows_with_their_reason_and_the_rest_goes_on(few, tmp_path):
+def test_an_image_that_stands_in_the_table_twice_is_refused(few, tmp_path):
+    """Both files would write the same picture, and the last one to finish would win."""
+    few.loc[1, "image_id"] = "0"
+    with pytest.raises(PrepareError, match="first 1/0: keep one row"):
+        prepared(tmp_path, few)
+    assert not list(tmp_path.rglob("*.png"))
+
+
+def test_unreadable_files_are_rows_with_their_reason_and_the_others_are_prepared(few, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     Path(few["path"][1]).write_text("no DICOM")
     Path(few["path"][2]).unlink()
     rows = prepared(tmp_path, few)
     assert rows["error"].tolist() == ["", "not a DICOM file", "the file is missing", "", "", ""]
     assert sorted(path.stem for path in store_of(tmp_path).rglob("*.png")) == ["0", "3", "4", "5"]
+    assert "2 files unreadable" in caplog.text
+    assert "unreadable: 1 x not a DICOM file" in caplog.text
 
 
 def test_a_file_that_was_mended_is_read_at_the_next_call(few, tmp_path, breast):
@@ -110,21 +128,29 @@ def test_a_file_that_was_mended_is_read_at_the_next_call(few, tmp_path, breast):
 
 
 @pytest.mark.parametrize("damage", ["1,9,o", "1,9,ok,,,\n", "\0\0\0\0\n", "\n\n", '1,9,error,"TypeError: a, b\n'])
-def test_a_damaged_ledger_loses_only_the_damaged_rows(few, tmp_path, damage):
+def test_a_damaged_ledger_loses_only_the_damaged_rows_and_says_so(few, tmp_path, damage, caplog):
     prepared(tmp_path, few)
+    assert "damaged" not in caplog.text
     path = store_of(tmp_path) / "ledger.csv"
     whole = path.read_text()
     header, rows = whole.split("\n", 1)
     path.write_text(f"{header}\n{damage}\n{rows}{damage}")
     assert len(ledger.read(store_of(tmp_path))) == 6
+    assert ("ledger.csv: 2 damaged rows" in caplog.text) == bool(damage.strip())
     prepared(tmp_path, few)
     assert path.read_text() == whole
+
+
+def test_the_ledger_of_a_killed_run_is_a_table_that_pandas_reads(tmp_path):
+    for image in "23":
+        ledger.append(tmp_path, ledger.Record("1", image))
+    assert pd.read_csv(tmp_path / "ledger.csv")["image_id"].tolist() == [2, 3]
 
 
 def test_a_row_after_a_cut_off_one_is_kept(tmp_path):
     ledger.append(tmp_path, ledger.Record("1", "2"))
     with (tmp_path / "ledger.csv").open("a") as file:
-        file.write("1,3,o")
+        file.write("\n1,3,o")
     ledger.append(tmp_path, ledger.Record("1", "4", error='a "reason", with a comma'))
     assert ledger.read(tmp_path) == {
         ("1", "2"): ledger.Record("1", "2"),
@@ -187,7 +213,7 @@ if __name__ == "__main__":
 """
 
 
-def test_killed_and_started_again_the_store_equals_one_never_interrupted(generated, tmp_path):
+def test_a_store_whose_preparing_was_killed_twice_equals_one_never_interrupted(generated, tmp_path):
     script = tmp_path / "killed.py"
     script.write_text(KILLED)
     prepare_images(load_metadata(generated), generated, tmp_path / "whole", 64)
@@ -244,13 +270,6 @@ def die_or_prepare(task: Task) -> ledger.Record:
     return prepare_one(task)
 
 
-def test_reading_preparing_and_scoring_start_without_tensorflow():
-    modules = "metadata dicom prepare splits metrics operating calibration plots config runs data".split()
-    code = f"import sys, {', '.join('rsna_nb.' + module for module in modules)}; print('tensorflow' in sys.modules)"
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert answer.stdout == "False\n"
-
-
 MEASURED = """
 import re, sys
 from rsna_nb.prepare.tasks import Task, prepare_one
@@ -262,6 +281,7 @@ print(int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text(
 """
 
 
+@pytest.mark.slow
 def test_a_worker_stays_under_600_mb_on_the_largest_files(tmp_path, breast):
     large = cv2.resize(breast, (3328, 4096), interpolation=cv2.INTER_LINEAR)
     large += np.random.default_rng(0).integers(0, 16, large.shape, dtype=np.uint16)
@@ -275,11 +295,15 @@ def test_a_worker_stays_under_600_mb_on_the_largest_files(tmp_path, breast):
     assert int(answer.stdout) < 600
 
 
-def test_a_side_that_loses_all_its_cancers_to_unreadable_files_says_so(generated, tmp_path):
+def test_a_split_that_loses_all_its_cancers_to_unreadable_files_says_so(generated, tmp_path):
+    from rsna_nb.config import RunConfig
+    from rsna_nb.splits import SplitError
+    from rsna_nb.training import data  # here: it loads TensorFlow, and the workers of other tests import this module
+
     shutil.copytree(generated, tmp_path / "data")
     folders = {"data_dir": str(tmp_path / "data"), "store_dir": str(tmp_path / "stores")}
     config = RunConfig(**folders, img_size=64, val_fraction=0.05)
-    table, data_dir = split_table(config)
+    table, data_dir = data.split_table(config)
     lost = table[(table["split"] == "validation") & (table["cancer"] == 1)]
     for path in lost["path"]:
         Path(path).write_text("no DICOM")

@@ -193,7 +193,7 @@ WINDOWS = {"LINEAR": _linear, "LINEAR_EXACT": _linear_exact, "SIGMOID": _sigmoid
 def _has_table(dataset: pydicom.Dataset, keyword: str) -> bool:
     """Return whether the LUT sequence `keyword` holds a table. Some files carry the sequence with empty elements."""
     sequence = dataset.get(keyword)
-    item = sequence[0] if isinstance(sequence, pydicom.Sequence) and sequence else {}
+    item = sequence[0] if isinstance(sequence, pydicom.Sequence) and sequence else pydicom.Dataset()
     return bool(item.get("LUTDescriptor")) and bool(item.get("LUTData"))
 
 

@@ -10,7 +10,6 @@ parsed by itself.
 import csv
 import io
 import logging
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import get_type_hints
@@ -56,8 +55,8 @@ Ledger = dict[tuple[str, str], Record]  # (patient_id, image_id) -> the last rec
 def read(store: Path) -> Ledger:
     """Read the ledger of a store. It is empty if there is none yet."""
     path, ledger, damaged = store / "ledger.csv", Ledger(), 0
-    lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
-    for line in lines:
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    for line in filter(None, text.splitlines()):
         try:
             (row,) = csv.reader([line], strict=True)
             record = Record(*(kind(value) for kind, value in zip(TYPES.values(), row, strict=True)))
@@ -70,15 +69,9 @@ def read(store: Path) -> Ledger:
 
 
 def append(store: Path, record: Record) -> None:
-    """Add a row. It begins a new line even if the last row was cut off."""
-    with (store / "ledger.csv").open("a+b") as file:
-        if file.tell() == 0:
-            file.write(f"{HEADER}\n".encode())
-        else:
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                file.write(b"\n")
-        file.write(_as_csv([record]).encode())
+    """Add a row. The line break stands before it, so that it is whole even if the last row was cut off."""
+    with (store / "ledger.csv").open("a", encoding="utf-8") as file:
+        file.write(f"{'' if file.tell() else HEADER}\n{_as_csv([record]).rstrip()}")
 
 
 def write(store: Path, ledger: Ledger) -> None:

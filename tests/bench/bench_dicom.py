@@ -48,7 +48,7 @@ from rsna_nb.dicom.dataset import read_dataset
 from rsna_nb.prepare import ledger
 from rsna_nb.prepare.tasks import Task, prepare_one
 from rsna_nb.synthetic.anatomy import make_breast
-from rsna_nb.synthetic.drawing import draw_mammogram
+from rsna_nb.synthetic.drawing import Look, draw_mammogram
 from rsna_nb.synthetic.files import encode
 from rsna_nb.system import workers
 from rsna_nb.system.files import processors
@@ -213,7 +213,7 @@ def real_files(folder: Path) -> Files:
 def generated_files(folder: Path, shape: tuple[int, int] = (4096, 3328)) -> Files:
     """One drawn mammogram of 12 bits with an ordinary window, in each codec."""
     rng = np.random.default_rng(0)
-    pixels = draw_mammogram(make_breast(rng), "MLO", shape, rng).pixels
+    pixels = draw_mammogram(make_breast(rng), "MLO", shape, rng, Look())[0]
     plain = write_dicom(folder / "plain.dcm", pixels, WindowCenter=2048, WindowWidth=4096)
     files = {}
     for syntax, name in NAMES.items():
