@@ -1,6 +1,8 @@
-"""Draws trials of a study whose objective costs nothing, as one process of several, and prints them as JSON.
+"""One of several processes that work on a study whose trials take no time. Prints its trials as JSON.
 
-python -m tests.drawing <folder> <storage> <trials>: it begins when the folder has a file "go".
+python -m tests.drawing <folder> <storage> <trials>
+
+It waits until the folder has a file "go", so that all processes begin together.
 """
 
 import json
