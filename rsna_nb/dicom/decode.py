@@ -1,6 +1,7 @@
 """PixelData -> stored values at the resolution that is needed.
 
-All arrays are (rows, columns) of integers. Every function raises `UnreadableError` if the pixel data are defective.
+All arrays are (rows, columns) of integers. Every function raises `UnreadableError` if the pixel data are defective, and
+passes on pydicom's NotImplementedError if they have a value representation that does not exist.
 """
 
 import io
@@ -172,13 +173,9 @@ def joined_fragments(dataset: Dataset) -> bytes:
 
 def _pixel_data(dataset: Dataset) -> bytes:
     """Read the value of PixelData, which `read_dataset` has left on the disk."""
-    try:
-        content = dataset.PixelData
-    except NotImplementedError as error:  # pydicom's, for a value representation that does not exist
-        raise UnreadableError(f"defective header: {error}") from error
-    if not isinstance(content, bytes):
+    if not isinstance(dataset.PixelData, bytes):
         raise UnreadableError("PixelData (7FE0,0010) has the value representation of something else")
-    return content
+    return dataset.PixelData
 
 
 def rle_frame(codestream: bytes, dataset: Dataset) -> np.ndarray:

@@ -44,6 +44,11 @@ class Record:
     png_bytes: int = 0
     milliseconds: float = 0.0  # that reading and writing took
 
+    @property
+    def source(self) -> tuple[int, int]:
+        """Bytes and time of the last change in ns of the file when it was read."""
+        return self.source_bytes, self.source_mtime
+
 
 MAX_LETTERS = 300  # of a text: a damaged header can quote a whole file
 TYPES = get_type_hints(Record)

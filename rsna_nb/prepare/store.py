@@ -20,7 +20,7 @@ import pandas as pd
 from rsna_nb.dicom import shape_of
 from rsna_nb.prepare import ledger as ledgers
 from rsna_nb.prepare.ledger import COLUMNS, Ledger
-from rsna_nb.prepare.tasks import PrepareError, Task, fingerprint, is_current, prepared_source, run
+from rsna_nb.prepare.tasks import PrepareError, Task, fingerprint, is_current, run
 from rsna_nb.system import locked, remove_parts
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ def prepare_images(
     """
     store, shape = store_path(store_dir, data_dir, img_size), shape_of(img_size)
     _check_unique(metadata)
-    with locked(store):
+    with locked(store):  # a second process waits here, and then finds the work done
         ledger = ledgers.read(store)
         rows = zip(*(metadata[name] for name in (*KEY, "path")), strict=True)
         tasks = [Task(store, shape, *row) for row in rows]
@@ -99,7 +99,7 @@ def prepare_images(
             for record in run(tasks, executor):
                 ledgers.append(store, record)
                 ledger[record.patient_id, record.image_id] = record
-            remove_parts(store)
+            remove_parts(store)  # files that a killed worker had begun to write
         ledgers.write(store, ledger)
     found = [asdict(ledger[key]) for key in zip(*(metadata[name] for name in KEY), strict=True)]
     df = pd.DataFrame(found, columns=COLUMNS)
@@ -133,7 +133,7 @@ def _warn_of_changes(tasks: list[Task], ledger: Ledger) -> None:
     changed = [
         task.path
         for task in tasks
-        if (old := ledger.get(task.key)) and old.status == "ok" and fingerprint(task.path) != prepared_source(old)
+        if (old := ledger.get(task.key)) and old.status == "ok" and fingerprint(task.path) != old.source
     ]
     if changed:
         log.warning(

@@ -82,9 +82,8 @@ def encode(pixels: NDArray[np.uint16], syntax: UID) -> bytes:
         codestream = imagecodecs.jpeg2k_encode(
             pixels, level=0, codecformat="j2k", reversible=True, bitspersample=12, resolutions=6, numthreads=1
         )
-    elif syntax == JPEGLosslessSV1:
+        return encapsulate([bytes(codestream)])
+    if syntax == JPEGLosslessSV1:
         # "SV1" means predictor (selection value) 1. imagecodecs.ljpeg_encode would take 6.
-        codestream = imagecodecs.jpeg8_encode(pixels, lossless=True, predictor=1, bitspersample=12)
-    else:
-        raise ValueError(f"Transfer syntax {syntax} ({UID(syntax).name}) is not among those generated.")
-    return encapsulate([bytes(codestream)])
+        return encapsulate([bytes(imagecodecs.jpeg8_encode(pixels, lossless=True, predictor=1, bitspersample=12))])
+    raise ValueError(f"Transfer syntax {syntax} ({UID(syntax).name}) is not among those generated.")
