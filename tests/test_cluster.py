@@ -83,7 +83,7 @@ def test_a_worker_that_dies_costs_at_most_the_files_it_had(generated, tmp_path, 
     assert without_timings(stores[0]) == without_timings(stores[1])
 
 
-def test_a_scheduler_that_does_not_answer_is_named(monkeypatch):
+def test_a_scheduler_that_does_not_answer_is_an_error_with_its_address(monkeypatch):
     monkeypatch.setattr("rsna_nb.prepare.tasks.CONNECT_SECONDS", 1)
     with pytest.raises(PrepareError, match=r"no Dask scheduler answers at 'tcp://127.0.0.1:9'"):
         cluster("tcp://127.0.0.1:9").__enter__()

@@ -32,7 +32,7 @@ SEEDS = (0, 1, 2)
 def drawn(
     rng: np.random.Generator, machine: Machine, scale: float, implant: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A mammogram, float32 in 0-1, and its breast's mask, both with the chest wall at the left."""
+    """Draw a mammogram, float32 in 0-1, and the mask of its breast, both with the chest wall at the left."""
     laterality, view, density = (str(rng.choice(list(names))) for names in ("LR", ("CC", "MLO"), DENSITIES))
     breast = make_breast(rng, laterality, density, implant, cancer=bool(rng.integers(2)))
     size = round(machine.rows * scale), round(machine.columns * scale)
@@ -42,7 +42,7 @@ def drawn(
 
 
 def box_in_file(path: Path, picture: np.ndarray, machine: Machine, right: bool) -> Box:
-    """The box that is found when the picture is read from a file of the machine, mirrored if `right`."""
+    """Write the picture as a file of the machine, mirrored if `right`, and return the box that is found in it."""
     stored = np.rint(np.clip(picture, 0, 1) * MAX_VALUE).astype(np.uint16)
     uncompressed = replace(machine, syntax=ExplicitVRLittleEndian)
     files.write_dicom(path, stored[:, ::-1] if right else stored, uncompressed, {"SOPInstanceUID": "1.2.3"})
@@ -51,7 +51,7 @@ def box_in_file(path: Path, picture: np.ndarray, machine: Machine, right: bool) 
     return (columns - x_max, y_min, columns - x_min, y_max) if right else (x_min, y_min, x_max, y_max)
 
 
-def assert_box_is_the_breasts(box: Box, mask: np.ndarray) -> None:
+def assert_box_fits_the_breast(box: Box, mask: np.ndarray) -> None:
     """Assert that the box holds 99.5 % of the breast and is at most 1.15 times as large as the breast's own box.
 
     That box may be larger by one pixel on each side, of the small picture that is searched for the breast.
@@ -69,14 +69,14 @@ def assert_box_is_the_breasts(box: Box, mask: np.ndarray) -> None:
 
 @pytest.mark.parametrize("implant", [False, True], ids=["", "implant"])
 @pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: str(machine.machine_id))
-def test_the_box_is_the_breasts_on_every_machine(tmp_path, machine, implant):
+def test_the_box_fits_the_breast_on_every_machine(tmp_path, machine, implant):
     picture, mask = drawn(np.random.default_rng(machine.machine_id), machine, 0.25, implant)
-    assert_box_is_the_breasts(box_in_file(tmp_path / "1.dcm", picture, machine, right=implant), mask)
+    assert_box_fits_the_breast(box_in_file(tmp_path / "1.dcm", picture, machine, right=implant), mask)
 
 
-def test_the_box_is_the_breasts_at_full_size(tmp_path):
+def test_the_box_fits_the_breast_at_full_size(tmp_path):
     picture, mask = drawn(np.random.default_rng(0), MACHINES[0], 1.0)
-    assert_box_is_the_breasts(box_in_file(tmp_path / "1.dcm", picture, MACHINES[0], right=False), mask)
+    assert_box_fits_the_breast(box_in_file(tmp_path / "1.dcm", picture, MACHINES[0], right=False), mask)
 
 
 def test_the_box_is_the_same_in_all_transfer_syntaxes(tmp_path):
@@ -87,7 +87,7 @@ def test_the_box_is_the_same_in_all_transfer_syntaxes(tmp_path):
         for syntax in (ExplicitVRLittleEndian, *ENCODERS)
     }
     assert len(boxes) == 1
-    assert_box_is_the_breasts(boxes.pop(), mask[1:, 1:])
+    assert_box_fits_the_breast(boxes.pop(), mask[1:, 1:])
 
 
 # What can be around a breast. Each function changes a picture and its mask in place; covered parts of the breast count
@@ -150,7 +150,7 @@ def write(picture, text: str, x: float, y: float, rng) -> None:
 
 
 def skin(mask, rng) -> tuple[int, int]:
-    """A point (x, y) of the skin."""
+    """Return a random point (x, y) of the skin."""
     y = int(np.quantile(np.flatnonzero(mask.any(axis=1)), rng.uniform(0.1, 0.9)))
     return int(np.flatnonzero(mask[y])[-1]), y
 
@@ -228,17 +228,17 @@ CASES = [
 
 
 @pytest.mark.parametrize(("change", "seed"), CASES)
-def test_the_box_is_the_breasts_whatever_is_around_it(tmp_path, change, seed):
+def test_the_box_fits_the_breast_whatever_is_around_it(tmp_path, change, seed):
     rng = np.random.default_rng(seed)
     machine = MACHINES[rng.integers(len(MACHINES))]
     picture, mask = drawn(rng, machine, rng.choice([0.16, 0.25, 0.4]))
     change(picture, mask, rng)
-    assert_box_is_the_breasts(box_in_file(tmp_path / "1.dcm", picture, machine, right=bool(rng.integers(2))), mask)
+    assert_box_fits_the_breast(box_in_file(tmp_path / "1.dcm", picture, machine, right=bool(rng.integers(2))), mask)
 
 
 @pytest.mark.parametrize("framed", [False, True], ids=["", "framed"])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_an_image_all_tissue_is_kept_whole(tmp_path, seed, framed):
+def test_an_image_full_of_tissue_is_kept_whole(tmp_path, seed, framed):
     rng = np.random.default_rng(seed)
     machine = MACHINES[rng.integers(len(MACHINES))]
     picture, mask = drawn(rng, machine, 0.4)
@@ -249,13 +249,13 @@ def test_an_image_all_tissue_is_kept_whole(tmp_path, seed, framed):
     assert mask.all()
     if framed:
         white_frame(picture, mask, rng)
-    assert_box_is_the_breasts(box_in_file(tmp_path / "1.dcm", picture, machine, right=False), mask)
+    assert_box_fits_the_breast(box_in_file(tmp_path / "1.dcm", picture, machine, right=False), mask)
 
 
 @needs_real_files
 @pytest.mark.parametrize("padded", [False, True], ids=["", "air called padding"])
 @pytest.mark.parametrize("image", range(8))
-def test_the_box_of_a_real_mammogram_is_its_tissues(tmp_path, image, padded):
+def test_the_box_of_a_real_mammogram_holds_its_tissue(tmp_path, image, padded):
     path = sorted(REAL_DIR.glob("train_images/*/*.dcm"))[image]
     if padded:
         dataset = pydicom.dcmread(path)
@@ -269,10 +269,10 @@ def test_the_box_of_a_real_mammogram_is_its_tissues(tmp_path, image, padded):
     voi = declared_voi(dataset, np.array(stored_range(pyramid.bits, pyramid.signed)))
     tissue = cv2.blur(to_brightness(values, dataset, voi, None), (9, 9)) > 0.05
     _, labels, statistics, _ = cv2.connectedComponentsWithStats(tissue.view(np.uint8))
-    assert_box_is_the_breasts(dicom.read(path, 64).crop, labels == 1 + np.argmax(statistics[1:, cv2.CC_STAT_AREA]))
+    assert_box_fits_the_breast(dicom.read(path, 64).crop, labels == 1 + np.argmax(statistics[1:, cv2.CC_STAT_AREA]))
 
 
-def test_what_stands_apart_from_the_breast_is_gone(breast):
+def test_the_mask_excludes_objects_apart_from_the_breast(breast):
     picture = breast.astype(np.float32) / 4095
     picture[75:80, 150:175] = 1  # inside the box, apart from the breast
     kept = picture * find_breast(picture).mask
@@ -281,7 +281,7 @@ def test_what_stands_apart_from_the_breast_is_gone(breast):
 
 
 @pytest.mark.parametrize("shape", [(100, 100), (1, 1), (2, 9), (400, 3)])
-def test_air_alone_has_no_breast(shape):
+def test_no_breast_is_found_in_air(shape):
     assert find_breast(np.zeros(shape, np.float32)) is None
 
 

@@ -80,7 +80,7 @@ def odd_files(tmp_path, breast) -> dict[str, Path]:
     return files | {"whole": whole, "text for rows": text_for_rows}
 
 
-def test_the_headers_of_a_data_set_say_what_its_files_are(generated):
+def test_scan_describes_the_files_of_a_data_set(generated):
     table = load_metadata(generated)
     found = headers.scan(table["path"].tolist(), 0, 0)
     assert found["path"].tolist() == table["path"].tolist()
@@ -93,7 +93,7 @@ def test_the_headers_of_a_data_set_say_what_its_files_are(generated):
 
 
 @pytest.mark.parametrize("syntax", [JPEG2000Lossless, JPEGLosslessSV1])
-def test_one_file_has_its_attributes_in_a_row(tmp_path, breast, syntax):
+def test_a_file_has_its_attributes_in_a_row(tmp_path, breast, syntax):
     path = write_dicom(tmp_path / "a.dcm", breast, syntax, WindowCenter=[2048, 100], WindowWidth=[4096, 50])
     row = headers.header(str(path))
     assert row["transfer_syntax"] == syntax.keyword
@@ -108,7 +108,7 @@ def here(monkeypatch):
     monkeypatch.setattr(headers.workers, "run", lambda read, tasks: ((task, read(task)) for task in tasks))
 
 
-def test_a_sample_is_drawn_by_its_seed_in_the_order_of_the_files(generated, here):
+def test_a_sample_depends_on_the_seed_and_keeps_the_order_of_the_files(generated, here):
     paths = load_metadata(generated)["path"].tolist()
     first, again, other = (headers.scan(paths, 7, seed)["path"].tolist() for seed in (1, 1, 2))
     assert first == again != other
@@ -129,7 +129,7 @@ def test_a_file_that_cannot_be_read_is_a_row_with_its_error(odd_files, here):
     assert odd["PhotometricInterpretation"] == odd["VOILUTFunction"] == "other"
 
 
-def test_nothing_that_tells_who_a_woman_is_comes_out(odd_files, capfd):
+def test_nothing_that_identifies_a_woman_is_returned_or_printed(odd_files, capfd):
     found = headers.scan([str(path) for path in odd_files.values()], 0, 0)
     shown = json.dumps(found.drop(columns="path").astype(str).to_dict("records"))
     said = capfd.readouterr()
@@ -141,7 +141,7 @@ def test_all_attributes_but_the_side_describe_pixels():
 
 
 @pytest.mark.parametrize("keyword", ["BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"])
-def test_a_reason_that_a_notebook_shows_quotes_nothing(tmp_path, breast, keyword):
+def test_a_reason_for_a_notebook_quotes_no_text_from_the_file(tmp_path, breast, keyword):
     dataset = pydicom.dcmread(write_dicom(tmp_path / "x.dcm", breast))
     tag = pydicom.datadict.tag_for_keyword(keyword)
     dataset[tag] = pydicom.DataElement(tag, "LO", "Doe^Jane", validation_mode=pydicom.config.IGNORE)

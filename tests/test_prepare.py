@@ -120,7 +120,7 @@ def test_unreadable_files_are_rows_with_their_reason_and_the_others_are_prepared
     assert "unreadable: 1 x not a DICOM file" in caplog.text
 
 
-def test_a_file_that_was_mended_is_read_at_the_next_call(few, tmp_path, breast):
+def test_an_unreadable_file_that_was_repaired_is_read_at_the_next_call(few, tmp_path, breast):
     Path(few["path"][1]).write_text("no DICOM")
     prepared(tmp_path, few)
     write_dicom(Path(few["path"][1]), breast)
@@ -168,7 +168,7 @@ def test_text_from_a_file_breaks_no_row_of_the_ledger(few, tmp_path):
     assert len(ledger.read(store_of(tmp_path))) == 6
 
 
-def test_a_file_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     target = tmp_path / "x.png"
     write_whole(target, b"old")
 
@@ -191,7 +191,7 @@ def test_the_space_needed_is_checked_first(few, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
-def test_a_disk_that_fills_up_is_named_and_what_to_do(few, tmp_path, monkeypatch, elsewhere):
+def test_a_full_disk_is_an_error_that_says_how_to_continue(few, tmp_path, monkeypatch, elsewhere):
     def no_space(path: Path, content: bytes) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -244,7 +244,7 @@ def test_two_processes_on_one_store_share_the_work(generated, tmp_path):
     assert len(text.splitlines()) == 1 + len(load_metadata(generated))
 
 
-def test_an_executor_that_breaks_stops_preparing_and_the_next_call_goes_on(generated, tmp_path, monkeypatch):
+def test_a_broken_executor_stops_preparing_and_the_next_call_continues(generated, tmp_path, monkeypatch):
     df, append = load_metadata(generated), ledger.append
 
     def append_and_kill(store: Path, record: ledger.Record) -> None:
@@ -258,7 +258,7 @@ def test_an_executor_that_breaks_stops_preparing_and_the_next_call_goes_on(gener
     assert (prepare_images(df, generated, tmp_path, 64)["status"] == "ok").all()
 
 
-def test_a_worker_that_dies_is_a_row_and_the_rest_goes_on(few, tmp_path, monkeypatch):
+def test_a_worker_that_dies_is_a_row_and_the_other_files_are_prepared(few, tmp_path, monkeypatch):
     monkeypatch.setattr(tasks, "prepare_one", die_or_prepare)
     rows = prepare_images(few, tmp_path / "data", tmp_path / "stores", 64)
     assert rows["error"].tolist() == ["", "", "reading it ended the process: Segmentation fault", "", "", ""]

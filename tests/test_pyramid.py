@@ -185,7 +185,7 @@ def test_several_tiles_are_decoded_in_full(tmp_path):
     np.testing.assert_array_equal(open_pyramid(read_dataset(path)).level(2), HalvedPyramid(pixels, 8).level(2))
 
 
-def test_the_other_wavelet_is_decoded_in_full(tmp_path):
+def test_the_irreversible_wavelet_is_decoded_in_full(tmp_path):
     pixels = textured((641, 479))
     path = jpeg_2000_file(tmp_path, pixels, reversible=False, level=80)
     pyramid = open_pyramid(read_dataset(path))
@@ -194,7 +194,7 @@ def test_the_other_wavelet_is_decoded_in_full(tmp_path):
 
 
 @pytest.mark.parametrize("header", [{"BitsStored": 16, "HighBit": 15}, {"BitsStored": 12, "HighBit": 15}])
-def test_a_header_that_says_other_bits_than_the_codestream_loses_nothing(tmp_path, header):
+def test_a_header_with_other_bits_than_the_codestream_changes_no_value(tmp_path, header):
     pixels = textured((640, 480)) // 2 + 1000
     path = jpeg_2000_file(tmp_path, pixels)
     dataset = pydicom.dcmread(path)
@@ -216,7 +216,7 @@ def test_a_codestream_of_more_bits_than_bits_stored_is_decoded_in_full(tmp_path)
     np.testing.assert_array_equal(pyramid.level(2), HalvedPyramid(pixels, 15).level(2))
 
 
-def test_signed_samples_are_halved_with_their_sign(tmp_path):
+def test_signed_samples_keep_their_sign_when_halved(tmp_path):
     pixels = textured((640, 480)).astype(np.int16) - 2048
     for syntax in (ExplicitVRLittleEndian, JPEG2000Lossless):
         path = write_dicom(tmp_path / "x.dcm", pixels, syntax)

@@ -49,10 +49,10 @@ def kinds(breast: anatomy.Breast) -> list[str]:
     return [lesion.kind for lesion in breast.lesions]
 
 
-# --- the table
+# The table
 
 
-def test_table_has_the_columns_of_the_real_one_and_one_row_an_image() -> None:
+def test_the_table_has_the_real_columns_and_a_row_for_each_image() -> None:
     table = synthetic.make_table(500, 0.1, seed=0)
     assert list(table.columns) == tables.TRAIN_COLUMNS
     assert table["image_id"].is_unique
@@ -90,11 +90,11 @@ def test_a_table_in_which_no_woman_or_every_woman_has_cancer_is_refused(prevalen
 
 
 @pytest.mark.parametrize(("prevalence", "seed"), [(0.04, 0), (0.4, 7)])
-def test_the_columns_of_test_csv_tell_no_more_than_in_the_real_data(prevalence: float, seed: int) -> None:
+def test_the_columns_of_test_csv_predict_cancer_no_better_than_real_ones(prevalence: float, seed: int) -> None:
     assert 0.55 < leak_auc(synthetic.make_table(4000, prevalence, seed)) <= 0.68
 
 
-# --- the files
+# The files
 
 
 def test_layout_is_that_of_the_competition(data_dir: Path, table: pd.DataFrame) -> None:
@@ -117,7 +117,7 @@ def test_the_files_do_not_depend_on_the_number_of_workers(data_dir: Path, tmp_pa
     assert contents(tmp_path / "again") == contents(data_dir)
 
 
-def test_an_interrupted_generation_goes_on_to_the_same_bytes(data_dir: Path, tmp_path: Path) -> None:
+def test_an_interrupted_generation_continues_to_the_same_bytes(data_dir: Path, tmp_path: Path) -> None:
     part = tmp_path / "part"
     shutil.copytree(data_dir, part)
     (part / "generated.json").rename(part / "generating.json")
@@ -157,18 +157,18 @@ def test_a_folder_with_data_that_was_not_generated_is_left_alone(tmp_path: Path,
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-def test_generated_json_says_how_to_make_the_data_set_again(data_dir: Path) -> None:
+def test_generated_json_holds_the_arguments(data_dir: Path) -> None:
     assert json.loads((data_dir / "generated.json").read_text()) == {
         "generator_version": tables.VERSION,
         **SMALL,
     }
 
 
-# --- DICOM
+# DICOM
 
 
 def stored_pixels(dataset: pydicom.Dataset) -> list[np.ndarray]:
-    """The pixels as two independent decoders read them, where there are two."""
+    """Decode the pixels, by two independent decoders if the syntax is compressed."""
     syntax = dataset.file_meta.TransferSyntaxUID
     if syntax == ExplicitVRLittleEndian:
         return [dataset.pixel_array]
@@ -201,7 +201,7 @@ def test_sv1_files_are_lossless_jpeg_with_selection_value_1() -> None:
     assert frame[start_of_scan + 7] == 1  # Ss: the predictor
 
 
-def test_machines_have_the_quirks_of_the_real_data() -> None:
+def test_machines_have_the_peculiarities_of_the_real_ones() -> None:
     images = sum(machine.images for machine in tables.MACHINES)
     sigmoid = [machine for machine in tables.MACHINES if machine.voi == "SIGMOID"]
     assert sum(machine.images for machine in sigmoid) / images == pytest.approx(0.22, abs=0.01)
@@ -221,7 +221,7 @@ def test_headers_agree_with_the_table(data_dir: Path, table: pd.DataFrame) -> No
         assert float(dataset.ImagerPixelSpacing[0]) == pytest.approx(machine.spacing / 0.06, rel=1e-4)
 
 
-# --- the breasts
+# The breasts
 
 
 @pytest.mark.parametrize("implant", [False, True])
@@ -268,7 +268,7 @@ def test_healthy_breasts_have_look_alikes_as_often_as_those_with_cancer() -> Non
     assert {kind for breast in healthy for kind in kinds(breast)} == {"smooth_mass", "single_calcification"}
 
 
-def test_a_lesion_makes_its_place_brighter() -> None:
+def test_a_lesion_is_brighter_than_the_tissue_without_it() -> None:
     breast = next(b for b in breasts(50, cancer=True, density="A") if kinds(b)[0] == "spiculated_mass")
     without = anatomy.Breast(breast.laterality, breast.density, breast.outlines, ())
     drawn, plain = (
@@ -282,7 +282,7 @@ def test_a_lesion_makes_its_place_brighter() -> None:
     assert np.abs(difference).max() < 60  # nothing but the noise, which follows the signal
 
 
-def test_the_air_is_dark_but_for_the_marker_which_stands_apart() -> None:
+def test_the_air_is_dark_except_for_the_marker_away_from_the_breast() -> None:
     for view in ("CC", "MLO"):
         pixels, mask = drawing.draw_mammogram(breasts(1)[0], view, (500, 385), np.random.default_rng(0), LOOK)
         rows, columns = np.nonzero((pixels > 0) & ~mask)

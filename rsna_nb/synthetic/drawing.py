@@ -19,7 +19,7 @@ Mask = NDArray[np.bool_]
 Box = tuple[int, int, int, int]  # x_min, y_min, x_max, y_max in pixels; x_max and y_max lie just outside
 
 MAX_VALUE = 4095
-DRAWN_ROWS = 640  # taller pictures are drawn at this height and then enlarged, to save time; noise and marker are not
+DRAWN_ROWS = 640  # taller pictures are drawn at this height and enlarged, which saves time; noise is drawn afterwards
 GLAND_THRESHOLD = {"A": 1.9, "B": 1.2, "C": 0.5, "D": -0.3}  # by density; glandular tissue lies above it
 
 
@@ -34,11 +34,7 @@ class Look:
 
 
 def draw_mammogram(
-    breast: Breast,
-    view: str,
-    size: tuple[int, int],
-    rng: np.random.Generator,
-    look: Look,
+    breast: Breast, view: str, size: tuple[int, int], rng: np.random.Generator, look: Look
 ) -> tuple[NDArray[np.uint16], Mask]:
     """Draw one view of a breast.
 
