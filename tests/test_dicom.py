@@ -29,7 +29,7 @@ from pydicom.uid import (
 from rsna_nb.dicom import DicomError, read, read_mammogram
 from rsna_nb.dicom.dataset import read_dataset
 from rsna_nb.dicom.decode import stored_values
-from rsna_nb.dicom.pyramid import HalvedPyramid, stored_range
+from rsna_nb.dicom.pyramid import Pyramid, stored_range
 from rsna_nb.dicom.reader import _level_for
 from rsna_nb.dicom.voi import declared_voi, modality_values, padding_mask, range_voi, to_brightness
 from tests.conftest import OTHER_DIR, REAL_DIR, needs_real_files, write_dicom
@@ -40,7 +40,7 @@ SYNTAXES = [ExplicitVRLittleEndian, JPEG2000Lossless, HTJ2KLossless, JPEGLossles
 def brightness(path, halved: int = 0) -> np.ndarray:
     """Return the brightness of the whole frame, at full size or halved."""
     dataset = read_dataset(path)
-    pyramid = HalvedPyramid(*stored_values(dataset))
+    pyramid = Pyramid(*stored_values(dataset))
     stored = pyramid.level(halved)
     values, padding = modality_values(stored, dataset), padding_mask(stored, dataset)
     voi = declared_voi(dataset, np.array(stored_range(pyramid.bits, pyramid.signed)))

@@ -17,7 +17,7 @@ from pydicom.encaps import generate_fragments, parse_basic_offsets
 
 from rsna_nb.dicom.codestream import JPEG_2000, LOSSLESS_JPEG_2000, FrameHeader, checked_header
 from rsna_nb.dicom.errors import UnreadableError
-from rsna_nb.dicom.pyramid import HalvedPyramid, Pyramid, in_range
+from rsna_nb.dicom.pyramid import Pyramid, in_range
 
 MAX_PIXELS = 40_000_000  # of a frame; the largest mammograms have 26 million, and decoding these takes up to 5 s
 
@@ -41,26 +41,27 @@ def open_pyramid(dataset: Dataset) -> Pyramid:
         header = checked_header(codestream, dataset)
         if _is_reducible(header, dataset):
             return Jpeg2000Pyramid(codestream, header, dataset)
-    return HalvedPyramid(*stored_values(dataset))
+    return Pyramid(*stored_values(dataset))
 
 
-class Jpeg2000Pyramid:
+class Jpeg2000Pyramid(Pyramid):
     """The levels of a JPEG 2000 codestream. Each is decoded by itself; if that fails, the full picture is halved."""
 
     def __init__(self, codestream: bytes, header: FrameHeader, dataset: Dataset) -> None:
         self.shape, self.bits, self.signed = header.shape, dataset.BitsStored, False
         self.codestream, self.header, self.dataset = codestream, header, dataset
-        self.decoded: Pyramid | None = None
+        self.is_decoded = False  # in full
 
     def level(self, n: int) -> np.ndarray:
-        """Return the stored values at 1/2^n of the size, as `Pyramid.level` describes."""
-        if self.decoded is None and 0 < n <= self.header.levels:
+        """Return the stored values at 1/2^n of the size, as `Pyramid.level` does."""
+        if not self.is_decoded and 0 < n <= self.header.levels:
             values = decode_reduced(self.codestream, self.header, n)
             if values is not None:
                 return in_range(values, self.bits, self.signed)
-        if self.decoded is None:
-            self.decoded = HalvedPyramid(*stored_values(self.dataset))
-        return self.decoded.level(n)
+        if not self.is_decoded:
+            super().__init__(*stored_values(self.dataset))
+            self.is_decoded = True
+        return super().level(n)
 
 
 def decode_reduced(codestream: bytes, header: FrameHeader, n: int) -> np.ndarray | None:

@@ -8,8 +8,6 @@ The wavelet is written by hand because no library halves integers exactly as JPE
 filter in floating point.
 """
 
-from typing import Protocol
-
 import cv2
 import numpy as np
 
@@ -18,7 +16,7 @@ MARGIN = 4  # columns of air that are filtered with the breast: mirroring at the
 SHORT_BITS = 14  # values of b bits can be halved SHORT_BITS - b times in 16 bits, as each halving doubles their range
 
 
-class Pyramid(Protocol):
+class Pyramid:
     """The stored values of one frame at 1/2^n of its size.
 
     Attributes
@@ -29,27 +27,16 @@ class Pyramid(Protocol):
         Bits of the stored range, and whether values are two's complement.
     """
 
-    shape: tuple[int, int]
-    bits: int
-    signed: bool
+    def __init__(self, stored: np.ndarray, bits: int) -> None:
+        self.shape = stored.shape[0], stored.shape[1]
+        self.bits, self.signed = bits, stored.dtype.kind == "i"
+        self._levels = [stored]  # not clipped: clipping at every level changes the result by up to 6.7 % of the range
 
     def level(self, n: int) -> np.ndarray:
         """Return integers (rows, columns), each side 1/2^n of the frame's, rounded up. Level 0 is the full frame.
 
         Values are clipped to the stored range once, after the last halving.
         """
-        ...
-
-
-class HalvedPyramid:
-    """The levels of a picture that was decoded in full: `stored` values of `bits` bits."""
-
-    def __init__(self, stored: np.ndarray, bits: int) -> None:
-        self.shape, self.bits, self.signed = stored.shape, bits, stored.dtype.kind == "i"
-        self._levels = [stored]  # not clipped: clipping at every level changes the result by up to 6.7 % of the range
-
-    def level(self, n: int) -> np.ndarray:
-        """Return the stored values at 1/2^n of the size, as `Pyramid.level` describes."""
         while len(self._levels) <= n:
             self._levels.append(halve(self._as_signed(self._levels[-1])))
         return self._levels[0] if n == 0 else in_range(self._levels[n], self.bits, self.signed)

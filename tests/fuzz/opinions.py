@@ -155,7 +155,7 @@ def levels_of(pyramid: Pyramid, reading: dicom.Reading) -> list[Level]:
     levels = []
     for n in dict.fromkeys((search, reading.level)):
         values = pyramid.level(n)
-        is_reduced = isinstance(pyramid, Jpeg2000Pyramid) and pyramid.decoded is None
+        is_reduced = isinstance(pyramid, Jpeg2000Pyramid) and not pyramid.is_decoded
         levels.append(Level(n, values, is_reduced))
     return levels
 
