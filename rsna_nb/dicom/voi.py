@@ -84,7 +84,7 @@ def modality_values(stored: np.ndarray, dataset: pydicom.Dataset) -> Values:
             raise UnreadableError(f"defective ModalityLUTSequence (0028,3000): {error}") from error
     values = stored.astype(np.float32)
     slope, intercept = first_number(dataset, "RescaleSlope"), first_number(dataset, "RescaleIntercept")
-    if slope not in (None, 0, 1):  # 0 would erase the picture; some files carry it
+    if slope not in (None, 0, 1):  # a slope of 0 would erase the picture
         values *= np.float32(slope)
     if intercept:
         values += np.float32(intercept)

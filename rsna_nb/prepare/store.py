@@ -11,6 +11,7 @@ picture is written whole or not at all.
 import hashlib
 import logging
 import shutil
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict
 from pathlib import Path
@@ -30,7 +31,7 @@ RECIPE = 2  # version of the pixels: raise it if a file gives other ones than be
 BYTES_PER_PIXEL = 0.3  # of a PNG, with a reserve: mammograms take 0.22 (58 KiB for 512 x 512)
 
 
-def store_path(store_dir: str | Path, data_dir: str | Path, img_size: int | list[int]) -> Path:
+def store_path(store_dir: str | Path, data_dir: str | Path, img_size: int | Sequence[int]) -> Path:
     """Return the folder of a store. Each data folder, size and recipe has its own.
 
     The name ends with a hash of all three, so that two data folders of the same name do not share a store.
@@ -45,7 +46,7 @@ def prepare_images(
     metadata: pd.DataFrame,
     data_dir: str | Path,
     store_dir: str | Path,
-    img_size: int | list[int],
+    img_size: int | Sequence[int],
     executor: Executor | None = None,
 ) -> pd.DataFrame:
     """Read every image of a table into the store. Images that are there already, unchanged, are not read again.
@@ -59,7 +60,7 @@ def prepare_images(
     store_dir
         The folder of all stores.
     img_size
-        A side or [height, width] in pixels.
+        Side of a square, or (height, width), in pixels.
     executor
         Any `concurrent.futures.Executor` whose workers see the same folders, for instance that of a Dask cluster.
         None starts a process for each core of this machine, with limits of time and memory for each file.

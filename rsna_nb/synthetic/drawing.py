@@ -150,11 +150,13 @@ def _draw_tissue(outline: Outline, density: str, shape: tuple[int, int], rng: np
     depth = _skin_distance(outline, shape)
     coarse, fine = _power_law(rng, shape, 3.0, stretch=1.4)
     strands, threads = _power_law(rng, shape, 5.0, low_cut=12.0, stretch=1.7)
+    # Glandular tissue is densest behind the nipple and absent just below the skin.
     level = (y - outline.nipple_row) / (0.42 * outline.height)
     central = 1 - ((x - 0.55 * outline.depth) / (0.5 * outline.depth)) ** 2 - level**2
     inner = _smooth_step(depth, 0.012, 0.075)
     gland = 1 / (1 + np.exp(-2.8 * (0.9 * coarse + 1.3 * central - GLAND_THRESHOLD[density])))
     gland = (gland * inner).astype(np.float32)
+    # Thin bright strands of connective tissue follow the zeros of two fields.
     web = np.exp(-((strands / 0.16) ** 2)) + 0.7 * np.exp(-((threads / 0.12) ** 2))
     web *= 0.35 + 0.65 * _smooth_step(fine, -0.8, 1.0)
     value: FloatImage = 0.15 + 0.03 * fine + gland * (0.24 + 0.09 * fine + 0.05 * coarse)
@@ -172,7 +174,7 @@ def _skin_distance(outline: Outline, shape: tuple[int, int]) -> FloatImage:
     """Return the distance of each pixel from the skin; 0 outside the breast. The chest wall is not skin."""
     mask = _mask_of(outline, shape).astype(np.uint8)
     padded = cv2.copyMakeBorder(mask, 8, 8, 8, 8, cv2.BORDER_REPLICATE)
-    padded[:, -8:] = 0
+    padded[:, -8:] = 0  # on the other three sides the breast continues beyond the picture
     distance = cv2.distanceTransform(padded, cv2.DIST_L2, 5)[8:-8, 8:-8]
     return cv2.GaussianBlur(distance, (0, 0), 1.0) / np.float32(shape[0])
 
@@ -203,7 +205,9 @@ def _vessels(rng: np.random.Generator, outline: Outline, shape: tuple[int, int])
         x = steps * outline.depth * rng.uniform(0.5, 0.9)
         drift = np.cumsum(np.cumsum(rng.normal(0, 0.0016, steps.size)))
         drift += rng.uniform(-0.3, 0.3) * outline.height * (1 - 0.6 * steps)
-        points = np.stack([x, outline.nipple_row + drift], 1) * shape[0] * 16
+        points = (
+            np.stack([x, outline.nipple_row + drift], 1) * shape[0] * 16
+        )  # 4 binary places, which polylines shifts out
         thickness = max(1, round(shape[0] * rng.uniform(0.0015, 0.004)))
         cv2.polylines(canvas, [points.astype(np.int32)], False, 255, thickness, cv2.LINE_AA, 4)
     return cv2.GaussianBlur(canvas, (0, 0), max(0.5, shape[0] * 0.001)).astype(np.float32) / 255
@@ -215,7 +219,7 @@ def _add_lesion(tissue: FloatImage, lesion: Lesion, centre: tuple[float, float])
     x_min, y_min, x_max, y_max = _lesion_box(lesion, centre, (rows, columns))
     x = ((np.arange(x_min, x_max, dtype=np.float32) + 0.5) / rows - centre[0])[None, :] / lesion.radius
     y = ((np.arange(y_min, y_max, dtype=np.float32) + 0.5) / rows - centre[1])[:, None] / lesion.radius
-    pixel = 1 / (rows * lesion.radius)
+    pixel = 1 / (rows * lesion.radius)  # in units of the radius, as x and y are
     shape = LESION_KINDS[lesion.kind].shape(np.random.default_rng(lesion.seed), x, y, pixel)
     tissue[y_min:y_max, x_min:x_max] += np.float32(lesion.contrast) * shape.astype(np.float32)
 

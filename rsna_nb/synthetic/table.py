@@ -71,8 +71,7 @@ def make_table(patients: int, prevalence: float, seed: int) -> pd.DataFrame:
     Parameters
     ----------
     patients
-        Number of women. Each has CC and MLO of both breasts. In one breast of twenty, one view was taken
-        twice.
+        Number of women. Each has CC and MLO of both breasts. In one breast of twenty, one view was taken twice.
     prevalence
         Share of women with cancer, 0 to 1. Each of them has it in one breast.
     seed
@@ -115,6 +114,7 @@ def _draw_women(rng: np.random.Generator, cancer: NDArray[np.bool_]) -> pd.DataF
     frequency = np.array([machine.images for machine in MACHINES], dtype=float)
     ratio = np.array([machine.cancer_ratio for machine in MACHINES])
     chances = [np.cumsum(weight / weight.sum()) for weight in (frequency, frequency * ratio)]
+    # A woman's machine is drawn before her other values, as everything else depends on the site.
     draw = rng.random(n)
     index = np.where(cancer, np.searchsorted(chances[1], draw), np.searchsorted(chances[0], draw))
     women = pd.DataFrame({"patient_id": np.sort(rng.choice(np.arange(5, 65_536 + 4 * n), n, replace=False))})
@@ -123,6 +123,7 @@ def _draw_women(rng: np.random.Generator, cancer: NDArray[np.bool_]) -> pd.DataF
     women["cancer_side"] = np.where(cancer, rng.choice(["L", "R"], n), "")
     age = np.clip(np.rint(rng.normal(np.where(cancer, 62.5, 57.5), 10.0)), 26, 89)
     women["age"] = np.where(rng.random(n) < 0.004, np.nan, age)
+    # Site 1 alone records implants and density.
     women["implant"] = ((women["site_id"] == 1) & (rng.random(n) < 0.05)).astype(int)
     density = rng.choice(list(DENSITIES), n, p=list(DENSITIES.values()))
     women["density"] = pd.Series(density, dtype=object).where(women["site_id"] == 1)
@@ -155,6 +156,7 @@ def _draw_images(rng: np.random.Generator, breasts: pd.DataFrame) -> pd.DataFram
     images = breasts.loc[breasts.index.repeat(pictures)].reset_index(drop=True)
     number = images.groupby(["patient_id", "laterality"]).cumcount()
     images["view"] = np.where(number == 0, "CC", np.where(number == 1, "MLO", rng.choice(["CC", "MLO"], len(images))))
+    # Twice as many ids as needed are drawn, so that enough are left without repetition, and in random order.
     ids = rng.permutation(np.unique(rng.integers(10**6, 2**31, 2 * len(images))))
     images["image_id"] = ids[: len(images)]
     return images
