@@ -114,7 +114,6 @@ def _draw_women(rng: np.random.Generator, cancer: NDArray[np.bool_]) -> pd.DataF
     frequency = np.array([machine.images for machine in MACHINES], dtype=float)
     ratio = np.array([machine.cancer_ratio for machine in MACHINES])
     chances = [np.cumsum(weight / weight.sum()) for weight in (frequency, frequency * ratio)]
-    # A woman's machine is drawn before her other values, as everything else depends on the site.
     draw = rng.random(n)
     index = np.where(cancer, np.searchsorted(chances[1], draw), np.searchsorted(chances[0], draw))
     women = pd.DataFrame({"patient_id": np.sort(rng.choice(np.arange(5, 65_536 + 4 * n), n, replace=False))})
