@@ -30,7 +30,7 @@ from rsna_nb.dicom import DicomError, read, read_mammogram
 from rsna_nb.dicom.dataset import read_dataset
 from rsna_nb.dicom.decode import stored_values
 from rsna_nb.dicom.pyramid import Pyramid, stored_range
-from rsna_nb.dicom.reader import _level_for
+from rsna_nb.dicom.reader import _level_for, read_frame
 from rsna_nb.dicom.voi import declared_voi, modality_values, padding_mask, range_voi, to_brightness
 from tests.conftest import OTHER_DIR, REAL_DIR, needs_real_files, write_dicom
 
@@ -507,6 +507,14 @@ def test_objects_beside_the_breast_in_its_box_are_masked(tmp_path, breast):
     plain = np.where(breast == 4000, 5, breast).astype(np.uint16)
     plain = read(write_dicom(tmp_path / "plain.dcm", plain, WindowCenter=2048, WindowWidth=4096), 300)
     np.testing.assert_allclose(reading.picture, plain.picture, atol=1e-6)
+
+
+def test_a_frame_of_another_format_needs_no_more_than_its_photometric_interpretation(tmp_path, breast):
+    dataset = Dataset()
+    dataset.PhotometricInterpretation = "MONOCHROME2"
+    reading = read_frame(Pyramid(breast, 12), dataset, "PNG", (128, 128))
+    assert reading.transfer_syntax == "PNG"
+    np.testing.assert_array_equal(reading.picture, read_mammogram(write_dicom(tmp_path / "x.dcm", breast), 128))
 
 
 def test_a_modality_table_is_applied(tmp_path, breast):

@@ -1,8 +1,8 @@
 """One DICOM file -> one picture: float32 (height, width) in 0-1, the breast bright on black.
 
 `read_mammogram` and `read` are the ways in. `reading_steps` shows the same way step by step, and `headers` looks at
-many files without their pixels. A reader of another format stands beside reader.py, returns a `Reading` and raises
-`DicomError`; crop.py and pyramid.py serve it as they are.
+many files without their pixels. A reader of another format belongs beside reader.py: it decodes a file into a
+`Pyramid`, calls `reader.read_frame`, returns its `Reading` and raises `DicomError`.
 """
 
 from rsna_nb.dicom import headers, preprocessing_steps

@@ -108,7 +108,8 @@ def read(path: str | Path, img_size: int | Sequence[int]) -> Reading:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom warns of unusual values, which the code below checks itself
         try:
-            return _read_frame(read_dataset(path), shape)
+            dataset = read_dataset(path)
+            return read_frame(open_pyramid(dataset), dataset, dataset.file_meta.TransferSyntaxUID.name, shape)
         except UnreadableError as error:
             raise DicomError(path, str(error)) from error
         except MemoryError as error:  # a damaged length can ask for 4 GiB
@@ -188,9 +189,25 @@ def search(pyramid: Pyramid, dataset: pydicom.Dataset) -> Search:
     return Search(level, breast, declared, rough)
 
 
-def _read_frame(dataset: pydicom.Dataset, shape: tuple[int, int]) -> Reading:
-    """Read the frame of a checked data set."""
-    pyramid = open_pyramid(dataset)
+def read_frame(pyramid: Pyramid, dataset: pydicom.Dataset, syntax: str, shape: tuple[int, int]) -> Reading:
+    """Make a picture of a frame. A reader of another format can begin here.
+
+    Parameters
+    ----------
+    pyramid
+        The stored values.
+    dataset
+        Says what the values mean. A data set with nothing but PhotometricInterpretation suffices.
+    syntax
+        Name of the file's format, for the reading's `transfer_syntax`.
+    shape
+        (height, width) of the picture.
+
+    Raises
+    ------
+    UnreadableError
+        If the frame shows no breast.
+    """
     found = search(pyramid, dataset)
     crop = found.stored_box(pyramid.shape)
     level = min(found.level, _level_for(crop, shape))
@@ -201,7 +218,7 @@ def _read_frame(dataset: pydicom.Dataset, shape: tuple[int, int]) -> Reading:
     picture = fit(np.multiply(bright, mask, out=bright), shape)
     if not picture.max() > 0:  # "not >" rather than "<=": a NaN, as a broken rescale slope makes it, fails too
         raise UnreadableError(f"nothing is left to see: the header's rescaling or window ({voi.name}) is at fault")
-    syntax, photometric = dataset.file_meta.TransferSyntaxUID.name, dataset.PhotometricInterpretation
+    photometric = dataset.PhotometricInterpretation
     return Reading(picture, syntax, photometric, voi.name, pyramid.bits, *pyramid.shape, level, crop)
 
 
