@@ -93,7 +93,7 @@ def test_a_changed_file_and_a_damaged_picture_are_read_again(few, tmp_path, brea
     image_file(store, "1", "1").write_bytes(b"half a pict")
     image_file(store, "1", "2").unlink()
     prepared(tmp_path, few)
-    assert "1 files have changed" in caplog.text
+    assert "files changed since they were prepared: 1" in caplog.text
     assert few["path"][0] in caplog.text
     after = contents(store)
     name = str(changed.relative_to(store))
@@ -136,7 +136,7 @@ def test_a_damaged_ledger_loses_only_the_damaged_rows_and_says_so(few, tmp_path,
     header, rows = whole.split("\n", 1)
     path.write_text(f"{header}\n{damage}\n{rows}{damage}")
     assert len(ledger.read(store_of(tmp_path))) == 6
-    assert ("ledger.csv: 2 damaged rows" in caplog.text) == bool(damage.strip())
+    assert ("damaged rows dropped: 2" in caplog.text) == bool(damage.strip())
     prepared(tmp_path, few)
     assert path.read_text() == whole
 

@@ -69,7 +69,7 @@ def read(store: Path) -> Ledger:
         except (ValueError, csv.Error):
             damaged += line != HEADER
     if damaged:
-        log.warning("%s: %d damaged rows are dropped, and their files will be prepared again", path, damaged)
+        log.warning("%s: damaged rows dropped: %d; their files will be prepared again", path, damaged)
     return ledger
 
 

@@ -138,7 +138,7 @@ def _warn_of_changes(tasks: list[Task], ledger: Ledger) -> None:
     ]
     if changed:
         log.warning(
-            "%d files have changed since they were prepared, first %s: replacing them", len(changed), changed[0]
+            "files changed since they were prepared: %d, first %s; replacing their pictures", len(changed), changed[0]
         )
 
 
