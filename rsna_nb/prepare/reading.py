@@ -37,6 +37,7 @@ def read_pictures(paths: Sequence[str], shape: tuple[int, int]) -> Iterator[tupl
 
 
 def _read_in_worker(file: tuple[int, str], shape: tuple[int, int]) -> np.ndarray | str:
+    """Do as `_read` does, in a process of its own."""
     cv2.setNumThreads(1)  # the worker processes share the cores
     return _read(file, shape)
 
