@@ -427,7 +427,7 @@ def test_jpeg_2000_tiles_without_data_are_refused(tmp_path, breast):
     whole = with_pixel_data(write_dicom(tmp_path / "x.dcm", pixels, JPEG2000Lossless, **attributes), codestream)
     assert read_mammogram(whole, 64).max() > 0
     last_tile = codestream.rindex(b"\xff\x90\x00\x0a")
-    with pytest.raises(DicomError, match="12 tiles, too many or not all there"):
+    with pytest.raises(DicomError, match="12 tiles: too many, or some are missing"):
         read_mammogram(with_pixel_data(whole, codestream[:last_tile] + b"\xff\xd9"), 64)
 
 
@@ -440,7 +440,7 @@ def test_pixel_data_of_several_frames_are_not_taken_for_one(tmp_path, breast):
 def test_a_header_that_claims_too_many_pixels_is_refused(tmp_path, breast):
     """Rows, Columns and the codestream can claim four billion pixels. No memory is allocated for them."""
     path = write_dicom(tmp_path / "x.dcm", breast, JPEG2000Lossless)
-    with pytest.raises(DicomError, match="no mammogram is so large"):
+    with pytest.raises(DicomError, match="too large for a mammogram"):
         read_mammogram(edited(path, Rows=65535, Columns=65535), 64)
 
 

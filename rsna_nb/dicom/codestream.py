@@ -95,7 +95,7 @@ def _jpeg_2000_header(codestream: bytes) -> FrameHeader:
     tiles = ceil((x_end - tile_x) / tile_width) * ceil((y_end - tile_y) / tile_height)
     levels, first_tile_part = _reversible_levels(codestream, start + 2)
     if tiles > MAX_TILES or not _all_tiles_have_data(codestream, first_tile_part, tiles):
-        raise ValueError(f"{tiles} tiles, too many or not all there")
+        raise ValueError(f"{tiles} tiles: too many, or some are missing")
     bits, signed = (depth & 0x7F) + 1, bool(depth >> 7)
     usual = not (signed or x_start or y_start or start) and tiles == dx == dy == components == 1
     return FrameHeader(shape, components, bits, levels if usual else 0, signed)

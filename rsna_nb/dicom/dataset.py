@@ -69,9 +69,9 @@ def _check_frame(dataset: pydicom.Dataset) -> None:
             words = " or ".join(map(str, allowed)) if len(allowed) == 2 else f"{allowed[0]} to {allowed[-1]}"
             raise UnreadableError(f"{keyword} {Tag(keyword)} must be {words}: it is {value}")
     if dataset.BitsStored > dataset.BitsAllocated:
-        raise UnreadableError(f"BitsStored is {dataset.BitsStored}, more than BitsAllocated, {dataset.BitsAllocated}")
+        raise UnreadableError(f"BitsStored is {dataset.BitsStored}, more than BitsAllocated ({dataset.BitsAllocated})")
     if dataset.Rows * dataset.Columns > MAX_PIXELS:
-        raise UnreadableError(f"{dataset.Rows} Rows of {dataset.Columns} Columns: no mammogram is so large")
+        raise UnreadableError(f"{dataset.Rows} Rows x {dataset.Columns} Columns: too large for a mammogram")
 
 
 def first_number(dataset: pydicom.Dataset, keyword: str) -> float | None:

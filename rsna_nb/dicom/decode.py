@@ -168,14 +168,14 @@ def joined_fragments(dataset: Dataset) -> bytes:
         fragments = list(generate_fragments(buffer))
     except (ValueError, struct.error) as error:
         name = dataset.file_meta.TransferSyntaxUID.name
-        raise UnreadableError(f"PixelData is not encapsulated as {name} has to be: {error}") from error
+        raise UnreadableError(f"PixelData is not encapsulated, as {name} requires: {error}") from error
     return fragments[0] if len(fragments) == 1 else b"".join(fragments)
 
 
 def _pixel_data(dataset: Dataset) -> bytes:
     """Read the value of PixelData, which `read_dataset` has left on the disk."""
     if not isinstance(dataset.PixelData, bytes):
-        raise UnreadableError("PixelData (7FE0,0010) has the value representation of something else")
+        raise UnreadableError("PixelData (7FE0,0010) has a value representation that is not for pixels")
     return dataset.PixelData
 
 

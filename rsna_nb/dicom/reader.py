@@ -113,11 +113,11 @@ def read(path: str | Path, img_size: int | Sequence[int]) -> Reading:
         except UnreadableError as error:
             raise DicomError(path, str(error)) from error
         except MemoryError as error:  # a damaged length can ask for 4 GiB
-            raise DicomError(path, "it asks for more memory than there is") from error
+            raise DicomError(path, "reading it needs more memory than there is") from error
         except (OSError, NotImplementedError, BytesLengthException) as error:  # an element that cannot be converted
             raise DicomError(path, f"cannot be read: {error}") from error
         except Exception as error:
-            raise DicomError(path, f"defective, in a way not foreseen: {type(error).__name__}: {error}") from error
+            raise DicomError(path, f"unforeseen defect: {type(error).__name__}: {error}") from error
 
 
 def shape_of(img_size: int | Sequence[int]) -> tuple[int, int]:
@@ -217,7 +217,7 @@ def read_frame(pyramid: Pyramid, dataset: pydicom.Dataset, syntax: str, shape: t
     bright = to_brightness(values, dataset, voi, padding)
     picture = fit(np.multiply(bright, mask, out=bright), shape)
     if not picture.max() > 0:  # "not >" rather than "<=": a NaN, as a broken rescale slope makes it, fails too
-        raise UnreadableError(f"nothing is left to see: the header's rescaling or window ({voi.name}) is at fault")
+        raise UnreadableError(f"the picture is black: the header's rescaling or window ({voi.name}) is at fault")
     photometric = dataset.PhotometricInterpretation
     return Reading(picture, syntax, photometric, voi.name, pyramid.bits, *pyramid.shape, level, crop)
 

@@ -355,7 +355,7 @@ def main() -> None:
     options = parsed()
     cv2.setNumThreads(1)
     if len(recipes()) < 3:
-        print("A recipe is missing, which is a dash below: pip install -e '.[bench]'")
+        print("A recipe is not installed and shown as a dash below: pip install -e '.[bench]'")
     print(f"{processors()} processors, load average {os.getloadavg()[0]:.1f} before: above 0.5 others take time too\n")
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
