@@ -1,4 +1,4 @@
-"""Preparing by a Dask cluster: a real scheduler and real workers, as processes of their own."""
+"""Preparing by a Dask cluster, with a real scheduler and real workers in processes of their own."""
 
 import json
 import os
@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from rsna_nb.metadata.table import load_metadata
-from rsna_nb.prepare import ledger
-from rsna_nb.prepare.store import PrepareError, cluster, prepare_images, store_path
+from rsna_nb.metadata import load_metadata
+from rsna_nb.prepare import PrepareError, cluster, ledger, prepare_images, store_path
 from tests.test_prepare import contents, without_timings
 
 pytest.importorskip("distributed")
@@ -23,7 +22,10 @@ WORKER_OPTIONS = ["--nthreads", "1", "--no-nanny", "--no-dashboard"]
 
 
 class Dask:
-    """A scheduler, which gives a task up after so many workers died with it, and two workers that can be killed."""
+    """A scheduler and two workers that can be killed.
+
+    The scheduler gives a task up once more than `allowed_failures` workers have died with it.
+    """
 
     def __init__(self, folder: Path, allowed_failures: int) -> None:
         self.folder, self.processes = folder, []
@@ -53,9 +55,10 @@ def dask(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Dask]:
         process.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dask", [3, 0], indirect=True, ids=["done by another", "given up"])
 def test_a_worker_that_dies_costs_at_most_the_files_it_had(generated, tmp_path, dask, monkeypatch):
-    """The other worker does them; where the cluster gives them up, the ledger names them until the next call."""
+    """The other worker prepares them. If the cluster gives them up, the ledger has their error until the next call."""
     df = load_metadata(generated)
     prepare_images(df, generated, tmp_path / "here", 64)
     appended, append = [], ledger.append
@@ -80,7 +83,7 @@ def test_a_worker_that_dies_costs_at_most_the_files_it_had(generated, tmp_path, 
     assert without_timings(stores[0]) == without_timings(stores[1])
 
 
-def test_a_scheduler_that_does_not_answer_is_named(monkeypatch):
-    monkeypatch.setattr("rsna_nb.prepare.CONNECT_SECONDS", 1)
+def test_a_scheduler_that_does_not_answer_is_an_error_with_its_address(monkeypatch):
+    monkeypatch.setattr("rsna_nb.prepare.tasks.CONNECT_SECONDS", 1)
     with pytest.raises(PrepareError, match=r"no Dask scheduler answers at 'tcp://127.0.0.1:9'"):
         cluster("tcp://127.0.0.1:9").__enter__()

@@ -1,4 +1,4 @@
-"""The crop, on drawn mammograms whose outline is known, alone and with all that has been seen around a breast."""
+"""The crop on generated mammograms, whose outline is known: alone, and with everything seen around real breasts."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,15 +11,18 @@ import pydicom
 import pytest
 from pydicom.uid import ExplicitVRLittleEndian
 
-from rsna_nb.dicom import reader as dicom
+from rsna_nb import dicom
 from rsna_nb.dicom.crop import find_breast, fit
+from rsna_nb.dicom.dataset import read_dataset
 from rsna_nb.dicom.decode import open_pyramid
 from rsna_nb.dicom.pyramid import stored_range
+from rsna_nb.dicom.reader import SEARCH_SIDE
 from rsna_nb.dicom.voi import declared_voi, modality_values, to_brightness
-from rsna_nb.synthetic import DENSITIES, exposed, files
+from rsna_nb.synthetic import files
 from rsna_nb.synthetic.anatomy import make_breast
+from rsna_nb.synthetic.dataset import exposed
 from rsna_nb.synthetic.drawing import MAX_VALUE, draw_mammogram
-from rsna_nb.synthetic.table import MACHINES, Machine
+from rsna_nb.synthetic.table import DENSITIES, MACHINES, Machine
 from tests.conftest import ENCODERS, REAL_DIR, needs_real_files, write_dicom
 
 Box = tuple[int, int, int, int]
@@ -29,17 +32,17 @@ SEEDS = (0, 1, 2)
 def drawn(
     rng: np.random.Generator, machine: Machine, scale: float, implant: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A mammogram, float32 in 0-1, and its breast's mask, both with the chest wall at the left."""
+    """Draw a mammogram, float32 in 0-1, and the mask of its breast, both with the chest wall at the left."""
     laterality, view, density = (str(rng.choice(list(names))) for names in ("LR", ("CC", "MLO"), DENSITIES))
     breast = make_breast(rng, laterality, density, implant, cancer=bool(rng.integers(2)))
     size = round(machine.rows * scale), round(machine.columns * scale)
-    mammogram = draw_mammogram(breast, view, size, rng, exposed(machine.look, rng))
-    picture, mask = mammogram.pixels.astype(np.float32) / MAX_VALUE, mammogram.breast_mask
+    pixels, mask = draw_mammogram(breast, view, size, rng, exposed(machine.look, rng))
+    picture = pixels.astype(np.float32) / MAX_VALUE
     return (picture, mask) if laterality == "L" else (picture[:, ::-1].copy(), mask[:, ::-1].copy())
 
 
 def box_in_file(path: Path, picture: np.ndarray, machine: Machine, right: bool) -> Box:
-    """The box that is found when the picture is read from a file of the machine, mirrored if `right`."""
+    """Write the picture as a file of the machine, mirrored if `right`, and return the box that is found in it."""
     stored = np.rint(np.clip(picture, 0, 1) * MAX_VALUE).astype(np.uint16)
     uncompressed = replace(machine, syntax=ExplicitVRLittleEndian)
     files.write_dicom(path, stored[:, ::-1] if right else stored, uncompressed, {"SOPInstanceUID": "1.2.3"})
@@ -48,13 +51,15 @@ def box_in_file(path: Path, picture: np.ndarray, machine: Machine, right: bool) 
     return (columns - x_max, y_min, columns - x_min, y_max) if right else (x_min, y_min, x_max, y_max)
 
 
-def assert_box_is_the_breasts(box: Box, mask: np.ndarray) -> None:
-    """It holds 99.5 % of the breast, and is no larger than 1.15 times the breast's own box, which may be one pixel
-    larger on each side: one of the picture in which the breast was looked for."""
+def assert_box_fits_the_breast(box: Box, mask: np.ndarray) -> None:
+    """Assert that the box holds 99.5 % of the breast and is at most 1.15 times as large as the breast's own box.
+
+    That box may be larger by one pixel on each side, of the small picture that is searched for the breast.
+    """
     x_min, y_min, x_max, y_max = box
     held = mask[y_min:y_max, x_min:x_max].sum() / mask.sum()
     assert held >= 0.995, f"the box holds {held:.1%} of the breast"
-    pixel = 2 ** max(0, int(log2(max(mask.shape) / dicom.SEARCH_SIDE)))
+    pixel = 2 ** max(0, int(log2(max(mask.shape) / SEARCH_SIDE)))
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     height = min(rows[-1] + 1 + pixel, mask.shape[0]) - max(rows[0] - pixel, 0)
     width = min(columns[-1] + 1 + pixel, mask.shape[1]) - max(columns[0] - pixel, 0)
@@ -64,14 +69,14 @@ def assert_box_is_the_breasts(box: Box, mask: np.ndarray) -> None:
 
 @pytest.mark.parametrize("implant", [False, True], ids=["", "implant"])
 @pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: str(machine.machine_id))
-def test_the_box_is_the_breasts_on_every_machine(tmp_path, machine, implant):
+def test_the_box_fits_the_breast_on_every_machine(tmp_path, machine, implant):
     picture, mask = drawn(np.random.default_rng(machine.machine_id), machine, 0.25, implant)
-    assert_box_is_the_breasts(box_in_file(tmp_path / "1.dcm", picture, machine, right=implant), mask)
+    assert_box_fits_the_breast(box_in_file(tmp_path / "1.dcm", picture, machine, right=implant), mask)
 
 
-def test_the_box_is_the_breasts_at_full_size(tmp_path):
+def test_the_box_fits_the_breast_at_full_size(tmp_path):
     picture, mask = drawn(np.random.default_rng(0), MACHINES[0], 1.0)
-    assert_box_is_the_breasts(box_in_file(tmp_path / "1.dcm", picture, MACHINES[0], right=False), mask)
+    assert_box_fits_the_breast(box_in_file(tmp_path / "1.dcm", picture, MACHINES[0], right=False), mask)
 
 
 def test_the_box_is_the_same_in_all_transfer_syntaxes(tmp_path):
@@ -82,10 +87,11 @@ def test_the_box_is_the_same_in_all_transfer_syntaxes(tmp_path):
         for syntax in (ExplicitVRLittleEndian, *ENCODERS)
     }
     assert len(boxes) == 1
-    assert_box_is_the_breasts(boxes.pop(), mask[1:, 1:])
+    assert_box_fits_the_breast(boxes.pop(), mask[1:, 1:])
 
 
-# What can be around a breast. Each changes a picture and its mask in place: what is covered of the breast is lost.
+# What can be around a breast. Each function changes a picture and its mask in place; covered parts of the breast count
+# as lost.
 
 
 def cover(picture: np.ndarray, mask: np.ndarray, where: tuple, value: float) -> None:
@@ -144,7 +150,7 @@ def write(picture, text: str, x: float, y: float, rng) -> None:
 
 
 def skin(mask, rng) -> tuple[int, int]:
-    """A point (x, y) of the skin."""
+    """Return a random point (x, y) of the skin."""
     y = int(np.quantile(np.flatnonzero(mask.any(axis=1)), rng.uniform(0.1, 0.9)))
     return int(np.flatnonzero(mask[y])[-1]), y
 
@@ -222,17 +228,17 @@ CASES = [
 
 
 @pytest.mark.parametrize(("change", "seed"), CASES)
-def test_the_box_is_the_breasts_whatever_is_around_it(tmp_path, change, seed):
+def test_the_box_fits_the_breast_whatever_is_around_it(tmp_path, change, seed):
     rng = np.random.default_rng(seed)
     machine = MACHINES[rng.integers(len(MACHINES))]
     picture, mask = drawn(rng, machine, rng.choice([0.16, 0.25, 0.4]))
     change(picture, mask, rng)
-    assert_box_is_the_breasts(box_in_file(tmp_path / "1.dcm", picture, machine, right=bool(rng.integers(2))), mask)
+    assert_box_fits_the_breast(box_in_file(tmp_path / "1.dcm", picture, machine, right=bool(rng.integers(2))), mask)
 
 
 @pytest.mark.parametrize("framed", [False, True], ids=["", "framed"])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_an_image_all_tissue_is_kept_whole(tmp_path, seed, framed):
+def test_an_image_full_of_tissue_is_kept_whole(tmp_path, seed, framed):
     rng = np.random.default_rng(seed)
     machine = MACHINES[rng.integers(len(MACHINES))]
     picture, mask = drawn(rng, machine, 0.4)
@@ -243,13 +249,13 @@ def test_an_image_all_tissue_is_kept_whole(tmp_path, seed, framed):
     assert mask.all()
     if framed:
         white_frame(picture, mask, rng)
-    assert_box_is_the_breasts(box_in_file(tmp_path / "1.dcm", picture, machine, right=False), mask)
+    assert_box_fits_the_breast(box_in_file(tmp_path / "1.dcm", picture, machine, right=False), mask)
 
 
 @needs_real_files
 @pytest.mark.parametrize("padded", [False, True], ids=["", "air called padding"])
 @pytest.mark.parametrize("image", range(8))
-def test_the_box_of_a_real_mammogram_is_its_tissues(tmp_path, image, padded):
+def test_the_box_of_a_real_mammogram_holds_its_tissue(tmp_path, image, padded):
     path = sorted(REAL_DIR.glob("train_images/*/*.dcm"))[image]
     if padded:
         dataset = pydicom.dcmread(path)
@@ -257,16 +263,16 @@ def test_the_box_of_a_real_mammogram_is_its_tissues(tmp_path, image, padded):
         dataset.add_new("PixelPaddingValue", "US", air)
         path = tmp_path / "padded.dcm"
         dataset.save_as(path)
-    dataset = dicom.read_dataset(path)
+    dataset = read_dataset(path)
     pyramid = open_pyramid(dataset)
     values = modality_values(pyramid.level(0), dataset)
     voi = declared_voi(dataset, np.array(stored_range(pyramid.bits, pyramid.signed)))
     tissue = cv2.blur(to_brightness(values, dataset, voi, None), (9, 9)) > 0.05
     _, labels, statistics, _ = cv2.connectedComponentsWithStats(tissue.view(np.uint8))
-    assert_box_is_the_breasts(dicom.read(path, 64).crop, labels == 1 + np.argmax(statistics[1:, cv2.CC_STAT_AREA]))
+    assert_box_fits_the_breast(dicom.read(path, 64).crop, labels == 1 + np.argmax(statistics[1:, cv2.CC_STAT_AREA]))
 
 
-def test_what_stands_apart_from_the_breast_is_gone(breast):
+def test_the_mask_excludes_objects_apart_from_the_breast(breast):
     picture = breast.astype(np.float32) / 4095
     picture[75:80, 150:175] = 1  # inside the box, apart from the breast
     kept = picture * find_breast(picture).mask
@@ -275,7 +281,7 @@ def test_what_stands_apart_from_the_breast_is_gone(breast):
 
 
 @pytest.mark.parametrize("shape", [(100, 100), (1, 1), (2, 9), (400, 3)])
-def test_air_alone_has_no_breast(shape):
+def test_no_breast_is_found_in_air(shape):
     assert find_breast(np.zeros(shape, np.float32)) is None
 
 

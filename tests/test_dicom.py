@@ -1,3 +1,5 @@
+"""Reading one DICOM file: transfer syntaxes, windows, padding, bits and signs, and files that are refused."""
+
 import io
 import pickle
 import struct
@@ -24,9 +26,11 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from rsna_nb.dicom import DicomError, read, read_mammogram
+from rsna_nb.dicom.dataset import read_dataset
 from rsna_nb.dicom.decode import stored_values
-from rsna_nb.dicom.pyramid import HalvedPyramid, stored_range
-from rsna_nb.dicom.reader import DicomError, level_for, read, read_dataset, read_mammogram
+from rsna_nb.dicom.pyramid import Pyramid, stored_range
+from rsna_nb.dicom.reader import _level_for, read_frame
 from rsna_nb.dicom.voi import declared_voi, modality_values, padding_mask, range_voi, to_brightness
 from tests.conftest import OTHER_DIR, REAL_DIR, needs_real_files, write_dicom
 
@@ -34,9 +38,9 @@ SYNTAXES = [ExplicitVRLittleEndian, JPEG2000Lossless, HTJ2KLossless, JPEGLossles
 
 
 def brightness(path, halved: int = 0) -> np.ndarray:
-    """The whole frame as it is seen, at full size or halved."""
+    """Return the brightness of the whole frame, at full size or halved."""
     dataset = read_dataset(path)
-    pyramid = HalvedPyramid(*stored_values(dataset))
+    pyramid = Pyramid(*stored_values(dataset))
     stored = pyramid.level(halved)
     values, padding = modality_values(stored, dataset), padding_mask(stored, dataset)
     voi = declared_voi(dataset, np.array(stored_range(pyramid.bits, pyramid.signed)))
@@ -46,7 +50,7 @@ def brightness(path, halved: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda syntax: syntax.name[:20])
-def test_every_syntax_gives_the_stored_values_and_the_same_picture(tmp_path, breast, syntax):
+def test_every_transfer_syntax_gives_the_stored_values_and_the_same_picture(tmp_path, breast, syntax):
     path = write_dicom(tmp_path / "x.dcm", breast, syntax)
     stored, bits = stored_values(read_dataset(path))
     np.testing.assert_array_equal(stored, breast)
@@ -65,6 +69,18 @@ def test_a_picture_has_the_size_asked_for_and_lies_between_0_and_1(tmp_path, bre
         assert 0.5 < picture.max() <= 1
 
 
+@pytest.mark.parametrize("size", [0, -64, 64.5, "512", (64,) * 3, [64, 0], None])
+def test_a_wrong_img_size_is_an_error_that_names_it_and_not_the_file(tmp_path, breast, size):
+    with pytest.raises(ValueError, match="img_size must be") as caught:
+        read_mammogram(write_dicom(tmp_path / "x.dcm", breast), size)
+    assert not isinstance(caught.value, DicomError)
+
+
+def test_img_size_may_be_a_numpy_number(tmp_path, breast):
+    path = write_dicom(tmp_path / "x.dcm", breast)
+    np.testing.assert_array_equal(read_mammogram(path, np.int64(96)), read_mammogram(path, 96))
+
+
 WINDOWS = {
     "linear": {"WindowCenter": 2000, "WindowWidth": 1500},
     "first of several": {"WindowCenter": [2000, 100], "WindowWidth": [1500, 10]},
@@ -74,7 +90,7 @@ WINDOWS = {
 
 
 @pytest.mark.parametrize("attributes", WINDOWS.values(), ids=WINDOWS)
-def test_a_window_equals_pydicoms(tmp_path, breast, attributes):
+def test_a_window_gives_the_same_values_as_pydicom(tmp_path, breast, attributes):
     path = write_dicom(tmp_path / "x.dcm", breast, **attributes)
     dataset = pydicom.dcmread(path)
     values = apply_voi_lut(apply_modality_lut(dataset.pixel_array, dataset), dataset, index=0)
@@ -82,8 +98,8 @@ def test_a_window_equals_pydicoms(tmp_path, breast, attributes):
     np.testing.assert_allclose(brightness(path), expected, atol=2e-3)
 
 
-def test_a_falling_slope_is_followed(tmp_path, breast):
-    """pydicom turns such a picture upside down, since it takes the largest stored value for the largest output."""
+def test_a_negative_rescale_slope_is_followed(tmp_path, breast):
+    """pydicom inverts such a picture, because it takes the largest stored value for the largest output."""
     attributes = {"WindowCenter": -2000, "WindowWidth": 1501, "RescaleSlope": -1, "RescaleIntercept": 0}
     path = write_dicom(tmp_path / "x.dcm", breast, **attributes)
     expected = np.clip((-breast.astype(float) + 2000.5) / 1500 + 0.5, 0, 1)
@@ -123,7 +139,7 @@ def test_a_voi_lut_comes_before_a_window(tmp_path, breast):
         {"WindowCenter": 2000, "WindowWidth": 1500, "VOILUTFunction": "CUBIC"},
     ],
 )
-def test_without_a_usable_window_the_range_of_the_pixels_is_taken_and_said(tmp_path, breast, attributes):
+def test_without_a_usable_window_the_range_of_the_pixels_is_used_and_named(tmp_path, breast, attributes):
     path = write_dicom(tmp_path / "x.dcm", breast, **attributes)
     low, high = breast.min(), breast.max()
     np.testing.assert_allclose(brightness(path), (breast.astype(float) - low) / (high - low), atol=1e-6)
@@ -135,7 +151,7 @@ def test_without_a_usable_window_the_range_of_the_pixels_is_taken_and_said(tmp_p
 
 @pytest.mark.parametrize("marker", [4095, 65535])
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
-def test_a_marker_takes_no_part_in_the_range(tmp_path, breast, marker, photometric):
+def test_a_bright_marker_does_not_change_the_range(tmp_path, breast, marker, photometric):
     breast[breast > 2600] = 2600
     marked = breast.copy()
     marked[20:40, 250:290] = marker
@@ -146,7 +162,7 @@ def test_a_marker_takes_no_part_in_the_range(tmp_path, breast, marker, photometr
     np.testing.assert_allclose(read_mammogram(paths[1], 128), read_mammogram(paths[0], 128), atol=1e-6)
 
 
-def test_a_breast_of_one_value_without_a_window_is_never_an_empty_range(tmp_path):
+def test_a_breast_of_one_value_without_a_window_is_white(tmp_path):
     pixels = np.full((400, 300), 4000, np.uint16)
     pixels[:4, :40] = 10
     picture = read_mammogram(write_dicom(tmp_path / "x.dcm", pixels), 64)
@@ -154,7 +170,7 @@ def test_a_breast_of_one_value_without_a_window_is_never_an_empty_range(tmp_path
     assert picture.max() == 1
 
 
-def test_values_at_the_high_end_of_their_word_are_moved_down(tmp_path, breast):
+def test_left_aligned_values_are_shifted_down(tmp_path, breast):
     window = {"WindowCenter": 2000, "WindowWidth": 1500}
     left_aligned = write_dicom(tmp_path / "x.dcm", breast << 4, HighBit=15, **window)
     plain = write_dicom(tmp_path / "plain.dcm", breast, **window)
@@ -162,7 +178,7 @@ def test_values_at_the_high_end_of_their_word_are_moved_down(tmp_path, breast):
 
 
 @pytest.mark.parametrize(("center", "width"), [("", ""), ("abc", "def"), ("2000", "1e")])
-def test_a_window_in_words_is_no_window(tmp_path, breast, center, width):
+def test_a_window_that_is_not_a_number_is_ignored(tmp_path, breast, center, width):
     path = write_dicom(tmp_path / "x.dcm", breast)
     dataset = pydicom.dcmread(path)
     for keyword, value in (("WindowCenter", center), ("WindowWidth", width)):
@@ -187,7 +203,7 @@ def test_monochrome1_is_inverted(tmp_path, breast):
     np.testing.assert_allclose(brightness(inverted), brightness(upright), atol=1e-3)
 
 
-def test_padding_is_air_and_takes_no_part_in_the_range(tmp_path, breast):
+def test_padding_is_air_and_does_not_change_the_range(tmp_path, breast):
     breast[:, 280:] = 4095
     path = write_dicom(tmp_path / "x.dcm", breast)
     dataset = pydicom.dcmread(path)
@@ -302,7 +318,7 @@ def test_an_image_of_air_alone_is_refused(tmp_path):
         read_mammogram(path, 64)
 
 
-def test_an_error_survives_the_way_from_another_process():
+def test_an_error_can_be_pickled_to_another_process():
     error = pickle.loads(pickle.dumps(DicomError("a.dcm", "broken")))
     assert (error.path, error.reason, str(error)) == ("a.dcm", "broken", "a.dcm: broken")
 
@@ -339,8 +355,8 @@ def test_the_marker_of_a_real_mammogram_is_outside_of_the_crop_and_the_breast_in
 
 @needs_real_files
 @pytest.mark.parametrize("name", ["966_fixed", "RG2_JPLL", "JPEGLosslessP14SV1_1s_1f_u_16_16"])
-def test_other_real_files_are_read_as_pydicom_reads_their_values(name):
-    """pydicom has no decoder of its own for these: the stored values are compared with a second codec's."""
+def test_other_real_files_have_the_values_that_a_second_codec_reads(name):
+    """pydicom has no decoder of its own for these files, so the stored values are compared with a second codec's."""
     path = OTHER_DIR / f"{name}.dcm"
     dataset = read_dataset(path)
     stored, bits = stored_values(dataset)
@@ -364,7 +380,7 @@ def second_decoder(dataset: Dataset) -> np.ndarray:
 
 
 @needs_real_files
-def test_a_window_that_leaves_nothing_is_set_aside_and_said():
+def test_a_window_that_shows_nothing_is_replaced_and_named():
     reading = read(OTHER_DIR / "JPEG2KLossless_1s_1f_u_16_16.dcm", 256)
     assert reading.window.startswith("min-max 3")
     assert reading.window.endswith("(LINEAR 2725 5310 cannot be used)")
@@ -378,7 +394,7 @@ def test_a_defective_real_codestream_is_refused_with_its_reason():
 
 
 def with_pixel_data(path, content: bytes):
-    """The file with other bytes as its one fragment."""
+    """Replace the pixel data of a file by one fragment with other bytes."""
     dataset = pydicom.dcmread(path)
     dataset.PixelData = encapsulate([content])
     dataset.save_as(path)
@@ -386,15 +402,15 @@ def with_pixel_data(path, content: bytes):
 
 
 @pytest.mark.parametrize("offsets", [[64, 2**31], [64, 10**6], [64, 60], [0, 64], [64, 64]])
-def test_rle_segments_that_lie_elsewhere_are_refused(tmp_path, breast, offsets):
-    """The decoder follows them: it read past the end of the data, or crashed."""
+def test_rle_segments_with_wrong_offsets_are_refused(tmp_path, breast, offsets):
+    """The decoder follows the offsets: without a check it reads past the end of the data, or crashes."""
     path = write_dicom(tmp_path / "x.dcm", breast, RLELossless)
     header = struct.pack("<16I", 2, *offsets, *[0] * 13)
     with pytest.raises(DicomError, match="defective RLE"):
         read_mammogram(with_pixel_data(path, header + bytes(2000)), 64)
 
 
-def test_jpeg_lossless_data_that_end_too_soon_are_refused_though_the_end_marker_is_there(tmp_path, breast):
+def test_jpeg_lossless_data_that_end_too_soon_are_refused_despite_an_end_marker(tmp_path, breast):
     codestream = imagecodecs.jpeg8_encode(breast, lossless=True, predictor=1, bitspersample=12)
     path = write_dicom(tmp_path / "x.dcm", breast, JPEGLosslessSV1)
     for share in (0.3, 0.6, 0.9):
@@ -411,7 +427,7 @@ def test_jpeg_2000_tiles_without_data_are_refused(tmp_path, breast):
     whole = with_pixel_data(write_dicom(tmp_path / "x.dcm", pixels, JPEG2000Lossless, **attributes), codestream)
     assert read_mammogram(whole, 64).max() > 0
     last_tile = codestream.rindex(b"\xff\x90\x00\x0a")
-    with pytest.raises(DicomError, match="12 tiles, too many or not all there"):
+    with pytest.raises(DicomError, match="12 tiles: too many, or some are missing"):
         read_mammogram(with_pixel_data(whole, codestream[:last_tile] + b"\xff\xd9"), 64)
 
 
@@ -421,19 +437,19 @@ def test_pixel_data_of_several_frames_are_not_taken_for_one(tmp_path, breast):
         read_mammogram(edited(path, Rows=400), 64)
 
 
-def test_memory_that_a_header_asks_for_in_vain_is_an_error_in_words(tmp_path, breast):
-    """Rows and Columns, and the codestream, can claim four billion pixels; nothing is allocated for them."""
+def test_a_header_that_claims_too_many_pixels_is_refused(tmp_path, breast):
+    """Rows, Columns and the codestream can claim four billion pixels. No memory is allocated for them."""
     path = write_dicom(tmp_path / "x.dcm", breast, JPEG2000Lossless)
-    with pytest.raises(DicomError, match="no mammogram is so large"):
+    with pytest.raises(DicomError, match="too large for a mammogram"):
         read_mammogram(edited(path, Rows=65535, Columns=65535), 64)
 
 
 @pytest.mark.parametrize("shape", [(3328, 2560), (4081, 1000), (1000, 4081), (2047, 2049), (401, 300)])
 @pytest.mark.parametrize("size", [(512, 512), (1024, 1024), (256, 1024), (1024, 96), (2048, 2048)])
-def test_the_level_is_the_coarsest_that_fills_the_size(shape, size):
-    """Along the side that limits the fit; a box that is smaller than the size is read at full resolution."""
+def test_level_for_is_the_coarsest_level_that_fills_the_size(shape, size):
+    """The side that limits the fit decides. A box that is smaller than the size is read at full resolution."""
     for crop in ((0, 0, shape[1], shape[0]), (10, 20, shape[1] // 2, shape[0] - 30)):
-        level = level_for(crop, size)
+        level = _level_for(crop, size)
         sides = crop[3] - crop[1], crop[2] - crop[0]
         shares = [
             max(side / 2**n / target for side, target in zip(sides, size, strict=True)) for n in (level, level + 1)
@@ -442,7 +458,7 @@ def test_the_level_is_the_coarsest_that_fills_the_size(shape, size):
         assert shares[1] < 1
 
 
-def test_a_picture_is_read_at_that_level(tmp_path):
+def test_a_picture_is_read_at_the_coarsest_level_that_fills_the_size(tmp_path):
     large = cv2.resize(np.random.default_rng(0).integers(900, 4000, (40, 30)).astype(np.uint16), (1224, 1632))
     path = write_dicom(tmp_path / "x.dcm", large)
     assert [read(path, size).level for size in (64, 200, 408, 409, 816, 817, 2000)] == [3, 3, 2, 1, 1, 0, 0]
@@ -461,7 +477,7 @@ def test_padding_as_dark_as_air_changes_nothing(tmp_path, breast, attributes):
     np.testing.assert_allclose(padded.picture, plain.picture, atol=0.01)
 
 
-def test_bright_padding_leaves_no_rim_when_it_is_halved(tmp_path, breast):
+def test_bright_padding_leaves_no_bright_rim_in_a_halved_picture(tmp_path, breast):
     large = cv2.resize(breast, (1200, 1600), interpolation=cv2.INTER_NEAREST)
     plain = read(write_dicom(tmp_path / "plain.dcm", large, WindowCenter=2048, WindowWidth=4096), 256)
     large[:, 700:] = 4095
@@ -482,7 +498,7 @@ def with_elements(path, attributes: dict[str, int]):
     return path
 
 
-def test_what_is_beside_the_breast_in_its_box_is_gone_from_the_picture(tmp_path, breast):
+def test_objects_beside_the_breast_in_its_box_are_masked(tmp_path, breast):
     breast[60:70, 150:175] = 4000
     path = write_dicom(tmp_path / "x.dcm", breast, WindowCenter=2048, WindowWidth=4096)
     reading = read(path, 300)
@@ -491,6 +507,14 @@ def test_what_is_beside_the_breast_in_its_box_is_gone_from_the_picture(tmp_path,
     plain = np.where(breast == 4000, 5, breast).astype(np.uint16)
     plain = read(write_dicom(tmp_path / "plain.dcm", plain, WindowCenter=2048, WindowWidth=4096), 300)
     np.testing.assert_allclose(reading.picture, plain.picture, atol=1e-6)
+
+
+def test_a_frame_of_another_format_needs_no_more_than_its_photometric_interpretation(tmp_path, breast):
+    dataset = Dataset()
+    dataset.PhotometricInterpretation = "MONOCHROME2"
+    reading = read_frame(Pyramid(breast, 12), dataset, "PNG", (128, 128))
+    assert reading.transfer_syntax == "PNG"
+    np.testing.assert_array_equal(reading.picture, read_mammogram(write_dicom(tmp_path / "x.dcm", breast), 128))
 
 
 def test_a_modality_table_is_applied(tmp_path, breast):
@@ -513,7 +537,7 @@ def test_a_voi_lut_is_indexed_by_rounded_values(tmp_path, breast):
     np.testing.assert_allclose(brightness(path), (index**2 // 256) / (4095**2 // 256), atol=1e-6)
 
 
-def test_signed_values_at_the_high_end_of_their_word_are_moved_down(tmp_path, breast):
+def test_signed_left_aligned_values_are_shifted_down(tmp_path, breast):
     signed = breast.astype(np.int16) - 2048
     path = write_dicom(tmp_path / "x.dcm", (signed << 4).astype(np.int16), HighBit=15)
     np.testing.assert_array_equal(stored_values(read_dataset(path))[0], signed)
@@ -545,7 +569,7 @@ def test_mid_grey_rows_at_the_end_of_jpeg_lossless_are_legal(tmp_path, breast):
     np.testing.assert_array_equal(stored_values(read_dataset(with_pixel_data(path, codestream)))[0], breast)
 
 
-def test_markers_within_the_segments_of_a_jpeg_2000_header_are_not_taken_for_tile_parts(tmp_path, breast):
+def test_marker_bytes_inside_a_jpeg_2000_comment_are_not_taken_for_a_tile_part(tmp_path, breast):
     codestream = bytes(imagecodecs.jpeg2k_encode(breast, codecformat="j2k", reversible=True, level=0, bitspersample=12))
     first = codestream.index(b"\xff\x90")
     comment = b"\xff\x64" + struct.pack(">HH", 10, 0) + b"\xff\x90\0\x0a\0\0"
@@ -554,7 +578,7 @@ def test_markers_within_the_segments_of_a_jpeg_2000_header_are_not_taken_for_til
     np.testing.assert_array_equal(stored_values(read_dataset(path))[0], breast)
 
 
-def test_padding_after_and_fill_bytes_within_a_codestream_are_legal(tmp_path, breast):
+def test_a_codestream_may_have_fill_bytes_and_padding_after_its_end(tmp_path, breast):
     codestream = imagecodecs.jpeg8_encode(breast, lossless=True, predictor=1, bitspersample=12)
     filled = codestream[:2] + b"\xff\xff" + codestream[2:] + bytes(500)
     path = with_pixel_data(write_dicom(tmp_path / "x.dcm", breast, JPEGLosslessSV1), filled)

@@ -14,7 +14,7 @@ from rsna_nb.evaluation import comparison, summary
 from rsna_nb.evaluation import single_run as evaluation
 from rsna_nb.metrics import MetricsError, operating
 from rsna_nb.notebook import Unavailable, UnavailableError, attempt
-from rsna_nb.prepare.store import image_file, store_path
+from rsna_nb.prepare import image_file, store_path
 from rsna_nb.runs import Run, RunError
 
 

@@ -1,3 +1,5 @@
+"""Headers are read without pixels and without anything that identifies a woman."""
+
 import json
 import os
 from pathlib import Path
@@ -10,7 +12,7 @@ from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1
 
 from rsna_nb.dicom import headers
 from rsna_nb.dicom import preprocessing_steps as steps
-from rsna_nb.metadata import table as metadata
+from rsna_nb.metadata import load_metadata
 from tests.conftest import write_dicom
 
 pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR")
@@ -39,11 +41,11 @@ WHO = {
     "AdditionalPatientHistory": "mother at fifty",
     "RequestingService": "Oncology West",
 }
-"""Of each kind that PS3.15's basic profile removes: names, ids, dates, UIDs, places, devices, people, free text."""
+# Attributes of each kind that the basic profile of PS3.15 removes: names, ids, dates, UIDs, places, devices, free text.
 
 
 def write_personal(path: Path, pixels: np.ndarray, **attributes: object) -> Path:
-    """A mammogram whose header says who and where, also in a private element and a nested one."""
+    """Write a mammogram whose header names people and places, also in a private and in a nested element."""
     write_dicom(path, pixels, SpecificCharacterSet="ISO_IR 100", **WHO, **attributes)
     dataset = pydicom.dcmread(path)
     dataset.private_block(0x0011, "Maker of Machines", create=True).add_new(1, "LO", "private Jane Doe")
@@ -59,7 +61,7 @@ SECRETS = [*WHO.values(), "Doe^Jane", "DOE JANE", "JANE DOE", "private Jane", "N
 
 @pytest.fixture
 def odd_files(tmp_path, breast) -> dict[str, Path]:
-    """Files that are wrong in one way each, and a whole one."""
+    """Files with one fault each, and one without."""
     whole = write_personal(tmp_path / "whole.dcm", breast)
     names = "empty", "text", "missing", "cut", "no size", "odd words", "odd letters"
     files = {name: tmp_path / f"{name}.dcm" for name in names}
@@ -78,8 +80,8 @@ def odd_files(tmp_path, breast) -> dict[str, Path]:
     return files | {"whole": whole, "text for rows": text_for_rows}
 
 
-def test_the_headers_of_a_data_set_say_what_its_files_are(generated):
-    table = metadata.load_metadata(generated)
+def test_scan_describes_the_files_of_a_data_set(generated):
+    table = load_metadata(generated)
     found = headers.scan(table["path"].tolist(), 0, 0)
     assert found["path"].tolist() == table["path"].tolist()
     assert (found["error"] == "").all()
@@ -91,7 +93,7 @@ def test_the_headers_of_a_data_set_say_what_its_files_are(generated):
 
 
 @pytest.mark.parametrize("syntax", [JPEG2000Lossless, JPEGLosslessSV1])
-def test_one_file_has_its_attributes_in_a_row(tmp_path, breast, syntax):
+def test_a_file_has_its_attributes_in_a_row(tmp_path, breast, syntax):
     path = write_dicom(tmp_path / "a.dcm", breast, syntax, WindowCenter=[2048, 100], WindowWidth=[4096, 50])
     row = headers.header(str(path))
     assert row["transfer_syntax"] == syntax.keyword
@@ -100,15 +102,21 @@ def test_one_file_has_its_attributes_in_a_row(tmp_path, breast, syntax):
     assert (row["windows"], row["voi_tables"], row["error"]) == (2, 0, "")
 
 
-def test_a_sample_is_drawn_by_its_seed_in_the_order_of_the_files(generated):
-    paths = metadata.load_metadata(generated)["path"].tolist()
+@pytest.fixture
+def here(monkeypatch):
+    """Headers are read in this process, which saves starting others."""
+    monkeypatch.setattr(headers.workers, "run", lambda read, tasks: ((task, read(task)) for task in tasks))
+
+
+def test_a_sample_depends_on_the_seed_and_keeps_the_order_of_the_files(generated, here):
+    paths = load_metadata(generated)["path"].tolist()
     first, again, other = (headers.scan(paths, 7, seed)["path"].tolist() for seed in (1, 1, 2))
     assert first == again != other
     assert first == [path for path in paths if path in first]
     assert len(first) == 7
 
 
-def test_a_file_that_cannot_be_read_is_a_row_with_its_error(odd_files):
+def test_a_file_that_cannot_be_read_is_a_row_with_its_error(odd_files, here):
     found = headers.scan([str(path) for path in odd_files.values()], 0, 0)
     errors = dict(zip(odd_files, found["error"], strict=True))
     assert errors["empty"] == "the file is empty"
@@ -121,19 +129,19 @@ def test_a_file_that_cannot_be_read_is_a_row_with_its_error(odd_files):
     assert odd["PhotometricInterpretation"] == odd["VOILUTFunction"] == "other"
 
 
-def test_nothing_that_tells_who_a_woman_is_comes_out(odd_files, capfd):
+def test_nothing_that_identifies_a_woman_is_returned_or_printed(odd_files, capfd):
     found = headers.scan([str(path) for path in odd_files.values()], 0, 0)
     shown = json.dumps(found.drop(columns="path").astype(str).to_dict("records"))
     said = capfd.readouterr()
     assert not [secret for secret in SECRETS if secret in shown + said.out + said.err]
 
 
-def test_no_attribute_is_outside_the_groups_of_pixels_and_side():
+def test_all_attributes_but_the_side_describe_pixels():
     assert {Tag(name).group for name in headers.ATTRIBUTES if name != "ImageLaterality"} == {0x0028}
 
 
 @pytest.mark.parametrize("keyword", ["BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"])
-def test_a_reason_that_a_notebook_shows_quotes_nothing(tmp_path, breast, keyword):
+def test_a_reason_for_a_notebook_quotes_no_text_from_the_file(tmp_path, breast, keyword):
     dataset = pydicom.dcmread(write_dicom(tmp_path / "x.dcm", breast))
     tag = pydicom.datadict.tag_for_keyword(keyword)
     dataset[tag] = pydicom.DataElement(tag, "LO", "Doe^Jane", validation_mode=pydicom.config.IGNORE)

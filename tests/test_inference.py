@@ -9,9 +9,9 @@ import pytest
 
 from rsna_nb import inference, reading
 from rsna_nb.config import RunConfig
-from rsna_nb.dicom.reader import read_mammogram
+from rsna_nb.dicom import read_mammogram
 from rsna_nb.metadata.table import load_metadata
-from rsna_nb.prepare.store import to_8_bits
+from rsna_nb.prepare import to_8_bits
 from rsna_nb.runs import Run, RunError
 from rsna_nb.splits import SplitError
 from rsna_nb.training import data

@@ -12,7 +12,7 @@ from rsna_nb.config import RunConfig
 from rsna_nb.evaluation import single_run as evaluation
 from rsna_nb.explain import explanation, pointing
 from rsna_nb.notebook import UnavailableError
-from rsna_nb.prepare.store import store_path
+from rsna_nb.prepare import store_path
 from rsna_nb.runs import Run, RunError
 from rsna_nb.system.files import read_arrays
 from rsna_nb.training import run as training

@@ -10,12 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from rsna_nb import dicom, prepare
 from rsna_nb.dicom import headers
 from rsna_nb.dicom import preprocessing_steps as steps
-from rsna_nb.dicom import reader as dicom
 from rsna_nb.dicom.crop import fit
 from rsna_nb.metadata import table as metadata
-from rsna_nb.prepare import store as prepare
 from tests.conftest import write_dicom
 from tests.test_headers import SECRETS, write_personal
 from tests.test_imbalance import rsna_table

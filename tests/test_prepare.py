@@ -1,4 +1,7 @@
+"""The store and its ledger, also after a kill, with a full disk and with unreadable files."""
+
 import errno
+import logging
 import os
 import shutil
 import signal
@@ -16,16 +19,11 @@ import pydicom
 import pytest
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless
 
-from rsna_nb.config import RunConfig
-from rsna_nb.dicom.reader import read_mammogram
-from rsna_nb.metadata.table import load_metadata
-from rsna_nb.prepare import ledger
-from rsna_nb.prepare import store as prepare
-from rsna_nb.prepare.store import PrepareError, image_file, prepare_images, prepare_one, store_path
-from rsna_nb.splits import SplitError
-from rsna_nb.system.files import write_whole
-from rsna_nb.training import data
-from rsna_nb.training.data import split_table
+from rsna_nb.dicom import read_mammogram
+from rsna_nb.metadata import load_metadata
+from rsna_nb.prepare import PrepareError, image_file, ledger, prepare_images, store_path, tasks, to_8_bits
+from rsna_nb.prepare.tasks import Task, prepare_one
+from rsna_nb.system import write_whole
 from tests.conftest import write_dicom
 
 
@@ -62,7 +60,7 @@ def test_every_image_becomes_an_8_bit_png_and_a_ledger_row(generated, tmp_path):
     store = store_path(tmp_path, generated, [96, 64])
     for row, path in zip(rows.itertuples(), df["path"], strict=True):
         picture = cv2.imread(str(image_file(store, row.patient_id, row.image_id)), cv2.IMREAD_UNCHANGED)
-        np.testing.assert_array_equal(picture, prepare.to_8_bits(read_mammogram(path, [96, 64])))
+        np.testing.assert_array_equal(picture, to_8_bits(read_mammogram(path, [96, 64])))
 
 
 def test_a_second_call_reads_nothing_again(few, tmp_path):
@@ -80,8 +78,14 @@ def test_another_size_is_another_store(few, tmp_path):
     assert len(list((tmp_path / "stores").rglob("*.png"))) == 12
 
 
-def test_a_changed_file_and_a_damaged_picture_are_read_again(few, tmp_path, breast):
+def test_two_data_folders_of_one_name_have_two_stores(tmp_path):
+    first, other = (store_path(tmp_path, tmp_path / place / "data", 64) for place in "ab")
+    assert first != other
+
+
+def test_a_changed_file_and_a_damaged_picture_are_read_again(few, tmp_path, breast, caplog):
     prepared(tmp_path, few)
+    assert "changed" not in caplog.text
     store = store_of(tmp_path)
     whole = contents(store)
     changed = image_file(store, "1", "0")
@@ -89,21 +93,34 @@ def test_a_changed_file_and_a_damaged_picture_are_read_again(few, tmp_path, brea
     image_file(store, "1", "1").write_bytes(b"half a pict")
     image_file(store, "1", "2").unlink()
     prepared(tmp_path, few)
+    assert "files changed since they were prepared: 1" in caplog.text
+    assert few["path"][0] in caplog.text
     after = contents(store)
     name = str(changed.relative_to(store))
     assert after.pop(name) != whole.pop(name)
     assert after == whole
 
 
-def test_faulty_files_are_rows_with_their_reason_and_the_rest_goes_on(few, tmp_path):
+def test_an_image_that_stands_in_the_table_twice_is_refused(few, tmp_path):
+    """Both files would write the same picture, and the last one to finish would win."""
+    few.loc[1, "image_id"] = "0"
+    with pytest.raises(PrepareError, match="first 1/0: keep one row"):
+        prepared(tmp_path, few)
+    assert not list(tmp_path.rglob("*.png"))
+
+
+def test_unreadable_files_are_rows_with_their_reason_and_the_others_are_prepared(few, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     Path(few["path"][1]).write_text("no DICOM")
     Path(few["path"][2]).unlink()
     rows = prepared(tmp_path, few)
     assert rows["error"].tolist() == ["", "not a DICOM file", "the file is missing", "", "", ""]
     assert sorted(path.stem for path in store_of(tmp_path).rglob("*.png")) == ["0", "3", "4", "5"]
+    assert "2 files unreadable" in caplog.text
+    assert "unreadable: 1 x not a DICOM file" in caplog.text
 
 
-def test_a_file_that_was_mended_is_read_at_the_next_call(few, tmp_path, breast):
+def test_an_unreadable_file_that_was_repaired_is_read_at_the_next_call(few, tmp_path, breast):
     Path(few["path"][1]).write_text("no DICOM")
     prepared(tmp_path, few)
     write_dicom(Path(few["path"][1]), breast)
@@ -111,21 +128,29 @@ def test_a_file_that_was_mended_is_read_at_the_next_call(few, tmp_path, breast):
 
 
 @pytest.mark.parametrize("damage", ["1,9,o", "1,9,ok,,,\n", "\0\0\0\0\n", "\n\n", '1,9,error,"TypeError: a, b\n'])
-def test_a_damaged_ledger_loses_only_the_damaged_rows(few, tmp_path, damage):
+def test_a_damaged_ledger_loses_only_the_damaged_rows_and_says_so(few, tmp_path, damage, caplog):
     prepared(tmp_path, few)
+    assert "damaged" not in caplog.text
     path = store_of(tmp_path) / "ledger.csv"
     whole = path.read_text()
     header, rows = whole.split("\n", 1)
     path.write_text(f"{header}\n{damage}\n{rows}{damage}")
     assert len(ledger.read(store_of(tmp_path))) == 6
+    assert ("damaged rows dropped: 2" in caplog.text) == bool(damage.strip())
     prepared(tmp_path, few)
     assert path.read_text() == whole
+
+
+def test_the_ledger_of_a_killed_run_is_a_table_that_pandas_reads(tmp_path):
+    for image in "23":
+        ledger.append(tmp_path, ledger.Record("1", image))
+    assert pd.read_csv(tmp_path / "ledger.csv")["image_id"].tolist() == [2, 3]
 
 
 def test_a_row_after_a_cut_off_one_is_kept(tmp_path):
     ledger.append(tmp_path, ledger.Record("1", "2"))
     with (tmp_path / "ledger.csv").open("a") as file:
-        file.write("1,3,o")
+        file.write("\n1,3,o")
     ledger.append(tmp_path, ledger.Record("1", "4", error='a "reason", with a comma'))
     assert ledger.read(tmp_path) == {
         ("1", "2"): ledger.Record("1", "2"),
@@ -143,7 +168,7 @@ def test_text_from_a_file_breaks_no_row_of_the_ledger(few, tmp_path):
     assert len(ledger.read(store_of(tmp_path))) == 6
 
 
-def test_a_file_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     target = tmp_path / "x.png"
     write_whole(target, b"old")
 
@@ -159,21 +184,21 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
 
 def test_the_space_needed_is_checked_first(few, tmp_path, monkeypatch):
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr(prepare.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr("rsna_nb.prepare.store.shutil.disk_usage", lambda path: usage)
     with pytest.raises(PrepareError, match="set store_dir to another disk"):
         prepared(tmp_path, few)
     assert not list(store_of(tmp_path).rglob("*.png"))
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
-def test_a_disk_that_fills_up_is_named_and_what_to_do(few, tmp_path, monkeypatch, elsewhere):
+def test_a_full_disk_is_an_error_that_says_how_to_continue(few, tmp_path, monkeypatch, elsewhere):
     def no_space(path: Path, content: bytes) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(prepare, "write_whole", no_space)
-    monkeypatch.setattr(prepare.workers, "run", lambda work, tasks: ((task, work(task)) for task in tasks))
+    monkeypatch.setattr(tasks, "write_whole", no_space)
+    monkeypatch.setattr(tasks.workers, "run", lambda work, tasks: ((task, work(task)) for task in tasks))
     executor = ThreadPoolExecutor(1) if elsewhere else None
-    with pytest.raises(PrepareError, match=f"{store_of(tmp_path)}: .*No space left.*preparing goes on where it was"):
+    with pytest.raises(PrepareError, match=f"{store_of(tmp_path)}: .*No space left.*rerun to continue"):
         prepare_images(few, tmp_path / "data", tmp_path / "stores", 64, executor)
 
 
@@ -188,7 +213,7 @@ if __name__ == "__main__":
 """
 
 
-def test_killed_and_started_again_the_store_equals_one_never_interrupted(generated, tmp_path):
+def test_a_store_whose_preparing_was_killed_twice_equals_one_never_interrupted(generated, tmp_path):
     script = tmp_path / "killed.py"
     script.write_text(KILLED)
     prepare_images(load_metadata(generated), generated, tmp_path / "whole", 64)
@@ -219,7 +244,7 @@ def test_two_processes_on_one_store_share_the_work(generated, tmp_path):
     assert len(text.splitlines()) == 1 + len(load_metadata(generated))
 
 
-def test_an_executor_that_breaks_stops_preparing_and_the_next_call_goes_on(generated, tmp_path, monkeypatch):
+def test_a_broken_executor_stops_preparing_and_the_next_call_continues(generated, tmp_path, monkeypatch):
     df, append = load_metadata(generated), ledger.append
 
     def append_and_kill(store: Path, record: ledger.Record) -> None:
@@ -228,33 +253,26 @@ def test_an_executor_that_breaks_stops_preparing_and_the_next_call_goes_on(gener
 
     with monkeypatch.context() as patch, ProcessPoolExecutor(1, get_context("spawn")) as executor:
         patch.setattr(ledger, "append", append_and_kill)
-        with pytest.raises(PrepareError, match="started again, preparing goes on"):
+        with pytest.raises(PrepareError, match="rerun to continue"):
             prepare_images(df, generated, tmp_path, 64, executor)
     assert (prepare_images(df, generated, tmp_path, 64)["status"] == "ok").all()
 
 
-def test_a_worker_that_dies_is_a_row_and_the_rest_goes_on(few, tmp_path, monkeypatch):
-    monkeypatch.setattr(prepare, "prepare_one", die_or_prepare)
+def test_a_worker_that_dies_is_a_row_and_the_other_files_are_prepared(few, tmp_path, monkeypatch):
+    monkeypatch.setattr(tasks, "prepare_one", die_or_prepare)
     rows = prepare_images(few, tmp_path / "data", tmp_path / "stores", 64)
     assert rows["error"].tolist() == ["", "", "reading it ended the process: Segmentation fault", "", "", ""]
 
 
-def die_or_prepare(task: prepare.Task) -> ledger.Record:
+def die_or_prepare(task: Task) -> ledger.Record:
     if task.image_id == "2":
         os.kill(os.getpid(), signal.SIGSEGV)
     return prepare_one(task)
 
 
-def test_reading_preparing_and_scoring_start_without_tensorflow():
-    modules = "metadata dicom prepare splits metrics operating calibration plots config runs data".split()
-    code = f"import sys, {', '.join('rsna_nb.' + module for module in modules)}; print('tensorflow' in sys.modules)"
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert answer.stdout == "False\n"
-
-
 MEASURED = """
 import re, sys
-from rsna_nb.prepare import Task, prepare_one
+from rsna_nb.prepare.tasks import Task, prepare_one
 from pathlib import Path
 
 records = [prepare_one(Task(Path(sys.argv[1]), (1024, 1024), "1", Path(path).stem, path)) for path in sys.argv[2:]]
@@ -263,6 +281,7 @@ print(int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text(
 """
 
 
+@pytest.mark.slow
 def test_a_worker_stays_under_600_mb_on_the_largest_files(tmp_path, breast):
     large = cv2.resize(breast, (3328, 4096), interpolation=cv2.INTER_LINEAR)
     large += np.random.default_rng(0).integers(0, 16, large.shape, dtype=np.uint16)
@@ -276,11 +295,15 @@ def test_a_worker_stays_under_600_mb_on_the_largest_files(tmp_path, breast):
     assert int(answer.stdout) < 600
 
 
-def test_a_side_that_loses_all_its_cancers_to_unreadable_files_says_so(generated, tmp_path):
+def test_a_split_that_loses_all_its_cancers_to_unreadable_files_says_so(generated, tmp_path):
+    from rsna_nb.config import RunConfig
+    from rsna_nb.splits import SplitError
+    from rsna_nb.training import data  # here: it loads TensorFlow, and the workers of other tests import this module
+
     shutil.copytree(generated, tmp_path / "data")
     folders = {"data_dir": str(tmp_path / "data"), "store_dir": str(tmp_path / "stores")}
     config = RunConfig(**folders, img_size=64, val_fraction=0.05)
-    table, data_dir = split_table(config)
+    table, data_dir = data.split_table(config)
     lost = table[(table["split"] == "validation") & (table["cancer"] == 1)]
     for path in lost["path"]:
         Path(path).write_text("no DICOM")

@@ -1,22 +1,22 @@
-"""Reading many files side by side, in processes that start without TensorFlow."""
+"""Reading many files in worker processes, which start without TensorFlow."""
 
 import os
 import signal
 
 import numpy as np
 
-from rsna_nb import reading
+from rsna_nb.prepare import reading
 
 
-def test_a_file_that_ends_its_process_costs_itself_alone(monkeypatch):
-    monkeypatch.setattr(reading, "read_in_worker", read_or_die)
-    found = dict(reading.read_pictures(["die" if i == 3 else "live" for i in range(reading.FEW + 1)], (2, 2)))
+def test_a_file_that_crashes_its_process_costs_no_other_file(monkeypatch):
+    monkeypatch.setattr(reading, "_read_in_worker", read_or_die)
+    found = dict(reading.read_pictures(["die" if i == 3 else "live" for i in range(reading.MAX_HERE + 1)], (2, 2)))
     assert "ended the process" in found.pop(3)
     assert all(np.array_equal(picture, np.ones((2, 2))) for picture in found.values())
-    assert len(found) == reading.FEW
+    assert len(found) == reading.MAX_HERE
 
 
-def read_or_die(task: reading.Task) -> np.ndarray:
-    if task.path == "die":
+def read_or_die(file: tuple[int, str], shape: tuple[int, int]) -> np.ndarray:
+    if file[1] == "die":
         os.kill(os.getpid(), signal.SIGSEGV)
-    return np.ones(task.shape)
+    return np.ones(shape)

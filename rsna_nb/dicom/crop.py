@@ -1,4 +1,4 @@
-"""Where the breast is in a mammogram, and how it is fitted into a size.
+"""Finds the breast in a mammogram and fits a picture into a size.
 
 Pictures are float32 (height, width) in 0-1, air dark and tissue bright.
 """
@@ -8,48 +8,59 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-# Of the grey levels, 0 to 255, in which the breast is looked for:
-AIR_LIMIT = 64  # air is darker: the windowed background of a mammogram is close to 0
+# Grey levels, 0 to 255, of the picture that is searched for the breast:
+AIR_LIMIT = 64  # air is darker than this: the windowed background of a mammogram is close to 0
 TISSUE_STEP = 5  # tissue is brighter than air by more than this
-NARROW, WIDE = 3, 16  # of the levels within WIDE of air's most frequent one, half are within NARROW of it
-WHITE, UNIFORM = 230, 5  # a border's line is brighter than WHITE, or its levels lie within UNIFORM
+NARROW, WIDE = 3, 16  # half of the levels within WIDE of the most frequent level of air lie within NARROW of it
+WHITE, UNIFORM = 230, 5  # a line of a border is brighter than WHITE, or its levels differ by at most UNIFORM
 
 
 @dataclass(frozen=True)
 class Breast:
-    """Where the breast is in a picture: `box` is (x_min, y_min, x_max, y_max), half open; `mask`, of the picture's
-    shape, is uint8 of 0 and 1: the breast with a margin."""
+    """Where the breast is in a picture.
+
+    Attributes
+    ----------
+    box
+        (x_min, y_min, x_max, y_max) in pixels, of which x_max and y_max lie just outside.
+    mask
+        uint8 of the picture's shape: 1 in the breast and a margin around it, else 0.
+    """
 
     box: tuple[int, int, int, int]
     mask: np.ndarray
 
 
 def find_breast(picture: np.ndarray) -> Breast | None:
-    """The largest piece of tissue, leaving aside markers, frames and borders; None where all is air.
+    """Find the largest piece of tissue that is not a marker, a frame or a border; None if all is air.
 
-    The picture is a small one, of 200 to 400 pixels along its longer side: a frame, a letter, a skin fold have
-    about the same width in all of them. The steps: threshold above the air, cut uniform edges off, open (which
-    removes text and thin lines, also where they touch the breast), take the largest component, and give it back
-    what the opening took from its rim.
+    The steps are: threshold above the air; erase uniform lines at the edges; open morphologically, which removes text
+    and thin lines even where they touch the breast; keep the largest component; grow it back to the rim that opening
+    took away.
+
+    The picture must be small, 200 to 399 pixels along its longer side, so that a frame, a letter or a fold of skin has
+    about the same width in pixels whatever the file's size.
     """
     grey = cv2.convertScaleAbs(picture, alpha=255)
-    threshold = air_threshold(grey)
+    threshold = _air_threshold(grey)
     tissue = (cv2.medianBlur(grey, 3) > threshold).astype(np.uint8)
-    erase_borders(grey, tissue, threshold)
+    _erase_borders(grey, tissue, threshold)
     radius = max(1, round(0.008 * max(picture.shape)))
-    body = largest_component(opened(tissue, radius))
+    body = _largest_component(_opened(tissue, radius))
     if body is None:
         return None
     for _ in range(2):
-        body = cv2.min(cv2.dilate(body, disc(radius + 1)), tissue)
-    whole = cv2.dilate(body, np.ones((3, 3), np.uint8))  # a pixel that tissue fills by less than half may be missing
-    return Breast(bounding_box(whole), cv2.dilate(body, disc(2 * radius)))
+        body = cv2.min(cv2.dilate(body, _disc(radius + 1)), tissue)
+    whole = cv2.dilate(body, np.ones((3, 3), np.uint8))  # includes pixels that tissue fills by less than half
+    x_min, y_min, width, height = cv2.boundingRect(whole)
+    return Breast((x_min, y_min, x_min + width, y_min + height), cv2.dilate(body, _disc(2 * radius)))
 
 
-def air_threshold(grey: np.ndarray) -> int:
-    """The level above which a pixel is tissue: the air's most frequent one, a step, and three times its spread.
+def _air_threshold(grey: np.ndarray) -> int:
+    """Return the grey level above which a pixel is tissue.
 
-    Smoothed, air has nearly one level, however noisy it is. Where no dark level stands out, all is tissue and air 0.
+    It lies above the most frequent level of air by `TISSUE_STEP` and three times the spread of air. Smoothed air has
+    nearly one level, however noisy it is. If no dark level stands out, there is no air, and it is counted as 0.
     """
     counts = np.bincount(cv2.medianBlur(grey, 5).ravel(), minlength=256)
     air = int(np.argmax(counts[:AIR_LIMIT]))
@@ -58,52 +69,52 @@ def air_threshold(grey: np.ndarray) -> int:
     return air + TISSUE_STEP + 3 * spread if spread <= NARROW else TISSUE_STEP
 
 
-def erase_borders(grey: np.ndarray, tissue: np.ndarray, threshold: int) -> None:
-    """Set to 0, in place, the rows and columns from each edge inwards that are a frame's or a border's.
+def _erase_borders(grey: np.ndarray, tissue: np.ndarray, threshold: int) -> None:
+    """Set to 0 in `tissue`, in place, the rows and columns at the edges that belong to a frame or a border.
 
-    Nearly all of such a line is white, or of one level above the air's; tissue varies along a line. A frame may
-    stand a little way in. The first edge is looked at once more, free of the borders that cross it.
+    Nearly all pixels of such a line are white or share one level above the air's, whereas tissue varies along a line.
+    A frame may begin up to a twentieth inside the picture, and a border takes up to a quarter of it.
     """
-    for _ in range(5):
+    for _ in range(5):  # each edge, and the first one again, now that the borders that cross it are cut off
         lines, length = grey.shape
         ordered = np.sort(grey[: lines // 4 + 1], axis=1)
         low, middle, high = ordered[:, length // 10], ordered[:, length // 2], ordered[:, length - 1 - length // 10]
         border = (low > WHITE) | ((middle > threshold) & (high - low <= UNIFORM))
-        border[-1] = False  # not more than a quarter
+        border[-1] = False  # ends the border at a quarter of the picture
         start = int(np.argmax(border[: lines // 20 + 1]))
         end = start + int(np.argmin(border[start:]))
         tissue[:end] = 0
-        if low[end] > threshold:  # partly border, or breast as the line after the next
+        if low[end] > threshold:  # the next line is partly border: it is tissue only where a line further in is, too
             inner = min(end + 2, lines - 1)
             tissue[end:inner] &= tissue[inner]
-        grey, tissue = np.rot90(grey[end:]), np.rot90(tissue[end:])
+        grey, tissue = np.rot90(grey[end:]), np.rot90(tissue[end:])  # views: `tissue` still writes to the caller's
 
 
-def opened(mask: np.ndarray, radius: int) -> np.ndarray:
-    """Without what a disc does not fit into. A breast goes on beyond the picture's edge: a sliver there is kept."""
+def _opened(mask: np.ndarray, radius: int) -> np.ndarray:
+    """Remove what a disc does not fit into. The mask is continued beyond its edges, as the breast is in reality."""
     padded = cv2.copyMakeBorder(mask, radius, radius, radius, radius, cv2.BORDER_REPLICATE)
-    return cv2.morphologyEx(padded, cv2.MORPH_OPEN, disc(radius))[radius:-radius, radius:-radius]
+    return cv2.morphologyEx(padded, cv2.MORPH_OPEN, _disc(radius))[radius:-radius, radius:-radius]
 
 
-def largest_component(mask: np.ndarray) -> np.ndarray | None:
+def _largest_component(mask: np.ndarray) -> np.ndarray | None:
+    """Return the largest connected region of the mask as uint8 of 0 and 1, or None if the mask is empty."""
     count, labels, statistics, _ = cv2.connectedComponentsWithStats(mask, connectivity=4)
-    if count < 2:
+    if count < 2:  # the background is a component too
         return None
     return (labels == 1 + np.argmax(statistics[1:, cv2.CC_STAT_AREA])).astype(np.uint8)
 
 
-def disc(radius: int) -> np.ndarray:
+def _disc(radius: int) -> np.ndarray:
+    """Return a disc as a structuring element, uint8 (2 * radius + 1, 2 * radius + 1)."""
     return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
-
-
-def bounding_box(mask: np.ndarray) -> tuple[int, int, int, int]:
-    x_min, y_min, width, height = cv2.boundingRect(mask)
-    return x_min, y_min, x_min + width, y_min + height
 
 
 @dataclass(frozen=True)
 class Placement:
-    """The rectangle of a picture, in its pixels, that `fit` fills, and how much it enlarges; around it is 0."""
+    """The rectangle of a fitted picture that holds content, in its pixels; around it is 0.
+
+    `scale` is the enlargement: pixels of the fitted picture for each pixel of the content.
+    """
 
     top: int
     left: int
@@ -113,21 +124,22 @@ class Placement:
 
 
 def placement(box: tuple[int, int], shape: tuple[int, int]) -> Placement:
-    """Where `fit` puts a picture of `box` (height, width) in one of `shape`."""
+    """Return where `fit` puts a picture of size `box` (height, width) in one of `shape`.
+
+    >>> placement((200, 100), (64, 64))
+    Placement(top=0, left=16, height=64, width=32, scale=0.32)
+    """
     scale = min(shape[0] / box[0], shape[1] / box[1])
     height, width = (min(side, max(1, round(own * scale))) for own, side in zip(box, shape, strict=True))
     return Placement((shape[0] - height) // 2, (shape[1] - width) // 2, height, width, scale)
 
 
 def fit(picture: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """The picture resized into `shape` (height, width), its aspect kept, centred on zeros.
-
-    Reducing averages areas; enlarging interpolates linearly.
-    """
+    """Resize a picture into `shape` (height, width). The aspect is kept and the picture is centred on zeros."""
     at = placement((picture.shape[0], picture.shape[1]), shape)
     fitted = np.zeros(shape, np.float32)
     inner = fitted[at.top : at.top + at.height, at.left : at.left + at.width]
-    method = cv2.INTER_AREA if at.scale < 1 else cv2.INTER_LINEAR
+    method = cv2.INTER_AREA if at.scale < 1 else cv2.INTER_LINEAR  # averages areas, or interpolates
     cv2.resize(picture, (at.width, at.height), dst=inner, interpolation=method)
-    np.clip(inner, 0, 1, out=inner)  # rounding can pass 1
+    np.clip(inner, 0, 1, out=inner)  # rounding in resize can exceed 1
     return fitted

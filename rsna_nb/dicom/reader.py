@@ -1,11 +1,15 @@
-"""One DICOM file -> one picture: decoded, windowed, upright in brightness, cropped to the breast, sized.
+"""One DICOM file -> one picture: decoded, windowed, air dark, cropped to the breast and resized.
 
-Only the pixels that are needed are read: the breast is looked for in a picture of about 1/16 of the file's size,
-and then decoded at the coarsest level that fills the size asked for. decode.py decodes, pyramid.py halves,
-brightness.py windows, crop.py finds the breast. All arrays are (rows, columns).
+Only the pixels that are needed are decoded. The breast is searched for in a picture of about 1/16 of the file's
+size. Then its bounding box is decoded at the coarsest resolution that still fills the requested size.
+
+dataset.py reads the header, decode.py the pixels, pyramid.py halves them, voi.py makes brightness of them and crop.py
+finds the breast. All arrays are (rows, columns).
 """
 
+import operator
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log2
 from pathlib import Path
@@ -13,56 +17,40 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pydicom
-from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.filereader import read_file_meta_info
-from pydicom.tag import Tag
+from pydicom.errors import BytesLengthException
 
 from rsna_nb.dicom.crop import Breast, find_breast, fit
-from rsna_nb.dicom.decode import MAX_PIXELS, TRANSFER_SYNTAXES, open_pyramid
+from rsna_nb.dicom.dataset import read_dataset
+from rsna_nb.dicom.decode import open_pyramid
+from rsna_nb.dicom.errors import DicomError, UnreadableError
 from rsna_nb.dicom.pyramid import Pyramid, stored_range
-from rsna_nb.dicom.voi import (
-    UnreadableError,
-    Voi,
-    declared_voi,
-    first_number,
-    modality_values,
-    padding_mask,
-    percentile_voi,
-    range_voi,
-    to_brightness,
-)
+from rsna_nb.dicom.voi import Voi, declared_voi, modality_values, padding_mask, percentile_voi, range_voi, to_brightness
 
-SEARCH_SIDE = 200  # pixels that the longer side has at least in the picture in which the breast is looked for
-DEFERRED = 1_000_000  # bytes: larger elements stay on the disk until they are asked for
-ALLOWED = {
-    "Rows": range(1, 65536),
-    "Columns": range(1, 65536),
-    "BitsAllocated": (8, 16),
-    "BitsStored": range(1, 17),
-    "HighBit": range(16),
-    "PixelRepresentation": (0, 1),
-}
+SEARCH_SIDE = 200  # the longer side of the picture that is searched for the breast has 200 to 399 pixels
 
-Box = tuple[int, int, int, int]  # x_min, y_min, x_max, y_max, half open
-
-
-class DicomError(ValueError):
-    """A file that is not a readable mammogram: `path`, and the `reason` in words."""
-
-    def __init__(self, path: str | Path, reason: str) -> None:
-        super().__init__(str(path), reason)
-        self.path, self.reason = str(path), reason
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+Box = tuple[int, int, int, int]  # x_min, y_min, x_max, y_max in pixels; the last column and row are x_max-1, y_max-1
 
 
 @dataclass(frozen=True)
 class Reading:
-    """A picture (float32, (height, width), 0-1) and what was found and decided on the way to it.
+    """A picture and how it was made.
 
-    `window` says which VOI transformation was applied; `bits` is the number of bits of the stored range; the
-    picture was made from the file's at 1/2^`level`; `crop` is (x_min, y_min, x_max, y_max) in stored pixels, half open.
+    Attributes
+    ----------
+    picture
+        float32 (height, width) in 0-1.
+    transfer_syntax, photometric
+        Name of the file's transfer syntax, and its PhotometricInterpretation.
+    window
+        The VOI transformation that was applied, such as "LINEAR 2048 4096" (center and width).
+    bits
+        Bits of the stored range: BitsStored, or more if a pixel exceeds it.
+    rows, columns
+        Size of the file's frame in pixels.
+    level
+        The picture was made from the frame at 1/2^level of its size.
+    crop
+        The breast's bounding box in pixels of the full frame.
     """
 
     picture: np.ndarray
@@ -76,8 +64,8 @@ class Reading:
     crop: Box
 
 
-def read_mammogram(path: str | Path, img_size: int | tuple[int, int] | list[int]) -> np.ndarray:
-    """The mammogram in a DICOM file, cropped to the breast and fitted into `img_size`.
+def read_mammogram(path: str | Path, img_size: int | Sequence[int]) -> np.ndarray:
+    """Read the mammogram in a DICOM file, cropped to the breast and fitted into `img_size`.
 
     Parameters
     ----------
@@ -88,116 +76,105 @@ def read_mammogram(path: str | Path, img_size: int | tuple[int, int] | list[int]
 
     Returns
     -------
-    float32 (height, width) in 0-1: air 0, tissue bright, aspect kept, centred, zero padded.
+    float32 (height, width) in 0-1. Air is 0 and dense tissue bright. The aspect is kept, and the breast is centred on
+    zeros.
 
     Raises
     ------
     DicomError
-        For anything that is not a readable mammogram, with the reason. What it quotes of the file, which may name a
-        person, stands behind the reason's first colon.
+        If the file is not a readable mammogram. It has the file's `path` and the `reason`.
+    ValueError
+        If `img_size` is not one or two positive whole numbers.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from rsna_nb import synthetic
+    >>> folder = synthetic.generate(tempfile.mkdtemp(), patients=2, prevalence=0.5, scale=0.05, workers=1)
+    >>> path = sorted(folder.glob("train_images/*/*.dcm"))[0]
+    >>> picture = read_mammogram(path, (128, 64))
+    >>> picture.shape, picture.dtype.name, float(picture.min())
+    ((128, 64), 'float32', 0.0)
+    >>> read_mammogram("nowhere.dcm", 64)
+    Traceback (most recent call last):
+    rsna_nb.dicom.errors.DicomError: nowhere.dcm: the file is missing
     """
     return read(path, img_size).picture
 
 
-def read(path: str | Path, img_size: int | tuple[int, int] | list[int]) -> Reading:
-    """As `read_mammogram`, with what was found on the way."""
-    shape = (img_size, img_size) if isinstance(img_size, int) else (img_size[0], img_size[1])
+def read(path: str | Path, img_size: int | Sequence[int]) -> Reading:
+    """Read a mammogram as `read_mammogram` does, and return with the picture what was found on the way."""
+    shape = shape_of(img_size)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom warns of values that the code below judges itself
+        warnings.simplefilter("ignore")  # pydicom warns of unusual values, which the code below checks itself
         try:
-            return read_frame(read_dataset(path), shape)
+            dataset = read_dataset(path)
+            return read_frame(open_pyramid(dataset), dataset, dataset.file_meta.TransferSyntaxUID.name, shape)
         except UnreadableError as error:
             raise DicomError(path, str(error)) from error
-        except MemoryError as error:
-            raise DicomError(path, "it asks for more memory than there is") from error
+        except MemoryError as error:  # a damaged length can ask for 4 GiB
+            raise DicomError(path, "reading it needs more memory than there is") from error
         except (OSError, NotImplementedError, BytesLengthException) as error:  # an element that cannot be converted
             raise DicomError(path, f"cannot be read: {error}") from error
         except Exception as error:
-            raise DicomError(path, f"defective, in a way not foreseen: {type(error).__name__}: {error}") from error
+            raise DicomError(path, f"unforeseen defect: {type(error).__name__}: {error}") from error
 
 
-def read_dataset(path: str | Path) -> pydicom.Dataset:
-    """The file's data set, checked for being one grey frame; its pixels stay on the disk until they are asked for."""
-    try:
-        syntax = read_file_meta_info(path).get("TransferSyntaxUID", "")
-        if not isinstance(syntax, pydicom.uid.UID) or syntax not in TRANSFER_SYNTAXES:
-            raise UnreadableError(f"unsupported transfer syntax: {getattr(syntax, 'name', syntax) or 'absent'}")
-        dataset = pydicom.dcmread(path, defer_size=DEFERRED)
-        check_frame(dataset)
-    except (UnreadableError, MemoryError):
-        raise
-    except FileNotFoundError as error:
-        raise UnreadableError("the file is missing") from error
-    except InvalidDicomError as error:
-        empty = Path(path).stat().st_size == 0
-        raise UnreadableError("the file is empty" if empty else "not a DICOM file") from error
-    except OSError as error:
-        raise UnreadableError(f"cannot be read: {error}") from error
-    except Exception as error:  # pydicom's are of many kinds
-        raise UnreadableError(f"defective header: {error}") from error
-    return dataset
+def shape_of(img_size: int | Sequence[int]) -> tuple[int, int]:
+    """Return (height, width) of the setting `img_size`, which is a side or both; `ValueError` if it is neither.
 
-
-def check_frame(dataset: pydicom.Dataset) -> None:
-    """Raise `UnreadableError` unless the data set holds one grey frame of 8 or 16 bits and a sane size."""
-    if "PixelData" not in dataset:
-        raise UnreadableError("no PixelData (7FE0,0010): cut off, or not an image")
-    photometric = dataset.get("PhotometricInterpretation", "absent")
-    if photometric not in ("MONOCHROME1", "MONOCHROME2"):
-        raise UnreadableError(f"not a greyscale image: PhotometricInterpretation (0028,0004) is {photometric}")
-    for keyword in ("SamplesPerPixel", "NumberOfFrames"):
-        if first_number(dataset, keyword) not in (None, 1):
-            raise UnreadableError(f"{keyword} {Tag(keyword)} must be 1: it is {dataset[keyword].value}")
-    for keyword, allowed in ALLOWED.items():
-        value = dataset.get(keyword)
-        if not isinstance(value, int) or value not in allowed:
-            words = " or ".join(map(str, allowed)) if len(allowed) == 2 else f"{allowed[0]} to {allowed[-1]}"
-            raise UnreadableError(f"{keyword} {Tag(keyword)} must be {words}: it is {value}")
-    if dataset.BitsStored > dataset.BitsAllocated:
-        raise UnreadableError(f"BitsStored is {dataset.BitsStored}, more than BitsAllocated, {dataset.BitsAllocated}")
-    if dataset.Rows * dataset.Columns > MAX_PIXELS:
-        raise UnreadableError(f"{dataset.Rows} Rows of {dataset.Columns} Columns: no mammogram is so large")
-
-
-def read_frame(dataset: pydicom.Dataset, shape: tuple[int, int]) -> Reading:
-    """The frame of a checked data set."""
-    pyramid = open_pyramid(dataset)
-    search_level = search_level_of(pyramid.shape)
-    breast, declared, rough = search(pyramid, search_level, dataset)
-    crop = stored_box(breast, search_level, pyramid.shape)
-    level = min(search_level, level_for(crop, shape))
-    box, mask = cut_out(pyramid.level(level), breast, search_level - level)
-
-    values, padding = modality_values(box, dataset), padding_mask(box, dataset)
-    voi = declared if declared.apply else range_voi(values, mask, padding, declared) or rough
-    bright = to_brightness(values, dataset, voi, padding)
-    picture = fit(np.multiply(bright, mask, out=bright), shape)
-    if not picture.max() > 0:  # so written, NaN does not pass
-        raise UnreadableError(f"nothing is left to see: the header's rescaling or window ({voi.name}) is at fault")
-    rows, columns = pyramid.shape
-    return Reading(
-        picture=picture,
-        transfer_syntax=dataset.file_meta.TransferSyntaxUID.name,
-        photometric=dataset.PhotometricInterpretation,
-        window=voi.name,
-        bits=pyramid.bits,
-        rows=rows,
-        columns=columns,
-        level=level,
-        crop=crop,
-    )
-
-
-def search_level_of(shape: tuple[int, int]) -> int:
-    """The coarsest level at which the longer side of a picture of `shape` has `SEARCH_SIDE` pixels, or 0."""
-    return max(0, int(log2(max(shape) / SEARCH_SIDE)))
-
-
-def search(pyramid: Pyramid, level: int, dataset: pydicom.Dataset) -> tuple[Breast, Voi, Voi]:
-    """The breast in the picture at `level`, the file's VOI transformation and the one that the breast was found with.
-
-    The first has no `apply` where the file has none or where it shows nothing.
+    >>> shape_of(512), shape_of([1024, 512])
+    ((512, 512), (1024, 512))
     """
+    try:
+        sides = [operator.index(side) for side in (img_size if isinstance(img_size, Sequence) else (img_size,))]
+    except TypeError:
+        sides = []
+    if len(sides) not in (1, 2) or min(sides) < 1:
+        raise ValueError(f"img_size must be a side or (height, width) in whole pixels, 1 or more: it is {img_size!r}")
+    return sides[0], sides[-1]
+
+
+@dataclass(frozen=True)
+class Search:
+    """What the search for the breast found in the picture at `level`.
+
+    Attributes
+    ----------
+    breast
+        The breast's box and mask in that picture.
+    declared
+        The VOI transformation that the file declares. It has no `apply` if there is none or if it shows nothing.
+    rough
+        The one that the breast was found with: the declared one, else percentiles of the small picture.
+    """
+
+    level: int
+    breast: Breast
+    declared: Voi
+    rough: Voi
+
+    def stored_box(self, shape: tuple[int, int]) -> Box:
+        """Return the breast's box in pixels of the full frame of `shape`."""
+        x_min, y_min, x_max, y_max = (side << self.level for side in self.breast.box)
+        return x_min, y_min, min(x_max, shape[1]), min(y_max, shape[0])
+
+    def cut_out(self, picture: np.ndarray, level: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the part of a picture at `level` in the breast's box, and the breast's mask of 0 and 1 in it."""
+        x_min, y_min, x_max, y_max = self.breast.box
+        finer = self.level - level
+        box = picture[y_min << finer : y_max << finer, x_min << finer : x_max << finer]
+        mask = cv2.resize(self.breast.mask[y_min:y_max, x_min:x_max], box.shape[::-1], interpolation=cv2.INTER_NEAREST)
+        return box, mask
+
+    def voi(self, values: np.ndarray, mask: np.ndarray, padding: np.ndarray | None) -> Voi:
+        """Return the transformation of the picture: the declared one, else the range of the values in the mask."""
+        return self.declared if self.declared.apply else range_voi(values, mask, padding, self.declared) or self.rough
+
+
+def search(pyramid: Pyramid, dataset: pydicom.Dataset) -> Search:
+    """Find the breast in a small picture of the frame; `UnreadableError` if the frame shows none."""
+    level = max(0, int(log2(max(pyramid.shape) / SEARCH_SIDE)))
     stored = pyramid.level(level)
     if stored.min() == stored.max():
         raise UnreadableError(f"every pixel has the same value, {stored.min()}")
@@ -209,25 +186,44 @@ def search(pyramid: Pyramid, level: int, dataset: pydicom.Dataset) -> tuple[Brea
     breast = find_breast(to_brightness(values, dataset, rough, padding))
     if breast is None:
         raise UnreadableError("no tissue found: the whole image is as dark as air")
-    return breast, declared, rough
+    return Search(level, breast, declared, rough)
 
 
-def stored_box(breast: Breast, level: int, shape: tuple[int, int]) -> Box:
-    """The breast's box in pixels of the whole picture of `shape`, from that at `level`."""
-    x_min, y_min, x_max, y_max = (side << level for side in breast.box)
-    return x_min, y_min, min(x_max, shape[1]), min(y_max, shape[0])
+def read_frame(pyramid: Pyramid, dataset: pydicom.Dataset, syntax: str, shape: tuple[int, int]) -> Reading:
+    """Make a picture of a frame. A reader of another format can begin here.
+
+    Parameters
+    ----------
+    pyramid
+        The stored values.
+    dataset
+        Says what the values mean. A data set with nothing but PhotometricInterpretation suffices.
+    syntax
+        Name of the file's format, for the reading's `transfer_syntax`.
+    shape
+        (height, width) of the picture.
+
+    Raises
+    ------
+    UnreadableError
+        If the frame shows no breast.
+    """
+    found = search(pyramid, dataset)
+    crop = found.stored_box(pyramid.shape)
+    level = min(found.level, _level_for(crop, shape))
+    stored, mask = found.cut_out(pyramid.level(level), level)
+    values, padding = modality_values(stored, dataset), padding_mask(stored, dataset)
+    voi = found.voi(values, mask, padding)
+    bright = to_brightness(values, dataset, voi, padding)
+    picture = fit(np.multiply(bright, mask, out=bright), shape)
+    if not picture.max() > 0:  # "not >" rather than "<=": a NaN, as a broken rescale slope makes it, fails too
+        raise UnreadableError(f"the picture is black: the header's rescaling or window ({voi.name}) is at fault")
+    photometric = dataset.PhotometricInterpretation
+    return Reading(picture, syntax, photometric, voi.name, pyramid.bits, *pyramid.shape, level, crop)
 
 
-def level_for(crop: Box, shape: tuple[int, int]) -> int:
-    """The coarsest level at which the crop has at least the pixels that it will have in a picture of `shape`."""
+def _level_for(crop: Box, shape: tuple[int, int]) -> int:
+    """Return the coarsest level at which the crop has at least the pixels that it will have in a picture of `shape`."""
     x_min, y_min, x_max, y_max = crop
     reduction = max((y_max - y_min) / shape[0], (x_max - x_min) / shape[1])
     return max(0, int(log2(reduction)))
-
-
-def cut_out(picture: np.ndarray, breast: Breast, finer: int) -> tuple[np.ndarray, np.ndarray]:
-    """The breast's box, and its mask of 0 and 1, in a picture `finer` levels below the one it was found in."""
-    x_min, y_min, x_max, y_max = breast.box
-    box = picture[y_min << finer : y_max << finer, x_min << finer : x_max << finer]
-    mask = cv2.resize(breast.mask[y_min:y_max, x_min:x_max], box.shape[::-1], interpolation=cv2.INTER_NEAREST)
-    return box, mask

@@ -8,9 +8,7 @@ import keras
 import numpy as np
 import pandas as pd
 
-from rsna_nb import metrics
-from rsna_nb.dicom import reader as dicom
-from rsna_nb.dicom import reading_steps
+from rsna_nb import dicom, metrics
 from rsna_nb.evaluation import Evaluation, data_folder
 from rsna_nb.explain import deletion, pointing
 from rsna_nb.explain.geometry import Geometry
@@ -99,7 +97,7 @@ def in_file(run: Run, shown: Mapping[str, Explained]) -> InFile:
         if path is None:
             raise UnavailableError(f"{data_folder(run)} has no image {patient_id}/{image_id}")
         reading = dicom.read(path, run.config.image_shape)
-        whole = reading_steps(path, list(run.config.image_shape))[2].picture
+        whole = dicom.reading_steps(path, list(run.config.image_shape))[2].picture
     except (MetadataError, dicom.DicomError) as error:
         raise UnavailableError(str(error)) from error
     geometry = Geometry.of(reading, run.config.image_shape)

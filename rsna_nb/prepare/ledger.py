@@ -1,23 +1,31 @@
-"""The ledger of a store: ledger.csv, one row for each file that was prepared or refused.
+"""The ledger of a store: ledger.csv, one row for each file, whether it was prepared or could not be read.
 
-It is appended to while the work goes on, so that a killed run knows what it had done, and written anew,
-sorted, at the end. A row that was cut off or damaged is dropped, and its file is prepared again.
+Rows are appended while preparing runs, so that a killed run knows what is done. At the end the file is written anew,
+sorted. A row that was cut off or damaged is dropped with a warning, and its file is prepared again.
+
+pandas cannot read such a file: an opening quote in a damaged row would swallow the rows behind it. So each line is
+parsed by itself.
 """
 
 import csv
 import io
-import os
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import get_type_hints
 
 from rsna_nb.system import write_whole
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Record:
-    """A row, one line. `status` is "ok" or "error"; the picture was made from the file's at 1/2^`level` of its
-    size; `crop` is "x_min y_min x_max y_max" in stored pixels, half open."""
+    """One row of the ledger, always on one line.
+
+    `status` is "ok" or "error", and `error` the reason. From `transfer_syntax` to `level` the fields are those of
+    `dicom.Reading`; `crop` is its box as "x_min y_min x_max y_max".
+    """
 
     patient_id: str
     image_id: str
@@ -32,57 +40,61 @@ class Record:
     level: int = 0
     crop: str = ""
     source_bytes: int = 0
-    source_mtime: int = 0  # ns
+    source_mtime: int = 0  # time of the last change in ns
     png_bytes: int = 0
-    milliseconds: float = 0.0
+    milliseconds: float = 0.0  # that reading and writing took
+
+    @property
+    def source(self) -> tuple[int, int]:
+        """Bytes and time of the last change in ns of the file when it was read."""
+        return self.source_bytes, self.source_mtime
 
 
-LONGEST_TEXT = 300  # letters
+MAX_LETTERS = 300  # of a text: a damaged header can quote a whole file
 TYPES = get_type_hints(Record)
 COLUMNS = list(TYPES)
-Ledger = dict[tuple[str, str], Record]
+HEADER = ",".join(COLUMNS)
+Ledger = dict[tuple[str, str], Record]  # (patient_id, image_id) -> the last record of the file
 
 
 def read(store: Path) -> Ledger:
-    """(patient_id, image_id) -> the last record of each file."""
-    path = store / "ledger.csv"
-    ledger: Ledger = {}
-    for line in path.read_text(errors="replace").splitlines() if path.is_file() else []:
+    """Read the ledger of a store. It is empty if there is none yet."""
+    path, ledger, damaged = store / "ledger.csv", Ledger(), 0
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    for line in filter(None, text.splitlines()):
         try:
             (row,) = csv.reader([line], strict=True)
             record = Record(*(kind(value) for kind, value in zip(TYPES.values(), row, strict=True)))
-        except (ValueError, csv.Error):  # the header, or a damaged row
-            continue
-        ledger[record.patient_id, record.image_id] = record
+            ledger[record.patient_id, record.image_id] = record
+        except (ValueError, csv.Error):
+            damaged += line != HEADER
+    if damaged:
+        log.warning("%s: damaged rows dropped: %d; their files will be prepared again", path, damaged)
     return ledger
 
 
 def append(store: Path, record: Record) -> None:
-    """Add a row; a line that was cut off before it is closed first."""
-    with (store / "ledger.csv").open("a+b") as file:
-        if file.tell():
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                file.write(b"\n")
-        file.write(as_csv([record]).encode())
+    """Add a row. The line break stands before it, so that it is whole even if the last row was cut off."""
+    with (store / "ledger.csv").open("a", encoding="utf-8") as file:
+        file.write(f"{'' if file.tell() else HEADER}\n{_as_csv([record]).rstrip()}")
 
 
 def write(store: Path, ledger: Ledger) -> None:
-    """The whole ledger, with a header and sorted by patient and image."""
-    text = ",".join(COLUMNS) + "\n" + as_csv([ledger[key] for key in sorted(ledger)])
+    """Write the whole ledger, with a header and sorted by patient and image."""
+    text = f"{HEADER}\n{_as_csv([ledger[key] for key in sorted(ledger)])}"
     write_whole(store / "ledger.csv", text.encode())
 
 
-def as_csv(records: list[Record]) -> str:
+def _as_csv(records: list[Record]) -> str:
+    """Return a line for each record."""
     lines = io.StringIO()
-    csv.writer(lines, lineterminator="\n").writerows(map(fields, records))
+    rows = ([_one_line(value) for value in asdict(record).values()] for record in records)
+    csv.writer(lines, lineterminator="\n").writerows(rows)
     return lines.getvalue()
 
 
-def fields(record: Record) -> list[str | int | float]:
-    """Texts come from the files: what would break a line is a space, and a damaged header is not quoted in full."""
-    return [one_line(value) if isinstance(value, str) else value for value in asdict(record).values()]
-
-
-def one_line(text: str) -> str:
-    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())[:LONGEST_TEXT]
+def _one_line(value: str | int | float) -> str | int | float:
+    """Return a text without letters that would break the line, such as U+2028 in a damaged header, and not too long."""
+    if not isinstance(value, str):
+        return value
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in value).split())[:MAX_LETTERS]

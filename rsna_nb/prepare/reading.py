@@ -1,47 +1,50 @@
-"""DICOM files -> 8-bit pictures as the store would hold them, without a store: for scoring files that are read once."""
+"""DICOM files -> 8-bit pictures as the store would hold them, without a store: for files that are scored once."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from functools import partial
 
 import cv2
 import numpy as np
 
 from rsna_nb.dicom import DicomError, read_mammogram
-from rsna_nb.prepare.store import to_8_bits
+from rsna_nb.prepare.tasks import to_8_bits
 from rsna_nb.system import workers
 
-FEW = 32  # files that are read in this process: to start others takes longer
-
-
-@dataclass(frozen=True)
-class Task:
-    """One file to read: all that a worker needs to know."""
-
-    position: int
-    path: str
-    shape: tuple[int, int]
+MAX_HERE = 32  # so many files are read in this process: starting others takes longer
 
 
 def read_pictures(paths: Sequence[str], shape: tuple[int, int]) -> Iterator[tuple[int, np.ndarray | str]]:
-    """Each file's position and its picture, uint8 `shape`, or why it has none; in any order.
+    """Read files, in worker processes if there are more than `MAX_HERE`.
 
-    More than `FEW` files are read by a process for each core, where a file can cost its process and nothing else.
+    Parameters
+    ----------
+    paths
+        DICOM files. One that crashes its worker process costs no other file.
+    shape
+        (height, width) of the pictures.
+
+    Yields
+    ------
+    The position of a file in `paths` and its picture, uint8 of `shape`, or the reason in words why it has none. They
+    come in any order.
     """
-    tasks = [Task(position, path, shape) for position, path in enumerate(paths)]
-    if len(tasks) <= FEW:
-        yield from ((task.position, read_one(task)) for task in tasks)
+    files = list(enumerate(paths))
+    if len(files) <= MAX_HERE:
+        yield from ((position, _read((position, path), shape)) for position, path in files)
         return
-    for task, outcome in workers.run(read_in_worker, tasks):
-        yield task.position, outcome.reason if isinstance(outcome, workers.Death) else outcome
+    for (position, _), outcome in workers.run(partial(_read_in_worker, shape=shape), files):
+        yield position, outcome.reason if isinstance(outcome, workers.Death) else outcome
 
 
-def read_in_worker(task: Task) -> np.ndarray | str:
-    cv2.setNumThreads(1)  # the processes share the cores
-    return read_one(task)
+def _read_in_worker(file: tuple[int, str], shape: tuple[int, int]) -> np.ndarray | str:
+    """Do as `_read` does, in a process of its own."""
+    cv2.setNumThreads(1)  # the worker processes share the cores
+    return _read(file, shape)
 
 
-def read_one(task: Task) -> np.ndarray | str:
+def _read(file: tuple[int, str], shape: tuple[int, int]) -> np.ndarray | str:
+    """Return the picture of one (position, path), or the reason why it has none."""
     try:
-        return to_8_bits(read_mammogram(task.path, task.shape))
+        return to_8_bits(read_mammogram(file[1], shape))
     except DicomError as error:
         return error.reason

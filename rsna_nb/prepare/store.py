@@ -1,261 +1,150 @@
-"""Every DICOM file -> a store of 8-bit PNG pictures and a ledger with a row for each file.
+"""Every DICOM file of a table -> a store of 8-bit PNG pictures and a ledger.
 
     store_dir/<data set>-<height>x<width>-<key>/
-      ledger.csv                         a row a file: what it was and how it was read, or why it was not
+      ledger.csv                         a row for each file: how it was read, or why it could not be
       images/<patient_id>/<image_id>.png
 
-The ledger is appended to while the work goes on and sorted at its end, so that a killed run goes on
-where it was. A picture is whole or not there.
+The ledger grows while preparing runs and is sorted at the end. Rerun a killed run to continue where it stopped. A
+picture is written whole or not at all.
 """
 
 import hashlib
 import logging
-import os
 import shutil
-import time
-from collections.abc import Iterator
-from concurrent.futures import BrokenExecutor, CancelledError, Executor, as_completed
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import asdict
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
-from rsna_nb.dicom import reader as dicom
+from rsna_nb.dicom import shape_of
 from rsna_nb.prepare import ledger as ledgers
-from rsna_nb.prepare.ledger import COLUMNS, Record
-from rsna_nb.system import locked, remove_parts, workers, write_whole
+from rsna_nb.prepare.ledger import COLUMNS, Ledger
+from rsna_nb.prepare.tasks import PrepareError, Task, fingerprint, is_current, run
+from rsna_nb.system import locked, remove_parts
 
 log = logging.getLogger(__name__)
 
-RECIPE = 2  # raise it whenever the same file gives other pixels: old stores are then left alone
-CONNECT_SECONDS = 20
-STOPPING = (BrokenExecutor, CancelledError, OSError)  # which are not of one file, as a full disk
-BYTES_A_PIXEL = 0.3  # of a PNG; mammograms take 0.22 (58 KiB at 512 square)
+KEY = ["patient_id", "image_id"]
+RECIPE = 2  # version of the pixels: raise it if a file gives other ones than before, so that old stores are not reused
+BYTES_PER_PIXEL = 0.3  # of a PNG, with a reserve: mammograms take 0.22 (58 KiB for 512 x 512)
 
 
-class PrepareError(RuntimeError):
-    """The store cannot be made: no space, or too many files that cannot be read."""
+def store_path(store_dir: str | Path, data_dir: str | Path, img_size: int | Sequence[int]) -> Path:
+    """Return the folder of a store. Each data folder, size and recipe has its own.
 
-
-@dataclass(frozen=True)
-class Task:
-    """One file to prepare: all that a worker needs to know."""
-
-    store: Path
-    shape: tuple[int, int]
-    patient_id: str
-    image_id: str
-    path: str
-
-    @property
-    def key(self) -> tuple[str, str]:
-        return self.patient_id, self.image_id
-
-    @property
-    def png(self) -> Path:
-        return image_file(self.store, self.patient_id, self.image_id)
-
-
-def store_path(store_dir: str | Path, data_dir: str | Path, img_size: int | list[int]) -> Path:
-    """The store's own folder: another data set, size or recipe is another store."""
+    The name ends with a hash of all three, so that two data folders of the same name do not share a store.
+    """
     data_dir = Path(data_dir).resolve()
     height, width = shape_of(img_size)
     key = hashlib.sha256(f"{data_dir}|{height}x{width}|{RECIPE}".encode()).hexdigest()[:8]
     return Path(store_dir) / f"{data_dir.name}-{height}x{width}-{key}"
 
 
-def image_file(store: str | Path, patient_id: str, image_id: str) -> Path:
-    return Path(store) / "images" / patient_id / f"{image_id}.png"
-
-
 def prepare_images(
     metadata: pd.DataFrame,
     data_dir: str | Path,
     store_dir: str | Path,
-    img_size: int | list[int],
+    img_size: int | Sequence[int],
     executor: Executor | None = None,
 ) -> pd.DataFrame:
-    """Read every image of the table into the store and return the ledger, a row an image in the table's order.
+    """Read every image of a table into the store. Images that are there already, unchanged, are not read again.
 
     Parameters
     ----------
     metadata
-        As `metadata.load_metadata` returns it, or some of its rows.
-    data_dir, store_dir, img_size
-        Where the data came from, the folder of all stores, and the size in pixels: a side or [height, width].
+        The table from `metadata.load_metadata`, or some of its rows.
+    data_dir
+        The data folder that the table comes from.
+    store_dir
+        The folder of all stores.
+    img_size
+        Side of a square, or (height, width), in pixels.
     executor
-        Any `concurrent.futures.Executor` whose workers see the same folders, a Dask cluster's for one. None starts
-        a process for each core here, with limits of time and memory for each file (see workers.py).
+        Any `concurrent.futures.Executor` whose workers see the same folders, for instance that of a Dask cluster.
+        None starts a process for each core of this machine, with limits of time and memory for each file.
 
-    Notes
-    -----
-    What is in the store already is left alone, unless the file's size or time of change is another. A file
-    that could not be read, or whose worker died, is tried again.
+    Returns
+    -------
+    The ledger (see `Record`), a row for each image in the order of the table. A file that could not be read has status
+    "error" and its reason. The next call tries it again.
 
     Raises
     ------
     PrepareError
-        Where the disk has too little space (what is needed is logged first), or where the executor breaks.
+        If the disk has too little space, if the executor breaks, or if the table names an image twice.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from concurrent.futures import ThreadPoolExecutor
+    >>> from rsna_nb import synthetic
+    >>> from rsna_nb.metadata import load_metadata
+    >>> folder = synthetic.generate(tempfile.mkdtemp(), patients=2, prevalence=0.5, scale=0.05, workers=1)
+    >>> table = load_metadata(folder).head(4)
+    >>> ledger = prepare_images(table, folder, folder / "prepared", 64, ThreadPoolExecutor(1))
+    >>> ledger["status"].tolist()
+    ['ok', 'ok', 'ok', 'ok']
     """
-    store = store_path(store_dir, data_dir, img_size)
-    with locked(store):
+    store, shape = store_path(store_dir, data_dir, img_size), shape_of(img_size)
+    _check_unique(metadata)
+    with locked(store):  # a second process waits here, and then finds the work done
         ledger = ledgers.read(store)
-        rows = zip(metadata["patient_id"], metadata["image_id"], metadata["path"], strict=True)
-        tasks = [Task(store, shape_of(img_size), *row) for row in rows]
+        rows = zip(*(metadata[name] for name in (*KEY, "path")), strict=True)
+        tasks = [Task(store, shape, *row) for row in rows]
         tasks = [task for task in tasks if not is_current(ledger.get(task.key), task)]
         if tasks:
-            check_space(store, len(tasks), img_size)
+            _check_space(store, len(tasks), shape)
+            _warn_of_changes(tasks, ledger)
             for record in run(tasks, executor):
                 ledgers.append(store, record)
                 ledger[record.patient_id, record.image_id] = record
-            remove_parts(store)
+            remove_parts(store)  # files that a killed worker had begun to write
         ledgers.write(store, ledger)
-    keys = zip(metadata["patient_id"], metadata["image_id"], strict=True)
-    df = pd.DataFrame([asdict(ledger[key]) for key in keys], columns=COLUMNS)
-    report(df, store)
+    found = [asdict(ledger[key]) for key in zip(*(metadata[name] for name in KEY), strict=True)]
+    df = pd.DataFrame(found, columns=COLUMNS)
+    _log_outcome(df, store)
     return df
 
 
-def report(ledger: pd.DataFrame, store: Path) -> None:
-    errors = ledger[ledger["status"] == "error"]
-    log.info("prepared: %d images in %s, %d left out", len(ledger) - len(errors), store, len(errors))
-    for reason, count in errors["error"].str.split(":").str[0].value_counts().items():
-        log.warning("left out: %d x %s", count, reason)
+def _check_unique(metadata: pd.DataFrame) -> None:
+    """Raise `PrepareError` if two rows would write the same picture."""
+    twice = metadata.loc[metadata.duplicated(KEY), KEY]
+    if len(twice):
+        first = "/".join(map(str, twice.iloc[0]))
+        raise PrepareError(
+            f"{len(twice)} images stand in the table more than once, first {first}: keep one row of each"
+        )
 
 
-def shape_of(img_size: int | list[int]) -> tuple[int, int]:
-    height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
-    return height, width
-
-
-def prepare_one(task: Task) -> Record:
-    """Read one file and write its picture; whatever is wrong with the file becomes the record's error."""
-    started = time.perf_counter()
-    source = source_of(task)
-    cv2.setNumThreads(1)  # the processes share the cores
-    try:
-        reading = dicom.read(task.path, task.shape)
-    except dicom.DicomError as error:
-        return replace(failed(task, error.reason), milliseconds=elapsed(started))
-    png = cv2.imencode(".png", to_8_bits(reading.picture))[1].tobytes()
-    write_whole(task.png, png)
-    return replace(
-        source,
-        transfer_syntax=reading.transfer_syntax,
-        photometric=reading.photometric,
-        window=reading.window,
-        bits=reading.bits,
-        rows=reading.rows,
-        columns=reading.columns,
-        level=reading.level,
-        crop=" ".join(map(str, reading.crop)),
-        png_bytes=len(png),
-        milliseconds=elapsed(started),
-    )
-
-
-def source_of(task: Task) -> Record:
-    """A record of the file alone."""
-    size, mtime = fingerprint(task.path)
-    return Record(task.patient_id, task.image_id, source_bytes=size, source_mtime=mtime)
-
-
-def failed(task: Task, reason: str) -> Record:
-    """The record of a file that has no picture; one that it had goes."""
-    task.png.unlink(missing_ok=True)
-    return replace(source_of(task), status="error", error=reason)
-
-
-def to_8_bits(picture: np.ndarray) -> np.ndarray:
-    """0-1 as uint8, rounded: what the store holds, and so what a model sees."""
-    return np.rint(255 * picture).astype(np.uint8)
-
-
-def fingerprint(path: str) -> tuple[int, int]:
-    """(bytes, time of change in ns) of a file, zeros where it is missing."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return 0, 0
-    return status.st_size, status.st_mtime_ns
-
-
-def elapsed(started: float) -> float:
-    return round(1000 * (time.perf_counter() - started), 1)
-
-
-def is_current(record: Record | None, task: Task) -> bool:
-    """Whether the store holds the picture of this very file, whole."""
-    if record is None or record.status != "ok":
-        return False
-    same_source = fingerprint(task.path) == (record.source_bytes, record.source_mtime)
-    return same_source and fingerprint(str(task.png))[0] == record.png_bytes
-
-
-def run(tasks: list[Task], executor: Executor | None) -> Iterator[Record]:
-    """The tasks' records as they finish, under a progress bar with the rate and the time left."""
-    outcomes = through(executor, tasks) if executor else workers.run(prepare_one, tasks)
-    try:
-        for task, outcome in tqdm(outcomes, "preparing", len(tasks), unit=" images", mininterval=1):
-            yield outcome if isinstance(outcome, Record) else failed(task, outcome.reason)
-    except STOPPING as error:
-        where = tasks[0].store
-        raise PrepareError(f"{where}: stopped by {error!r}: started again, preparing goes on where it was") from error
-
-
-@contextmanager
-def cluster(address: str) -> Iterator[Executor | None]:
-    """The executor of a Dask cluster, by the address of its scheduler, such as "tcp://host:8786"; None for "".
-
-    Its workers need this package, and the data and the store under the same paths.
-
-    Raises
-    ------
-    PrepareError
-        Where Dask is not installed, or nothing answers at the address.
-    """
-    if not address:
-        yield None
-        return
-    try:
-        from distributed import Client
-    except ImportError as error:
-        raise PrepareError("a scheduler needs Dask: pip install 'rsna_nb[cluster]'") from error
-    try:
-        client = Client(address, timeout=CONNECT_SECONDS)
-    except (OSError, ValueError) as error:
-        raise PrepareError(f"no Dask scheduler answers at {address!r}: {error}") from error
-    with client:
-        yield client.get_executor(pure=False)  # the same task may find another file
-
-
-def through(executor: Executor, tasks: list[Task]) -> Iterator[tuple[Task, Record | workers.Death]]:
-    """As `workers.run`, by somebody else's workers: an exception is all that is known of one that died."""
-    futures = {executor.submit(prepare_one, task): task for task in tasks}
-    try:
-        for future in as_completed(futures):
-            try:
-                yield futures[future], future.result()
-            except STOPPING:
-                raise
-            except Exception as error:  # such as dask.distributed's KilledWorker
-                yield futures[future], workers.Death(f"{type(error).__name__}: {error}")
-    finally:
-        for future in futures:
-            future.cancel()
-
-
-def check_space(store: Path, images: int, img_size: int | list[int]) -> None:
-    """Log the space that the pictures will take and raise `PrepareError` where the disk has less."""
-    height, width = shape_of(img_size)
-    needed, free = images * height * width * BYTES_A_PIXEL, shutil.disk_usage(store).free
+def _check_space(store: Path, images: int, shape: tuple[int, int]) -> None:
+    """Log the space that the pictures will take; `PrepareError` if the disk has less."""
+    needed, free = images * shape[0] * shape[1] * BYTES_PER_PIXEL, shutil.disk_usage(store).free
     log.info("preparing %d images in %s: about %.2f GB of %.1f GB free", images, store, needed / 1e9, free / 1e9)
     if needed > free:
         raise PrepareError(
-            f"{store}: {images} pictures of {height} x {width} take about {needed / 1e9:.1f} GB and the disk has "
+            f"{store}: {images} pictures of {shape[0]} x {shape[1]} take about {needed / 1e9:.1f} GB and the disk has "
             f"{free / 1e9:.1f} GB free: make room, or set store_dir to another disk"
         )
+
+
+def _warn_of_changes(tasks: list[Task], ledger: Ledger) -> None:
+    """Log that pictures will be replaced because their files have changed since."""
+    changed = [
+        task.path
+        for task in tasks
+        if (old := ledger.get(task.key)) and old.status == "ok" and fingerprint(task.path) != old.source
+    ]
+    if changed:
+        log.warning(
+            "files changed since they were prepared: %d, first %s; replacing their pictures", len(changed), changed[0]
+        )
+
+
+def _log_outcome(ledger: pd.DataFrame, store: Path) -> None:
+    """Log how many images there are, and how many files could not be read for which reason."""
+    errors = ledger[ledger["status"] == "error"]
+    log.info("prepared: %d images in %s, %d files unreadable", len(ledger) - len(errors), store, len(errors))
+    for reason, count in errors["error"].str.split(":").str[0].value_counts().items():
+        log.warning("unreadable: %d x %s", count, reason)

@@ -1,8 +1,8 @@
-"""A breast as it is, before any picture: outlines by view, lesions and look-alikes with their places.
+"""The anatomy of a generated breast: its outline in each view, and its lesions and benign look-alikes.
 
-A breast is made once (`make_breast`) and drawn in every view, so that a lesion lies at the same distance behind
-the nipple in each. Lengths are fractions of the picture's rows; everything is a left breast, chest wall at
-column 0 and x towards the nipple.
+A breast is made once (`make_breast`) and drawn in every view, so that a lesion lies at the same distance behind the
+nipple in each. Lengths are fractions of the picture's rows. Every breast is described as a left one: the chest wall is
+at column 0, and x points towards the nipple.
 """
 
 from dataclasses import dataclass
@@ -15,25 +15,25 @@ from rsna_nb.synthetic.lesions import LESION_KINDS
 
 @dataclass(frozen=True)
 class Outline:
-    """A breast's edge in one view. Lengths in picture rows, `nipple` as a fraction of the breast's height."""
+    """The edge of a breast in one view."""
 
     top: float
     height: float
-    depth: float
-    nipple: float
-    upper: tuple[float, float]  # exponents of the curve above the nipple
-    lower: tuple[float, float]
-    axilla: float  # share of the depth that the upper edge keeps (MLO: the breast goes on to the arm)
+    depth: float  # from the chest wall to the nipple
+    nipple: float  # its place from the top, as a fraction of the breast's height
+    upper: tuple[float, float]  # two exponents that shape the curve above the nipple
+    lower: tuple[float, float]  # and below it
+    axilla: float  # share of the depth that is left at the top (MLO: the breast continues towards the arm)
     muscle: tuple[float, float]  # width at the top and height of the pectoral muscle; zeros in CC
-    implant: tuple[float, float]  # semi-axes of an implant at the chest wall; zeros without one
+    implant: tuple[float, float]  # semi-axes of an implant at the chest wall; zeros if there is none
 
     @property
     def nipple_row(self) -> float:
-        """Row of the nipple."""
+        """Row of the nipple, as a fraction of the picture's rows."""
         return self.top + self.nipple * self.height
 
     def reach(self, y: NDArray) -> NDArray:
-        """Distance of the skin from the chest wall at rows `y`; 0 above and below the breast."""
+        """Return the distance of the skin from the chest wall at rows `y`; 0 above and below the breast."""
         t = (np.asarray(y) - self.top) / self.height
         above = t < self.nipple
         away = np.where(above, (self.nipple - t) / self.nipple, (t - self.nipple) / (1 - self.nipple))
@@ -45,14 +45,14 @@ class Outline:
         return np.where(inside > 0, self.depth * (floor + (1 - floor) * curve), 0.0)
 
     def muscle_edge(self, y: NDArray) -> NDArray:
-        """Distance of the pectoral muscle's edge from the chest wall at rows `y`; 0 below it."""
+        """Return the distance of the muscle's edge from the chest wall at rows `y`; 0 below the muscle."""
         width, height = self.muscle
         if height == 0:
             return np.zeros_like(np.asarray(y, dtype=float))
         return width * np.clip(1 - np.asarray(y) / height, 0, 1) ** 0.85
 
     def holds(self, x: float, y: float, radius: float, margin: float = 0.015) -> bool:
-        """Whether a disc lies within the breast, clear of skin, muscle, implant and chest wall."""
+        """Return whether a disc at (x, y) lies within the breast, clear of skin, muscle, implant and chest wall."""
         angles = np.linspace(0, 2 * np.pi, 16, endpoint=False)
         px, py = x + (radius + margin) * np.cos(angles), y + (radius + margin) * np.sin(angles)
         clear = np.all(px < self.reach(py)) and np.all(px > self.muscle_edge(py)) and np.all(px > 0)
@@ -64,24 +64,24 @@ class Outline:
 
 @dataclass(frozen=True)
 class Lesion:
-    """A finding or a look-alike, at one place of the breast. Lengths in picture rows."""
+    """A malignant lesion or a benign look-alike at one place of a breast."""
 
-    kind: str
-    cancer: int
-    behind_nipple: float
-    offset: dict[str, float]  # view -> rows below the nipple's level
-    radius: float  # all of it lies within this radius
+    kind: str  # a key of LESION_KINDS
+    cancer: int  # 1 or 0
+    behind_nipple: float  # distance from the nipple towards the chest wall
+    offset: dict[str, float]  # view -> distance below the level of the nipple
+    radius: float  # the whole lesion lies within it
     contrast: float
-    seed: int  # of its shape
+    seed: int  # decides its shape
 
     def centre(self, outline: Outline, view: str) -> tuple[float, float]:
-        """The lesion's place (x, y) in a view."""
+        """Return the centre (x, y) of the lesion in a view."""
         return outline.depth - self.behind_nipple, outline.nipple_row + self.offset[view]
 
 
 @dataclass(frozen=True)
 class Breast:
-    """What is the same in all pictures of one breast."""
+    """Everything that all pictures of one breast have in common."""
 
     laterality: str
     density: str
@@ -89,8 +89,8 @@ class Breast:
     lesions: tuple[Lesion, ...]
 
 
-def make_outlines(rng: np.random.Generator, implant: bool = False) -> dict[str, Outline]:
-    """The outlines of one breast in CC and MLO: the same depth, the MLO taller and with the muscle."""
+def _make_outlines(rng: np.random.Generator, implant: bool = False) -> dict[str, Outline]:
+    """Draw the outlines of a breast at random. MLO is taller than CC and shows the muscle; the depth is similar."""
     depth = rng.uniform(0.32, 0.46)
     height = rng.uniform(0.66, 0.86)
     bend = (rng.uniform(1.6, 2.1), rng.uniform(0.65, 0.95))
@@ -113,11 +113,26 @@ def make_outlines(rng: np.random.Generator, implant: bool = False) -> dict[str, 
 def make_breast(
     rng: np.random.Generator, laterality: str = "L", density: str = "B", implant: bool = False, cancer: bool = False
 ) -> Breast:
-    """Make a breast: its outlines, its look-alikes and, with `cancer`, one malignant lesion.
+    """Make a breast at random: its outlines, its benign look-alikes and, with `cancer`, one malignant lesion.
 
-    Masses and calcifications are as frequent beside a cancer as without, so their number says nothing.
+    Parameters
+    ----------
+    rng
+        Decides everything that is random.
+    laterality
+        "L" or "R".
+    density
+        BI-RADS category "A" (fatty) to "D" (dense).
+    implant, cancer
+        Whether the breast has an implant, and whether it has cancer.
+
+    Raises
+    ------
+    RuntimeError
+        If the malignant lesion finds no room.
     """
-    outlines = make_outlines(rng, implant)
+    outlines = _make_outlines(rng, implant)
+    # Masses and calcifications are as frequent beside a cancer as without one, so their number tells nothing.
     masses = int(rng.choice([0, 1, 2], p=[0.72, 0.24, 0.04]))
     scattered = rng.random() < 0.05
     calcifications = int(rng.integers(6, 13) if scattered else rng.choice([0, 1, 2, 3], p=[0.5, 0.25, 0.15, 0.1]))
@@ -129,16 +144,16 @@ def make_breast(
         kinds = [malignant, *kinds]
     placed: list[Lesion] = []
     for kind in kinds:
-        lesion = place(rng, kind, outlines, placed)
+        lesion = _place(rng, kind, outlines, placed)
         if lesion is not None:
             placed.append(lesion)
     return Breast(laterality, density, outlines, tuple(placed))
 
 
-def place(rng: np.random.Generator, name: str, outlines: dict[str, Outline], others: list[Lesion]) -> Lesion | None:
-    """Find room for a lesion in both views; None where a look-alike finds none.
+def _place(rng: np.random.Generator, name: str, outlines: dict[str, Outline], others: list[Lesion]) -> Lesion | None:
+    """Find room for a lesion in both views, apart from the others. Returns None if a look-alike finds none.
 
-    A malignant lesion becomes smaller until it finds room: a breast with cancer must show one.
+    A malignant lesion shrinks until it finds room, because a breast with cancer must show it.
     """
     kind = LESION_KINDS[name]
     radius = rng.uniform(*kind.radius) * (outlines["CC"].height + outlines["MLO"].height) / 2
@@ -150,15 +165,15 @@ def place(rng: np.random.Generator, name: str, outlines: dict[str, Outline], oth
         offset = {view: rng.uniform(-0.4, 0.4) * outline.height for view, outline in outlines.items()}
         lesion = Lesion(name, kind.cancer, behind, offset, radius, contrast, int(rng.integers(2**31)))
         inside = all(o.holds(*lesion.centre(o, view), radius) for view, o in outlines.items())
-        if inside and all(apart(lesion, other) for other in others):
+        if inside and all(_apart(lesion, other) for other in others):
             return lesion
     if kind.cancer:
         raise RuntimeError(f"No room for a {name} of radius {radius:.3f} in {outlines}.")
     return None
 
 
-def apart(a: Lesion, b: Lesion) -> bool:
-    """Whether two lesions stand clearly apart in every view, so that single calcifications form no cluster."""
+def _apart(a: Lesion, b: Lesion) -> bool:
+    """Return whether two lesions are clearly apart in every view, so that single calcifications form no cluster."""
     gap = a.radius + b.radius + 0.05
     along = a.behind_nipple - b.behind_nipple
     return all(np.hypot(along, a.offset[view] - b.offset[view]) > gap for view in a.offset)

@@ -1,7 +1,8 @@
-"""Draw one view of a breast as a mammogram: tissue, lesions, exposure, noise and the burnt-in marker.
+"""Draws one view of a breast as a mammogram: tissue, lesions, exposure, noise and the burnt-in marker.
 
-Values are display values, air 0 and tissue bright, until the last step makes 12-bit integers of them. All is
-drawn as a left breast and mirrored for a right one.
+Until the last step makes 12-bit integers of them, values are display values: air is 0 and tissue bright. Everything is
+drawn as a left breast and mirrored for a right one. Pictures are (rows, columns). Lengths without a unit are fractions
+of the picture's rows.
 """
 
 from dataclasses import dataclass
@@ -15,222 +16,219 @@ from rsna_nb.synthetic.anatomy import Breast, Lesion, Outline
 from rsna_nb.synthetic.lesions import LESION_KINDS, FloatImage
 
 Mask = NDArray[np.bool_]
-Box = tuple[int, int, int, int]  # x_min, y_min, x_max, y_max in pixels, half open
+Box = tuple[int, int, int, int]  # x_min, y_min, x_max, y_max in pixels; x_max and y_max lie just outside
 
 MAX_VALUE = 4095
-DRAWN_ROWS = 640  # taller pictures are drawn at this height and enlarged; only noise and marker are full size
-GLAND_THRESHOLD = {"A": 1.9, "B": 1.2, "C": 0.5, "D": -0.3}  # of the gland field: higher means fattier
+DRAWN_ROWS = 640  # taller pictures are drawn at this height and enlarged, which saves time; noise is drawn afterwards
+GLAND_THRESHOLD = {"A": 1.9, "B": 1.2, "C": 0.5, "D": -0.3}  # by density; glandular tissue lies above it
 
 
 @dataclass(frozen=True)
 class Look:
-    """How a machine, and the exposure of one woman, render a breast."""
+    """How a machine and the exposure of one woman render a breast."""
 
-    gain: float = 1.0
-    gamma: float = 1.0
-    noise: float = 0.008  # standard deviation at mid-grey, of the display range
+    gain: float = 1.0  # brightness
+    gamma: float = 1.0  # contrast
+    noise: float = 0.008  # standard deviation at mid-grey, relative to the display range
     air: int = 0  # stored value outside the breast
 
 
-@dataclass(frozen=True)
-class Mammogram:
-    """A picture and the truth about it."""
-
-    pixels: NDArray[np.uint16]  # (rows, columns), 12 bits, tissue bright
-    breast_mask: Mask  # (rows, columns)
-    lesions: tuple[tuple[Lesion, Box], ...]
-
-
 def draw_mammogram(
-    breast: Breast,
-    view: str,
-    size: tuple[int, int],
-    rng: np.random.Generator,
-    look: Look | None = None,
-    marker: bool = True,
-) -> Mammogram:
+    breast: Breast, view: str, size: tuple[int, int], rng: np.random.Generator, look: Look
+) -> tuple[NDArray[np.uint16], Mask]:
     """Draw one view of a breast.
 
     Parameters
     ----------
-    breast : Breast
+    breast
         From `make_breast`.
-    view : str
+    view
         "CC" or "MLO".
-    size : tuple of int
+    size
         Rows and columns of the picture.
-    rng : numpy.random.Generator
-        Decides the tissue's texture and the noise.
-    look : Look, optional
+    rng
+        Decides the texture of the tissue and the noise.
+    look
         Brightness, contrast, noise and air of the machine.
-    marker : bool
-        Burn the view's name into the air, at the far upper corner.
 
     Returns
     -------
-    Mammogram
-        12-bit pixels with bright tissue, the breast's mask and the lesions with their boxes.
+    12-bit pixels (rows, columns) with bright tissue, and the breast's mask of the same shape. The name of the side and
+    the view is burnt into the air at the upper corner away from the chest wall.
     """
-    look = look or Look()
     rows, columns = size
     drawn = min(rows, DRAWN_ROWS)
     outline = breast.outlines[view]
     width = min(round(columns * drawn / rows), int(np.ceil(outline.depth * 1.1 * drawn)))
-    tissue = draw_tissue(outline, breast.density, (drawn, width), rng)
+    tissue = _draw_tissue(outline, breast.density, (drawn, width), rng)
     for lesion in breast.lesions:
-        add_lesion(tissue, lesion, lesion.centre(outline, view))
-    mask = mask_of(outline, size)
+        _add_lesion(tissue, lesion, lesion.centre(outline, view))
+    mask = _mask_of(outline, size)
     display = np.zeros(size, np.float32)
     scale = rows / drawn
     part = cv2.resize(tissue, (min(columns, round(width * scale)), rows), interpolation=cv2.INTER_CUBIC)
     display[:, : part.shape[1]] = part
     display *= mask
-    pixels = expose(display, mask, look, rng)
+    pixels = _expose(display, mask, look, rng)
     if breast.laterality == "R":
         pixels, mask = np.ascontiguousarray(pixels[:, ::-1]), np.ascontiguousarray(mask[:, ::-1])
-    if marker:
-        burn_marker(pixels, f"{breast.laterality}{view}", left=breast.laterality == "R")
-    return Mammogram(pixels, mask, lesion_boxes(breast, view, size))
+    _burn_marker(pixels, f"{breast.laterality}{view}", left=breast.laterality == "R")
+    return pixels, mask
 
 
 def lesion_boxes(breast: Breast, view: str, size: tuple[int, int]) -> tuple[tuple[Lesion, Box], ...]:
-    """Each lesion with its box in the pixels of a view, without drawing it."""
+    """Return each lesion of a breast with its box in a view, for a picture of `size` (rows, columns)."""
     outline, columns = breast.outlines[view], size[1]
-    boxes = [lesion_box(lesion, lesion.centre(outline, view), size) for lesion in breast.lesions]
+    boxes = [_lesion_box(lesion, lesion.centre(outline, view), size) for lesion in breast.lesions]
     if breast.laterality == "R":
         boxes = [(columns - x_max, y_min, columns - x_min, y_max) for x_min, y_min, x_max, y_max in boxes]
     return tuple(zip(breast.lesions, boxes, strict=True))
 
 
-def lesion_box(lesion: Lesion, centre: tuple[float, float], size: tuple[int, int]) -> Box:
-    """A lesion's half-open box (x_min, y_min, x_max, y_max) in pixels of the unmirrored picture."""
+def _lesion_box(lesion: Lesion, centre: tuple[float, float], size: tuple[int, int]) -> Box:
+    """Return the box of a lesion with its centre (x, y) in pixels of the picture before mirroring."""
     (x, y), radius, rows = centre, lesion.radius, size[0]
     low = (max(0, int((x - radius) * rows)), max(0, int((y - radius) * rows)))
     high = (int(np.ceil((x + radius) * rows)), int(np.ceil((y + radius) * rows)))
     return low[0], low[1], min(high[0], size[1]), min(high[1], rows)
 
 
-def mask_of(outline: Outline, size: tuple[int, int]) -> Mask:
+def _mask_of(outline: Outline, size: tuple[int, int]) -> Mask:
+    """Return True inside the breast, nipple included, in a picture of `size` (rows, columns)."""
     rows, columns = size
     reach = outline.reach((np.arange(rows) + 0.5) / rows)
     nipple = 0.012 * np.exp(-(((np.arange(rows) + 0.5) / rows - outline.nipple_row) ** 2) / (2 * 0.012**2))
     return ((np.arange(columns) + 0.5) / rows)[None, :] < (reach + nipple * (reach > 0))[:, None]
 
 
-@lru_cache(maxsize=16)  # the power of a float takes as long as all the rest of a field
-def amplitude_of(rows: int, beta: float, low_cut: float, stretch: float) -> FloatImage:
-    """Amplitude of each frequency of a field with variance 1, on a canvas a little larger than any breast."""
+@lru_cache(maxsize=16)  # raising the frequencies to a power takes as long as the rest of a field
+def _amplitude_of(rows: int, beta: float, low_cut: float, stretch: float) -> FloatImage:
+    """Return the amplitude of each frequency of a field with variance 1, on a canvas a little larger than a breast."""
     height, width = cv2.getOptimalDFTSize(rows + rows // 16), cv2.getOptimalDFTSize(round(0.6 * rows))
     fy, fx = np.fft.fftfreq(height, 1 / rows)[:, None], np.fft.fftfreq(width, 1 / rows)[None, :]
-    frequency = np.hypot(fy, fx * stretch)  # waves in the length of the picture's rows
+    frequency = np.hypot(fy, fx * stretch)  # in waves per picture height
     frequency[0, 0] = np.inf
     amplitude = np.where(frequency < low_cut, 0, frequency ** (-beta / 2))
     return (amplitude / np.sqrt((amplitude**2).sum())).astype(np.float32)
 
 
-def power_law(
+def _power_law(
     rng: np.random.Generator, shape: tuple[int, int], beta: float, low_cut: float = 1.0, stretch: float = 1.0
 ) -> tuple[FloatImage, FloatImage]:
-    """Two independent fields of mean 0 and variance 1 whose power falls as 1/f^beta.
+    """Draw two independent fields of `shape` with mean 0 and variance 1 whose power falls as 1/f^beta.
 
     Parameters
     ----------
-    beta : float
+    rng
+        Decides both fields.
+    shape
+        (rows, columns).
+    beta
         About 3 for mammograms (Burgess, Jacobson, Judy, Med. Phys. 28, 2001).
-    low_cut : float
-        Waves longer than 1 / low_cut of the picture's height are left out.
-    stretch : float
-        Above 1 the texture is drawn out along x, towards the nipple, like ducts.
+    low_cut
+        Waves longer than 1 / low_cut of the picture's height are removed.
+    stretch
+        Above 1 the texture is longer along x, towards the nipple, like ducts.
     """
-    amplitude = amplitude_of(shape[0], beta, low_cut, stretch)
+    amplitude = _amplitude_of(shape[0], beta, low_cut, stretch)
     spectrum = rng.standard_normal((*amplitude.shape, 2), dtype=np.float32) * amplitude[..., None]
     fields = cv2.idft(spectrum)[: shape[0], : shape[1]]
     return np.ascontiguousarray(fields[..., 0]), np.ascontiguousarray(fields[..., 1])
 
 
-def smooth_step(values: FloatImage, low: float, high: float) -> FloatImage:
+def _smooth_step(values: FloatImage, low: float, high: float) -> FloatImage:
+    """Return 0 below `low`, 1 above `high`, and a smooth transition between them."""
     t = np.clip((values - low) / (high - low), 0, 1)
     return (t * t * (3 - 2 * t)).astype(np.float32)
 
 
-def draw_tissue(outline: Outline, density: str, shape: tuple[int, int], rng: np.random.Generator) -> FloatImage:
-    """Display values of the breast without lesions, (rows, columns) at drawing size."""
+def _draw_tissue(outline: Outline, density: str, shape: tuple[int, int], rng: np.random.Generator) -> FloatImage:
+    """Draw the display values of a breast without lesions, (rows, columns) at drawing size."""
     rows, columns = shape
     y = ((np.arange(rows, dtype=np.float32) + 0.5) / rows)[:, None]
     x = ((np.arange(columns, dtype=np.float32) + 0.5) / rows)[None, :]
-    depth = skin_distance(outline, shape)
-    coarse, fine = power_law(rng, shape, 3.0, stretch=1.4)
-    strands, threads = power_law(rng, shape, 5.0, low_cut=12.0, stretch=1.7)
+    depth = _skin_distance(outline, shape)
+    coarse, fine = _power_law(rng, shape, 3.0, stretch=1.4)
+    strands, threads = _power_law(rng, shape, 5.0, low_cut=12.0, stretch=1.7)
+    # Glandular tissue is densest behind the nipple and absent just below the skin.
     level = (y - outline.nipple_row) / (0.42 * outline.height)
     central = 1 - ((x - 0.55 * outline.depth) / (0.5 * outline.depth)) ** 2 - level**2
-    inner = smooth_step(depth, 0.012, 0.075)
+    inner = _smooth_step(depth, 0.012, 0.075)
     gland = 1 / (1 + np.exp(-2.8 * (0.9 * coarse + 1.3 * central - GLAND_THRESHOLD[density])))
     gland = (gland * inner).astype(np.float32)
+    # Thin bright strands of connective tissue follow the zeros of two fields.
     web = np.exp(-((strands / 0.16) ** 2)) + 0.7 * np.exp(-((threads / 0.12) ** 2))
-    web *= 0.35 + 0.65 * smooth_step(fine, -0.8, 1.0)
+    web *= 0.35 + 0.65 * _smooth_step(fine, -0.8, 1.0)
     value: FloatImage = 0.15 + 0.03 * fine + gland * (0.24 + 0.09 * fine + 0.05 * coarse)
     value += web * (0.35 + 0.65 * inner) * (0.07 + 0.09 * gland)
-    value += 0.12 * vessels(rng, outline, shape) * inner
-    value = add_muscle(value, outline, x, y, 0.6 * fine + 0.9 * web)
-    value = add_implant(value, outline, x, y)
+    value += 0.12 * _vessels(rng, outline, shape) * inner
+    value = _add_muscle(value, outline, x, y, 0.6 * fine + 0.9 * web)
+    value = _add_implant(value, outline, x, y)
     value += 0.34 * np.exp(-(((depth - 0.0035) / 0.004) ** 2))  # skin line
     corners = np.minimum(np.hypot(x, y - outline.top), np.hypot(x, y - outline.top - outline.height))
     value += 0.7 * np.exp(-corners / 0.03)  # folds where the skin meets the chest wall
-    return (np.maximum(value, 0.05) * smooth_step(depth, -0.001, 0.0035)).astype(np.float32)
+    return (np.maximum(value, 0.05) * _smooth_step(depth, -0.001, 0.0035)).astype(np.float32)
 
 
-def skin_distance(outline: Outline, shape: tuple[int, int]) -> FloatImage:
-    """Distance of each pixel from the skin, in picture rows; 0 outside. The chest wall is no skin."""
-    mask = mask_of(outline, shape).astype(np.uint8)
+def _skin_distance(outline: Outline, shape: tuple[int, int]) -> FloatImage:
+    """Return the distance of each pixel from the skin; 0 outside the breast. The chest wall is not skin."""
+    mask = _mask_of(outline, shape).astype(np.uint8)
     padded = cv2.copyMakeBorder(mask, 8, 8, 8, 8, cv2.BORDER_REPLICATE)
-    padded[:, -8:] = 0
+    padded[:, -8:] = 0  # on the other three sides the breast continues beyond the picture
     distance = cv2.distanceTransform(padded, cv2.DIST_L2, 5)[8:-8, 8:-8]
     return cv2.GaussianBlur(distance, (0, 0), 1.0) / np.float32(shape[0])
 
 
-def add_muscle(value: FloatImage, outline: Outline, x: FloatImage, y: FloatImage, texture: FloatImage) -> FloatImage:
+def _add_muscle(value: FloatImage, outline: Outline, x: FloatImage, y: FloatImage, texture: FloatImage) -> FloatImage:
+    """Return the display values with the pectoral muscle, if the view shows it."""
     if outline.muscle[1] == 0:
         return value
-    inside = smooth_step((outline.muscle_edge(y) - x).astype(np.float32), -0.006, 0.012)
+    inside = _smooth_step((outline.muscle_edge(y) - x).astype(np.float32), -0.006, 0.012)
     return value * (1 - 0.8 * inside) + inside * (0.36 + 0.05 * texture)
 
 
-def add_implant(value: FloatImage, outline: Outline, x: FloatImage, y: FloatImage) -> FloatImage:
+def _add_implant(value: FloatImage, outline: Outline, x: FloatImage, y: FloatImage) -> FloatImage:
+    """Return the display values with the implant, if there is one."""
     if outline.implant[0] == 0:
         return value
     a, b = outline.implant
     within = (1 - (x / a) ** 2 - ((y - outline.nipple_row) / b) ** 2).astype(np.float32)
-    inside = smooth_step(within, -0.01, 0.08)
+    inside = _smooth_step(within, -0.01, 0.08)
     return value * (1 - 0.7 * inside) + inside * (0.6 + 0.2 * np.clip(within, 0, 1))
 
 
-def vessels(rng: np.random.Generator, outline: Outline, shape: tuple[int, int]) -> FloatImage:
-    """A few winding bright lines from the chest wall forwards, 0-1."""
+def _vessels(rng: np.random.Generator, outline: Outline, shape: tuple[int, int]) -> FloatImage:
+    """Draw one to four winding vessels from the chest wall forwards, brightness 0-1."""
     canvas = np.zeros(shape, np.uint8)
     for _ in range(rng.integers(1, 5)):
         steps = np.linspace(0, 1, 24)
         x = steps * outline.depth * rng.uniform(0.5, 0.9)
         drift = np.cumsum(np.cumsum(rng.normal(0, 0.0016, steps.size)))
         drift += rng.uniform(-0.3, 0.3) * outline.height * (1 - 0.6 * steps)
-        points = np.stack([x, outline.nipple_row + drift], 1) * shape[0] * 16
+        points = (
+            np.stack([x, outline.nipple_row + drift], 1) * shape[0] * 16
+        )  # 4 binary places, which polylines shifts out
         thickness = max(1, round(shape[0] * rng.uniform(0.0015, 0.004)))
         cv2.polylines(canvas, [points.astype(np.int32)], False, 255, thickness, cv2.LINE_AA, 4)
     return cv2.GaussianBlur(canvas, (0, 0), max(0.5, shape[0] * 0.001)).astype(np.float32) / 255
 
 
-def add_lesion(tissue: FloatImage, lesion: Lesion, centre: tuple[float, float]) -> None:
+def _add_lesion(tissue: FloatImage, lesion: Lesion, centre: tuple[float, float]) -> None:
     """Add a lesion to the drawn tissue, in place."""
     rows, columns = tissue.shape
-    x_min, y_min, x_max, y_max = lesion_box(lesion, centre, (rows, columns))
+    x_min, y_min, x_max, y_max = _lesion_box(lesion, centre, (rows, columns))
     x = ((np.arange(x_min, x_max, dtype=np.float32) + 0.5) / rows - centre[0])[None, :] / lesion.radius
     y = ((np.arange(y_min, y_max, dtype=np.float32) + 0.5) / rows - centre[1])[:, None] / lesion.radius
-    pixel = 1 / (rows * lesion.radius)
+    pixel = 1 / (rows * lesion.radius)  # in units of the radius, as x and y are
     shape = LESION_KINDS[lesion.kind].shape(np.random.default_rng(lesion.seed), x, y, pixel)
     tissue[y_min:y_max, x_min:x_max] += np.float32(lesion.contrast) * shape.astype(np.float32)
 
 
-def expose(display: FloatImage, mask: Mask, look: Look, rng: np.random.Generator) -> NDArray[np.uint16]:
-    """Display values to 12-bit stored values: soft shoulder, contrast, brightness, quantum noise, air."""
+def _expose(display: FloatImage, mask: Mask, look: Look, rng: np.random.Generator) -> NDArray[np.uint16]:
+    """Map display values to 12-bit stored values.
+
+    The steps are: compress bright values (tanh), contrast, brightness, quantum noise, and the value of air.
+    """
     signal = look.gain * np.tanh(1.35 * np.clip(display, 0, None)) ** np.float32(look.gamma)
     noise = rng.standard_normal(display.shape, dtype=np.float32) * np.float32(look.noise)
     signal += noise * np.sqrt(signal + np.float32(0.05)) * mask
@@ -238,8 +236,8 @@ def expose(display: FloatImage, mask: Mask, look: Look, rng: np.random.Generator
     return np.clip(np.rint(stored), 0, MAX_VALUE).astype(np.uint16)
 
 
-def burn_marker(pixels: NDArray[np.uint16], text: str, left: bool) -> None:
-    """Write the view's name into the air at the upper corner away from the chest wall, in place."""
+def _burn_marker(pixels: NDArray[np.uint16], text: str, left: bool) -> None:
+    """Write a text into the air at the upper left or right corner, in place."""
     rows, columns = pixels.shape
     font_scale, thickness = rows / 1000, max(1, round(rows / 500))
     (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, font_scale, thickness)

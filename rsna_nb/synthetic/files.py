@@ -1,4 +1,4 @@
-"""One generated picture -> one DICOM file, with the codec, header and windows of its machine."""
+"""One generated picture -> one DICOM file with the codec, header and windows of its machine."""
 
 from io import BytesIO
 from pathlib import Path
@@ -22,40 +22,37 @@ from rsna_nb.synthetic.drawing import MAX_VALUE
 from rsna_nb.synthetic.table import VERSION, Machine
 from rsna_nb.system import write_whole
 
+SAME_IN_ALL: dict[str, Any] = {
+    "SOPClassUID": DigitalMammographyXRayImageStorageForPresentation, "Modality": "MG",
+    "PresentationIntentType": "FOR PRESENTATION", "BodyPartExamined": "BREAST", "Manufacturer": "Generated",
+    "SamplesPerPixel": 1, "PixelRepresentation": 0, "BitsAllocated": 16, "BitsStored": 12, "HighBit": 11,
+}  # fmt: skip
+
 
 def write_dicom(path: Path, pixels: NDArray[np.uint16], machine: Machine, header: dict[str, Any]) -> None:
-    """Write 12-bit pixels, tissue bright, as a file of `machine`.
+    """Write a picture as a file of a machine.
 
     Parameters
     ----------
-    path : Path
-        Its folder is made if missing; the file appears whole or not at all.
-    pixels : ndarray of uint16, shape (rows, columns)
-        0-4095. Stored inverted where the machine writes MONOCHROME1.
-    machine : Machine
-        Decides the transfer syntax, photometric interpretation and windows.
-    header : dict
-        DICOM keyword -> value; `SOPInstanceUID` is required.
+    path
+        Its folder is made if it is missing. The file appears whole or not at all.
+    pixels
+        uint16 (rows, columns), 0-4095, tissue bright. They are stored inverted if the machine writes MONOCHROME1.
+    machine
+        Decides the transfer syntax, the photometric interpretation and the windows.
+    header
+        Further attributes by DICOM keyword. `SOPInstanceUID` is required.
     """
     if machine.photometric == "MONOCHROME1":
         pixels = MAX_VALUE - pixels
-    dataset = Dataset()
-    dataset.SOPClassUID = DigitalMammographyXRayImageStorageForPresentation
-    dataset.Modality = "MG"
-    dataset.PresentationIntentType = "FOR PRESENTATION"
-    dataset.BodyPartExamined = "BREAST"
-    dataset.Manufacturer = "Generated"
+    dataset, dataset.file_meta = Dataset(), FileMetaDataset()
+    for keyword, value in (SAME_IN_ALL | _windows(machine) | header).items():
+        setattr(dataset, keyword, value)
     dataset.ManufacturerModelName = f"Machine {machine.machine_id}"
-    dataset.SamplesPerPixel, dataset.PixelRepresentation = 1, 0
     dataset.PhotometricInterpretation = machine.photometric
     dataset.Rows, dataset.Columns = pixels.shape
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 12, 11
-    add_windows(dataset, machine)
-    for keyword, value in header.items():
-        setattr(dataset, keyword, value)
     dataset.PixelData = encode(pixels, machine.syntax)
     dataset["PixelData"].VR = "OW"
-    dataset.file_meta = FileMetaDataset()
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     dataset.file_meta.TransferSyntaxUID = machine.syntax
@@ -66,26 +63,27 @@ def write_dicom(path: Path, pixels: NDArray[np.uint16], machine: Machine, header
     write_whole(path, content.getvalue())
 
 
-def add_windows(dataset: Dataset, machine: Machine) -> None:
+def _windows(machine: Machine) -> dict[str, Any]:
+    """Return the attributes of rescaling and windowing that the machine writes."""
+    found: dict[str, Any] = {}
     if machine.photometric == "MONOCHROME1" or machine.voi == "LINEAR":
-        dataset.RescaleIntercept, dataset.RescaleSlope = "0", "1"
+        found |= {"RescaleIntercept": "0", "RescaleSlope": "1"}
     if machine.windows:
-        dataset.WindowCenter = [f"{centre:g}" for centre, _ in machine.windows]
-        dataset.WindowWidth = [f"{width:g}" for _, width in machine.windows]
-    if machine.voi:
-        dataset.VOILUTFunction = machine.voi
+        found["WindowCenter"] = [f"{center:g}" for center, _ in machine.windows]
+        found["WindowWidth"] = [f"{width:g}" for _, width in machine.windows]
+    return found | ({"VOILUTFunction": machine.voi} if machine.voi else {})
 
 
 def encode(pixels: NDArray[np.uint16], syntax: UID) -> bytes:
-    """12-bit pixels as the PixelData of a transfer syntax, without loss."""
+    """Return 12-bit pixels as the PixelData of a transfer syntax, without loss."""
     if syntax == ExplicitVRLittleEndian:
         return pixels.astype("<u2").tobytes()
     if syntax == JPEG2000Lossless:
         codestream = imagecodecs.jpeg2k_encode(
             pixels, level=0, codecformat="j2k", reversible=True, bitspersample=12, resolutions=6, numthreads=1
         )
-    elif syntax == JPEGLosslessSV1:  # predictor 1 is what "SV1" means; ljpeg_encode would take 6
-        codestream = imagecodecs.jpeg8_encode(pixels, lossless=True, predictor=1, bitspersample=12)
-    else:
-        raise ValueError(f"Transfer syntax {syntax} ({UID(syntax).name}) is not among those generated.")
-    return encapsulate([bytes(codestream)])
+        return encapsulate([bytes(codestream)])
+    if syntax == JPEGLosslessSV1:
+        # "SV1" means predictor (selection value) 1. imagecodecs.ljpeg_encode would take 6.
+        return encapsulate([bytes(imagecodecs.jpeg8_encode(pixels, lossless=True, predictor=1, bitspersample=12))])
+    raise ValueError(f"Transfer syntax {syntax} ({UID(syntax).name}) is not among those generated.")

@@ -1,4 +1,4 @@
-"""The women: who has cancer, their ages, breasts and machines, in the columns of the RSNA data."""
+"""The women of a generated data set: ages, machines and cancers, in the columns of the RSNA table."""
 
 from dataclasses import dataclass
 
@@ -25,78 +25,72 @@ DENSITIES = {"A": 0.11, "B": 0.43, "C": 0.4, "D": 0.06}  # BI-RADS category -> s
 
 @dataclass(frozen=True)
 class Machine:
-    """A mammography unit, with the quirks that its files have in the real data."""
+    """A mammography unit with the peculiarities that its files have in the real data."""
 
     machine_id: int
     site_id: int
-    images: int  # in the real data: how often it is drawn
+    images: int  # in the real data; it is drawn in proportion
     cancer_ratio: float  # women with cancer per woman without, relative to the average machine
     rows: int
     columns: int
-    spacing: float  # mm
+    spacing: float  # of pixels in mm
     syntax: UID
+    look: Look
     photometric: str = "MONOCHROME2"
-    voi: str | None = "LINEAR"  # VOILUTFunction; None: the attribute is absent
-    windows: tuple[tuple[float, float], ...] = ((2048, 4096),)  # (centre, width); none: no window at all
-    look: Look = Look()  # noqa: RUF009  frozen
+    voi: str | None = "LINEAR"  # VOILUTFunction; None if the attribute is absent
+    windows: tuple[tuple[float, float], ...] = ((2048, 4096),)  # (center, width); empty if there is no window at all
 
 
-MONOCHROME1_WINDOWS = ((2048.0, 3000.0), (2250.0, 2600.0), (1800.0, 2600.0))
-SIGMOID_WINDOWS = ((1900.0, 3200.0), (1700.0, 2800.0), (2200.0, 2800.0))
-
-# Frequencies, photometric interpretation and VOI function as in the real table (SIGMOID: 22 % of the files).
+# Frequencies, photometric interpretation and VOI function are those of the real table (SIGMOID: 22 % of the files).
+J2K, SV1, RAW = JPEG2000Lossless, JPEGLosslessSV1, ExplicitVRLittleEndian
+DARK_ON_WHITE = ((2048.0, 3000.0), (2250.0, 2600.0), (1800.0, 2600.0))  # windows of a MONOCHROME1 machine
+SIGMOID = ((1900.0, 3200.0), (1700.0, 2800.0), (2200.0, 2800.0))
+# fmt: off
 MACHINES = (
-    Machine(49, 1, 23529, 1.10, 3328, 2560, 0.07, JPEG2000Lossless, look=Look(1.0, 1.0, 0.010)),
-    Machine(170, 1, 923, 1.00, 4096, 3328, 0.07, JPEG2000Lossless, look=Look(0.95, 1.1, 0.008)),
-    Machine(190, 1, 145, 1.10, 4096, 3328, 0.07, ExplicitVRLittleEndian, voi=None, windows=()),
-    Machine(197, 1, 29, 0.60, 3328, 2560, 0.07, ExplicitVRLittleEndian, voi=None, windows=()),
+    Machine(49, 1, 23529, 1.10, 3328, 2560, 0.07, J2K, Look(1.0, 1.0, 0.010)),
+    Machine(170, 1, 923, 1.00, 4096, 3328, 0.07, J2K, Look(0.95, 1.1, 0.008)),
+    Machine(190, 1, 145, 1.10, 4096, 3328, 0.07, RAW, Look(), voi=None, windows=()),
+    Machine(197, 1, 29, 0.60, 3328, 2560, 0.07, RAW, Look(), voi=None, windows=()),
+    Machine(210, 1, 1070, 0.50, 4740, 3540, 0.05, SV1, Look(0.9, 0.9, 0.014), "MONOCHROME1"),
+    Machine(216, 1, 1908, 0.60, 4096, 3328, 0.07, SV1, Look(1.0, 1.15, 0.007, 24), voi="SIGMOID", windows=SIGMOID),
+    Machine(93, 1, 1915, 0.65, 2776, 2082, 0.085, J2K, Look(0.9, 0.85, 0.012, 40), voi="SIGMOID", windows=SIGMOID),
+    Machine(21, 2, 8221, 0.95, 2776, 2082, 0.085, SV1, Look(0.92, 0.95, 0.012), windows=((1950, 3800),)),
     Machine(
-        210, 1, 1070, 0.50, 4740, 3540, 0.05, JPEGLosslessSV1, "MONOCHROME1", look=Look(0.9, 0.9, 0.014)
+        29, 2, 8267, 1.0, 2776, 2082, 0.085, SV1, Look(0.97, 1.05, 0.011, 12), "MONOCHROME1", "SIGMOID", DARK_ON_WHITE
     ),
     Machine(
-        216, 1, 1908, 0.60, 4096, 3328, 0.07, JPEGLosslessSV1, voi="SIGMOID", windows=SIGMOID_WINDOWS,
-        look=Look(1.0, 1.15, 0.007, air=24),
+        48, 2, 8699, 1.05, 3328, 2560, 0.07, J2K, Look(1.03, 1.1, 0.009), voi=None, windows=((2048, 4096), (1700, 3400))
     ),
-    Machine(
-        93, 1, 1915, 0.65, 2776, 2082, 0.085, JPEG2000Lossless, voi="SIGMOID", windows=SIGMOID_WINDOWS,
-        look=Look(0.9, 0.85, 0.012, air=40),
-    ),
-    Machine(
-        21, 2, 8221, 0.95, 2776, 2082, 0.085, JPEGLosslessSV1, windows=((1950, 3800),),
-        look=Look(0.92, 0.95, 0.012),
-    ),
-    Machine(
-        29, 2, 8267, 1.0, 2776, 2082, 0.085, JPEGLosslessSV1, "MONOCHROME1", "SIGMOID", MONOCHROME1_WINDOWS,
-        look=Look(0.97, 1.05, 0.011, air=12),
-    ),
-    Machine(
-        48, 2, 8699, 1.05, 3328, 2560, 0.07, JPEG2000Lossless, voi=None, windows=((2048, 4096), (1700, 3400)),
-        look=Look(1.03, 1.1, 0.009),
-    ),
-)  # fmt: skip
+)
+# fmt: on
 
 
 def make_table(patients: int, prevalence: float, seed: int) -> pd.DataFrame:
-    """Draw the women and their images: the table train.csv, without a pixel.
+    """Draw women and their images at random: the table train.csv, without any picture.
 
     Parameters
     ----------
-    patients : int
-        Number of women, each with CC and MLO of both breasts; one in ten has one picture taken twice.
-    prevalence : float
-        Share of women with cancer, in one breast each.
-    seed : int
+    patients
+        Number of women. Each has CC and MLO of both breasts. In one breast of twenty, one view was taken twice.
+    prevalence
+        Share of women with cancer, 0 to 1. Each of them has it in one breast.
+    seed
         The same seed gives the same table.
 
     Returns
     -------
-    pandas.DataFrame
-        The columns of the real train.csv in their order, one row an image, ordered by patient.
+    A table with the columns of the real train.csv in their order, a row for each image, ordered by patient.
 
     Raises
     ------
     ValueError
-        If there is no woman, or the share leaves no woman with or none without cancer.
+        If no woman or every woman would have cancer.
+
+    Examples
+    --------
+    >>> table = make_table(patients=100, prevalence=0.1, seed=0)
+    >>> int(table.groupby("patient_id")["cancer"].max().sum())
+    10
     """
     positives = round(patients * prevalence)
     if not 0 < positives < patients:
@@ -106,13 +100,16 @@ def make_table(patients: int, prevalence: float, seed: int) -> pd.DataFrame:
         )
     rng = np.random.default_rng([seed, VERSION])
     cancer = rng.permutation(np.arange(patients) < positives)
-    breasts = draw_breasts(rng, draw_women(rng, cancer))
-    table = draw_images(rng, breasts)
+    breasts = _draw_breasts(rng, _draw_women(rng, cancer))
+    table = _draw_images(rng, breasts)
     return table[TRAIN_COLUMNS]
 
 
-def draw_women(rng: np.random.Generator, cancer: NDArray[np.bool_]) -> pd.DataFrame:
-    """One row a woman. Age and machine are all that tells of cancer: AUC 0.60-0.62 by image (real: 0.66)."""
+def _draw_women(rng: np.random.Generator, cancer: NDArray[np.bool_]) -> pd.DataFrame:
+    """Draw a row for each woman; `cancer` says who has it.
+
+    Only age and machine are related to cancer. Together they reach an AUC of 0.60-0.62 by image (real data: 0.66).
+    """
     n = cancer.size
     frequency = np.array([machine.images for machine in MACHINES], dtype=float)
     ratio = np.array([machine.cancer_ratio for machine in MACHINES])
@@ -125,14 +122,18 @@ def draw_women(rng: np.random.Generator, cancer: NDArray[np.bool_]) -> pd.DataFr
     women["cancer_side"] = np.where(cancer, rng.choice(["L", "R"], n), "")
     age = np.clip(np.rint(rng.normal(np.where(cancer, 62.5, 57.5), 10.0)), 26, 89)
     women["age"] = np.where(rng.random(n) < 0.004, np.nan, age)
+    # Site 1 alone records implants and density.
     women["implant"] = ((women["site_id"] == 1) & (rng.random(n) < 0.05)).astype(int)
     density = rng.choice(list(DENSITIES), n, p=list(DENSITIES.values()))
     women["density"] = pd.Series(density, dtype=object).where(women["site_id"] == 1)
     return women
 
 
-def draw_breasts(rng: np.random.Generator, women: pd.DataFrame) -> pd.DataFrame:
-    """Two rows a woman, with what the radiologists said afterwards: it leaks, as in the real data."""
+def _draw_breasts(rng: np.random.Generator, women: pd.DataFrame) -> pd.DataFrame:
+    """Draw two rows for each woman, one a breast.
+
+    Biopsy, BI-RADS and the other findings of the radiologists leak the diagnosis, as they do in the real data.
+    """
     breasts = women.loc[women.index.repeat(2)].reset_index(drop=True)
     n = len(breasts)
     breasts["laterality"] = np.tile(["L", "R"], n // 2)
@@ -148,12 +149,13 @@ def draw_breasts(rng: np.random.Generator, women: pd.DataFrame) -> pd.DataFrame:
     return breasts
 
 
-def draw_images(rng: np.random.Generator, breasts: pd.DataFrame) -> pd.DataFrame:
-    """CC and MLO of every breast, and now and then one of them once more."""
+def _draw_images(rng: np.random.Generator, breasts: pd.DataFrame) -> pd.DataFrame:
+    """Draw a row for each image: CC and MLO of every breast, and in 5 % of breasts one of them a second time."""
     pictures = np.full(len(breasts), 2) + (rng.random(len(breasts)) < 0.05)
     images = breasts.loc[breasts.index.repeat(pictures)].reset_index(drop=True)
     number = images.groupby(["patient_id", "laterality"]).cumcount()
     images["view"] = np.where(number == 0, "CC", np.where(number == 1, "MLO", rng.choice(["CC", "MLO"], len(images))))
+    # Twice as many ids as needed are drawn, so that enough are left without repetition, and in random order.
     ids = rng.permutation(np.unique(rng.integers(10**6, 2**31, 2 * len(images))))
     images["image_id"] = ids[: len(images)]
     return images

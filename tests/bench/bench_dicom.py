@@ -1,9 +1,10 @@
-"""DICOM file in the page cache -> picture: rsna_nb, pydicom with pylibjpeg, dicomsdl, and the bare entropy decode.
+"""Times reading a DICOM file from the page cache to a picture.
 
     python tests/bench/bench_dicom.py [--kinds uncompressed] [--sizes 512 1024] [--rounds 9]
 
-First table: medians of one thread, the recipes taking turns of five files, each in a process of its own. Second:
-pictures a second of 1, 2 and all processes. Real files are those of tests/conftest.py, left out where it has none.
+Compared are rsna_nb, pydicom with pylibjpeg, dicomsdl, and the bare entropy decode. The first table gives medians of
+one thread: each recipe has a process of its own, and they take turns of five files. The second table gives pictures a
+second of 1, 2 and all processes. Real files are those of tests/conftest.py; without them only generated ones are read.
 """
 
 import argparse
@@ -41,12 +42,14 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from rsna_nb import dicom
 from rsna_nb.dicom import decode
-from rsna_nb.dicom import reader as dicom
+from rsna_nb.dicom.codestream import checked_header
+from rsna_nb.dicom.dataset import read_dataset
 from rsna_nb.prepare import ledger
-from rsna_nb.prepare import store as prepare
+from rsna_nb.prepare.tasks import Task, prepare_one
 from rsna_nb.synthetic.anatomy import make_breast
-from rsna_nb.synthetic.drawing import draw_mammogram
+from rsna_nb.synthetic.drawing import Look, draw_mammogram
 from rsna_nb.synthetic.files import encode
 from rsna_nb.system import workers
 from rsna_nb.system.files import processors
@@ -59,7 +62,7 @@ NAMES = {
     RLELossless: "RLE",
     JPEGLSLossless: "JPEG-LS",
 }
-# kind, size: times faster than pydicom and than dicomsdl, as the project's issue asks for
+# (kind, size) -> goals: how many times faster than pydicom and than dicomsdl
 TARGETS = {
     ("real JPEG 2000 3328x2560", 512): (11, 9),
     ("real JPEG 2000 3328x2560", 1024): (4, 3),
@@ -67,7 +70,7 @@ TARGETS = {
     ("real uncompressed 3328x2560", 512): (7, 2.5),
 }
 BARE_TARGET, SCALING_TARGET = 1.6, 1.8
-TURN = 5  # files that a recipe reads before it is another's turn
+TURN = 5  # files that a recipe reads before the next recipe takes its turn
 MISSING = "-"
 HEADINGS = ("file", "size", "level", "rsna_nb", "pydicom", "dicomsdl", "bare", "x pydicom", "x dicomsdl", "x bare")
 
@@ -76,13 +79,14 @@ Recipe = Callable[[Path, int], np.ndarray]
 
 
 def pydicom_picture(path: Path, size: int) -> np.ndarray:
-    """The whole picture as public pipelines read it, float64 as apply_voi_lut leaves it."""
+    """Read the whole picture as public pipelines do, in float64, which apply_voi_lut returns."""
     dataset = pydicom.dcmread(path)
     windowed = apply_voi_lut(pydicom_pixels(dataset), dataset)
     return resized_range(windowed, dataset.PhotometricInterpretation, size)
 
 
 def pydicom_pixels(dataset: pydicom.Dataset) -> np.ndarray:
+    """Decode the stored values by pydicom with pylibjpeg."""
     syntax = dataset.file_meta.TransferSyntaxUID
     if syntax.is_compressed:
         plugin = "pydicom" if syntax == RLELossless else "pylibjpeg"
@@ -91,7 +95,7 @@ def pydicom_pixels(dataset: pydicom.Dataset) -> np.ndarray:
 
 
 def dicomsdl_picture(path: Path, size: int) -> np.ndarray:
-    """As `pydicom_picture`, without the window: dicomsdl's pixelData is float32."""
+    """Read the whole picture by dicomsdl, in float32 and without a window."""
     import dicomsdl
 
     dataset = dicomsdl.open(str(path))
@@ -99,6 +103,7 @@ def dicomsdl_picture(path: Path, size: int) -> np.ndarray:
 
 
 def resized_range(values: np.ndarray, photometric: str, size: int) -> np.ndarray:
+    """Stretch the values to 0-1, invert MONOCHROME1 and resize."""
     low = values.min()
     picture = (values - low) / (values.max() - low)
     if photometric == "MONOCHROME1":
@@ -107,7 +112,7 @@ def resized_range(values: np.ndarray, photometric: str, size: int) -> np.ndarray
 
 
 def recipes() -> dict[str, Recipe]:
-    """The recipes that are installed, ours first."""
+    """Return the recipes that are installed, ours first."""
     found: dict[str, Recipe] = {"rsna_nb": dicom.read_mammogram}
     if find_spec("pylibjpeg") and find_spec("libjpeg") and find_spec("openjpeg"):
         found["pydicom"] = pydicom_picture
@@ -117,15 +122,15 @@ def recipes() -> dict[str, Recipe]:
 
 
 def bare_decode(path: Path, level: int) -> Callable[[], object]:
-    """The entropy decode alone at this level; of an uncompressed file, reading its bytes."""
-    dataset = dicom.read_dataset(path)
+    """Return a call that does the entropy decode alone at this level, or reads the bytes of an uncompressed file."""
+    dataset = read_dataset(path)
     syntax = dataset.file_meta.TransferSyntaxUID
     if not syntax.is_compressed:
         return lambda: np.fromfile(path, np.uint8)
     codestream = decode.joined_fragments(dataset)
     if syntax == RLELossless:
         return lambda: decode.rle_frame(codestream, dataset)
-    header = decode.checked_header(codestream, dataset)
+    header = checked_header(codestream, dataset)
     if 0 < level <= header.levels:
         return lambda: decode.decode_reduced(codestream, header, level)
     return lambda: decode.DECODERS[syntax](codestream)
@@ -133,7 +138,7 @@ def bare_decode(path: Path, level: int) -> Callable[[], object]:
 
 @dataclass
 class Row:
-    """One line of the first table: the kinds' mean of the files' medians, in ms."""
+    """One line of the first table. `ms` is the mean over the files of a kind of their median times."""
 
     kind: str
     size: int
@@ -157,7 +162,7 @@ class Row:
 
 
 def measure(kind: str, files: list[Path], size: int, rounds: int, own: dict[str, Executor]) -> Row:
-    """The recipes take turns, each in its own process: TURN files one after the other, as when a folder is read."""
+    """Time the recipes, which take turns, each in its own process with TURN files one after the other."""
     means: dict[str, float] = defaultdict(float)
     levels = []
     for path in files:
@@ -173,6 +178,7 @@ def measure(kind: str, files: list[Path], size: int, rounds: int, own: dict[str,
 
 
 def milliseconds(name: str, paths: list[Path], size: int, level: int) -> list[float]:
+    """Time a recipe on each file, in ms."""
     times = []
     for path in paths:
         call = bare_decode(path, level) if name == "bare" else partial(recipes()[name], path, size)
@@ -183,8 +189,8 @@ def milliseconds(name: str, paths: list[Path], size: int, level: int) -> list[fl
 
 
 def same_pixels(path: Path) -> list[str]:
-    """The peers that decode to other stored values than ours."""
-    ours = decode.stored_values(dicom.read_dataset(path))[0]
+    """Name the peers whose stored values differ from ours."""
+    ours = decode.stored_values(read_dataset(path))[0]
     theirs = {}
     if "pydicom" in recipes():
         theirs["pydicom"] = pydicom_pixels(pydicom.dcmread(path))
@@ -196,22 +202,22 @@ def same_pixels(path: Path) -> list[str]:
 
 
 def real_files(folder: Path) -> Files:
-    """The real mammograms by codec and size, and the pixels of a large one written uncompressed."""
+    """Group the real mammograms by codec and size, and write the pixels of a large one uncompressed."""
     files: Files = defaultdict(list)
     for path in sorted(REAL_DIR.rglob("*.dcm")):
         dataset = pydicom.dcmread(path, stop_before_pixels=True)
         files[f"real {NAMES[dataset.file_meta.TransferSyntaxUID]} {dataset.Rows}x{dataset.Columns}"].append(path)
     for path in files.get("real JPEG 2000 3328x2560", [])[:1]:
-        pixels = decode.stored_values(dicom.read_dataset(path))[0]
+        pixels = decode.stored_values(read_dataset(path))[0]
         copy = recoded(path, folder / "real.dcm", ExplicitVRLittleEndian, pixels.tobytes())
         files["real uncompressed 3328x2560"] = [copy]
     return files
 
 
 def generated_files(folder: Path, shape: tuple[int, int] = (4096, 3328)) -> Files:
-    """One drawn mammogram of 12 bits with an ordinary window, in each codec."""
+    """Write one generated mammogram of 12 bits with an ordinary window in each codec."""
     rng = np.random.default_rng(0)
-    pixels = draw_mammogram(make_breast(rng), "MLO", shape, rng).pixels
+    pixels = draw_mammogram(make_breast(rng), "MLO", shape, rng, Look())[0]
     plain = write_dicom(folder / "plain.dcm", pixels, WindowCenter=2048, WindowWidth=4096)
     files = {}
     for syntax, name in NAMES.items():
@@ -224,7 +230,7 @@ def generated_files(folder: Path, shape: tuple[int, int] = (4096, 3328)) -> File
 
 
 def recoded(source: Path, path: Path, syntax: UID, pixel_data: bytes) -> Path:
-    """A copy of a file with its pixels in another transfer syntax."""
+    """Write a copy of a file with its pixels in another transfer syntax."""
     dataset = pydicom.dcmread(source)
     dataset.file_meta.TransferSyntaxUID = syntax
     dataset.PixelData = pixel_data
@@ -235,7 +241,7 @@ def recoded(source: Path, path: Path, syntax: UID, pixel_data: bytes) -> Path:
 
 
 def start_worker(barrier: Barrier, recipe: Recipe, path: Path, size: int) -> None:
-    """What a process does before it is measured: imports, one thread, one picture, and wait for the others."""
+    """Prepare a process for measuring: import everything, read one picture on one thread, wait for the others."""
     cv2.setNumThreads(1)
     if recipe is dicom.read_mammogram:
         workers.keep_freed_memory()  # as the processes do that prepare starts
@@ -244,7 +250,7 @@ def start_worker(barrier: Barrier, recipe: Recipe, path: Path, size: int) -> Non
 
 
 def pool(processes: int, recipe: Recipe, path: Path, size: int) -> ProcessPoolExecutor:
-    """Processes that have all started and read a picture."""
+    """Start processes, each of which has read a picture."""
     context = get_context("spawn")
     barrier = context.Barrier(processes)
     executor = ProcessPoolExecutor(processes, context, start_worker, (barrier, recipe, path, size))
@@ -253,11 +259,11 @@ def pool(processes: int, recipe: Recipe, path: Path, size: int) -> ProcessPoolEx
 
 
 def prepared_rate(paths: list[Path], size: int, processes: int) -> float:
-    """Our pictures a second, with PNG and ledger, in the processes that prepare starts; their start is left out."""
+    """Return our pictures a second, PNG and ledger included, in the worker processes. Their start is not counted."""
     times: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
-        tasks = [prepare.Task(Path(folder), (size, size), "1", path.stem, str(path)) for path in paths]
-        for _, record in workers.run(prepare.prepare_one, tasks, processes):
+        tasks = [Task(Path(folder), (size, size), "1", path.stem, str(path)) for path in paths]
+        for _, record in workers.run(prepare_one, tasks, processes):
             assert isinstance(record, ledger.Record)
             assert record.status == "ok"
             ledger.append(Path(folder), record)
@@ -267,16 +273,17 @@ def prepared_rate(paths: list[Path], size: int, processes: int) -> float:
 
 
 def read_all(recipe: Recipe, executor: Executor, paths: list[Path], size: int) -> None:
-    """A peer's recipe, whose pictures are dropped in the process that made them."""
+    """Read all files by a peer's recipe. The pictures are dropped in the process that made them."""
     list(executor.map(dropped, itertools.repeat(recipe), paths, itertools.repeat(size)))
 
 
 def dropped(recipe: Recipe, path: Path, size: int) -> None:
+    """Read a picture and drop it."""
     recipe(path, size)
 
 
 def copies(files: list[Path], folder: Path, count: int) -> list[Path]:
-    """Files of their own with the same content; writing them leaves them in the page cache."""
+    """Write copies of the files, which leaves them in the page cache."""
     folder.mkdir()
     targets = [folder / f"{i}.dcm" for i in range(count)]
     for target, source in zip(targets, itertools.cycle(files), strict=False):
@@ -285,13 +292,14 @@ def copies(files: list[Path], folder: Path, count: int) -> list[Path]:
 
 
 def peers_rate(recipe: Recipe, executor: Executor, paths: list[Path], size: int) -> float:
+    """Return a peer's pictures a second."""
     started = time.perf_counter()
     read_all(recipe, executor, paths, size)
     return len(paths) / (time.perf_counter() - started)
 
 
 def rates(name: str, paths: list[Path], size: int, counts: Iterable[int], rounds: int) -> dict[int, float]:
-    """Pictures a second by the number of processes, which take turns; medians."""
+    """Return the median of pictures a second for each number of processes, which take turns."""
     recipe = recipes()[name]
     found: dict[int, list[float]] = defaultdict(list)
     with ExitStack() as stack:
@@ -347,7 +355,7 @@ def main() -> None:
     options = parsed()
     cv2.setNumThreads(1)
     if len(recipes()) < 3:
-        print("A recipe is missing, which is a dash below: pip install -e '.[bench]'")
+        print("A recipe is not installed and shown as a dash below: pip install -e '.[bench]'")
     print(f"{processors()} processors, load average {os.getloadavg()[0]:.1f} before: above 0.5 others take time too\n")
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)

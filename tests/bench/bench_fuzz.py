@@ -1,9 +1,9 @@
-"""Thousands of damaged files through the preparation: it must end, and no picture may differ from a second decoder's.
+"""Prepares thousands of damaged files. Preparing must end, and no picture may contradict other decoders.
 
     python tests/bench/bench_fuzz.py --files 10000 --seed 0
 
-File i is the mutant of the seed + i (tests/fuzz). 1,000 take about 20 s on two cores. The exit code is 1
-where the preparation crashes or hangs, or where a picture in the store contradicts the second decoder.
+File i is the mutant of seed + i (see tests/fuzz). 1,000 files take about 20 s on two cores. The exit code is 1 if
+preparing crashes or hangs, or if a picture in the store contradicts another decoder.
 """
 
 import argparse
@@ -21,15 +21,14 @@ import pandas as pd
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))  # for the package of the tests
 
-from rsna_nb.prepare import ledger  # noqa: E402
-from rsna_nb.prepare.store import prepare_images, store_path  # noqa: E402
+from rsna_nb.prepare import ledger, prepare_images, store_path  # noqa: E402
 from tests.fuzz.examine import Job, Outcome, examined  # noqa: E402
 from tests.fuzz.mutants import REAL_SHARE, mutant  # noqa: E402
 
 BATCH = 500
 SIZE = 128
-SECONDS_A_FILE = 2  # on average; a batch that takes longer hangs
-DEATHS = ("reading it ended the process", "given up")  # how prepare's reasons begin where a worker died
+SECONDS_A_FILE = 2  # on average; a batch that takes longer counts as hanging
+DEATHS = ("reading it ended the process", "given up")  # beginnings of the reasons of files whose worker died
 
 
 def main() -> int:
@@ -58,7 +57,7 @@ def main() -> int:
 
 
 def prepared(folder: Path, seeds: range, real_share: float) -> list[ledger.Record]:
-    """The ledger's rows of these mutants, prepared by a process of its own, which may crash or hang."""
+    """Prepare these mutants in a process of its own, which may crash or hang. Returns the ledger's rows."""
     for seed in seeds:
         path = folder / "data" / "train_images" / "1" / f"{seed}.dcm"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -86,21 +85,19 @@ def compared(folder: Path, seeds: range, real_share: float) -> Iterator[Outcome]
 
 
 def report(records: list[ledger.Record], outcomes: list[Outcome]) -> int:
-    """Print what came of it; the exit code."""
+    """Print the outcomes and return the exit code."""
     print_counts("outcomes", ["ok" if record.status == "ok" else first_words(record.error) for record in records])
     deaths = [record for record in records if record.error.startswith(DEATHS)]
     print_list("workers that died or were given up", [f"mutant {each.image_id}: {each.error}" for each in deaths])
     print_counts("errors that explain nothing", [words_of(each.detail) for each in outcomes if each.is_unexplained])
-    print_list("differing in damaged JPEG, where decoders may", [str(each) for each in outcomes if each.differing])
+    print_list("differences in damaged JPEG, which are allowed", [str(each) for each in outcomes if each.differing])
     faults = [outcome for outcome in outcomes if outcome.faults and outcome.kind != "death"]
     print_list("contradictions and other faults", [str(outcome) for outcome in faults])
-    print_list(
-        "deaths of second decoders", [str(each) for each in outcomes if each.kind == "death" and not each.faults]
-    )
+    print_list("deaths of other decoders", [str(each) for each in outcomes if each.kind == "death" and not each.faults])
     slowest, largest = max(outcome.seconds for outcome in outcomes), max(outcome.megabytes for outcome in outcomes)
     print(f"the slowest file took {slowest} s, the largest process {largest} MB")
     agreed = Counter(decoder for outcome in outcomes for decoder in outcome.agreed)
-    print("agreeing with the second decoders:", ", ".join(f"{name} {count}" for name, count in agreed.most_common()))
+    print("agreements with other decoders:", ", ".join(f"{name} {count}" for name, count in agreed.most_common()))
     return int(bool(faults) or len(records) != len(outcomes))
 
 
@@ -109,7 +106,7 @@ def first_words(reason: str) -> str:
 
 
 def words_of(detail: str) -> str:
-    """Without the numbers and names, which are every file's own."""
+    """Cut a reason before its first number or name, which differ from file to file."""
     return re.split(r"[0-9'\"=]", detail)[0][:60]
 
 

@@ -33,8 +33,8 @@ def fill(folder: Path, size: int) -> None:
     import cv2
 
     from rsna_nb import synthetic
-    from rsna_nb.dicom.reader import read_mammogram
-    from rsna_nb.prepare.store import to_8_bits
+    from rsna_nb.dicom import read_mammogram
+    from rsna_nb.prepare import to_8_bits
 
     files = sorted(SAMPLES.glob("real_mammograms/**/*.dcm"))
     if not files:

@@ -1,7 +1,6 @@
-"""Preparing killed (kill -9 of the parent) at random moments and started again, against preparing never interrupted.
+"""Compares a store whose preparing was killed (kill -9 of the parent) at random moments with one never interrupted.
 
-Prints what differs between the two stores, file by file, and between their ledgers, timings aside; exit code 1 if
-anything does.
+Prints whether the pictures and the ledgers, apart from their timings, are the same. The exit code is 1 if they are not.
 """
 
 import argparse
@@ -19,14 +18,13 @@ sys.path.insert(0, str(ROOT))
 
 from rsna_nb import synthetic  # noqa: E402
 from rsna_nb.metadata.table import load_metadata  # noqa: E402
-from rsna_nb.prepare import ledger  # noqa: E402
-from rsna_nb.prepare.store import prepare_images, store_path  # noqa: E402
+from rsna_nb.prepare import ledger, prepare_images, store_path  # noqa: E402
 
 SIZE = 512
 
 
 def contents(store: Path) -> dict[str, bytes]:
-    """Every file but the ledger, whose times differ, and the lock."""
+    """Return the content of every file but the lock and the ledger, which holds timings."""
     names = (path for path in store.rglob("*") if path.is_file() and path.name not in ("ledger.csv", ".lock"))
     return {str(path.relative_to(store)): path.read_bytes() for path in names}
 
@@ -36,7 +34,7 @@ def rows(store: Path) -> list[dict[str, object]]:
 
 
 def kill_after(seconds: float, command: list[str]) -> bool:
-    """Start preparing and kill the parent alone; whether it was still at work."""
+    """Start preparing and kill the parent process alone. Returns whether it was still at work."""
     child = subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd=ROOT)
     time.sleep(seconds)
     child.kill()
@@ -68,7 +66,7 @@ def main() -> int:
         subprocess.run(command, check=True, stderr=subprocess.DEVNULL, cwd=ROOT)
         same_files, same_rows = contents(killed) == contents(whole), rows(killed) == rows(whole)
         print(
-            f"the store is {'the same' if same_files else 'ANOTHER'}, the ledger {'too' if same_rows else 'is ANOTHER'}"
+            f"pictures: {'the same' if same_files else 'DIFFERENT'}; ledger: {'the same' if same_rows else 'DIFFERENT'}"
         )
         return int(not (same_files and same_rows))
 

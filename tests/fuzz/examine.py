@@ -1,7 +1,7 @@
-"""Mutants read with rsna_nb.dicom.read and compared with the second opinion, in a child process that may die of one.
+"""Reads mutants with rsna_nb.dicom.read and compares the pictures with those of other decoders.
 
-examine(mutant, ...)    one, in this process
-examined(job)           many, in a child of limited memory and time
+`examine` reads one mutant in this process. `examined` reads many in a child process of limited memory and time, which
+may crash.
 """
 
 import io
@@ -23,22 +23,21 @@ import cv2
 import numpy as np
 import pydicom
 
-from rsna_nb.dicom import reader as dicom
+from rsna_nb import dicom
 from rsna_nb.dicom.decode import open_pyramid
-from rsna_nb.prepare.store import to_8_bits
+from rsna_nb.prepare import to_8_bits
 from tests.fuzz.files import fragments
 from tests.fuzz.mutants import REAL_SHARE, Mutant, mutant
 from tests.fuzz.opinions import contradiction, levels_of, opinions
 from tests.fuzz.sources import generated_sources
 
-HANGING = 60  # seconds after which a child is killed
-UNLIMITED = 5_000_000_000  # where only the address space is meant: the most that a length can say is 4 GiB
-MEMORY, SECONDS = 1_500_000_000, 10  # what one file may take
+HANGING = 60  # seconds for one mutant, after which the child is killed
+MEMORY, SECONDS = 1_500_000_000, 10  # limits for one file, in bytes and seconds
 
 
 @dataclass
 class Outcome:
-    """What came of one mutant."""
+    """The outcome of one mutant."""
 
     seed: int
     source: str
@@ -46,11 +45,10 @@ class Outcome:
     kind: str  # picture, error or death
     detail: str = ""  # the window of a picture, the reason of an error, the signal of a death
     seconds: float = 0.0
-    megabytes: int = 0  # the largest that the process has ever had, where this read has raised it
-    asked_much: bool = False  # for more memory than it may, though it did not fill it
-    agreed: list[str] = field(default_factory=list)  # second decoders
-    differing: list[str] = field(default_factory=list)  # those that need not agree
-    faults: list[str] = field(default_factory=list)  # what must never be
+    megabytes: int = 0  # peak memory of the process, if this read has raised it
+    agreed: list[str] = field(default_factory=list)  # other decoders that read the same
+    differing: list[str] = field(default_factory=list)  # differences where decoders need not agree
+    faults: list[str] = field(default_factory=list)  # violations of what must hold for every file
 
     def __str__(self) -> str:
         what = f"{self.seed} ({self.source}: {', '.join(self.mutations)})"
@@ -58,15 +56,15 @@ class Outcome:
 
     @property
     def is_unexplained(self) -> bool:
-        """An error that no check foresaw: a Python exception, which tells people nothing."""
-        return self.kind == "error" and "not foreseen" in self.detail
+        """Whether the error is an unforeseen Python exception, which tells a user nothing."""
+        return self.kind == "error" and "unforeseen" in self.detail
 
 
 SIZES = (64, 64, (48, 96), 256, 512)
 
 
 def examine(damaged: Mutant, job: "Job", path: Path, say: Callable[[str], None]) -> Outcome:
-    """Read the mutant, written to `path`, and check the picture; `say` is told what comes next."""
+    """Write the mutant to `path`, read it and check the picture. `say` is called with the name of each phase."""
     path.write_bytes(damaged.content)
     outcome = Outcome(damaged.seed, damaged.source, list(damaged.mutations), "error")
     size = job.img_size or SIZES[damaged.seed % len(SIZES)]
@@ -78,13 +76,13 @@ def examine(damaged: Mutant, job: "Job", path: Path, say: Callable[[str], None])
         outcome.faults += picture_faults(reading.picture, shape)
         say("comparing")
         compare(damaged, reading, outcome)
-    if job.pictures and not outcome.asked_much:
+    if job.pictures:
         outcome.faults += stored_picture_faults(Path(job.pictures) / f"{damaged.seed}.png", reading)
     return outcome
 
 
 def read(path: Path, shape: tuple[int, int], outcome: Outcome) -> dicom.Reading | None:
-    """`rsna_nb.dicom.read`, measured; its error goes into the outcome."""
+    """Call `rsna_nb.dicom.read` and measure it. Its error goes into the outcome."""
     before, started = peak_megabytes(), time.perf_counter()
     try:
         reading = dicom.read(path, shape)
@@ -97,39 +95,26 @@ def read(path: Path, shape: tuple[int, int], outcome: Outcome) -> dicom.Reading 
         outcome.faults.append(f"took {outcome.seconds} s")
     if outcome.megabytes * 1e6 > MEMORY:
         outcome.faults.append(f"took {outcome.megabytes} MB")
-    return reading if "MemoryError" not in outcome.detail else read_unlimited(path, shape, outcome)
-
-
-def read_unlimited(path: Path, shape: tuple[int, int], outcome: Outcome) -> dicom.Reading | None:
-    """Once more with room for the 4 GB that a lying length makes pydicom ask for, but never fill."""
-    limit = resource.getrlimit(resource.RLIMIT_DATA)
-    if limit[0] == UNLIMITED:
-        outcome.faults.append("took more memory than there is")
-        return None
-    outcome.asked_much, outcome.detail = True, ""
-    resource.setrlimit(resource.RLIMIT_DATA, (UNLIMITED, limit[1]))
-    try:
-        return read(path, shape, outcome)
-    finally:
-        resource.setrlimit(resource.RLIMIT_DATA, limit)
+    return reading
 
 
 def peak_megabytes() -> int:
-    """The most that this process has ever had in memory; what getrusage says would begin with its parent's."""
+    """Return the peak memory of this process. (getrusage would begin with the peak of its parent.)"""
     return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) // 1024
 
 
 def stored_picture_faults(path: Path, reading: dicom.Reading | None) -> list[str]:
-    """Whether the store has this picture, to the bit, and none where there is none."""
+    """Check that the store has exactly this picture, and none of a file that cannot be read."""
     if reading is None:
         return ["the store has a picture of a file that cannot be read"] if path.exists() else []
     stored = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if path.exists() else None
     if stored is None:
         return ["the store has no picture"]
-    return [] if np.array_equal(stored, to_8_bits(reading.picture)) else ["the store's picture is another"]
+    return [] if np.array_equal(stored, to_8_bits(reading.picture)) else ["the store's picture differs"]
 
 
 def picture_faults(picture: np.ndarray, shape: tuple[int, int]) -> list[str]:
+    """Return what is wrong with a picture, whatever it shows."""
     checks = {
         "not float32": picture.dtype == np.float32,
         f"{picture.shape}, not {shape}": picture.shape == shape,
@@ -141,7 +126,7 @@ def picture_faults(picture: np.ndarray, shape: tuple[int, int]) -> list[str]:
 
 
 def compare(damaged: Mutant, reading: dicom.Reading, outcome: Outcome) -> None:
-    """Ask the second decoders about all levels that the picture was made from."""
+    """Compare all levels that the picture was made from with the other decoders."""
     dataset = pydicom.dcmread(io.BytesIO(damaged.content))
     pyramid = open_pyramid(dataset)
     is_intact = bool(damaged.codestream) and is_whole(dataset.PixelData, damaged.codestream)
@@ -154,6 +139,7 @@ def compare(damaged: Mutant, reading: dicom.Reading, outcome: Outcome) -> None:
 
 
 def is_whole(value: bytes, codestream: bytes) -> bool:
+    """Return whether PixelData still holds the undamaged codestream."""
     try:
         return codestream == value or codestream == b"".join(fragments(value))
     except (ValueError, struct.error):
@@ -162,9 +148,9 @@ def is_whole(value: bytes, codestream: bytes) -> bool:
 
 @dataclass(frozen=True)
 class Job:
-    """What a child does: the mutants of the seeds from `first` to before `last`, and where it logs what it finds.
+    """The work of a child: the mutants of the seeds from `first` to `last` - 1, logged to the file `log`.
 
-    `pictures` is a folder of prepare's, with SEED.png, to compare with.
+    `pictures` is a folder with SEED.png, written by preparing, to compare with.
     """
 
     first: int
@@ -176,7 +162,7 @@ class Job:
 
 
 def examined(job: Job) -> Iterator[Outcome]:
-    """The outcomes of the job's mutants. A child that dies is one mutant's outcome, and another child goes on."""
+    """Yield the outcomes of the job's mutants. If a child dies, that is the mutant's outcome, and another continues."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     while job.first < job.last:
         command = [sys.executable, "-m", "tests.fuzz.examine", json.dumps(asdict(job))]
@@ -196,7 +182,7 @@ def examined(job: Job) -> Iterator[Outcome]:
 
 
 def death(last: dict, child: subprocess.CompletedProcess) -> Outcome:
-    """A child's death. One of the second decoders' deaths says nothing against ours."""
+    """Return the outcome of a mutant that killed the child. It is a fault only if it happened while we were reading."""
     name = "hung" if child.returncode == -signal.SIGALRM else f"died with {child.returncode}"
     detail = f"{last['phase']}: {name} {child.stderr[-300:]}".strip()
     faults = [detail] if last["phase"] == "reading" else []
@@ -204,10 +190,10 @@ def death(last: dict, child: subprocess.CompletedProcess) -> Outcome:
 
 
 def work(job: Job) -> None:
-    """The child: a line for each step, so that the parent knows who died of what."""
+    """Do the work of the child. It logs a line for each phase, so that the parent knows what a child died of."""
     generated_sources()
     cv2.setNumThreads(1)
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, UNLIMITED))
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with tempfile.TemporaryDirectory() as folder, open(job.log, "a", buffering=1) as log:
         for seed in range(job.first, job.last):

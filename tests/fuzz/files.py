@@ -1,4 +1,4 @@
-"""DICOM files as lists of raw elements, so that what no library would write can be written."""
+"""DICOM files as lists of raw elements, so that faults can be written that no library would write."""
 
 import struct
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ PIXEL_DATA, TRANSFER_SYNTAX = 0x7FE00010, 0x00020010
 
 @dataclass
 class Element:
-    """One element as it is on the disk; `length` is the value's own unless it lies or is undefined."""
+    """One element as it is on the disk. `length` is None if it is the length of the value."""
 
     tag: int
     vr: str
@@ -34,7 +34,7 @@ class Element:
 
 @dataclass
 class File:
-    """A DICOM file in little endian. `is_implicit` tells how it is written, whatever its transfer syntax says."""
+    """A DICOM file in little endian. `is_implicit` decides how it is written, whatever transfer syntax it declares."""
 
     elements: list[Element]
     is_implicit: bool = False
@@ -57,7 +57,7 @@ class File:
         self.pixels.value = encapsulated([codestream]) if is_encapsulated else codestream
 
     def set(self, tag: int, vr: str, value: bytes) -> None:
-        """Put the element where it belongs, in place of the one that is there."""
+        """Insert an element in its place, or replace the one that is there."""
         others = [element for element in self.elements if element.tag != tag]
         self.elements = sorted([*others, Element(tag, vr, value)], key=lambda element: element.tag)
 
@@ -66,7 +66,7 @@ class File:
 
 
 def parsed(content: bytes) -> File:
-    """A whole file's elements; sequences stay raw, so their lengths must be defined."""
+    """Parse a file into its elements. Sequences stay raw, so their lengths must be defined."""
     file, position = File([]), 132
     while position < len(content):
         group, number = struct.unpack_from("<HH", content, position)
@@ -81,7 +81,7 @@ def parsed(content: bytes) -> File:
 
 
 def raw_header(content: bytes, position: int, implicit: bool) -> tuple[str, int, int]:
-    """VR, length and start of the value of the element at `position`."""
+    """Return the VR, the length and the start of the value of the element at `position`."""
     if implicit:
         tag = struct.unpack_from("<HH", content, position)
         return dictionary_VR(tag).split()[0], struct.unpack_from("<I", content, position + 4)[0], position + 8
@@ -92,7 +92,7 @@ def raw_header(content: bytes, position: int, implicit: bool) -> tuple[str, int,
 
 
 def fragments(value: bytes) -> list[bytes]:
-    """The items of encapsulated PixelData after the offset table (PS3.5 A.4); ValueError where they are none."""
+    """Return the items of encapsulated PixelData after the offset table (PS3.5 A.4). ValueError if it has none."""
     items, position = [], 0
     while value[position : position + 4] == ITEM:
         length = struct.unpack_from("<I", value, position + 4)[0]
@@ -104,9 +104,11 @@ def fragments(value: bytes) -> list[bytes]:
 
 
 def encapsulated(parts: Iterable[bytes], offsets: bytes = b"") -> bytes:
+    """Encapsulate fragments as PixelData (PS3.5 A.4)."""
     items = (part + bytes(len(part) % 2) for part in (offsets, *parts))
     return b"".join(ITEM + struct.pack("<I", len(part)) + part for part in items) + DELIMITER
 
 
 def even(value: bytes) -> bytes:
+    """Pad a value with a space to an even length, as DICOM demands."""
     return value + b" " * (len(value) % 2)

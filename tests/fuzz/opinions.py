@@ -1,5 +1,6 @@
-"""What a second decoder says of a damaged file. It shares no decoder and no arithmetic with rsna_nb, and says nothing
-where the second decoder refuses the bytes.
+"""What other decoders read in a damaged file.
+
+Nothing here shares a decoder or arithmetic with rsna_nb. A decoder that refuses the bytes has no opinion.
 """
 
 import io
@@ -15,18 +16,19 @@ from PIL import Image
 from pydicom import uid
 from pydicom.pixels import pixel_array
 
-from rsna_nb.dicom import reader as dicom
+from rsna_nb import dicom
 from rsna_nb.dicom.decode import Jpeg2000Pyramid
 from rsna_nb.dicom.pyramid import Pyramid
+from rsna_nb.dicom.reader import SEARCH_SIDE
 from tests.fuzz.files import fragments
 
 
 @dataclass(frozen=True)
 class Opinion:
-    """One decoder's samples as unsigned words, before the data set's bits and sign are looked at.
+    """The samples of one decoder as unsigned words, before BitsStored, HighBit and the sign are applied.
 
-    It may be wrong by `tolerance`. It `binds` where decoders must agree on damaged data too. The Huffman codes of
-    JPEG fall out of step after a defect, and T.81 leaves it to a decoder what it then shows.
+    They may differ by `tolerance`. `binds` says whether decoders must agree on damaged data too. They need not for
+    JPEG: its Huffman codes lose synchronisation after a defect, and T.81 leaves open what a decoder shows then.
     """
 
     decoder: str
@@ -36,14 +38,14 @@ class Opinion:
 
 
 def opinions(dataset: pydicom.Dataset) -> Iterator[Opinion]:
-    """What the other decoders read; nothing where they refuse the bytes or are not installed."""
+    """Yield what the other decoders read. Those that refuse the bytes or are not installed are skipped."""
     syntax = dataset.file_meta.TransferSyntaxUID
     if not syntax.is_compressed or syntax == uid.RLELossless:
         decoders: list[Decoder] = [("pydicom", lambda: pydicom_samples(dataset), {})]
     else:
         try:
             decoders = codestream_decoders(b"".join(fragments(dataset.PixelData)))
-        except (ValueError, struct.error):  # items that only pydicom follows
+        except (ValueError, struct.error):  # only pydicom reads such items
             return
     for name, decode, bounds in decoders:
         try:
@@ -57,14 +59,14 @@ Decoder = tuple[str, Callable[[], np.ndarray], dict]
 
 
 def codestream_decoders(codestream: bytes) -> list[Decoder]:
-    """By the codestream's own markers, not by the transfer syntax."""
+    """Return the decoders for a codestream, chosen by its own markers rather than by the transfer syntax."""
     head = codestream[:1000]
     libjpeg = ("libjpeg", lambda: libjpeg_samples(codestream))
     if b"\xff\x4f\xff\x51" in head:
         is_signed = codestream[codestream.index(b"\xff\x4f\xff\x51") + 42] >> 7
         return [
             ("imagecodecs' OpenJPEG", lambda: unsigned(imagecodecs.jpeg2k_decode(codestream)), {}),
-            # a signed tile that is missing is its lowest value for Pillow and 0 for others
+            # Pillow fills a missing signed tile with the lowest value, others with 0
             ("Pillow's OpenJPEG", lambda: pillow_samples(codestream), {"binds": not is_signed}),
         ]
     if b"\xff\xf7" in head:
@@ -72,20 +74,21 @@ def codestream_decoders(codestream: bytes) -> list[Decoder]:
     if b"\xff\xc3" in head:
         jpegsof3 = ("jpegsof3", lambda: unsigned(imagecodecs.jpegsof3_decode(codestream)))
         return [(*jpegsof3, {"binds": False}), (*libjpeg, {"binds": False})]
-    return [(*libjpeg, {"binds": False, "tolerance": 3})]  # the inverse DCTs round in their own ways
+    return [(*libjpeg, {"binds": False, "tolerance": 3})]  # implementations of the inverse DCT round differently
 
 
 def unsigned(samples: np.ndarray) -> np.ndarray:
+    """View samples as unsigned words, then widen them."""
     return samples.astype(samples.dtype.newbyteorder("=")).view(f"u{samples.itemsize}").astype(np.int64)
 
 
 def pydicom_samples(dataset: pydicom.Dataset) -> np.ndarray:
-    """With the bits above BitsStored, which pydicom would mask and rsna_nb takes for bright pixels; the first frame."""
+    """Decode the first frame. The bits above BitsStored are kept, as rsna_nb keeps them; pydicom would mask them."""
     return unsigned(pixel_array(dataset, raw=True, correct_unused_bits=False, index=0))
 
 
 def pillow_samples(codestream: bytes) -> np.ndarray:
-    """Pillow adds half of the range to signed samples, and moves all to the high end of their 8 or 16 bits."""
+    """Decode by Pillow, which adds half the range to signed samples and shifts all to the high end of 8 or 16 bits."""
     image = Image.open(io.BytesIO(codestream), formats=["JPEG2000"])
     depth = codestream[codestream.index(b"\xff\x4f\xff\x51") + 42]
     bits, is_signed = (depth & 0x7F) + 1, depth >> 7
@@ -97,13 +100,14 @@ def pillow_samples(codestream: bytes) -> np.ndarray:
 
 
 def libjpeg_samples(codestream: bytes) -> np.ndarray:
+    """Decode by libjpeg (pylibjpeg), if it is installed."""
     from libjpeg import decode
 
     return unsigned(decode(codestream))
 
 
 def stored_by(opinion: Opinion, dataset: pydicom.Dataset) -> tuple[np.ndarray, int, int]:
-    """The stored values and the ends of their range, from HighBit, BitsStored and PixelRepresentation."""
+    """Return the stored values and the ends of their range, by HighBit, BitsStored and PixelRepresentation."""
     bits, samples = dataset.BitsStored, opinion.samples
     if dataset.PixelRepresentation == 1:
         if bits <= dataset.HighBit + 1 <= dataset.BitsAllocated:
@@ -117,7 +121,7 @@ def stored_by(opinion: Opinion, dataset: pydicom.Dataset) -> tuple[np.ndarray, i
 
 
 def low_band(values: np.ndarray) -> np.ndarray:
-    """The reversible 5/3 low band along the first axis by T.800's formulas (F-9, F-10), the ends mirrored."""
+    """Return the reversible 5/3 low band along the first axis (T.800, F-9 and F-10), with mirrored ends."""
     period = max(1, 2 * (len(values) - 1))
 
     def at(positions: np.ndarray) -> np.ndarray:
@@ -130,6 +134,7 @@ def low_band(values: np.ndarray) -> np.ndarray:
 
 
 def level(values: np.ndarray, n: int) -> np.ndarray:
+    """Halve values n times along both axes."""
     for _ in range(n):
         values = low_band(low_band(values).T).T
     return values
@@ -137,7 +142,7 @@ def level(values: np.ndarray, n: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Level:
-    """Our stored values at 1/2^n; `is_reduced` where they come from a reduced decode, not from halving a full one."""
+    """Our stored values at 1/2^n of the size. `is_reduced` says that they were decoded reduced rather than halved."""
 
     n: int
     values: np.ndarray
@@ -145,21 +150,21 @@ class Level:
 
 
 def levels_of(pyramid: Pyramid, reading: dicom.Reading) -> list[Level]:
-    """What the picture was made from, in the order in which it was asked for."""
-    search = max(0, int(np.log2(max(pyramid.shape) / dicom.SEARCH_SIDE)))
+    """Return the levels that the picture was made from, in the order in which they were decoded."""
+    search = max(0, int(np.log2(max(pyramid.shape) / SEARCH_SIDE)))
     levels = []
     for n in dict.fromkeys((search, reading.level)):
         values = pyramid.level(n)
-        is_reduced = isinstance(pyramid, Jpeg2000Pyramid) and pyramid.decoded is None
+        is_reduced = isinstance(pyramid, Jpeg2000Pyramid) and not pyramid.is_decoded
         levels.append(Level(n, values, is_reduced))
     return levels
 
 
 def contradiction(ours: Level, opinion: Opinion, dataset: pydicom.Dataset, is_intact: bool) -> str:
-    """How our stored values differ from the second decoder's, empty where they do not: they must be equal.
+    """Say how our stored values differ from those of another decoder. "" means that they are equal, as they must be.
 
-    One thing a reduced decode cannot know, and the pixels that it reaches are left out: a damaged codestream can
-    hold values out of the range of its samples, which a full decode clips before it is halved and a reduced one after.
+    One difference is allowed. A damaged codestream can hold values outside the range of its samples. A full decode
+    clips them before halving, a reduced decode afterwards. So the pixels that such values reach are not compared.
     """
     n = ours.n
     stored, low, high = stored_by(opinion, dataset)
@@ -167,10 +172,12 @@ def contradiction(ours: Level, opinion: Opinion, dataset: pydicom.Dataset, is_in
     if ours.values.shape != other.shape:
         return f"level {n}: shape {ours.values.shape}, {opinion.decoder} {other.shape}"
     difference = np.abs(ours.values.astype(np.int64) - other)
-    differs = np.minimum(difference, high + 1 - low - difference) > opinion.tolerance  # one more can change the sign
+    differs = (
+        np.minimum(difference, high + 1 - low - difference) > opinion.tolerance
+    )  # modulo the range: a difference of 1 can change the sign
     if ours.is_reduced and not is_intact:
         clipped = (stored == low) | (stored == high)
-        reach = 2 * (2**n - 1)  # of n low bands of five samples
+        reach = 2 * (2**n - 1)  # of n filters of five samples
         differs &= cv2.dilate(clipped.astype(np.uint8), np.ones((2 * reach + 1,) * 2, np.uint8))[:: 2**n, :: 2**n] == 0
     if not differs.any():
         return ""

@@ -1,4 +1,4 @@
-"""The files without fault that are damaged: small ones in every transfer syntax, and the real ones."""
+"""The whole files that mutants are made from: small ones in every transfer syntax, and the real ones."""
 
 import io
 import struct
@@ -19,7 +19,7 @@ from tests.fuzz.files import TRANSFER_SYNTAX, File, even, parsed
 
 @dataclass(frozen=True)
 class Source:
-    """A file without fault; `file` is None where it cannot be edited element by element."""
+    """A whole file. `file` is None if it cannot be edited element by element."""
 
     name: str
     content: bytes
@@ -27,7 +27,7 @@ class Source:
 
 
 def phantom(shape: tuple[int, int], bits: int = 12, signed: bool = False, seed: int = 0) -> np.ndarray:
-    """Air and a textured half disc of tissue at the left edge, neither at an end of the range."""
+    """Draw air and a textured half disc of tissue at the left edge, both away from the ends of the range."""
     y, x = np.mgrid[: shape[0], : shape[1]]
     inside = ((y / shape[0] - 0.5) / 0.4) ** 2 + (x / shape[1] / 0.6) ** 2 < 1
     texture = np.random.default_rng(seed).normal(0.45, 0.05, inside.shape)
@@ -47,7 +47,7 @@ def tiled(pixels: np.ndarray) -> bytes:
 
 
 def jpeg_2000_codestreams() -> Iterator[tuple[str, np.ndarray, bytes, dict]]:
-    """What ENCODERS does not make: the JPEG 2000 codestreams that mammograms have, and unusual ones."""
+    """Yield JPEG 2000 codestreams that ENCODERS does not make: those of mammograms, and unusual ones."""
     grey, large = phantom((431, 300)), phantom((840, 643))
     for resolutions in (1, 2, 6):
         yield f"J2K {resolutions} resolutions", grey, jpeg_2000(grey, resolutions=resolutions), {}
@@ -64,7 +64,7 @@ def jpeg_2000_codestreams() -> Iterator[tuple[str, np.ndarray, bytes, dict]]:
 
 @cache
 def generated_sources() -> list[Source]:
-    """Small files in every transfer syntax that is read."""
+    """Return small files in every transfer syntax that can be read."""
     window = {"WindowCenter": 2048, "WindowWidth": 4000, "RescaleSlope": 1, "RescaleIntercept": 0}
     eight, narrow = {"BitsStored": 8, "HighBit": 7}, {"WindowCenter": 128, "WindowWidth": 256}
     made = []
@@ -72,7 +72,7 @@ def generated_sources() -> list[Source]:
 
         def add(name: str, pixels: np.ndarray, syntax: uid.UID, codestream: bytes | None = None, **attributes) -> None:
             attributes = {keyword: value for keyword, value in (window | attributes).items() if value is not None}
-            as_written = syntax if codestream is None else uid.JPEGBaseline8Bit  # which has no encoder
+            as_written = syntax if codestream is None else uid.JPEGBaseline8Bit  # written as it is, and replaced below
             file = parsed(write_dicom(Path(folder) / "x.dcm", pixels, as_written, **attributes).read_bytes())
             if codestream is not None:
                 file.codestream = codestream
@@ -81,7 +81,7 @@ def generated_sources() -> list[Source]:
 
         for syntax in (uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian, *ENCODERS):
             add(f"{syntax.name[:24]} odd", phantom((403, 301)), syntax, VOILUTFunction="LINEAR")
-            if syntax != uid.RLELossless:  # whose encoder in conftest is one for words
+            if syntax != uid.RLELossless:  # conftest encodes RLE of 16-bit words only
                 add(f"{syntax.name[:24]} 8 bits", phantom((320, 256), 8), syntax, None, **eight, **narrow)
             bright = (4095 - phantom((405, 300))).astype(np.uint16)
             add(f"{syntax.name[:24]} MONOCHROME1", bright, syntax, PhotometricInterpretation="MONOCHROME1")
@@ -99,7 +99,7 @@ def generated_sources() -> list[Source]:
 
 
 def rle_of_bytes(pixels: np.ndarray) -> bytes:
-    """PS3.5 Annex G: the offset of the only segment, and PackBits row by row."""
+    """Encode bytes by PS3.5 Annex G: the offset of the only segment, and PackBits row by row."""
     segment = b"".join(imagecodecs.packbits_encode(row) for row in pixels)
     return struct.pack("<16I", 1, 64, *[0] * 14) + segment + bytes(len(segment) % 2)
 

@@ -1,0 +1,171 @@
+"""One file -> its picture in the store and its record; many files by worker processes or by any executor."""
+
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from rsna_nb.dicom import DicomError, read
+from rsna_nb.prepare.ledger import Record
+from rsna_nb.system import workers, write_whole
+
+FROM_READING = ["transfer_syntax", "photometric", "window", "bits", "rows", "columns", "level"]
+CONNECT_SECONDS = 20  # to wait for a Dask scheduler
+FATAL = (BrokenExecutor, CancelledError, OSError)  # end preparing, such as a full disk; other errors concern one file
+
+
+class PrepareError(RuntimeError):
+    """The store cannot be made: too little space, a broken executor, or a table that names an image twice."""
+
+
+def image_file(store: str | Path, patient_id: str, image_id: str) -> Path:
+    """Return the file of a picture in a store.
+
+    >>> image_file("data/prepared/rsna-512x512-0c1d2e3f", "10006", "462822612").as_posix()
+    'data/prepared/rsna-512x512-0c1d2e3f/images/10006/462822612.png'
+    """
+    return Path(store) / "images" / patient_id / f"{image_id}.png"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One file to prepare. Everything that a worker needs, and small enough to be sent to it."""
+
+    store: Path
+    shape: tuple[int, int]
+    patient_id: str
+    image_id: str
+    path: str
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """The file's key in the ledger."""
+        return self.patient_id, self.image_id
+
+    @property
+    def png(self) -> Path:
+        """The file's picture in the store."""
+        return image_file(self.store, *self.key)
+
+
+def prepare_one(task: Task) -> Record:
+    """Read one file and write its picture. Whatever is wrong with the file becomes the `error` of its record."""
+    started = time.perf_counter()
+    record = _new_record(task)  # before reading: a file that changes meanwhile is read again next time
+    cv2.setNumThreads(1)  # the worker processes share the cores
+    try:
+        reading = read(task.path, task.shape)
+    except DicomError as error:
+        return replace(_failed(task, error.reason), milliseconds=_milliseconds_since(started))
+    png = cv2.imencode(".png", to_8_bits(reading.picture))[1].tobytes()  # 16 bits would take 2.5 times the space
+    write_whole(task.png, png)
+    found = {name: getattr(reading, name) for name in FROM_READING}
+    crop, milliseconds = " ".join(map(str, reading.crop)), _milliseconds_since(started)
+    return replace(record, **found, crop=crop, png_bytes=len(png), milliseconds=milliseconds)
+
+
+def _new_record(task: Task) -> Record:
+    """Return a record that only says which file it is, and which version of it."""
+    size, mtime = fingerprint(task.path)
+    return Record(*task.key, source_bytes=size, source_mtime=mtime)
+
+
+def _failed(task: Task, reason: str) -> Record:
+    """Return the record of a file that has no picture. A picture of an earlier version is removed."""
+    task.png.unlink(missing_ok=True)
+    return replace(_new_record(task), status="error", error=reason)
+
+
+def to_8_bits(picture: np.ndarray) -> np.ndarray:
+    """Map 0-1 to uint8 0-255, rounded. This is what the store holds and a model sees.
+
+    >>> to_8_bits(np.array([0, 0.5, 1], np.float32)).tolist()
+    [0, 128, 255]
+    """
+    return np.rint(255 * picture).astype(np.uint8)
+
+
+def fingerprint(path: str | Path) -> tuple[int, int]:
+    """Return what identifies a version of a file: its bytes and the time of its last change in ns. 0, 0 if missing."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
+
+
+def _milliseconds_since(started: float) -> float:
+    """Return the time since `time.perf_counter()` gave `started`."""
+    return round(1000 * (time.perf_counter() - started), 1)
+
+
+def is_current(record: Record | None, task: Task) -> bool:
+    """Return whether the store holds a whole picture of the file as it is now."""
+    if record is None or record.status != "ok":
+        return False
+    # Hashing the files would read the whole data set. The picture's size finds one that is cut off or missing.
+    return fingerprint(task.path) == record.source and fingerprint(task.png)[0] == record.png_bytes
+
+
+def run(tasks: list[Task], executor: Executor | None) -> Iterator[Record]:
+    """Yield the records of the tasks as they finish, under a progress bar with the rate and the time left."""
+    outcomes = _run_by(executor, tasks) if executor else workers.run(prepare_one, tasks)
+    try:
+        for task, outcome in tqdm(outcomes, "preparing", len(tasks), unit=" images", mininterval=1):
+            yield outcome if isinstance(outcome, Record) else _failed(task, outcome.reason)
+    except FATAL as error:
+        raise PrepareError(f"{tasks[0].store}: stopped by {error!r}: rerun to continue where it stopped") from error
+
+
+def _run_by(executor: Executor, tasks: list[Task]) -> Iterator[tuple[Task, Record | workers.Death]]:
+    """Do as `workers.run` does, by an executor. Of a worker that died, only the exception is known."""
+    futures = {executor.submit(prepare_one, task): task for task in tasks}
+    try:
+        for future in as_completed(futures):
+            try:
+                yield futures[future], future.result()
+            except FATAL:
+                raise
+            except Exception as error:  # such as KilledWorker of dask.distributed
+                yield futures[future], workers.Death(f"{type(error).__name__}: {error}")
+    finally:  # also if the caller stops early: a cluster would go on with the rest
+        for future in futures:
+            future.cancel()
+
+
+@contextmanager
+def cluster(address: str) -> Iterator[Executor | None]:
+    """Connect to a Dask cluster and give its executor to a `with` block.
+
+    Parameters
+    ----------
+    address
+        Address of the scheduler, such as "tcp://host:8786". "" gives None, for which `prepare_images` uses this
+        machine's cores. The cluster's workers need this package, and must see the data and the store under the same
+        paths.
+
+    Raises
+    ------
+    PrepareError
+        If Dask is not installed, or if nothing answers at the address.
+    """
+    if not address:
+        yield None
+        return
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise PrepareError("a scheduler needs Dask: pip install 'rsna_nb[cluster]'") from error
+    try:
+        client = Client(address, timeout=CONNECT_SECONDS)
+    except (OSError, ValueError) as error:
+        raise PrepareError(f"no Dask scheduler answers at {address!r}: {error}") from error
+    with client:
+        yield client.get_executor(pure=False)  # pure=True would reuse a result though the file has changed
