@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test check coverage lab report bench clean
+.PHONY: setup demo test test-all check coverage lab report bench clean
 
 setup: .venv/installed
 
@@ -14,7 +14,10 @@ setup: .venv/installed
 demo: setup  ## train on generated mammograms, through papermill
 	$(BIN)/papermill notebooks/03_train.ipynb out.ipynb -f notebooks/params/demo.json
 
-test: check
+test: check  ## all checks but the tests marked slow
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: check  ## the slow tests too: several machines, killed processes, whole networks
 	$(BIN)/python -m pytest
 
 coverage: setup  ## lines that no test runs, in the processes that tests start too

@@ -26,6 +26,7 @@ from pydicom.uid import (
 
 from rsna_nb import synthetic
 
+collect_ignore = ["bench"]  # the benchmarks need more packages than the tests
 SAMPLES = Path(os.environ.get("RSNA_NB_SAMPLES", Path(__file__).parents[2] / "shared"))
 REAL_DIR, OTHER_DIR = SAMPLES / "real_mammograms", SAMPLES / "dicom_samples"
 needs_real_files = pytest.mark.skipif(not REAL_DIR.is_dir(), reason="no real mammograms in RSNA_NB_SAMPLES")
