@@ -29,6 +29,9 @@ from rsna_nb import synthetic
 collect_ignore = ["bench"]  # the benchmarks need more packages than the tests
 SAMPLES = Path(os.environ.get("RSNA_NB_SAMPLES", Path(__file__).parents[2] / "shared"))
 REAL_DIR, OTHER_DIR = SAMPLES / "real_mammograms", SAMPLES / "dicom_samples"
+# Beginnings of the names of the test files that take longest, in the order in which they start.
+LONGEST = ("test_notebooks", "test_recipes", "test_checkpoints", "test_machines", "test_training", "test_tuning")
+LONGEST += ("test_cross_validation", "test_study", "test_vit", "test_explain", "test_prepare", "test_model")
 needs_real_files = pytest.mark.skipif(not REAL_DIR.is_dir(), reason="no real mammograms in RSNA_NB_SAMPLES")
 
 
@@ -55,10 +58,18 @@ ENCODERS = {
 }
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files: one that began last would leave the other worker without work."""
+    names = {item: item.path.stem for item in items}
+    items.sort(key=lambda item: next((i for i, name in enumerate(LONGEST) if names[item].startswith(name)), 99))
+
+
 @pytest.fixture(scope="session")
-def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A generated data set of 24 women, half of them with cancer."""
-    return synthetic.generate(tmp_path_factory.mktemp("data") / "generated", 24, 0.5, seed=1, scale=0.06, workers=1)
+def generated(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A generated data set of 24 women, half of them with cancer; all workers share it, so no test may change it."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base if worker_id == "master" else base.parent  # pytest-xdist gives each worker a folder within one
+    return synthetic.generate(shared / "generated", 24, 0.5, seed=1, scale=0.06, workers=1)  # waits for the other's
 
 
 @pytest.fixture(scope="session")
