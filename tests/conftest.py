@@ -1,8 +1,11 @@
-"""Small data that the tests share. Real files are used where RSNA_NB_SAMPLES (or ../shared) has them."""
+"""Fixtures and small data that the tests share.
+
+Tests on real files run if the folder RSNA_NB_SAMPLES (default: ../shared) has them; otherwise they are skipped.
+"""
 
 import os
 
-os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # the tests' numbers are a CPU's
+os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # the expected numbers were computed on a CPU
 
 from pathlib import Path
 
@@ -74,8 +77,8 @@ def generated(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
 
 @pytest.fixture(scope="session")
 def small_weights(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A file of weights of the small network, for those that freeze it."""
-    import keras  # here: most tests need no TensorFlow
+    """A weights file of the small network, for tests that freeze its backbone."""
+    import keras  # imported here because most tests need no TensorFlow
 
     from rsna_nb.backbones.registry import build_backbone
 
@@ -86,7 +89,7 @@ def small_weights(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def write_dicom(path: Path, pixels: np.ndarray, syntax: UID = ExplicitVRLittleEndian, **attributes: object) -> Path:
-    """A single-frame mammogram; `attributes` set or, where None, remove elements by keyword."""
+    """Write a single-frame mammogram. `attributes` are elements by keyword: a value sets one, None removes it."""
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = syntax
@@ -115,7 +118,7 @@ def write_dicom(path: Path, pixels: np.ndarray, syntax: UID = ExplicitVRLittleEn
 
 @pytest.fixture
 def breast() -> np.ndarray:
-    """12-bit stored values (400, 300): dark air and a textured half disc of tissue at the left edge."""
+    """12-bit stored values, shape (400, 300): dark air and a textured half disc of tissue at the left edge."""
     y, x = np.mgrid[:400, :300]
     inside = ((y - 200) / 150) ** 2 + (x / 180) ** 2 < 1
     texture = np.random.default_rng(0).normal(1800, 250, inside.shape)
@@ -123,7 +126,7 @@ def breast() -> np.ndarray:
 
 
 def table_of(women: int, with_cancer: int, images_a_woman: int = 4) -> pd.DataFrame:
-    """A metadata table without files; the images of a woman with cancer are all positive."""
+    """A metadata table without files. All images of a woman with cancer are positive."""
     rows = [
         {
             "site_id": 1 + woman % 2,
