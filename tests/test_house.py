@@ -41,6 +41,7 @@ def parsed(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
+@cache
 def modules() -> dict[str, Path]:
     """Dotted name -> file of every module of the package, `rsna_nb.dicom` being its `__init__`."""
     paths = sorted(PACKAGE.rglob("*.py"))
@@ -51,13 +52,22 @@ def steps() -> set[str]:
     return {name.split(".")[1] for name in modules() if name != "rsna_nb"} - LEAVING
 
 
-def imported(tree: ast.AST) -> Iterator[tuple[str, str]]:
+@cache
+def imported(tree: ast.Module) -> set[tuple[str, str]]:
     """(module, name) of all that a module takes from the package; the name is "" for `import rsna_nb.x`."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "rsna_nb":
-            yield from ((str(node.module), alias.name) for alias in node.names)
-        elif isinstance(node, ast.Import):
-            yield from ((alias.name, "") for alias in node.names if alias.name.split(".")[0] == "rsna_nb")
+    nodes = list(ast.walk(tree))
+    named = [
+        (node.module or "", alias.name) for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names
+    ]
+    whole = [(alias.name, "") for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    return {(module, name) for module, name in named + whole if module.split(".")[0] == "rsna_nb"}
+
+
+@cache
+def attributes(tree: ast.Module) -> set[tuple[str, str]]:
+    """(x, y) of each `x.y` in a piece of code."""
+    nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+    return {(node.value.id, node.attr) for node in nodes if isinstance(node.value, ast.Name)}
 
 
 def taken_from(module: str, name: str) -> str:
@@ -89,9 +99,8 @@ def used_names(tree: ast.Module, step: str) -> set[str]:
     """The names of a step's face that a piece of code uses: imported from it, or read as its attributes."""
     face = f"rsna_nb.{step}"
     used = {name for module, name in imported(tree) if module == face}
-    if ("rsna_nb", step) in set(imported(tree)):
-        own = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
-        used |= {node.attr for node in own if isinstance(node.value, ast.Name) and node.value.id == step}
+    if ("rsna_nb", step) in imported(tree):
+        used |= {name for owner, name in attributes(tree) if owner == step}
     return used
 
 
@@ -175,19 +184,20 @@ def unused(step: str) -> set[str]:
     tests = {str(path): parsed(path) for path in sorted((ROOT / "tests").rglob("*.py"))}
     for tree in (users(step) | tests).values():
         used |= used_names(tree, step)
-    documents = "\n".join(path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")])
-    documents += "\n".join(docstrings())
     return {
         name
         for name in set(exported(step)) - used
-        if not name.endswith("Error") and not re.search(rf"\b{step}(\.| import .*\b){name}\b", documents)
+        if not name.endswith("Error") and not re.search(rf"\b{step}(\.| import .*\b){name}\b", documents())
     }
 
 
-def docstrings() -> Iterator[str]:
-    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
-    for path in modules().values():
-        yield from (ast.get_docstring(node) or "" for node in ast.walk(parsed(path)) if isinstance(node, documented))
+@cache
+def documents() -> str:
+    """All that a user reads: the README, the docs, and the docstrings."""
+    texts = [path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")]]
+    nodes = [node for path in modules().values() for node in ast.walk(parsed(path))]
+    documented = [node for node in nodes if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)]
+    return "\n".join(texts + [ast.get_docstring(node) or "" for node in documented])
 
 
 def test_reading_and_evaluating_start_without_tensorflow():
