@@ -1,7 +1,7 @@
-"""The package's own rules, checked on its source: the order of the steps, their faces, sizes and docstrings.
+"""The rules for the structure of the package: the order of its steps, their public faces, sizes and docstrings.
 
-A step is an entry of `rsna_nb/`: a package, whose `__init__` is its face, or a module. The rules hold for the real
-imports, those inside of functions too.
+A step is an entry of `rsna_nb/`, either a module or a package. The face of a package is its `__init__`: what it exports
+is all that other steps may use. The tests read the source, so they also see imports inside functions.
 """
 
 import ast
@@ -19,18 +19,18 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "rsna_nb"
-# Data flow from the first to the last: a step imports from those before it alone.
+# Data flow from the first step to the last. A step may import only from the steps before it.
 ORDER = (
     *("system", "notebook", "config", "runs", "synthetic", "dicom", "metrics", "metadata", "prepare", "splits"),
     *("backbones", "model", "training", "inference", "evaluation", "ensemble", "experiments", "explain", "plots"),
 )
 WITHOUT_TENSORFLOW = ("config", "metadata", "dicom", "prepare", "splits", "metrics", "evaluation", "plots")
-# Methods that Keras calls, and whose meaning Keras documents.
+# Methods that Keras calls and documents; overriding one needs no docstring of its own.
 OF_KERAS = {"build", "call", "compute_output_shape", "get_config", "train_step"}
 MOST_LINES_OF_A_MODULE, MOST_LINES_OF_A_FUNCTION = 300, 60
 LONGER_MODULES = {"rsna_nb.config": 520}  # each of its 45 settings has a type, a range, a default and a help text
 
-# What does not hold yet. Each of these may only shrink.
+# Known exceptions from the rules below. None may be added.
 MISSING_DOCSTRINGS = 151
 UNUSED = {"Backbone", "grad_cam", "Layout", "checked", "in_parts", "to_8_bits"}
 WITHOUT_LIST = {"synthetic"}
@@ -44,7 +44,7 @@ def parsed(path: Path) -> ast.Module:
 
 @cache
 def modules() -> dict[str, Path]:
-    """Dotted name -> file of every module of the package, `rsna_nb.dicom` being its `__init__`."""
+    """The file of every module by its dotted name. `rsna_nb.dicom` stands for `rsna_nb/dicom/__init__.py`."""
     paths = sorted(PACKAGE.rglob("*.py"))
     return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
 
@@ -55,7 +55,7 @@ def steps() -> set[str]:
 
 @cache
 def imported(tree: ast.Module) -> set[tuple[str, str]]:
-    """(module, name) of all that a module takes from the package; the name is "" for `import rsna_nb.x`."""
+    """The imports from the package as (module, name). The name is "" for a plain `import rsna_nb.x`."""
     nodes = list(ast.walk(tree))
     named = [
         (node.module or "", alias.name) for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names
@@ -66,13 +66,13 @@ def imported(tree: ast.Module) -> set[tuple[str, str]]:
 
 @cache
 def attributes(tree: ast.Module) -> set[tuple[str, str]]:
-    """(x, y) of each `x.y` in a piece of code."""
+    """Every attribute `x.y` in a piece of code as (x, y)."""
     nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
     return {(node.value.id, node.attr) for node in nodes if isinstance(node.value, ast.Name)}
 
 
 def taken_from(module: str, name: str) -> str:
-    """The module that an import of `name` from `module` reads: itself, or a module inside of it."""
+    """The module that `from module import name` reads: a submodule of that name, or else `module` itself."""
     return f"{module}.{name}" if f"{module}.{name}" in modules() else module
 
 
@@ -91,13 +91,13 @@ def notebook_code() -> dict[Path, ast.Module]:
 
 
 def users(step: str) -> dict[str, ast.Module]:
-    """The code that a step's face serves: the other steps and the notebooks."""
+    """The code that may use a step only through its face: the other steps and the notebooks."""
     others = {name: parsed(path) for name, path in modules().items() if step_of(name) != step}
     return others | {path.name: tree for path, tree in notebook_code().items()}
 
 
 def used_names(tree: ast.Module, step: str) -> set[str]:
-    """The names of a step's face that a piece of code uses: imported from it, or read as its attributes."""
+    """The names of a step that a piece of code imports from its face, or reads as attributes of the step."""
     face = f"rsna_nb.{step}"
     used = {name for module, name in imported(tree) if module == face}
     if ("rsna_nb", step) in imported(tree):
@@ -106,14 +106,14 @@ def used_names(tree: ast.Module, step: str) -> set[str]:
 
 
 def exported(step: str) -> list[str]:
-    """`__all__` of a step; where a step that is a module has none, its names without a leading underscore."""
+    """The names in `__all__` of a step. For a module without one: its names without a leading underscore."""
     tree = parsed(modules()[f"rsna_nb.{step}"])
     lists = [node.value for node in tree.body if isinstance(node, ast.Assign) and "__all__" in bound_by(node)]
     return ast.literal_eval(lists[0]) if lists else [name for name in bound(tree) if not name.startswith("_")]
 
 
 def bound(tree: ast.Module) -> set[str]:
-    """The names that a module has: defined or imported at its top level."""
+    """The names that a module defines or imports at its top level."""
     return {name for node in tree.body for name in bound_by(node)}
 
 
@@ -136,7 +136,7 @@ def test_the_package_has_one_entry_for_each_step():
     assert steps() == set(ORDER)
 
 
-def test_no_step_imports_from_a_later_one():
+def test_no_step_imports_from_a_later_step():
     upwards = {
         f"{name} imports {step_of(taken_from(*each))}"
         for name, path in modules().items()
@@ -147,7 +147,7 @@ def test_no_step_imports_from_a_later_one():
     assert not upwards
 
 
-def test_no_module_imports_itself_by_way_of_others():
+def test_there_are_no_circular_imports():
     graph = {
         name: {taken_from(*each) for each in imported(parsed(path))} - {"rsna_nb"} for name, path in modules().items()
     }
@@ -171,7 +171,7 @@ def test_other_steps_and_notebooks_import_a_step_through_its_face(step):
 
 
 @pytest.mark.parametrize("step", faces())
-def test_a_face_says_what_its_step_does_and_exports_what_is_used(step):
+def test_a_face_has_a_docstring_and_exports_only_names_that_are_used(step):
     tree = parsed(PACKAGE / step / "__init__.py")
     assert ast.get_docstring(tree)
     assert "__all__" in bound(tree) or step in WITHOUT_LIST
@@ -180,7 +180,7 @@ def test_a_face_says_what_its_step_does_and_exports_what_is_used(step):
 
 
 def unused(step: str) -> set[str]:
-    """Names of a face that nobody uses. Errors are there for whoever wants to catch them."""
+    """Names that a face exports and nobody uses. Errors do not count, because users may want to catch them."""
     used: set[str] = set()
     tests = {str(path): parsed(path) for path in sorted((ROOT / "tests").rglob("*.py"))}
     for tree in (users(step) | tests).values():
@@ -194,7 +194,7 @@ def unused(step: str) -> set[str]:
 
 @cache
 def documents() -> str:
-    """All that a user reads: the README, the docs, and the docstrings."""
+    """The text of the README, of the docs and of all docstrings."""
     texts = [path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")]]
     nodes = [node for path in modules().values() for node in ast.walk(parsed(path))]
     documented = [node for node in nodes if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)]
@@ -215,7 +215,7 @@ for name in {names}:
 
 
 def public(tree: ast.Module, module: str) -> Iterator[tuple[str, ast.FunctionDef | ast.ClassDef]]:
-    """The functions, classes and methods without a leading underscore; not those that Keras calls by name."""
+    """Functions, classes and methods without a leading underscore, except methods that override one of Keras."""
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
             yield f"{module}.{node.name}", node
@@ -227,7 +227,7 @@ def public(tree: ast.Module, module: str) -> Iterator[tuple[str, ast.FunctionDef
                         yield f"{module}.{node.name}.{method.name}", method
 
 
-def test_what_is_public_has_a_docstring():
+def test_everything_public_has_a_docstring():
     missing = [name for name, path in modules().items() if not ast.get_docstring(parsed(path))]
     for module, path in modules().items():
         missing += [name for name, node in public(parsed(path), module) if not ast.get_docstring(node)]
@@ -235,7 +235,7 @@ def test_what_is_public_has_a_docstring():
 
 
 def lines_of(node: ast.FunctionDef) -> int:
-    """The lines of a function, its docstring not counted."""
+    """The number of lines of a function without its docstring."""
     doc = node.body[0] if ast.get_docstring(node) else None
     return (node.end_lineno or 0) - node.lineno + 1 - ((doc.end_lineno or 0) - doc.lineno + 1 if doc else 0)
 
