@@ -62,17 +62,16 @@ ENCODERS = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the longest files: one that began last would leave the other worker without work."""
-    names = {item: item.path.stem for item in items}
-    items.sort(key=lambda item: next((i for i, name in enumerate(LONGEST) if names[item].startswith(name)), 99))
+    """Start with the files that take longest. If one started last, the other worker would wait for it idle."""
+    items.sort(key=lambda item: [not item.path.stem.startswith(name) for name in LONGEST])
 
 
 @pytest.fixture(scope="session")
 def generated(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """A generated data set of 24 women, half of them with cancer; all workers share it, so no test may change it."""
+    """A generated data set of 24 women, half of them with cancer; all workers share it, and no test may change it."""
     base = tmp_path_factory.getbasetemp()
     shared = base if worker_id == "master" else base.parent  # pytest-xdist gives each worker a folder within one
-    return synthetic.generate(shared / "generated", 24, 0.5, seed=1, scale=0.06, workers=1)  # waits for the other's
+    return synthetic.generate(shared / "generated", 24, 0.5, seed=1, scale=0.06, workers=1)  # the second waits
 
 
 @pytest.fixture(scope="session")
