@@ -71,7 +71,7 @@ def generated(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     """A generated data set of 24 women, half of them with cancer; all workers share it, and no test may change it."""
     base = tmp_path_factory.getbasetemp()
     shared = base if worker_id == "master" else base.parent  # pytest-xdist gives each worker a folder within one
-    return synthetic.generate(shared / "generated", 24, 0.5, seed=1, scale=0.06, workers=1)  # the second waits
+    return synthetic.generate(shared / "generated", 24, 0.5, seed=1, scale=0.06, workers=1)  # a lock makes others wait
 
 
 @pytest.fixture(scope="session")
