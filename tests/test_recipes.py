@@ -9,6 +9,7 @@ import pytest
 from keras import applications
 from keras.src.applications import convnext
 
+from rsna_nb.backbones import vit
 from rsna_nb.backbones.registry import FAMILIES
 from rsna_nb.backbones.vit import TRANSFORMERS
 from rsna_nb.config import RunConfig
@@ -26,6 +27,7 @@ def light(monkeypatch) -> None:
     """Make the two largest networks small, keeping their names and the names of their layers."""
     depths = {"depths": [1, 1, 1, 1], "projection_dims": [16, 32, 64, 128], "default_size": 224}
     monkeypatch.setitem(convnext.MODEL_CONFIGS, "small", depths)
+    monkeypatch.setattr(vit, "DEPTH", 10)  # the recipe trains from block_9 on
     monkeypatch.setitem(TRANSFORMERS, "vit_base", dataclasses.replace(TRANSFORMERS["vit_base"], width=192))
 
 
