@@ -11,32 +11,32 @@ setup: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
-demo: setup  ## train on generated mammograms, through papermill
+demo: setup  ## generate mammograms and train on them through papermill
 	$(BIN)/papermill notebooks/03_train.ipynb out.ipynb -f notebooks/params/demo.json
 
-test: check  ## all checks but the tests marked slow
+test: check  ## run the linters, the type checker and all tests that are not marked slow
 	$(BIN)/python -m pytest -m "not slow"
 
-test-all: check  ## the slow tests too: several machines, killed processes, whole networks
+test-all: check  ## run the slow tests too: several machines, killed processes, large samples
 	$(BIN)/python -m pytest
 
-coverage: setup  ## lines that no test runs, in the processes that tests start too
+coverage: setup  ## run all tests and list the lines that none of them runs, in child processes too
 	$(BIN)/python -m pytest --cov --cov-report=term
 
-check: setup
+check: setup  ## run the linters and the type checker
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --package rsna_nb
 
-lab: setup
+lab: setup  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
-report: setup  ## one HTML page of a run: RUN=<id or path>, the newest where left out; COMPARE=<id>, PICTURES=0
+report: setup  ## write an HTML page about a run: RUN=<id or path> (default: the newest), COMPARE=<id>, PICTURES=0
 	$(BIN)/python -m rsna_nb.evaluation.report $(RUN) $(if $(COMPARE),--compare $(COMPARE)) $(if $(PICTURES),--pictures $(PICTURES))
 
-bench: setup  ## with the libraries that reading is compared with, one of them under the GPL
+bench: setup  ## run the benchmarks; installs the libraries to compare with, one of them under the GPL
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	for file in tests/bench/bench_*.py; do echo "== $$file" && $(BIN)/python $$file || exit 1; done
 
-clean:  ## what can be made again; run folders and data stay
+clean:  ## remove what can be made again, but no run folders and no data
 	rm -rf .venv out.ipynb .mypy_cache .pytest_cache .ruff_cache *.egg-info

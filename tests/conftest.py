@@ -1,8 +1,11 @@
-"""Small data that the tests share. Real files are used where RSNA_NB_SAMPLES (or ../shared) has them."""
+"""Fixtures and small data that the tests share.
+
+Tests on real files run if the folder RSNA_NB_SAMPLES (default: ../shared) has them; otherwise they are skipped.
+"""
 
 import os
 
-os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # the tests' numbers are a CPU's
+os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # the expected numbers were computed on a CPU
 
 from pathlib import Path
 
@@ -29,6 +32,9 @@ from rsna_nb import synthetic
 collect_ignore = ["bench"]  # the benchmarks need more packages than the tests
 SAMPLES = Path(os.environ.get("RSNA_NB_SAMPLES", Path(__file__).parents[2] / "shared"))
 REAL_DIR, OTHER_DIR = SAMPLES / "real_mammograms", SAMPLES / "dicom_samples"
+# Beginnings of the names of the test files that take longest, in the order in which they start.
+LONGEST = ("test_notebooks", "test_recipes", "test_checkpoints", "test_machines", "test_training", "test_tuning")
+LONGEST += ("test_cross_validation", "test_study", "test_vit", "test_explain", "test_prepare", "test_model")
 needs_real_files = pytest.mark.skipif(not REAL_DIR.is_dir(), reason="no real mammograms in RSNA_NB_SAMPLES")
 
 
@@ -55,16 +61,23 @@ ENCODERS = {
 }
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the files that take longest. If one started last, the other worker would wait for it idle."""
+    items.sort(key=lambda item: [not item.path.stem.startswith(name) for name in LONGEST])
+
+
 @pytest.fixture(scope="session")
-def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A generated data set of 24 women, half of them with cancer."""
-    return synthetic.generate(tmp_path_factory.mktemp("data") / "generated", 24, 0.5, seed=1, scale=0.06, workers=1)
+def generated(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A generated data set of 24 women, half of them with cancer; all workers share it, and no test may change it."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base if worker_id == "master" else base.parent  # pytest-xdist gives each worker a folder within one
+    return synthetic.generate(shared / "generated", 24, 0.5, seed=1, scale=0.06, workers=1)  # a lock makes others wait
 
 
 @pytest.fixture(scope="session")
 def small_weights(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A file of weights of the small network, for those that freeze it."""
-    import keras  # here: most tests need no TensorFlow
+    """A weights file of the small network, for tests that freeze its backbone."""
+    import keras  # imported here because most tests need no TensorFlow
 
     from rsna_nb.backbones.registry import build_backbone
 
@@ -105,7 +118,7 @@ def small_run(small_settings: dict):
 
 
 def write_dicom(path: Path, pixels: np.ndarray, syntax: UID = ExplicitVRLittleEndian, **attributes: object) -> Path:
-    """A single-frame mammogram; `attributes` set or, where None, remove elements by keyword."""
+    """Write a single-frame mammogram. `attributes` are elements by keyword: a value sets one, None removes it."""
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = syntax
@@ -134,7 +147,7 @@ def write_dicom(path: Path, pixels: np.ndarray, syntax: UID = ExplicitVRLittleEn
 
 @pytest.fixture
 def breast() -> np.ndarray:
-    """12-bit stored values (400, 300): dark air and a textured half disc of tissue at the left edge."""
+    """12-bit stored values, shape (400, 300): dark air and a textured half disc of tissue at the left edge."""
     y, x = np.mgrid[:400, :300]
     inside = ((y - 200) / 150) ** 2 + (x / 180) ** 2 < 1
     texture = np.random.default_rng(0).normal(1800, 250, inside.shape)
@@ -142,7 +155,7 @@ def breast() -> np.ndarray:
 
 
 def table_of(women: int, with_cancer: int, images_a_woman: int = 4) -> pd.DataFrame:
-    """A metadata table without files; the images of a woman with cancer are all positive."""
+    """A metadata table without files. All images of a woman with cancer are positive."""
     rows = [
         {
             "site_id": 1 + woman % 2,

@@ -1,5 +1,4 @@
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -139,15 +138,3 @@ def test_folders_are_the_projects_inside_a_checkout_and_the_working_ones_elsewhe
 
 def test_the_readme_has_the_table_of_settings():
     assert f"<!-- settings -->\n{settings_table()}\n<!-- /settings -->" in README.read_text()
-
-
-def test_readmes_layout_names_every_module_once():
-    layout = README.read_text().partition("## Layout")[2].partition("##")[0]
-    named = [
-        name.strip("/")
-        for cells in re.findall(r"^\| (`.*?) \|", layout, re.M)
-        for name in re.findall(r"`(.*?)`", cells)
-    ]
-    package = README.parent / "rsna_nb"
-    modules = [path.stem for path in package.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()]
-    assert sorted(named) == sorted(set(modules) - {"__init__"})

@@ -1,4 +1,4 @@
-"""Each file of notebooks/params, trained for one step on small pictures."""
+"""Every recipe in notebooks/params trains for one step on small images."""
 
 import dataclasses
 import json
@@ -9,6 +9,7 @@ import pytest
 from keras import applications
 from keras.src.applications import convnext
 
+from rsna_nb.backbones import vit
 from rsna_nb.backbones.registry import FAMILIES
 from rsna_nb.backbones.vit import TRANSFORMERS
 from rsna_nb.config import RunConfig
@@ -16,20 +17,22 @@ from rsna_nb.training import run as training
 from tests.notebooks import NOTEBOOKS
 
 PARAMS = NOTEBOOKS / "params"
-RECIPES = sorted(path for path in PARAMS.glob("*.json") if path.stem != "resnet50v2-1024")  # that of 512 but for size
+# resnet50v2-1024 is left out because it differs from resnet50v2-512 in its size alone, which a test below holds.
+RECIPES = sorted(path for path in PARAMS.glob("*.json") if path.stem != "resnet50v2-1024")
 SIDE = 64
 
 
 @pytest.fixture
 def light(monkeypatch) -> None:
-    """The two largest networks under their own names and with the layers that a recipe names, but a few channels."""
+    """Make the two largest networks small, keeping their names and the names of their layers."""
     depths = {"depths": [1, 1, 1, 1], "projection_dims": [16, 32, 64, 128], "default_size": 224}
     monkeypatch.setitem(convnext.MODEL_CONFIGS, "small", depths)
+    monkeypatch.setattr(vit, "DEPTH", 10)  # the recipe trains from block_9 on
     monkeypatch.setitem(TRANSFORMERS, "vit_base", dataclasses.replace(TRANSFORMERS["vit_base"], width=192))
 
 
 def published(backbone: str, folder: Path) -> str:
-    """In place of the ImageNet weights, which are on the network: a file of the same form, of random numbers."""
+    """Write random weights in the form of the published ImageNet weights, which would have to be downloaded."""
     path = folder / f"{backbone}.weights.h5"
     if backbone in TRANSFORMERS:
         import keras_hub
@@ -43,13 +46,19 @@ def published(backbone: str, folder: Path) -> str:
     return str(path)
 
 
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory) -> str:
+    """A folder of prepared images that the recipes share."""
+    return str(tmp_path_factory.mktemp("stores"))
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_a_recipe_trains_for_one_step(path, light, generated, tmp_path):
+def test_a_recipe_trains_for_one_step(path, light, generated, stores, tmp_path):
     keras.utils.set_random_seed(0)
     recipe = RunConfig.from_json(path)
     small = {
         "data_dir": str(generated),
-        "store_dir": str(tmp_path / "stores"),
+        "store_dir": stores,
         "runs_dir": str(tmp_path / "runs"),
         "img_size": [SIDE, SIDE // 2] if isinstance(recipe.img_size, list) else SIDE,
         "weights": published(recipe.backbone, tmp_path) if recipe.weights == "imagenet" else recipe.weights,

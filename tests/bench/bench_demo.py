@@ -1,6 +1,7 @@
-"""What `make demo` reaches: the AUC by image of the seed shipped and of three others, and the time of training.
+"""The AUC and the training time of the demo, for its own seed and three others.
 
-The seeds change the split, the order, the flips and the weights. Another seed of the generated set itself:
+A seed changes the split, the order of the images, the augmentation and the initial weights. To generate the data set
+with another seed, too:
 
     python tests/bench/bench_demo.py --data-seed 8
 """
@@ -22,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-seed", type=int, help="generate the set anew with this seed, in a folder of its own")
+    parser.add_argument("--data-seed", type=int, help="generate a data set with this seed in a temporary folder")
     parser.add_argument("--seeds", type=int, nargs="*", default=[RunConfig().seed, 1, 2, 3])
     arguments = parser.parse_args()
     config = RunConfig.from_json(ROOT / "notebooks" / "params" / "demo.json")

@@ -1,4 +1,4 @@
-"""Generated women and a ResNet50V2 with random weights: for benchmarks of time, where the figures mean nothing."""
+"""Generated data and a ResNet50V2 with random weights, for benchmarks that measure time and not how good a model is."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from rsna_nb import synthetic
 
 
 def settings_in(folder: Path, women: int) -> dict[str, str]:
-    """Make the data and the weights in `folder`; the settings that name them, and folders for store and runs."""
+    """Write the data and the weights into `folder`; return settings that name them and folders for store and runs."""
     data_dir = synthetic.generate(folder / "data", women, 0.4, seed=1, scale=0.1)
     weights = folder / "resnet50v2.weights.h5"
     keras.utils.set_random_seed(0)
