@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -147,7 +147,7 @@ def known_settings(run: Run) -> RunConfig | None:
 def recipe(config: RunConfig) -> dict[str, Any]:
     """Every setting but folders, the run's name, and who validates: the runs of a cross-validation share it."""
     others = (*FOLDERS, "run_name", "fold", "leave_out")
-    return {name: value for name, value in asdict(config).items() if name not in others}
+    return {name: value for name, value in config.model_dump().items() if name not in others}
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> str:

@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import shutil
 import signal
@@ -101,7 +100,7 @@ def test_a_changed_config_is_refused_by_name(stopped):
 
 def test_other_settings_are_refused_by_name(stopped):
     own = {"resume": stopped.id, "runs_dir": str(stopped.path.parent)}
-    other = dataclasses.replace(stopped.config, **own, epochs=50)
+    other = stopped.config.replace(**own, epochs=50)
     with pytest.raises(RunError, match=r"the settings now differ from .*epochs 5 and now 50"):
         training.train(other)
     with pytest.raises(ConfigError, match=r"goes on with its own settings: leave out epochs 50 \(the run has 5\)"):
@@ -144,7 +143,7 @@ def test_a_notebook_resumes_with_the_runs_settings_and_refuses_others(stopped):
     cells = ["# Parameters: all\nepochs = 35\nresume = ''", f"# Parameters\nresume = '{stopped.id}'\nruns_dir = 'x'"]
     given = {"In": cells, "epochs": 35, "resume": stopped.id, "runs_dir": runs_dir}
     config = RunConfig.from_notebook(given)
-    assert config == dataclasses.replace(stopped.config, resume=stopped.id, runs_dir=runs_dir)
+    assert config == stopped.config.replace(resume=stopped.id, runs_dir=runs_dir)
     with pytest.raises(ConfigError, match=r"its own settings: leave out dropout 0\.9 \(the run has 0\.4\)"):
         RunConfig.from_notebook(given | {"In": [cells[0], cells[1] + "\ndropout = 0.9"], "dropout": 0.9})
 

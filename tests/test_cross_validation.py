@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import shutil
 import threading
@@ -15,7 +14,7 @@ from rsna_nb.evaluation import out_of_fold
 from rsna_nb.experiments import cross_validation
 from rsna_nb.metadata.table import load_metadata
 from rsna_nb.splits import SplitError
-from rsna_nb.system.files import locked
+from rsna_nb.system.locks import locked
 from rsna_nb.training import data
 from rsna_nb.training import run as training
 from rsna_nb.training.callbacks import TrainingError
@@ -56,7 +55,7 @@ def test_every_image_is_out_of_fold_once_and_no_woman_in_two_folds(finished, gen
 def test_finished_folds_are_taken_as_they_are(recipe, finished, tmp_path):
     config = copied(recipe, tmp_path)
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("2*/**/*.*") if path.is_file()}
-    again = cross_validation.cross_validate(dataclasses.replace(config, run_name="another"))
+    again = cross_validation.cross_validate(config.replace(run_name="another"))
     assert {fold: run.id for fold, run in again.items()} == {fold: run.id for fold, run in finished.items()}
     assert {path: path.stat().st_mtime_ns for path in files} == files
     assert len(runs.list_runs(config.runs_dir)) == 2
@@ -79,7 +78,7 @@ def test_a_stopped_fold_goes_on_and_the_finished_one_stays(recipe, finished, tmp
     first, second = runs.list_runs(config.runs_dir)
     assert (first.path / "metrics.json").is_file()
     assert len(second.history) == 1
-    found = cross_validation.cross_validate(dataclasses.replace(config, run_name="later"))
+    found = cross_validation.cross_validate(config.replace(run_name="later"))
     assert {fold: run.id for fold, run in found.items()} == {0: first.id, 1: second.id}
     np.testing.assert_array_equal(found[1].predictions["score"], finished[1].predictions["score"])
     assert "goes on" in second.file("logs/train.log").read_text()
@@ -87,13 +86,13 @@ def test_a_stopped_fold_goes_on_and_the_finished_one_stays(recipe, finished, tmp
 
 def test_runs_of_other_settings_or_data_are_not_taken(recipe, finished, tmp_path):
     config = copied(recipe, tmp_path)
-    parts = {fold: dataclasses.replace(config, fold=fold) for fold in (0, 1)}
+    parts = {fold: config.replace(fold=fold) for fold in (0, 1)}
     origin = cross_validation.Origin.of(parts[0])
     found = cross_validation.find(parts[0], origin)
     assert found
     assert found.id == finished[0].id
     for name, value in {"epochs": 3, "seed": 1, "n_folds": 3, "split_seed": 1}.items():
-        assert cross_validation.find(dataclasses.replace(parts[0], **{name: value}), origin) is None
+        assert cross_validation.find(parts[0].replace(**{name: value}), origin) is None
     for run, name in zip(runs.list_runs(config.runs_dir), ["table_fingerprint", "store_fingerprint"], strict=True):
         path = run.file("config/environment.json")
         path.write_text(json.dumps(json.loads(path.read_text()) | {name: "0" * 64}))
@@ -102,7 +101,7 @@ def test_runs_of_other_settings_or_data_are_not_taken(recipe, finished, tmp_path
 
 
 def test_a_run_of_settings_that_are_not_known_is_passed_over(recipe, finished, tmp_path):
-    config = dataclasses.replace(copied(recipe, tmp_path), fold=0)
+    config = copied(recipe, tmp_path).replace(fold=0)
     run = runs.list_runs(config.runs_dir)[0]
     path = shutil.copytree(run.path, run.path.with_name("99999999-999999")) / "config" / "config.json"
     path.write_text(json.dumps({"a_later_setting": 1}))
@@ -192,7 +191,7 @@ def test_each_machine_that_can_be_judged_is_left_out_of_a_run(machines):
 
 def test_a_machine_that_cannot_be_judged_is_refused_by_training_in_words(machines):
     with pytest.raises(SplitError, match=r"validation split would have no image with cancer.*too small a group"):
-        training.train(dataclasses.replace(machines, leave_out="machine_id=197"))
+        training.train(machines.replace(leave_out="machine_id=197"))
 
 
 def test_a_column_that_the_table_lacks_is_named(machines):
@@ -205,4 +204,4 @@ def test_a_column_without_a_value_is_named(machines, generated, tmp_path):
     table.to_csv(tmp_path / "train.csv", index=False)
     (tmp_path / "train_images").symlink_to(generated / "train_images")
     with pytest.raises(SplitError, match="the table has no column machine_id with values to leave out"):
-        cross_validation.groups(dataclasses.replace(machines, data_dir=str(tmp_path)), "machine_id")
+        cross_validation.groups(machines.replace(data_dir=str(tmp_path)), "machine_id")

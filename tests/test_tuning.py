@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import signal
 import subprocess
@@ -21,7 +20,7 @@ from rsna_nb.metadata.table import MetadataError
 from rsna_nb.model import build_model
 from rsna_nb.notebook import Unavailable, attempt
 from rsna_nb.runs import RunError
-from rsna_nb.system.files import is_held
+from rsna_nb.system.locks import is_held
 from rsna_nb.training import callbacks
 from rsna_nb.training.data import split_table
 from tests.small import SMALL, failing_on
@@ -92,7 +91,7 @@ def test_a_trials_figure_is_its_runs_at_the_best_epoch_and_its_settings_are_its_
         assert run.config.monitor == "val_auc"
         drawn = {name: getattr(row, name) for name in SEARCH.split()}
         drawn |= {"run_name": f"trial-{row.trial}", "runs_dir": str(plan.folder)}
-        assert run.config == dataclasses.replace(plan.config, **drawn)
+        assert run.config == plan.config.replace(**drawn)
         assert run.id.endswith(f"-trial-{row.trial}")
         assert not (run.path / "checkpoints" / "state.npz").exists()
 
@@ -126,7 +125,7 @@ def test_best_json_has_the_best_trials_settings_and_names_a_run_of_its_own(share
     plan, study = shared
     config = RunConfig.from_json(tuning.write_best(plan, study))
     best = study.best_trial
-    assert config == dataclasses.replace(plan.config, **best.params)
+    assert config == plan.config.replace(**best.params)
     assert config.run_name == "shared"
     assert config.runs_dir == plan.config.runs_dir
     assert best.value == max(trial.value for trial in study.get_trials(states=[TrialState.COMPLETE]))
@@ -208,7 +207,7 @@ def test_what_cannot_be_searched_is_refused_with_words(changed, asked, message):
 
 def test_a_backbone_that_lacks_the_layer_to_fine_tune_from_is_refused_before_any_trial(settings, tmp_path, monkeypatch):
     def without_weights(config: RunConfig) -> keras.Model:
-        return build_model(dataclasses.replace(config, weights="none", freeze_backbone=False, fine_tune_epochs=0))
+        return build_model(config.replace(weights="none", freeze_backbone=False, fine_tune_epochs=0))
 
     monkeypatch.setattr(tuning, "build_model", without_weights)
     tuned = {"freeze_backbone": True, "weights": "imagenet", "fine_tune_epochs": 1, "fine_tune_from": "stage_3"}
@@ -217,7 +216,7 @@ def test_a_backbone_that_lacks_the_layer_to_fine_tune_from_is_refused_before_any
     with pytest.raises(ConfigError, match="backbone yolo11n: fine_tune_from stage_3 is in no layer's name"):
         tuning.tune(plan, 1)
     assert not list(tmp_path.iterdir())
-    alone = dataclasses.replace(config, backbone="yolo11n", fine_tune_epochs=0)
+    alone = config.replace(backbone="yolo11n", fine_tune_epochs=0)
     with pytest.raises(ConfigError, match="backbone yolo11n: fine_tune_from stage_3"):
         tuning.tune(tuning.plan(alone, "layers", "val_auc", ["fine_tune_epochs"]), 1)
 
@@ -232,7 +231,7 @@ def test_the_space_holds_what_the_study_begins_with_and_all_that_a_setting_allow
     assert [str(values) for values in space.values()][:2] == ["0.0001 to 0.5, by its logarithm", "avg, max"]
     for name, values in search_space.SPACE.items():
         for value in values.values if isinstance(values, Choice) else (values.low, values.high):
-            dataclasses.replace(config, **{name: value})
+            config.replace(**{name: value})
 
 
 def test_a_choice_that_other_settings_rule_out_is_not_drawn():

@@ -6,7 +6,6 @@ Machines that share runs_dir and store_dir may work on different folds at the sa
 second waits, and then finds it done.
 """
 
-import dataclasses
 import hashlib
 import json
 import logging
@@ -119,7 +118,7 @@ def part_of(config: RunConfig, fold: int = -1, leave_out: str = "") -> RunConfig
     if config.resume or config.leave_out:
         name = "resume" if config.resume else "leave_out"
         raise ConfigError(f"{name} is for a single run (03_train): a cross-validation finds its own by their settings")
-    return dataclasses.replace(config, fold=fold, leave_out=leave_out)
+    return config.replace(fold=fold, leave_out=leave_out)
 
 
 def train_parts(parts: dict[Name, RunConfig], wanted: list[Name]) -> dict[Name, Run]:
@@ -148,7 +147,7 @@ def train_part(config: RunConfig, origin: Origin) -> None:
         elif run:
             log.info("%s: run %s was stopped before its end", what, run.id)
             here = {folder: getattr(config, folder) for folder in FOLDERS}
-            train(dataclasses.replace(run.config, **here | {"resume": run.id}))
+            train(run.config.replace(**here | {"resume": run.id}))
         else:
             log.info("%s", what)
             train(config)

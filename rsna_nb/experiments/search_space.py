@@ -5,7 +5,7 @@ import difflib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 from rsna_nb.backbones import BACKBONES
 from rsna_nb.config import ConfigError, RunConfig
@@ -56,7 +56,7 @@ class Choice:
 
 def choices(name: str) -> Choice:
     """All that the setting allows."""
-    return Choice(RunConfig.__dataclass_fields__[name].metadata["choices"])
+    return Choice(get_args(RunConfig.model_fields[name].annotation))
 
 
 Space = Mapping[str, Range | Choice]
@@ -115,7 +115,7 @@ def possible(config: RunConfig, name: str, values: Range | Choice) -> Range | Ch
     kept = []
     for value in values.values:
         try:
-            dataclasses.replace(config, **{name: value})
+            config.replace(**{name: value})
             kept.append(value)
         except ConfigError as error:
             log.warning("%s %s is not searched: %s", name, value, error)
@@ -132,7 +132,7 @@ def draw(trial: Draws, space: Space, config: RunConfig) -> RunConfig:
     for name, values in space.items():
         if is_drawn(name, config):
             drawn: dict[str, Any] = {name: values.draw(trial, name)}
-            config = dataclasses.replace(config, **drawn)
+            config = config.replace(**drawn)
     return config
 
 

@@ -5,12 +5,11 @@ by the validation women; the test women, whom no trial was picked by, then judge
 began with.
 """
 
-import dataclasses
 import gc
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import keras
@@ -66,7 +65,7 @@ class Plan:
         return {name: isinstance(values, Range) and values.log for name, values in self.space.items()}
 
     def asked(self, table: pd.DataFrame) -> StudySpec:
-        settings = {name: value for name, value in asdict(self.config).items() if name not in FOLDERS}
+        settings = {name: value for name, value in self.config.model_dump().items() if name not in FOLDERS}
         searched = {f"search of {name}": repr(values) for name, values in self.space.items()}
         fingerprint = runs.fingerprint(table.drop(columns=["path", "split"]))
         facts = settings | searched | {"objective": self.objective, "table": fingerprint[:8]}
@@ -91,7 +90,7 @@ def plan(config: RunConfig, name: str, objective: str, search: Sequence[str], ba
         raise ConfigError("test_fraction is 0: the best trial is judged on women whom the study never saw, as 0.2")
     if config.resume:
         raise ConfigError("resume is for single runs: a study goes on when its name is given again")
-    config = dataclasses.replace(config, monitor=objective, run_name=name)
+    config = config.replace(monitor=objective, run_name=name)
     return Plan(config, name, objective, space_of(config, search, backbones))
 
 
@@ -138,7 +137,7 @@ def check_backbones(plan: Plan) -> None:
     """Build each that trials may have: weights or layers that it lacks are an error now, and not in the night."""
     searched = plan.space.get("backbone", Choice((plan.config.backbone,)))
     for name in getattr(searched, "values", ()):
-        model = build_model(dataclasses.replace(plan.config, backbone=name))
+        model = build_model(plan.config.replace(backbone=name))
         if plan.config.fine_tune_epochs or "fine_tune_epochs" in plan.space:
             try:
                 layers_from(model, plan.config.fine_tune_from)
@@ -187,7 +186,7 @@ def train_trial(plan: Plan, trial: Trial, config: RunConfig) -> float:
         if "default" not in trial.user_attrs and trial.should_prune():  # the default is what the best is compared with
             raise optuna.TrialPruned(f"pruned at epoch {epoch}, worse than the median of the trials before")
 
-    config = dataclasses.replace(config, runs_dir=str(plan.folder), run_name=f"trial-{trial.number}")
+    config = config.replace(runs_dir=str(plan.folder), run_name=f"trial-{trial.number}")
     run = training.train(config, on_epoch)
     return float(run.history.set_index("epoch").loc[run.metrics["best_epoch"], plan.objective])
 
@@ -223,7 +222,7 @@ def beside_default(plan: Plan, study: optuna.Study, n: int) -> pd.DataFrame:
 
 def write_best(plan: Plan, study: optuna.Study) -> Path:
     """best.json in the study's folder: every setting of the best trial, a file for papermill's -f."""
-    config = dataclasses.replace(best_run(plan, study).config, run_name=plan.name, runs_dir=plan.config.runs_dir)
+    config = best_run(plan, study).config.replace(run_name=plan.name, runs_dir=plan.config.runs_dir)
     path = plan.folder / "best.json"
     config.to_json(path)
     return path

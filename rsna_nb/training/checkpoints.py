@@ -98,8 +98,8 @@ def memory_of(callbacks: list[keras.callbacks.Callback]) -> dict[str, dict[str, 
 
 def check_settings(run: Run, config: RunConfig) -> None:
     """`RunError` where the settings, but for folders, are not those that the run was begun with."""
-    own = asdict(run.config)
-    refuse_differences(run, "the settings now", own, asdict(config) | {name: own[name] for name in FOLDERS})
+    own = run.config.model_dump()
+    refuse_differences(run, "the settings now", own, config.model_dump() | {name: own[name] for name in FOLDERS})
 
 
 def check_data(run: Run, environment: dict[str, Any]) -> None:

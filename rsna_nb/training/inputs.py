@@ -4,7 +4,7 @@ Pictures stay 8-bit until they are on the device, where `Pictures.to_network` sc
 of the bytes to batch and to copy, and the processor's time is for decoding.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -100,7 +100,7 @@ def sample_batch(config: RunConfig, rows: pd.DataFrame) -> tuple[np.ndarray, np.
 def sample_changes(config: RunConfig, rows: pd.DataFrame, count: int = 7) -> np.ndarray:
     """The first of `rows`: as it is, then as it is seen in `count` epochs, float32 (count + 1, height, width, 1)."""
     source = Pictures(config.image_shape)
-    epochs = sample_training(replace(config, imbalance="none"), rows[:1], 1).take(count)  # one image is no balance
+    epochs = sample_training(config.replace(imbalance="none"), rows[:1], 1).take(count)  # one image is no balance
     seen = [source.to_network(*inputs).numpy() for inputs, _, _ in epochs]
     return np.concatenate([source.to_network(read_picture(rows["file"].iloc[0], source.shape)[None]).numpy(), *seen])
 

@@ -1,6 +1,5 @@
 """Settings -> a finished run folder."""
 
-import dataclasses
 import json
 import logging
 from collections.abc import Iterator
@@ -60,7 +59,7 @@ def train(config: RunConfig, on_epoch: EpochCallback | None = None) -> Run:
         if run.is_finished:
             log.info("it is finished: nothing is left to do")
         else:
-            train_in(run, dataclasses.replace(config, resume=""), devices, on_epoch)
+            train_in(run, config.replace(resume=""), devices, on_epoch)
         devices.wait()
     return run
 
