@@ -97,7 +97,7 @@ class RunConfig(BaseModel):
     resume: str = ""
     """id of a stopped run to continue with its own settings"""
     mixed_breasts: Literal["error", "any_positive"] = "error"
-    """if a breast's labels disagree: "error" stops, "any_positive" labels all its images positive"""
+    """labels of one breast disagree: "error" stops, "any_positive" makes all of them positive"""
     limit_patients: int = Field(0, ge=0)
     """use about this many women and keep the share with cancer; 0 uses all"""
     img_size: Annotated[int | list[int], PlainValidator(_image_size)] = 512
@@ -106,7 +106,7 @@ class RunConfig(BaseModel):
     backbone: str = "resnet50v2"
     """a name in rsna_nb.backbones.BACKBONES"""
     weights: str = Field("imagenet", min_length=1)
-    """initial weights: "imagenet", "none" (random), a weights file, or the folder of a keras-hub preset"""
+    """initial weights: "imagenet", "none" (random), a file, or the folder of a keras-hub preset"""
     freeze_backbone: bool = True
     """train only the head and keep the backbone's weights"""
     feature_bank: bool = True
@@ -123,9 +123,9 @@ class RunConfig(BaseModel):
     """fraction of the pooled features dropped in training"""
     # Augmentation and class imbalance
     augmentation: Literal["none", "flips", "strong"] = "flips"
-    """one of "none", "flips", "strong" (flips, rotation, scaling, shifts, exposure, random erasing)"""
+    """one of "none", "flips", "strong" (flip, rotate, scale, shift, change exposure, erase)"""
     imbalance: Literal["none", "class_weight", "balanced_batches", "focal"] = "class_weight"
-    """how the rarity of cancer is handled ("none", "class_weight", "balanced_batches" or "focal")"""
+    """for rare positives (one of "none", "class_weight", "balanced_batches", "focal")"""
     positive_fraction: float = Field(0.125, ge=0.001, lt=1)
     """fraction of positive images in a balanced batch, at least one image"""
     positive_label: float = Field(1.0, ge=0.8, le=1)
@@ -171,7 +171,7 @@ class RunConfig(BaseModel):
     """epochs without improvement before training stops; 0: never"""
     # Computing
     mixed_precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """number format: "float32", "bfloat16", "float16" or "auto" (bfloat16 where the GPU supports it)"""
+    """number format ("float32", "bfloat16", "float16"); "auto": bfloat16 where the GPU has it"""
     seed: int = Field(42, ge=0, lt=2**31)
     """seeds shuffling, augmentation and weight initialisation"""
     split_seed: int = Field(42, ge=0, lt=2**31)
@@ -429,7 +429,7 @@ def _in_words(fault: Any) -> str:
         return _unknown(name)
     rule = str(fault.get("ctx", {}).get("error", "")) or fault["msg"].partition(" ")[2].replace("should", "must", 1)
     hint = f"; papermill keeps text as it is with -r {name} <text>" if fault["type"] == "string_type" else ""
-    return f"{name} {rule}, not {value!r}{hint}"
+    return f"{name} {rule}, not {value!r:.100}{hint}"
 
 
 def _unknown(name: str, own: Iterable[str] = ()) -> str:
@@ -455,7 +455,8 @@ def _faults_of_own(
     """Give a notebook's own parameters the types of its cell; return what is wrong with them, and misspelt names."""
     faults = [parameters.with_file(_unknown(name, own)) for name in values if name not in own and name not in DEFAULTS]
     for name in own:
-        if name in values and (kind := parameters.kind(name)):
+        kind = parameters.kind(name)
+        if kind and isinstance(values.get(name), bool | int | float | str | Path):  # else a later cell took the name
             value = _as_kind(values[name], kind)
             if kind is str and type(value) is int:
                 value = str(value)

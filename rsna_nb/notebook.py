@@ -1,9 +1,11 @@
 """What a notebook needs of Python: text that it shows, a reason in the place of a figure, and its parameters."""
 
-from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 _KEY = "_rsna_nb_parameters"  # of the object `Parameters` in the notebook's globals
 
@@ -144,17 +146,19 @@ class Parameters:
         return name not in self.after_cell or not _same(self.now[name], self.after_cell[name])
 
     def _new(self, namespace: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in _plain(namespace).items() if name not in self.others}
+        return {name: value for name, value in _plain(namespace, self.names).items() if name not in self.others}
 
 
-def _plain(namespace: Mapping[str, Any]) -> dict[str, Any]:
+def _plain(namespace: Mapping[str, Any], names: Container[str] = ()) -> dict[str, Any]:
+    """The variables that may be parameters by their names and types, and those in `names` whatever they are now."""
+    kinds = bool | int | float | str | list | tuple | dict | Path | np.generic | None
     return {
         name: value
         for name, value in namespace.items()
-        if not name.startswith("_") and isinstance(value, bool | int | float | str | list | tuple | dict | None)
+        if name in names or (not name.startswith("_") and isinstance(value, kinds))
     }
 
 
 def _same(one: Any, other: Any) -> bool:
     """Whether two values are equal and of one type: True is not 1."""
-    return type(one) is type(other) and one == other
+    return type(one) is type(other) and bool(np.all(one == other))

@@ -52,7 +52,7 @@ def test_one_fold_alone_says_which_are_missing_then_a_stopped_one_goes_on_and_al
     with pytest.raises(TrainingError):
         cross_validation.cross_validate(RunConfig(**settings), [0])
 
-    arguments = ["-p", "settings", file, "-p", "leave_out_column", "site_id", "-p", "draws", 50]
+    arguments = ["-f", file, "-p", "leave_out_column", "site_id", "-p", "draws", 50]
     answer = papermill_run(tmp_path, *arguments, notebook=CROSS_VALIDATE)
     assert answer.returncode == 0, answer.stderr[-3000:]
     text = words(tmp_path / "out.ipynb")

@@ -14,7 +14,6 @@ import pytest
 from rsna_nb.system import workers
 from rsna_nb.system.workers import Death, WorkerError
 
-
 if multiprocessing.parent_process():  # in the worker processes: 10 s would be waited for
     workers.WORK_SECONDS = 2
 
