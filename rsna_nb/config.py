@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, Field, PlainValidator, ValidationError, ValidationInfo, field_validator
 
 from rsna_nb.notebook import Markdown, Parameters
 from rsna_nb.system import write_whole
@@ -53,7 +53,15 @@ def _image_size(value: Any) -> int | list[int]:
     return value
 
 
-class RunConfig(BaseModel):
+class RunConfig(
+    BaseModel,
+    frozen=True,
+    extra="forbid",
+    strict=True,
+    validate_default=True,
+    allow_inf_nan=False,
+    use_attribute_docstrings=True,
+):
     """The settings of a training run: immutable, and validated when the object is made.
 
     Values may also be NumPy numbers, paths, and the text that papermill passes where its meaning is clear: "true" for
@@ -75,15 +83,6 @@ class RunConfig(BaseModel):
     rsna_nb.config.ConfigError: dropout must be less than 1, not 2
     epochz is not a setting (did you mean epochs?)
     """
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        strict=True,
-        validate_default=True,
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-    )
 
     # Data and folders
     data_dir: str = ""

@@ -8,43 +8,11 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from rsna_nb.system import workers
 from rsna_nb.system.workers import Death, WorkerError
-
-if multiprocessing.parent_process():  # in the worker processes: 10 s would be waited for
-    workers.WORK_SECONDS = 2
-
-
-def square_or_worse(task: int | str) -> int:
-    match task:
-        case "crash":
-            os.kill(os.getpid(), signal.SIGSEGV)
-        case "exit":
-            os._exit(3)
-        case "sleep":
-            time.sleep(60)
-        case "spin":
-            while True:
-                pass
-        case "grow":
-            return int(np.ones(4_000_000_000, np.uint8)[-1])
-        case "raise":
-            raise OSError("No space left on device")
-        case "parent":
-            os.kill(os.getppid(), signal.SIGKILL)
-            time.sleep(60)
-    assert isinstance(task, int)
-    return task**2
-
-
-def square_or_refuse(task: int | str) -> int | str:
-    try:
-        return square_or_worse(task)
-    except MemoryError:
-        return "refused"
+from tests.tasks import Unpicklable, same, square_or_refuse, square_or_worse
 
 
 def test_every_task_is_answered_once():
@@ -103,7 +71,7 @@ def test_when_nobody_listens_any_more_the_processes_end():
 ORPHANS = """
 import sys
 from rsna_nb.system import workers
-from tests.test_workers import square_or_worse
+from tests.tasks import square_or_worse
 
 if __name__ == "__main__":
     list(workers.run(square_or_worse, ["sleep", "parent"], processes=2))
@@ -136,7 +104,7 @@ def processes_with(variable: str) -> list[str]:
 
 UNGUARDED = """
 from rsna_nb.system import workers
-from tests.test_workers import square_or_worse
+from tests.tasks import square_or_worse
 
 list(workers.run(square_or_worse, [1, 2], processes=2))
 """
@@ -178,24 +146,6 @@ def test_any_value_can_be_an_answer(answer):
     assert repr(found) == repr(answer)
 
 
-def same(task: object) -> object:
-    return task
-
-
 def test_an_error_before_the_start_is_not_a_tasks():
     with pytest.raises(WorkerError, match="could start"):
         list(workers.run(Unpicklable(), [1]))
-
-
-class Unpicklable:
-    """Cannot be made again in another process."""
-
-    def __reduce__(self) -> tuple:
-        return missing, ()
-
-    def __call__(self, task: int) -> int:
-        return task
-
-
-def missing() -> None:
-    raise RuntimeError("this function cannot be loaded here")
