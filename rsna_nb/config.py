@@ -4,6 +4,7 @@
 The parameters cell of notebooks/03_train.ipynb holds one line for each field; a test keeps the two equal.
 """
 
+import contextlib
 import difflib
 import json
 import sys
@@ -34,6 +35,7 @@ _SETTINGS_TOO_LATE = (
     "settings was set after the parameters cell had read it, so that its file would be ignored: name the file in the "
     "cell itself, or give it to papermill with -f instead of -p settings"
 )
+_OF_YOUR_OWN = "; begin the name of a variable of your own with an underscore, or set it below the cell that reads"
 
 
 class ConfigError(ValueError):
@@ -187,7 +189,7 @@ class RunConfig(
     @field_validator("*", mode="before")
     @classmethod
     def _from_text(cls, value: Any, info: ValidationInfo) -> Any:
-        """Undo what papermill, YAML and NumPy do to a value; what is wrong is left to the checks of its type."""
+        """Undo what papermill, YAML and NumPy do to a value. A value of a wrong type stays, for pydantic to refuse."""
         return _as_kind(value, type(DEFAULTS[info.field_name or ""]), info.field_name == "img_size")
 
     @field_validator("run_name")
@@ -264,11 +266,15 @@ class RunConfig(
         papermill inserts the values of -f and -p in a cell below, so they win over the file, and so does a line that
         a person writes there. A faulty file is an error of `from_notebook`, together with all other faults.
         """
-        path = resolve(file) if file else None
+        values: dict[str, Any] = {}
+        faults: list[str] = []
         try:
-            Parameters.of(namespace).end(namespace, _read_settings(path) if path else {}, file)
+            values = _read_settings(resolve(file)) if file else {}
         except ConfigError as error:
-            Parameters.of(namespace).end(namespace, {}, file, error.args)
+            faults += error.args
+        faults += [f"{file}: {_unknown(name)}" for name in values if name not in DEFAULTS]
+        known = {name: value for name, value in values.items() if name in DEFAULTS}
+        Parameters.of(namespace).end(namespace, known, file, faults)
 
     @classmethod
     def from_notebook(cls, namespace: MutableMapping[str, Any], *own: str) -> Self:
@@ -356,11 +362,11 @@ class RunConfig(
         write_whole(Path(path), (json.dumps(content, indent=2) + "\n").encode())
 
     def origins(self, namespace: MutableMapping[str, Any]) -> Markdown:
-        """A table for the notebook: each setting that has not its default, and where its value came from."""
+        """A table for the notebook: each setting that does not have its default, and what set it."""
         parameters = Parameters.of(namespace)
         rows = [
             f"| `{name}` | `{json.dumps(value)}` | `{json.dumps(DEFAULTS[name])}` "
-            f"| {parameters.origin(name) or f'run {self.resume}'} |"
+            f"| {f'run {self.resume}' if self.resume else parameters.origin(name)} |"
             for name, value in self.model_dump().items()
             if value != DEFAULTS[name]
         ]
@@ -411,14 +417,14 @@ def _as_kind(value: Any, kind: type, is_size: bool = False) -> Any:
         return list(value)
     if kind is str and isinstance(value, Path):
         return str(value)
-    if kind is float and type(value) is int:
-        return float(value)
-    if not isinstance(value, str) or kind is str:
+    if not isinstance(value, str):
         return value
-    try:  # YAML, and so papermill's -f, takes 1e-3 for text
-        return json.loads(value.lower()) if kind is bool or is_size else kind(value) if kind is float else value
-    except ValueError:
-        return value
+    with contextlib.suppress(ValueError):
+        if kind is float:  # YAML, and so papermill's -f, takes 1e-3 for text
+            return float(value)
+        if kind is bool or is_size:
+            return json.loads(value.lower())
+    return value
 
 
 def _in_words(fault: Any) -> str:
@@ -452,13 +458,14 @@ def _faults_of_own(
     parameters: Parameters, namespace: MutableMapping[str, Any], values: Mapping[str, Any], own: Iterable[str]
 ) -> list[str]:
     """Give a notebook's own parameters the types of its cell; return what is wrong with them, and misspelt names."""
-    faults = [parameters.with_file(_unknown(name, own)) for name in values if name not in own and name not in DEFAULTS]
+    faults = [_unknown(name, own) for name in values if name not in own and name not in DEFAULTS]
+    faults = [fault + ("" if "(" in fault else _OF_YOUR_OWN) for fault in faults]
     for name in own:
         kind = parameters.kind(name)
         if kind and isinstance(values.get(name), bool | int | float | str | Path):  # else a later cell took the name
             value = _as_kind(values[name], kind)
-            if kind is str and type(value) is int:
-                value = str(value)
+            if type(value) is int and kind in (str, float):
+                value = kind(value)
             if type(value) is not kind:
                 faults.append(f"{name} must be of type {kind.__name__}, not {type(value).__name__} {value!r}")
             namespace[name] = value

@@ -224,6 +224,22 @@ def test_a_misspelt_name_is_an_error(given, is_used):
         RunConfig.from_notebook(namespace, "settings")
 
 
+def test_a_variable_of_ones_own_is_named_with_what_to_do_or_begins_with_an_underscore():
+    with pytest.raises(ConfigError, match=r"home is not a setting.*underscore"):
+        RunConfig.from_notebook(notebook(below="home = '/data'"), "settings")
+    namespace = notebook(below="_home = '/data'; data_dir = _home + '/rsna'")
+    assert RunConfig.from_notebook(namespace, "settings").data_dir == "/data/rsna"
+
+
+def test_no_name_in_a_file_takes_the_place_of_another_variable(tmp_path):
+    path = tmp_path / "odd.json"
+    path.write_text('{"RunConfig": 1, "_seed": 2}')
+    namespace = notebook(settings=str(path))
+    assert namespace["RunConfig"] is RunConfig
+    with pytest.raises(ConfigError, match=r"(?s)RunConfig is not.*_seed is not"):
+        RunConfig.from_notebook(namespace, "settings")
+
+
 def test_a_mended_misspelling_is_forgotten():
     namespace = notebook(below="epochz = 3")
     with pytest.raises(ConfigError):
