@@ -6,6 +6,7 @@ from pathlib import Path
 
 import nbformat
 import numpy as np
+import papermill
 import pytest
 from papermill.iorw import read_yaml_file
 
@@ -333,6 +334,18 @@ def test_an_own_parameter_of_a_wrong_type_is_named(value):
     namespace = notebook(below=f"draws = {value!r}", cell=cell)
     with pytest.raises(ConfigError, match=rf"draws must be of type int.*{value!r}"):
         RunConfig.from_notebook(namespace, "run", "compare", "draws", "pictures")
+
+
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_each_notebook_reads_all_that_its_cell_has_and_refuses_anything_else(path):
+    code = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    reads = [line for line in "\n".join(code).splitlines() if line.startswith(("_own = ", "config = "))]
+    namespace = notebook(cell=parameters_cell(path))
+    exec("\n".join(reads), namespace)
+    cell = papermill.inspect_notebook(path)
+    assert {name: namespace[name] for name in cell} == {name: eval(cell[name]["default"]) for name in cell}
+    with pytest.raises(ConfigError, match="seeed is not a setting"):
+        exec("\n".join(reads), notebook(cell=parameters_cell(path), below="seeed = 3"))
 
 
 @pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
