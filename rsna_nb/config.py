@@ -184,6 +184,7 @@ class RunConfig(
         try:
             super().__init__(**settings)
         except ValidationError as error:
+            # pydantic's own message has three lines and a web address for each fault.
             raise ConfigError(*map(_in_words, error.errors())) from None
 
     @field_validator("*", mode="before")
@@ -330,6 +331,7 @@ class RunConfig(
         ConfigError
             If there is no such run, or another setting in `given` is not the run's own.
         """
+        # Only these two: the defaults of all other settings are not the run's.
         asked = cls(**{name: given[name] for name in ("resume", "runs_dir") if name in given})
         path = resolve(asked.runs_dir) / asked.resume / "config" / "config.json"
         if not path.is_file():
@@ -351,7 +353,7 @@ class RunConfig(
         >>> RunConfig(epochs=3).replace(dropout=0.5).epochs
         3
         """
-        return type(self)(**(vars(self) | changes))
+        return type(self)(**(vars(self) | changes))  # pydantic's model_copy would not validate
 
     def to_json(self, path: str | Path) -> None:
         """Write every setting, with defaults filled in: a file for `from_json` and for papermill's -f.
@@ -432,6 +434,7 @@ def _in_words(fault: Any) -> str:
     name, value = str(fault["loc"][0]), fault["input"]
     if fault["type"] == "extra_forbidden":
         return _unknown(name)
+    # pydantic says "Input should be ..." or "String should have ...", and puts our own errors into `ctx`.
     rule = str(fault.get("ctx", {}).get("error", "")) or fault["msg"].partition(" ")[2].replace("should", "must", 1)
     hint = f"; papermill keeps text as it is with -r {name} <text>" if fault["type"] == "string_type" else ""
     return f"{name} {rule}, not {value!r:.100}{hint}"
@@ -462,6 +465,7 @@ def _faults_of_own(
     faults = [fault + ("" if "(" in fault else _OF_YOUR_OWN) for fault in faults]
     for name in own:
         kind = parameters.kind(name)
+        # papermill turns "20261123" into a number and 1 for 1.0; -p flips true is text where the shell quotes it.
         if kind and isinstance(values.get(name), bool | int | float | str | Path):  # else a later cell took the name
             value = _as_kind(values[name], kind)
             if type(value) is int and kind in (str, float):

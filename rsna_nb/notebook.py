@@ -84,6 +84,7 @@ class Parameters:
     @classmethod
     def begin(cls, namespace: MutableMapping[str, Any], settings: Iterable[str]) -> None:
         """Before the cell: delete the variables that its last run set, and note the others."""
+        # Without this a line that was deleted from the cell would still count when the cell is run again.
         for name in {*settings, *cls.of(namespace).names} & _plain(namespace).keys():
             del namespace[name]
         namespace[_KEY] = begun = cls(_plain(namespace))
@@ -108,6 +109,7 @@ class Parameters:
         Once they have been read without a fault, further names count only if they are settings: later cells define
         variables of their own, and the cell that reads may be run again.
         """
+        # A new name is a misspelt one only until the settings have been read: after that it can come from any cell.
         is_strict = self.is_begun and self.is_ended and not self.is_read
         self.now = {
             name: value
@@ -127,7 +129,7 @@ class Parameters:
             return ""
         if not self.is_ended:
             return "the notebook"
-        if self._is_later(name):
+        if self._is_later(name):  # papermill's cell and a person's line look alike from here
             return "-f, -p or a line below the parameters cell"
         return str(self.file) if name in self.file_values else "the parameters cell"
 
@@ -139,6 +141,7 @@ class Parameters:
 
     def with_file(self, fault: str) -> str:
         """A fault, whose first word is a variable's name, with the file that set the variable in front."""
+        # Every fault begins with the name, as ConfigError's lines do.
         name = fault.split()[0]
         return f"{self.file}: {fault}" if self.file and self.origin(name) == str(self.file) else fault
 
@@ -151,6 +154,8 @@ class Parameters:
 
 def _plain(namespace: Mapping[str, Any], names: Container[str] = ()) -> dict[str, Any]:
     """The variables that may be parameters by their names and types, and those in `names` whatever they are now."""
+    # Not modules, functions, tables and figures, which a notebook has many of. Paths and NumPy numbers are values that
+    # people give settings.
     kinds = bool | int | float | str | list | tuple | dict | Path | np.generic | None
     return {
         name: value

@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 PACKAGE = Path(__file__).parent
 # Settings that may differ on another machine, or when a run is resumed: the content of the folders is compared instead.
 FOLDERS = ("data_dir", "store_dir", "runs_dir", "resume")
+# Packages whose versions can change a result.
 _PACKAGES = (
     "rsna_nb tensorflow keras numpy pandas scikit-learn pydicom imagecodecs papermill opencv-python-headless".split()
 )
@@ -74,6 +75,7 @@ class Run:
     @property
     def predictions(self) -> pd.DataFrame:
         """One row for each validation or test image, with its score; ids are text."""
+        # Read as numbers, ids would lose their leading zeros.
         return pd.read_csv(self.file("predictions.csv"), dtype={"patient_id": str, "image_id": str})
 
     @property
@@ -130,10 +132,10 @@ def load_run(path: str | Path, runs_dir: str | Path = "runs") -> Run:
     RunError
         If there is no such run; the message names the newest runs that there are.
     """
-    for candidate in (Path(path), resolve(runs_dir) / path):
+    for candidate in (Path(path), resolve(runs_dir) / path):  # a path wins over an id
         if (candidate / "config" / "config.json").is_file():
             return Run(candidate.resolve())
-    known = [run.id for run in list_runs(runs_dir)]
+    known = [run.id for run in list_runs(runs_dir)]  # ids begin with the time, so the last are the newest
     raise RunError(f"there is no run {path} in {resolve(runs_dir)}; it has {', '.join(known[-5:]) or 'none'}")
 
 
@@ -198,6 +200,7 @@ def environment(devices: list[str], metadata: pd.DataFrame, ledger: pd.DataFrame
 
 def fingerprints(metadata: pd.DataFrame, ledger: pd.DataFrame) -> dict[str, str]:
     """Fingerprints of the table with its split and of the prepared pictures: equal if a run would learn the same."""
+    # Paths differ between machines, and times between two preparations of the same files.
     return {
         "table_fingerprint": fingerprint(metadata.drop(columns="path")),
         "store_fingerprint": fingerprint(ledger.drop(columns=["milliseconds", "source_mtime"])),
@@ -217,6 +220,7 @@ def _copy_code(folder: Path) -> None:
     if shell:
         import nbformat  # takes a second, which looking at runs is spared
 
+        # IPython's `In` has the source of every cell that ran, also of those that were changed since.
         cells = [nbformat.v4.new_code_cell(cell) for cell in shell.user_ns["In"] if cell]
         nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / "notebook.ipynb")
 
@@ -237,7 +241,7 @@ def _git_state() -> dict[str, Any] | None:
 
     try:
         return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain"))}
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, subprocess.CalledProcessError):  # git is not installed, or this is no checkout
         return None
 
 
