@@ -465,7 +465,7 @@ def _faults_of_own(
     faults = [fault + ("" if "(" in fault else _OF_YOUR_OWN) for fault in faults]
     for name in own:
         kind = parameters.kind(name)
-        # papermill turns "20261123" into a number and 1 for 1.0; -p flips true is text where the shell quotes it.
+        # papermill makes a number of an id of digits, and a whole number of 1.0 that is written as 1.
         if kind and isinstance(values.get(name), bool | int | float | str | Path):  # else a later cell took the name
             value = _as_kind(values[name], kind)
             if type(value) is int and kind in (str, float):

@@ -13,7 +13,7 @@ from rsna_nb.metadata import MetadataError, load_metadata
 from rsna_nb.splits import SplitError
 from rsna_nb.training import TrainingError
 from rsna_nb.training import run as training
-from tests.notebooks import NOTEBOOKS, TRAIN, last_error_line, papermill_run, run_cells
+from tests.notebooks import NOTEBOOKS, TRAIN, last_error_line, papermill_run, run_cells, words
 from tests.small import SMALL, TIMINGS, stop_at
 
 
@@ -62,8 +62,10 @@ def test_a_notebook_is_short_clean_and_runs_anywhere(path):
 def test_training_runs_from_another_folder_and_its_config_repeats_it(data_settings, tmp_path, monkeypatch):
     answer = papermill_run(tmp_path, *data_settings, "-p", "epochs", "2")
     assert answer.returncode == 0, answer.stderr[-3000:]
+    assert "Passed unknown parameter" not in answer.stderr
     (run,) = runs.list_runs(tmp_path / "runs")
     assert run.config.epochs == 2
+    assert "| `epochs` | `2` | `35` | -f, -p or a line below" in words(tmp_path / "out.ipynb")
     assert run.id.endswith("-notebook")
     assert len(run.predictions) > 0
     executed = (tmp_path / "out.ipynb").read_text()

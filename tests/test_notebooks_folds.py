@@ -43,6 +43,7 @@ def test_one_fold_alone_says_which_are_missing_then_a_stopped_one_goes_on_and_al
 ):
     alone = papermill_run(tmp_path, "-f", file, "-p", "fold", 1, "-p", "draws", 50, notebook=CROSS_VALIDATE)
     assert alone.returncode == 0, alone.stderr[-3000:]
+    assert "Passed unknown parameter" not in alone.stderr
     text = words(tmp_path / "out.ipynb")
     assert "Of 2 folds 1 are missing: 0." in text
     assert "leave_out_column is empty" in text
