@@ -193,30 +193,17 @@ class RunConfig(
         """Undo what papermill, YAML and NumPy do to a value. A value of a wrong type stays, for pydantic to refuse."""
         return _as_kind(value, type(DEFAULTS[info.field_name or ""]), info.field_name == "img_size")
 
-    @field_validator("run_name")
+    # What the annotations cannot say. A field is checked after those above it, so a rule about two settings stands at the
+    # lower one. A validator of the whole model would not do: pydantic runs it only once every field is right, and all
+    # faults should be named together. A setting that is itself wrong is missing from `info.data`.
+    @field_validator("*")
     @classmethod
-    def _names_a_folder(cls, name: str) -> str:
-        if not is_folder_name(name):
-            raise ValueError("must be letters, digits, - _ . and must not begin with a dot")
-        return name
-
-    @field_validator("leave_out")
-    @classmethod
-    def _names_a_group(cls, group: str) -> str:
-        column, _, value = group.partition("=")
-        if group and not (column and value):
-            raise ValueError('must be empty, or a column and a value as "machine_id=49"')
-        return group
-
-    # A field is checked after those above it, so each rule about two settings stands at the lower one. pydantic's
-    # validators of the whole model would not do: they run only once every field is right, and all faults should be
-    # named together. A setting that is itself wrong is missing from `others`.
-    @field_validator("freeze_backbone", "fine_tune_epochs", "warmup_epochs", "test_fraction", "n_folds", "leave_out")
-    @classmethod
-    def _fits_the_others(cls, value: Any, info: ValidationInfo) -> Any:
+    def _is_allowed(cls, value: Any, info: ValidationInfo) -> Any:
         others = DEFAULTS | info.data
         epochs = min(others["epochs"], others["fine_tune_epochs"] or others["epochs"])
         match info.field_name:
+            case "run_name" if not is_folder_name(value):
+                raise ValueError("must be letters, digits, - _ . and must not begin with a dot")
             case "freeze_backbone" if value and others["weights"] == "none":
                 raise ValueError('must be false where weights are "none": the head would learn from random features')
             case "fine_tune_epochs" if value and not others["freeze_backbone"]:
@@ -227,6 +214,8 @@ class RunConfig(
                 raise ValueError(f"must leave women to train on beside val_fraction {others['val_fraction']}")
             case "n_folds" if value <= others["fold"]:
                 raise ValueError(f"must be above fold {others['fold']}")
+            case "leave_out" if value and not all(value.partition("=")):
+                raise ValueError('must be empty, or a column and a value as "machine_id=49"')
             case "leave_out" if value and others["fold"] >= 0:
                 raise ValueError(f"must be empty where fold {others['fold']} says who validates")
         return value
