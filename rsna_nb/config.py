@@ -193,7 +193,7 @@ class RunConfig(
         """Undo what papermill, YAML and NumPy do to a value. A value of a wrong type stays, for pydantic to refuse."""
         return _as_kind(value, type(DEFAULTS[info.field_name or ""]), info.field_name == "img_size")
 
-    # What the annotations cannot say. A field is checked after those above it, so a rule about two settings stands at the
+    # What annotations cannot say. A field is checked after those above it, so a rule about two settings stands at the
     # lower one. A validator of the whole model would not do: pydantic runs it only once every field is right, and all
     # faults should be named together. A setting that is itself wrong is missing from `info.data`.
     @field_validator("*")
