@@ -110,7 +110,7 @@ list(workers.run(square_or_worse, [1, 2], processes=2))
 """
 
 
-def test_a_script_without_its_guard_is_told_what_it_lacks(tmp_path):
+def test_an_error_names_the_guard_that_a_script_lacks(tmp_path):
     script = tmp_path / "unguarded.py"
     script.write_text(UNGUARDED)
     environment = dict(os.environ, PYTHONPATH=str(Path(__file__).parents[1]))
