@@ -7,7 +7,7 @@ import time
 
 from rsna_nb.system import workers
 
-if multiprocessing.parent_process():  # in the worker processes: 10 s would be waited for
+if multiprocessing.current_process().name != "MainProcess":  # in the worker processes: 10 s would be waited for
     workers.WORK_SECONDS = 2
 
 
