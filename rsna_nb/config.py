@@ -1,271 +1,388 @@
 """Every setting of a run, validated before anything else starts.
 
-The parameters cell of notebooks/03_train.ipynb holds one line for each field of `RunConfig`,
-with the same default and the same help text.
+`RunConfig` is a pydantic model: one field for each setting, with its type, its range, its default and its help text.
+The parameters cell of notebooks/03_train.ipynb holds one line for each field; a test keeps the two equal.
 """
 
-import ast
+import contextlib
 import difflib
 import json
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+import sys
+from collections.abc import Iterable, Mapping, MutableMapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self
 
-from rsna_nb.setting import (
-    INFINITY,
-    ConfigError,
-    coerce,
-    is_folder_name,
-    is_group,
-    is_image_size,
-    number,
-    one_of,
-    setting,
-)
+import numpy as np
+from pydantic import BaseModel, Field, PlainValidator, ValidationError, ValidationInfo, field_validator
+
+from rsna_nb.notebook import Markdown, Parameters
 from rsna_nb.system import write_whole
 
-SCHEMA_VERSION = 1
-KINDS = {kind.__name__: kind for kind in (bool, int, float, str)}
+# The names in rsna_nb.backbones.BACKBONES. They stand here too because importing that module starts TensorFlow, which
+# takes seconds, and a misspelt name should be an error at once. A test keeps the two equal.
+BACKBONE_NAMES = tuple(
+    "small inceptionresnetv2 inceptionv3 mobilenet mobilenetv2 nasnetlarge nasnetmobile resnet50v2 resnet101v2 "
+    "resnet152v2 xception densenet121 densenet169 densenet201 resnet50 resnet101 resnet152 vgg16 vgg19 convnexttiny "
+    "convnextsmall convnextbase convnextlarge convnextxlarge efficientnetb0 efficientnetb1 efficientnetb2 "
+    "efficientnetb3 efficientnetb4 efficientnetb5 efficientnetb6 efficientnetb7 efficientnetv2b0 efficientnetv2b1 "
+    "efficientnetv2b2 efficientnetv2b3 efficientnetv2s efficientnetv2m efficientnetv2l mobilenetv3small "
+    "mobilenetv3large yolo11n yolo11s yolo11m yolo11l yolo11x vit_tiny vit_small vit_base dinov2_tiny dinov2_small "
+    "dinov2_base dinov2_with_registers_small dinov2_with_registers_base".split()
+)
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """Settings of a training run: immutable, validated on construction.
+_SETTINGS_TOO_LATE = (
+    "settings was set after the parameters cell had read it, so that its file would be ignored: name the file in the "
+    "cell itself, or give it to papermill with -f instead of -p settings"
+)
+_OF_YOUR_OWN = "; begin the name of a variable of your own with an underscore, or set it below the cell that reads"
 
-    Raises `ConfigError` where a value has the wrong type or is out of range. Text as papermill
-    passes it is understood where it is unambiguous: "true" for a bool, "[1024, 512]" for a size.
+
+class ConfigError(ValueError):
+    """One or more settings are unknown, of the wrong type or out of range.
+
+    The message has one line for each fault, which names the setting; `args` holds the lines.
     """
 
-    # data and folders
-    data_dir: str = setting(
-        "", 'folder with train.csv and train_images; "" makes the demo set (on Kaggle: the mounted data)'
-    )
-    store_dir: str = setting("data/prepared", "where prepared pictures are kept")
-    runs_dir: str = setting("runs", "where run folders are made")
-    run_name: str = setting("", "a word added to the run id", "letters, digits, - _ .", is_folder_name)
-    resume: str = setting("", "id of a stopped run to go on with; it has its settings")
-    mixed_breasts: str = one_of(
-        "error",
-        ("error", "any_positive"),
-        'a breast whose images disagree on cancer: "error", or "any_positive" labels all its images positive',
-    )
-    limit_patients: int = number(0, 0, INFINITY, "0: all women; else about so many, the share with cancer kept")
-    img_size: int | list[int] = setting(
-        512,
-        "512 or 1024, any multiple of 32, or [height, width]",
-        "a multiple of 32, or [height, width] of such",
-        is_image_size,
-    )
-    # network
-    backbone: str = setting("resnet50v2", "a name in rsna_nb.backbones.BACKBONES")
-    weights: str = setting(
-        "imagenet", '"imagenet", "none", a weights file or the folder of a preset of keras-hub', "not empty", bool
-    )
-    freeze_backbone: bool = setting(True, "train the head alone")
-    feature_bank: bool = setting(True, "pass each picture through a frozen backbone once, not in every epoch")
-    fine_tune_epochs: int = number(0, 0, INFINITY, "epochs that train the backbone too, after those of the head")
-    fine_tune_from: str = setting("", 'first layer that then learns, by a part of its name, as "conv5"; "" for all')
-    fine_tune_learning_rate: float = number(1e-5, 1e-12, 10, "of Adam, when the backbone learns")
-    pooling: str = one_of("avg", ("avg", "max"), '"avg" or "max", over the backbone\'s last feature map')
-    dropout: float = number(0.2, 0, 1, "share of pooled features dropped in training")
-    # pictures and class imbalance
-    augmentation: str = one_of(
-        "flips",
-        ("none", "flips", "strong"),
-        '"none", "flips" or "strong" (flipped, turned, scaled, shifted, exposed, erased)',
-    )
-    imbalance: str = one_of(
-        "class_weight",
-        ("none", "class_weight", "balanced_batches", "focal"),
-        '"none", "class_weight", "balanced_batches" or "focal"',
-    )
-    positive_fraction: float = number(0.125, 0.001, 1, "share of positives in balanced batches, one at least")
-    positive_label: float = setting(
-        1.0, "what a positive is to be scored as, 0.8 to 1", "0.8 to 1", lambda value: 0.8 <= value <= 1
-    )
-    focal_gamma: float = number(2.0, 0, 10, "how little the focal loss weighs what is right already")
-    # optimizer
-    epochs: int = number(35, 1, INFINITY, "passes over the training images")
-    batch_size_per_gpu: int = number(256, 1, INFINITY, "the global batch is this times the GPUs")
-    gradient_accumulation: int = number(1, 1, 65, "times batch_size_per_gpu that make one step of the optimizer")
-    learning_rate: float = number(1e-3, 1e-12, 10, "of Adam, at the start")
-    lr_schedule: str = one_of(
-        "plateau", ("plateau", "cosine"), '"plateau" (falls without gain) or "cosine" (to 0 at the last epoch)'
-    )
-    warmup_epochs: int = number(0, 0, INFINITY, "in which the learning rate rises from 0")
-    clip_norm: float = number(0.0, 0, INFINITY, "longest gradient, all weights together; 0 for any")
-    ema: float = number(0.0, 0, 1, "momentum of averaged weights, which are then judged and kept, as 0.999; 0 for none")
-    # split
-    val_fraction: float = number(0.2, 0.01, 0.9, "share of women for validation, unless fold asks for one")
-    test_fraction: float = number(0.0, 0, 0.9, "share of women set aside, unseen by training and checkpoint choice")
-    fold: int = number(-1, -1, INFINITY, "-1: one hold-out; else this fold is the validation")
-    n_folds: int = number(5, 2, INFINITY, "folds of women, of which fold names one")
-    leave_out: str = setting(
-        "",
-        'the site or machine that validates: its column, an equals sign, its value; "" for none',
-        'empty, or a column and a value as "machine_id=49"',
-        is_group,
-    )
-    # which epoch is kept, and when to stop
-    monitor: str = one_of(
-        "val_loss", ("val_loss", "val_auc", "val_pf1"), '"val_loss", "val_auc" or "val_pf1": picks the best epoch'
-    )
-    reduce_lr_patience: int = number(3, 0, INFINITY, "epochs without gain before the rate falls; 0: never")
-    reduce_lr_factor: float = number(0.5, 0.01, 1, "what the learning rate is multiplied by then")
-    early_stopping_patience: int = number(10, 0, INFINITY, "epochs without gain before the end; 0: never")
-    # computing
-    mixed_precision: str = one_of(
-        "auto",
-        ("auto", "float32", "bfloat16", "float16"),
-        '"auto" (bfloat16 where the GPU has it), "float32", "bfloat16", "float16"',
-    )
-    seed: int = number(42, 0, 2**31, "of the order, the flips and the weights")
-    split_seed: int = number(42, 0, 2**31, "of who is in which split")
-    schema_version: int = setting(
-        SCHEMA_VERSION,
-        "of these settings; not to be changed",
-        f"{SCHEMA_VERSION}",
-        lambda value: value == SCHEMA_VERSION,
-    )
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.args))
 
-    def __post_init__(self) -> None:
-        for entry in fields(self):
-            value = coerce(entry.name, getattr(self, entry.name), type(entry.default))
-            if not entry.metadata["check"](value):
-                raise ConfigError(f"{entry.name} must be {entry.metadata['rule']}, not {value!r}")
-            object.__setattr__(self, entry.name, value)
-        if self.val_fraction + self.test_fraction >= 1:
-            raise ConfigError(
-                f"val_fraction {self.val_fraction} and test_fraction {self.test_fraction} leave no women to train on"
-            )
-        if self.fold >= self.n_folds:
-            raise ConfigError(f"fold must be below n_folds {self.n_folds}, not {self.fold}")
-        if self.fold >= 0 and self.leave_out:
-            raise ConfigError(f"fold {self.fold} and leave_out {self.leave_out} both say who validates: give one")
-        if self.freeze_backbone and self.weights == "none":
-            raise ConfigError(
-                'freeze_backbone with weights "none" would keep random features: '
-                "set freeze_backbone to false, or give weights"
-            )
-        if self.fine_tune_epochs and not self.freeze_backbone:
-            raise ConfigError("fine_tune_epochs come after those with a frozen backbone: set freeze_backbone to true")
-        if self.warmup_epochs >= min(self.epochs, self.fine_tune_epochs or self.epochs) and self.warmup_epochs:
-            raise ConfigError(f"warmup_epochs {self.warmup_epochs} must be fewer than epochs and fine_tune_epochs")
+
+def _image_size(value: Any) -> int | list[int]:
+    sides = value if isinstance(value, list) else [value, value]
+    if len(sides) != 2 or not all(type(side) is int and side >= 32 and side % 32 == 0 for side in sides):
+        raise ValueError("must be a multiple of 32, or [height, width] of such")
+    return value
+
+
+class RunConfig(
+    BaseModel,
+    frozen=True,
+    extra="forbid",
+    strict=True,
+    validate_default=True,
+    allow_inf_nan=False,
+    use_attribute_docstrings=True,
+):
+    """The settings of a training run: immutable, and validated when the object is made.
+
+    Values may also be NumPy numbers, paths, and the text that papermill passes where its meaning is clear: "true" for
+    a bool, "1e-3" for a float, "[1024, 512]" for a size.
+
+    Raises
+    ------
+    ConfigError
+        If settings are unknown, have the wrong type, are out of range or contradict each other. The message names
+        all of them.
+
+    Examples
+    --------
+    >>> config = RunConfig(img_size=[1024, 512], epochs=3)
+    >>> config.image_shape
+    (1024, 512)
+    >>> RunConfig(epochz=3, dropout=2)
+    Traceback (most recent call last):
+    rsna_nb.config.ConfigError: dropout must be less than 1, not 2
+    epochz is not a setting (did you mean epochs?)
+    """
+
+    # Data and folders
+    data_dir: str = ""
+    """folder with train.csv and train_images; "" generates the demo set (on Kaggle: the mounted data)"""
+    store_dir: str = "data/prepared"
+    """folder of the prepared pictures"""
+    runs_dir: str = "runs"
+    """folder of the run folders"""
+    run_name: str = ""
+    """word that is added to the run's id: letters, digits, - _ ."""
+    resume: str = ""
+    """id of a stopped run to continue with its own settings"""
+    mixed_breasts: Literal["error", "any_positive"] = "error"
+    """labels of one breast disagree: "error" stops, "any_positive" makes all of them positive"""
+    limit_patients: int = Field(0, ge=0)
+    """use about this many women and keep the share with cancer; 0 uses all"""
+    img_size: Annotated[int | list[int], PlainValidator(_image_size)] = 512
+    """picture size in pixels: 512, 1024, another multiple of 32, or [height, width]"""
+    # Network
+    backbone: str = "resnet50v2"
+    """a name in rsna_nb.backbones.BACKBONES"""
+    weights: str = Field("imagenet", min_length=1)
+    """initial weights: "imagenet", "none" (random), a file, or the folder of a keras-hub preset"""
+    freeze_backbone: bool = True
+    """train only the head and keep the backbone's weights"""
+    feature_bank: bool = True
+    """compute the features of a frozen backbone once and reuse them in every epoch"""
+    fine_tune_epochs: int = Field(0, ge=0)
+    """epochs that train the backbone too, after those of the head; 0 disables fine-tuning"""
+    fine_tune_from: str = ""
+    """fine-tune from the first layer whose name contains this, as "conv5"; "" for all layers"""
+    fine_tune_learning_rate: float = Field(1e-5, ge=1e-12, lt=10)
+    """initial learning rate of Adam in fine-tuning"""
+    pooling: Literal["avg", "max"] = "avg"
+    """how the last feature map is pooled ("avg" or "max")"""
+    dropout: float = Field(0.2, ge=0, lt=1)
+    """fraction of the pooled features dropped in training"""
+    # Augmentation and class imbalance
+    augmentation: Literal["none", "flips", "strong"] = "flips"
+    """one of "none", "flips", "strong" (flip, rotate, scale, shift, change exposure, erase)"""
+    imbalance: Literal["none", "class_weight", "balanced_batches", "focal"] = "class_weight"
+    """for rare positives (one of "none", "class_weight", "balanced_batches", "focal")"""
+    positive_fraction: float = Field(0.125, ge=0.001, lt=1)
+    """fraction of positive images in a balanced batch, at least one image"""
+    positive_label: float = Field(1.0, ge=0.8, le=1)
+    """target for positive labels (label smoothing), 0.8 to 1"""
+    focal_gamma: float = Field(2.0, ge=0, lt=10)
+    """focusing parameter gamma of the focal loss"""
+    # Optimizer
+    epochs: int = Field(35, ge=1)
+    """passes over the training images"""
+    batch_size_per_gpu: int = Field(256, ge=1)
+    """images a GPU in a batch; the default is lowered until an epoch has 10 steps"""
+    gradient_accumulation: int = Field(1, ge=1, lt=65)
+    """batches whose gradients make one optimizer step; 1 disables accumulation"""
+    learning_rate: float = Field(1e-3, ge=1e-12, lt=10)
+    """initial learning rate of Adam"""
+    lr_schedule: Literal["plateau", "cosine"] = "plateau"
+    """one of "plateau" (reduced when monitor stops improving), "cosine" (decays to 0)"""
+    warmup_epochs: int = Field(0, ge=0)
+    """epochs in which the learning rate rises linearly from 0"""
+    clip_norm: float = Field(0.0, ge=0)
+    """clip gradients to this global norm; 0 disables clipping"""
+    ema: float = Field(0.0, ge=0, lt=1)
+    """momentum of averaged weights (EMA), which are then evaluated and saved, as 0.999; 0 disables it"""
+    # Split
+    val_fraction: float = Field(0.2, ge=0.01, lt=0.9)
+    """fraction of women for validation, unless fold or leave_out chooses them"""
+    test_fraction: float = Field(0.0, ge=0, lt=0.9)
+    """fraction of women held out: unseen by training and by the choice of an epoch"""
+    fold: int = Field(-1, ge=-1)
+    """-1: a single hold-out; 0 to n_folds - 1: the fold that validates"""
+    n_folds: int = Field(5, ge=2)
+    """number of folds of women"""
+    leave_out: str = ""
+    """the site or machine that validates: its column, an equals sign, its value; "" for none"""
+    # Choice of the epoch, and early stopping
+    monitor: Literal["val_loss", "val_auc", "val_pf1"] = "val_loss"
+    """metric that chooses the best epoch ("val_loss", "val_auc" or "val_pf1")"""
+    reduce_lr_patience: int = Field(3, ge=0)
+    """epochs without improvement before the learning rate is reduced; 0: never"""
+    reduce_lr_factor: float = Field(0.5, ge=0.01, lt=1)
+    """the learning rate is multiplied by this when it is reduced"""
+    early_stopping_patience: int = Field(10, ge=0)
+    """epochs without improvement before training stops; 0: never"""
+    # Computing
+    mixed_precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """number format ("float32", "bfloat16", "float16"); "auto": bfloat16 where the GPU has it"""
+    seed: int = Field(42, ge=0, lt=2**31)
+    """seeds shuffling, augmentation and weight initialisation"""
+    split_seed: int = Field(42, ge=0, lt=2**31)
+    """seeds the assignment of women to splits"""
+    schema_version: Literal[1] = 1
+    """version of the settings' schema; do not edit"""
+
+    def __init__(self, /, **settings: Any) -> None:
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            # pydantic's own message has three lines and a web address for each fault.
+            raise ConfigError(*map(_in_words, error.errors())) from None
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _from_text(cls, value: Any, info: ValidationInfo) -> Any:
+        """Undo what papermill, YAML and NumPy do to a value. A value of a wrong type stays, for pydantic to refuse."""
+        return _as_kind(value, type(DEFAULTS[info.field_name or ""]), info.field_name == "img_size")
+
+    # What annotations cannot say. A field is checked after those above it, so a rule about two settings stands at the
+    # lower one. A validator of the whole model would not do: pydantic runs it only once every field is right, and all
+    # faults should be named together. A setting that is itself wrong is missing from `info.data`.
+    @field_validator("*")
+    @classmethod
+    def _is_allowed(cls, value: Any, info: ValidationInfo) -> Any:
+        others = DEFAULTS | info.data
+        epochs = min(others["epochs"], others["fine_tune_epochs"] or others["epochs"])
+        match info.field_name:
+            case "run_name" if not is_folder_name(value):
+                raise ValueError("must be letters, digits, - _ . and must not begin with a dot")
+            case "freeze_backbone" if value and others["weights"] == "none":
+                raise ValueError('must be false where weights are "none": the head would learn from random features')
+            case "fine_tune_epochs" if value and not others["freeze_backbone"]:
+                raise ValueError("must be 0 where freeze_backbone is false: the backbone learns from the start")
+            case "warmup_epochs" if value and value >= epochs:
+                raise ValueError(f"must be fewer than epochs and fine_tune_epochs, so fewer than {epochs}")
+            case "test_fraction" if others["val_fraction"] + value >= 1:
+                raise ValueError(f"must leave women to train on beside val_fraction {others['val_fraction']}")
+            case "n_folds" if value <= others["fold"]:
+                raise ValueError(f"must be above fold {others['fold']}")
+            case "leave_out" if value and not all(value.partition("=")):
+                raise ValueError('must be empty, or a column and a value as "machine_id=49"')
+            case "leave_out" if value and others["fold"] >= 0:
+                raise ValueError(f"must be empty where fold {others['fold']} says who validates")
+        return value
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> Self:
-        """From names and values; raises `ConfigError` that names every unknown key."""
-        refuse_unknown(settings)
+        """The settings in a dictionary; those that are missing take their defaults. Raises `ConfigError`."""
         return cls(**settings)
 
     @classmethod
     def from_json(cls, path: str | Path) -> Self:
-        """From a file that `to_json` or a person wrote; settings that it leaves out take their defaults."""
+        """The settings in a JSON file, which `to_json` or a person wrote; missing ones take their defaults.
+
+        Raises
+        ------
+        ConfigError
+            If the file does not exist, is not JSON, or holds unknown or wrong settings. Each line of the message
+            names the file.
+        """
+        settings = _read_settings(Path(path))
         try:
-            settings = json.loads(Path(path).read_text())
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"{path}: not valid JSON: {error}") from error
-        if not isinstance(settings, dict):
-            raise ConfigError(f"{path}: must hold an object of settings, not {type(settings).__name__}")
-        try:
-            return cls.from_dict(settings)
+            return cls(**settings)
         except ConfigError as error:
-            raise ConfigError(f"{path}: {error}") from error
+            raise ConfigError(*(f"{path}: {fault}" for fault in error.args)) from None
+
+    @staticmethod
+    def begin_parameters(namespace: MutableMapping[str, Any]) -> None:
+        """Begin the parameters cell of a notebook: forget what its last run in the same kernel left.
+
+        `namespace` is the notebook's `globals()`. Without this a line deleted from the cell would go on to count.
+        """
+        Parameters.begin(namespace, DEFAULTS)
+
+    @staticmethod
+    def end_parameters(namespace: MutableMapping[str, Any], file: str | Path = "") -> None:
+        """End the parameters cell of a notebook: set the variables that the JSON file `file` names.
+
+        papermill inserts the values of -f and -p in a cell below, so they win over the file, and so does a line that
+        a person writes there. A faulty file is an error of `from_notebook`, together with all other faults.
+        """
+        values: dict[str, Any] = {}
+        faults: list[str] = []
+        try:
+            values = _read_settings(resolve(file)) if file else {}
+        except ConfigError as error:
+            faults += error.args
+        faults += [f"{file}: {_unknown(name)}" for name in values if name not in DEFAULTS]
+        known = {name: value for name, value in values.items() if name in DEFAULTS}
+        Parameters.of(namespace).end(namespace, known, file, faults)
 
     @classmethod
-    def from_notebook(cls, namespace: Mapping[str, Any], *own: str) -> Self:
-        """From `globals()` of a notebook, after its parameters cell and the one that papermill injects.
+    def from_notebook(cls, namespace: MutableMapping[str, Any], *own: str) -> Self:
+        """The settings that the variables of a notebook hold.
 
-        `own` are parameters of the notebook that are no settings of a run. Where "settings" is one of them it names a
-        file of settings, as notebooks/params/demo.json; over it wins what papermill was given, and what the
-        notebook's own cell sets to another value than the default, as it may have a line for each setting.
+        A later line wins, as in Python: the lines of the parameters cell, the file that it names, and then what
+        papermill's -f and -p or a person set below the cell.
 
-        papermill only warns of a misspelt `-p`; here it is an error. The names come from the source of
-        the cells that begin with "# Parameters", the last run of each, as IPython's `In` holds it.
+        Parameters
+        ----------
+        namespace
+            The notebook's `globals()`. Where its parameters cell lies between `begin_parameters` and
+            `end_parameters`, a variable that was set since then and is neither a setting nor one of `own` counts as
+            misspelt, unless its name begins with an underscore.
+        own
+            Names of the notebook's own parameters. Each is given the type that it has in the parameters cell, since
+            papermill makes a number of an id of digits.
+
+        Returns
+        -------
+        RunConfig
+            With `resume` set: the settings of that run, as `resumed` returns them.
+
+        Raises
+        ------
+        ConfigError
+            If names are misspelt, values are wrong, or the file or the backbone does not exist: all in one message.
         """
-        cells = {cell.splitlines()[0]: cell for cell in namespace.get("In", []) if cell.startswith("# Parameters")}
-        kinds: dict[str, type | None] = {}
-        for cell in cells.values():
-            kinds |= {name: kind or kinds.get(name) for name, kind in assigned_names(cell).items()}
-        names = kinds or [name for name in (*own, *DEFAULTS) if name in namespace]
-        refuse_unknown(names, own)
-        for name in own:
-            if (kind := kinds.get(name)) and kind is not str:  # papermill makes a number of an id of digits
-                coerce(name, namespace[name], kind)
-        given = {name: namespace[name] for name in names if name not in own}
-        if given.get("resume"):
-            return cls.resumed(given)
-        if "settings" not in own or not namespace.get("settings"):
-            return cls(**given)
-        by_papermill = assigned_names(cells.get("# Parameters", ""))
-        changed = {name: value for name, value in given.items() if name in by_papermill or value != DEFAULTS[name]}
-        return replace(cls.from_json(resolve(namespace["settings"])), **changed)
+        parameters = Parameters.of(namespace)
+        values = parameters.read(namespace, DEFAULTS)
+        settings = {name: value for name, value in values.items() if name in DEFAULTS}
+        faults = [*parameters.faults, *_faults_of_own(parameters, namespace, values, own)]
+        if "settings" in own and values.get("settings", "") != parameters.file:
+            faults.append(_SETTINGS_TOO_LATE)
+        try:
+            given = {name: settings[name] for name in settings if parameters.is_given(name, DEFAULTS[name])}
+            config = cls.resumed(given) if settings.get("resume") else cls(**settings)
+        except ConfigError as error:
+            faults += [parameters.with_file(fault) for fault in error.args]
+        if fault := _unknown_backbone(settings.get("backbone")):
+            faults.append(parameters.with_file(fault))
+        if faults:
+            raise ConfigError(*faults)
+        parameters.is_read = True
+        return config
 
     @classmethod
     def resumed(cls, given: Mapping[str, Any]) -> Self:
-        """The settings of the run that `given` names as `resume`; any other that is given has to be the run's own.
+        """The settings of the run that `given` names as `resume`, in the folder that it names as `runs_dir`.
 
-        A default that is given counts as not given: a notebook has a line for each.
+        Raises
+        ------
+        ConfigError
+            If there is no such run, or another setting in `given` is not the run's own.
         """
-        asked = cls(resume=given["resume"], runs_dir=given.get("runs_dir", DEFAULTS["runs_dir"]))
+        # Only these two: the defaults of all other settings are not the run's.
+        asked = cls(**{name: given[name] for name in ("resume", "runs_dir") if name in given})
         path = resolve(asked.runs_dir) / asked.resume / "config" / "config.json"
         if not path.is_file():
             raise ConfigError(f"resume: there is no run {asked.resume} in {resolve(asked.runs_dir)}")
-        own = replace(cls.from_json(path), resume=asked.resume, runs_dir=asked.runs_dir)
-        refuse_unknown(given)
-        values = {name: coerce(name, value, type(DEFAULTS[name])) for name, value in given.items()}
-        wrong = [
-            f"{name} {value!r} (the run has {getattr(own, name)!r})"
-            for name, value in values.items()
-            if value not in (DEFAULTS[name], getattr(own, name))
+        own = cls.from_json(path).replace(resume=asked.resume, runs_dir=asked.runs_dir)
+        wanted = own.replace(**given)
+        faults = [
+            f"{name} {getattr(wanted, name)!r} (the run has {getattr(own, name)!r})"
+            for name in given
+            if getattr(wanted, name) != getattr(own, name)
         ]
-        if wrong:
-            raise ConfigError(f"run {asked.resume} goes on with its own settings: leave out " + ", ".join(wrong))
+        if faults:
+            raise ConfigError(f"run {asked.resume} continues with its own settings: remove " + ", ".join(faults))
         return own
 
-    def to_json(self, path: str | Path) -> None:
-        """Write every setting, defaults filled in: a file for `from_json` and for papermill's -f.
+    def replace(self, **changes: Any) -> Self:
+        """A copy with other values, validated like a new object.
 
-        `resume` is left empty, so that the file repeats a run and does not go on with it.
+        >>> RunConfig(epochs=3).replace(dropout=0.5).epochs
+        3
         """
-        write_whole(Path(path), (json.dumps(asdict(self) | {"resume": ""}, indent=2) + "\n").encode())
+        return type(self)(**(vars(self) | changes))  # pydantic's model_copy would not validate
+
+    def to_json(self, path: str | Path) -> None:
+        """Write every setting, with defaults filled in: a file for `from_json` and for papermill's -f.
+
+        `resume` is written as empty, so that the file repeats the run and does not continue it.
+        """
+        content = self.model_dump() | {"resume": ""}
+        write_whole(Path(path), (json.dumps(content, indent=2) + "\n").encode())
+
+    def origins(self, namespace: MutableMapping[str, Any]) -> Markdown:
+        """A table for the notebook: each setting that does not have its default, and what set it."""
+        parameters = Parameters.of(namespace)
+        rows = [
+            f"| `{name}` | `{json.dumps(value)}` | `{json.dumps(DEFAULTS[name])}` "
+            f"| {f'run {self.resume}' if self.resume else parameters.origin(name)} |"
+            for name, value in self.model_dump().items()
+            if value != DEFAULTS[name]
+        ]
+        head = ["| setting | value | default | set by |", "|---|---|---|---|"]
+        return Markdown("\n".join([*head, *rows]) if rows else "All settings have their defaults.")
 
     @property
     def image_shape(self) -> tuple[int, int]:
-        """(height, width) in pixels."""
+        """(height, width) of the prepared pictures in pixels."""
         height, width = self.img_size if isinstance(self.img_size, list) else (self.img_size, self.img_size)
         return height, width
 
 
-DEFAULTS = {entry.name: entry.default for entry in fields(RunConfig)}
+DEFAULTS: dict[str, Any] = {name: field.default for name, field in RunConfig.model_fields.items()}
 
 
-def refuse_unknown(settings: Iterable[str], own: Collection[str] = ()) -> None:
-    names = [*own, *DEFAULTS]
-    faults = []
-    for name in settings:
-        if name not in names:
-            close = difflib.get_close_matches(name, names, n=1)
-            faults.append(f"{name} is not a setting" + (f" (did you mean {close[0]}?)" if close else ""))
-    if faults:
-        raise ConfigError("; ".join(faults))
-
-
-def assigned_names(source: str) -> dict[str, type | None]:
-    """Names that the top-level assignments in `source` bind, and the types in their annotations, None without."""
-    names: dict[str, type | None] = {}
-    for statement in ast.parse(source).body:
-        targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
-        kind = KINDS.get(ast.unparse(statement.annotation)) if isinstance(statement, ast.AnnAssign) else None
-        names |= {target.id: kind for target in targets if isinstance(target, ast.Name)}
-    return names
+def is_folder_name(name: str) -> bool:
+    """Whether `name` is made of letters, digits, - _ . alone and does not begin with a dot."""
+    return all(character.isalnum() or character in "-_." for character in name) and not name.startswith(".")
 
 
 def resolve(folder: str | Path) -> Path:
-    """`folder` as an absolute path: from the project's root inside a checkout, else from the working folder.
+    """`folder` as an absolute path: inside a checkout from the project's root, elsewhere from the working folder.
 
-    JupyterLab starts a notebook in notebooks/ and papermill in the shell's folder: both find the same data.
+    JupyterLab starts a notebook in notebooks/ and papermill in the shell's folder; both find the same data.
     """
     folder, working = Path(folder).expanduser(), Path.cwd()
     for candidate in (working, *working.parents):
@@ -275,11 +392,98 @@ def resolve(folder: str | Path) -> Path:
 
 
 def settings_table() -> str:
-    """Every setting, its default and what it does, as Markdown: README has it."""
+    """Every setting, its default and its help text as a Markdown table: the README contains it."""
     rows = [
-        f"| `{entry.name}` | `{json.dumps(entry.default)}` | {entry.metadata['help']} |" for entry in fields(RunConfig)
+        f"| `{name}` | `{json.dumps(field.default)}` | {field.description} |"
+        for name, field in RunConfig.model_fields.items()
     ]
     return "\n".join(["| setting | default | |", "|---|---|---|", *rows])
+
+
+def _as_kind(value: Any, kind: type, is_size: bool = False) -> Any:
+    """`value` as `kind` where its meaning is clear; anything else is returned as it is."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if is_size and isinstance(value, tuple):
+        return list(value)
+    if kind is str and isinstance(value, Path):
+        return str(value)
+    if not isinstance(value, str):
+        return value
+    with contextlib.suppress(ValueError):
+        if kind is float:  # YAML, and so papermill's -f, takes 1e-3 for text
+            return float(value)
+        if kind is bool or is_size:
+            return json.loads(value.lower())
+    return value
+
+
+def _in_words(fault: Any) -> str:
+    """One line about one of the faults that pydantic found."""
+    name, value = str(fault["loc"][0]), fault["input"]
+    if fault["type"] == "extra_forbidden":
+        return _unknown(name)
+    # pydantic says "Input should be ..." or "String should have ...", and puts our own errors into `ctx`.
+    rule = str(fault.get("ctx", {}).get("error", "")) or fault["msg"].partition(" ")[2].replace("should", "must", 1)
+    hint = f"; papermill keeps text as it is with -r {name} <text>" if fault["type"] == "string_type" else ""
+    return f"{name} {rule}, not {value!r:.100}{hint}"
+
+
+def _unknown(name: str, own: Iterable[str] = ()) -> str:
+    close = difflib.get_close_matches(name, [*own, *DEFAULTS], n=1)
+    return f"{name} is not a setting" + (f" (did you mean {close[0]}?)" if close else "")
+
+
+def _unknown_backbone(name: Any) -> str | None:
+    """What is wrong with a backbone's name, if anything; one that a user has registered is known as well.
+
+    Only a notebook asks. The settings of an old run may name a network that this process has not registered.
+    """
+    registered = getattr(sys.modules.get("rsna_nb.backbones"), "BACKBONES", ())
+    if not isinstance(name, str) or name in BACKBONE_NAMES or name in registered:
+        return None
+    close = difflib.get_close_matches(name, [*BACKBONE_NAMES, *registered], n=3) or BACKBONE_NAMES
+    return f"backbone {name} is not known; the nearest names are {', '.join(close)}"
+
+
+def _faults_of_own(
+    parameters: Parameters, namespace: MutableMapping[str, Any], values: Mapping[str, Any], own: Iterable[str]
+) -> list[str]:
+    """Give a notebook's own parameters the types of its cell; return what is wrong with them, and misspelt names."""
+    faults = [_unknown(name, own) for name in values if name not in own and name not in DEFAULTS]
+    faults = [fault + ("" if "(" in fault else _OF_YOUR_OWN) for fault in faults]
+    for name in own:
+        kind = parameters.kind(name)
+        # papermill makes a number of an id of digits, and a whole number of 1.0 that is written as 1.
+        if kind and isinstance(values.get(name), bool | int | float | str | Path):  # else a later cell took the name
+            value = _as_kind(values[name], kind)
+            if type(value) is int and kind in (str, float):
+                value = kind(value)
+            if type(value) is not kind:
+                faults.append(f"{name} must be of type {kind.__name__}, not {type(value).__name__} {value!r}")
+            namespace[name] = value
+    return faults
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    """The object in a JSON file, with or without a byte-order mark."""
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_once_each)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path}: not valid JSON: {error}") from error
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path}: must hold an object of settings, not {type(settings).__name__}")
+    return settings
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The pairs of a JSON object as a dictionary; json alone would keep the last of two equal names in silence."""
+    names = [name for name, _ in pairs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{', '.join(twice)} stands there more than once")
+    return dict(pairs)
 
 
 if __name__ == "__main__":

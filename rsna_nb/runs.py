@@ -1,10 +1,10 @@
-"""The run folder: everything that a run was made from and everything that it made.
+"""The run folder: everything that a run was made from, and everything that it made.
 
-config/config.json       every setting: papermill's -f repeats the run with it
-config/environment.json  versions, devices, commit, command, fingerprints of the table and the store
+config/config.json       every setting; papermill's -f repeats the run with it
+config/environment.json  package versions, devices, commit, command, fingerprints of the table and of the store
 code/                    rsna_nb and the notebook's cells as they ran
 logs/                    train.log, history.csv
-checkpoints/             best.keras, and state.npz, from which the run is resumed
+checkpoints/             best.keras, and state.npz, from which a stopped run is resumed
 tensorboard/, predictions.csv, metrics.json
 """
 
@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -34,216 +34,261 @@ from rsna_nb.system import write_whole
 log = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).parent
-PACKAGES = ["rsna_nb", "tensorflow", "keras", "numpy", "pandas", "scikit-learn", "pydicom", "imagecodecs", "papermill"]
-PACKAGES += ["opencv-python-headless"]
-FOLDERS = ("data_dir", "store_dir", "runs_dir", "resume")  # may have other names elsewhere; what is in them is checked
-TEXT_COLUMNS = {"patient_id": str, "image_id": str}
+# Settings that may differ on another machine, or when a run is resumed: the content of the folders is compared instead.
+FOLDERS = ("data_dir", "store_dir", "runs_dir", "resume")
+# Packages whose versions can change a result.
+_PACKAGES = (
+    "rsna_nb tensorflow keras numpy pandas scikit-learn pydicom imagecodecs papermill opencv-python-headless".split()
+)
 
 
 class RunError(UnavailableError, RuntimeError):
-    """A run folder that is not there, or lacks what is asked of it."""
+    """A run folder does not exist, or lacks a file."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder. Files that the run has not written yet raise `RunError` when asked for."""
+    """A run folder. Asking for a file that the run has not written yet raises `RunError`."""
 
     path: Path
 
     @property
     def id(self) -> str:
+        """The folder's name: the time at which the run began, and its name."""
         return self.path.name
 
     @property
     def is_finished(self) -> bool:
-        """Whether its training has ended, and everything is written."""
+        """Whether training has ended by itself and everything is written."""
         return (self.path / "metrics.json").is_file()
 
     @cached_property
     def config(self) -> RunConfig:
+        """The settings of the run."""
         return RunConfig.from_json(self.file("config/config.json"))
 
     @property
     def history(self) -> pd.DataFrame:
-        """One row an epoch."""
+        """One row for each epoch: every metric, the learning rate and the time."""
         return pd.read_csv(self.file("logs/history.csv"))
 
     @property
     def predictions(self) -> pd.DataFrame:
-        """One row a validation or test image, ids as text."""
-        return pd.read_csv(self.file("predictions.csv"), dtype=TEXT_COLUMNS)
+        """One row for each validation or test image, with its score; ids are text."""
+        # Read as numbers, ids would lose their leading zeros.
+        return pd.read_csv(self.file("predictions.csv"), dtype={"patient_id": str, "image_id": str})
 
     @property
     def metrics(self) -> dict[str, Any]:
+        """The main figures of each split, as training wrote them."""
         return json.loads(self.file("metrics.json").read_text())
 
     @property
     def checkpoint(self) -> Path:
-        """The best model."""
+        """The file of the model of the best epoch."""
         return self.file("checkpoints/best.keras")
 
     def file(self, name: str) -> Path:
+        """The path of a file in the folder; `RunError` if the run has not written it."""
         path = self.path / name
         if not path.is_file():
             raise RunError(
-                f"run {self.id} has no {name}: it was stopped before, see {self.path / 'logs' / 'train.log'}; with "
-                "resume set to its id 03_train goes on with it"
+                f"run {self.id} has no {name}: it stopped before, see {self.path / 'logs' / 'train.log'}; to continue "
+                f"it, run 03_train with resume set to {self.id}"
             )
         return path
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
+        """Write a JSON file into the folder, whole or not at all."""
         write_whole(self.path / name, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def new_run(config: RunConfig) -> Run:
-    """Make a folder with the time as its id, the run's name added, and write the settings and the code into it.
+    """Make a run folder, and write the settings and the code into it.
 
-    Where a run of the same second has the id, the next second is waited for.
+    Its id is the time and `run_name`. If a run of the same second has that id, this waits for the next second.
     """
     runs_dir = resolve(config.runs_dir)
     runs_dir.mkdir(parents=True, exist_ok=True)
     while True:
         path = runs_dir / "-".join(filter(None, [datetime.now().strftime("%Y%m%d-%H%M%S"), config.run_name]))
         try:
-            path.mkdir()
+            path.mkdir()  # of several processes, also on several machines, one succeeds
             break
         except FileExistsError:
             time.sleep(0.1)
     for name in ("config", "code", "logs", "tensorboard", "checkpoints"):
         (path / name).mkdir()
-    copy_code(path / "code")
-    config.to_json(path / "config" / "config.json")  # last: a folder that has it is whole
+    _copy_code(path / "code")
+    config.to_json(path / "config" / "config.json")  # last: `list_runs` takes a folder that has it for a run
     return Run(path)
 
 
 def load_run(path: str | Path, runs_dir: str | Path = "runs") -> Run:
-    """A run by its folder, or by its id in `runs_dir`; `RunError` where there is none."""
-    for candidate in (Path(path), resolve(runs_dir) / path):
+    """A run by its folder, or by its id in `runs_dir`.
+
+    Raises
+    ------
+    RunError
+        If there is no such run; the message names the newest runs that there are.
+    """
+    for candidate in (Path(path), resolve(runs_dir) / path):  # a path wins over an id
         if (candidate / "config" / "config.json").is_file():
             return Run(candidate.resolve())
-    known = [run.id for run in list_runs(runs_dir)]
+    known = [run.id for run in list_runs(runs_dir)]  # ids begin with the time, so the last are the newest
     raise RunError(f"there is no run {path} in {resolve(runs_dir)}; it has {', '.join(known[-5:]) or 'none'}")
 
 
 def list_runs(runs_dir: str | Path = "runs") -> list[Run]:
-    """Every run in the folder, the oldest first."""
+    """All runs in a folder, finished or not, the oldest first.
+
+    >>> import tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> run = new_run(RunConfig(runs_dir=folder, run_name="example"))
+    >>> [found.config.run_name for found in list_runs(folder)]
+    ['example']
+    >>> run.is_finished
+    False
+    """
     configs = resolve(runs_dir).glob("*/config/config.json")
     return [Run(path.parent.parent) for path in sorted(configs)]
 
 
 def readable_runs(runs_dir: str | Path = "runs") -> list[Run]:
-    """As `list_runs`, without those whose settings this version of the package does not know: they are logged."""
-    return [run for run in list_runs(runs_dir) if known_settings(run)]
+    """The runs of `list_runs` whose settings this version of the package knows; the log names the others.
 
-
-def known_settings(run: Run) -> RunConfig | None:
-    try:
-        return run.config
-    except ConfigError as error:
-        log.warning("run %s is passed over: %s", run.id, error)
-        return None
+    Machines that share a folder of runs need not all have the same version.
+    """
+    runs = []
+    for run in list_runs(runs_dir):
+        try:
+            runs += [run] if run.config else []
+        except ConfigError as error:
+            log.warning("run %s is passed over: %s", run.id, error)
+    return runs
 
 
 def recipe(config: RunConfig) -> dict[str, Any]:
-    """Every setting but folders, the run's name, and who validates: the runs of a cross-validation share it."""
+    """The settings that the runs of one cross-validation share: all but folders, name and who validates."""
     others = (*FOLDERS, "run_name", "fold", "leave_out")
-    return {name: value for name, value in asdict(config).items() if name not in others}
+    return {name: value for name, value in config.model_dump().items() if name not in others}
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """What is not now what it was before, in words; "" where all is."""
+    """In words, which values of two dictionaries differ; "" if none do.
+
+    >>> differences({"epochs": 3, "seed": 1}, {"epochs": 5, "seed": 1})
+    'epochs 3 and now 5'
+    """
     changed = [name for name in dict.fromkeys([*before, *now]) if before.get(name) != now.get(name)]
     return ", ".join(f"{name} {before.get(name)!r} and now {now.get(name)!r}" for name in changed)
 
 
-def copy_code(folder: Path) -> None:
-    """The package's modules, and the cells of the notebook that called, as they ran."""
-    shutil.copytree(PACKAGE, folder / "rsna_nb", ignore=shutil.ignore_patterns("__pycache__"))
-    cells = notebook_cells()
-    if cells:
-        import nbformat  # takes a second, which looking at runs is spared
-
-        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-        nbformat.write(notebook, folder / "notebook.ipynb")
-
-
-def notebook_cells() -> list[str]:
-    """The sources of the cells run so far, none where no notebook runs this."""
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython else None
-    return [cell for cell in shell.user_ns["In"] if cell] if shell else []
-
-
 def environment(devices: list[str], metadata: pd.DataFrame, ledger: pd.DataFrame) -> dict[str, Any]:
-    """What the run was made with: config/environment.json."""
+    """What a run was made with, for config/environment.json."""
     return {
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": {name: _version(name) for name in _PACKAGES},
         "python": platform.python_version(),
         "platform": platform.platform(),
         "devices": devices,
         "command": sys.argv,
         "working_folder": str(Path.cwd()),
-        "git": git_state(),
+        "git": _git_state(),
         **fingerprints(metadata, ledger),
     }
 
 
 def fingerprints(metadata: pd.DataFrame, ledger: pd.DataFrame) -> dict[str, str]:
-    """Of the table with its split, and of the pictures: another value where a run would learn from other data."""
+    """Fingerprints of the table with its split and of the prepared pictures: equal if a run would learn the same."""
+    # Paths differ between machines, and times between two preparations of the same files.
     return {
         "table_fingerprint": fingerprint(metadata.drop(columns="path")),
         "store_fingerprint": fingerprint(ledger.drop(columns=["milliseconds", "source_mtime"])),
     }
 
 
-def version(package: str) -> str:
+def fingerprint(df: pd.DataFrame) -> str:
+    """SHA-256 of a table as CSV, in hexadecimal."""
+    return hashlib.sha256(df.to_csv(index=False).encode()).hexdigest()
+
+
+def _copy_code(folder: Path) -> None:
+    """Copy the package's modules, and the cells of the notebook that is running."""
+    shutil.copytree(PACKAGE, folder / "rsna_nb", ignore=shutil.ignore_patterns("__pycache__"))
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    if shell:
+        import nbformat  # takes a second, which looking at runs is spared
+
+        # IPython's `In` has the source of every cell that ran, also of those that were changed since.
+        cells = [nbformat.v4.new_code_cell(cell) for cell in shell.user_ns["In"] if cell]
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / "notebook.ipynb")
+
+
+def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "absent"
 
 
-def git_state() -> dict[str, Any] | None:
-    """Commit and whether files differ from it; None outside a checkout."""
+def _git_state() -> dict[str, Any] | None:
+    """The commit, and whether files differ from it; None outside a checkout."""
 
     def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(PACKAGE), *arguments], capture_output=True, text=True, check=True
-        ).stdout.strip()
+        command = ["git", "-C", str(PACKAGE), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
         return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain"))}
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, subprocess.CalledProcessError):  # git is not installed, or this is no checkout
         return None
-
-
-def fingerprint(df: pd.DataFrame) -> str:
-    """SHA-256 of the table as CSV."""
-    return hashlib.sha256(df.to_csv(index=False).encode()).hexdigest()
 
 
 @contextlib.contextmanager
 def logged(run: Run) -> Iterator[logging.Logger]:
-    """The package's log goes to the console and to logs/train.log; an exception's reason is its last line."""
-    log = logging.getLogger("rsna_nb")
-    file = logging.FileHandler(run.path / "logs" / "train.log")
+    """Write the package's log into logs/train.log too; an exception's reason becomes its last line."""
+    package_log = logging.getLogger("rsna_nb")
+    file = logging.FileHandler(run.path / "logs" / "train.log", encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    log.addHandler(file)
+    package_log.addHandler(file)
     try:
-        yield log
+        yield package_log
     except BaseException as error:
-        log.error("stopped: %s: %s", type(error).__name__, error)
+        package_log.error("stopped: %s: %s", type(error).__name__, error)
         raise
     finally:
-        log.removeHandler(file)
+        package_log.removeHandler(file)
         file.close()
 
 
 def log_to_console() -> None:
-    """Show the package's log on standard output, once, however often it is called."""
-    log = logging.getLogger("rsna_nb")
-    log.setLevel(logging.INFO)
-    if not any(type(handler) is logging.StreamHandler for handler in log.handlers):
-        console = logging.StreamHandler(sys.stdout)
-        console.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-        log.addHandler(console)
+    """Show the package's log on standard output, each line once, however often this is called."""
+    package_log = logging.getLogger("rsna_nb")
+    if package_log.level == logging.NOTSET:
+        package_log.setLevel(logging.INFO)
+    if not any(isinstance(handler, _Console) for handler in package_log.handlers):
+        package_log.addHandler(_Console())
+
+
+class _Console(logging.StreamHandler):
+    """Writes to standard output, unless a handler of the root logger shows the line on the console anyway.
+
+    Turning propagation off would also end the doubled lines, but a root logger's file or pytest's caplog would then
+    miss them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(sys.stdout)
+        self.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stdout  # a kernel and pytest replace it
+        consoles = (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
+        shown = any(
+            record.levelno >= handler.level
+            and (getattr(handler, "stream", None) in consoles or hasattr(handler, "console"))  # `console`: rich's
+            for handler in logging.getLogger().handlers
+        )
+        if not shown:
+            super().emit(record)

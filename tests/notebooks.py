@@ -1,8 +1,11 @@
 """Notebooks as papermill runs them, and what it leaves of them."""
 
+import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import nbformat
 
@@ -18,7 +21,35 @@ def papermill_run(folder: Path, *arguments: object, notebook: Path = TRAIN) -> s
 
 
 def last_error_line(answer: subprocess.CompletedProcess) -> str:
-    return answer.stderr.strip().splitlines()[-1]
+    """The error that ended papermill, its lines joined: settings that are wrong have a line each."""
+    lines = answer.stderr.strip().splitlines()
+    begins = [number for number, line in enumerate(lines) if re.match(r"[\w.]*Error\b", line)]
+    return "; ".join(lines[begins[-1] :])
+
+
+def run_cells(path: Path, **parameters: object) -> list[Any]:
+    """Run a notebook's code cells in this process, without a kernel, and return what each would show.
+
+    `parameters` are set below the parameters cell, as papermill does.
+    """
+    namespace: dict[str, Any] = {"display": lambda *shown: None}
+    shown = []
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type != "code":
+            continue
+        *statements, last = ast.parse(cell.source).body
+        is_value = isinstance(last, ast.Expr)
+        exec(compile(ast.Module([*statements, *([] if is_value else [last])], []), str(path), "exec"), namespace)
+        shown.append(eval(compile(ast.Expression(last.value), str(path), "eval"), namespace) if is_value else None)
+        if "parameters" in cell.metadata.get("tags", []):
+            namespace.update(parameters)
+    return shown
+
+
+def parameters_cell(path: Path) -> str:
+    """The source of the cell that papermill puts its own below."""
+    cells = nbformat.read(path, as_version=4).cells
+    return next(cell.source for cell in cells if "parameters" in cell.metadata.get("tags", []))
 
 
 def outputs(path: Path) -> list[nbformat.NotebookNode]:

@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import shutil
 import signal
@@ -15,6 +14,7 @@ from rsna_nb.config import ConfigError, RunConfig
 from rsna_nb.runs import RunError
 from rsna_nb.system.files import read_arrays, write_arrays
 from rsna_nb.training import TrainingError, checkpoints, train
+from tests.notebooks import TRAIN, parameters_cell
 from tests.small import ALL_KINDS_OF_STATE, assert_equal, resumed, stop_at
 
 KILLED = Path(__file__).parent / "killed.py"
@@ -98,7 +98,7 @@ def test_a_changed_config_is_refused_by_name(stopped):
 
 def test_other_settings_are_refused_by_name(stopped):
     own = {"resume": stopped.id, "runs_dir": str(stopped.path.parent)}
-    other = dataclasses.replace(stopped.config, **own, epochs=50)
+    other = stopped.config.replace(**own, epochs=50)
     with pytest.raises(RunError, match=r"the settings given differ from .*epochs 5 .*50"):
         train(other)
     with pytest.raises(ConfigError, match=r"goes on with its own settings: leave out epochs 50 \(the run has 5\)"):
@@ -138,12 +138,14 @@ def test_a_damaged_state_is_named(stopped):
 
 def test_a_notebook_resumes_with_the_runs_settings_and_refuses_others(stopped):
     runs_dir = str(stopped.path.parent)
-    cells = ["# Parameters: all\nepochs = 35\nresume = ''", f"# Parameters\nresume = '{stopped.id}'\nruns_dir = 'x'"]
-    given = {"In": cells, "epochs": 35, "resume": stopped.id, "runs_dir": runs_dir}
-    config = RunConfig.from_notebook(given)
-    assert config == dataclasses.replace(stopped.config, resume=stopped.id, runs_dir=runs_dir)
-    with pytest.raises(ConfigError, match=r"its own settings: leave out dropout 0\.9 \(the run has 0\.4\)"):
-        RunConfig.from_notebook(given | {"In": [cells[0], cells[1] + "\ndropout = 0.9"], "dropout": 0.9})
+    namespace: dict = {}
+    exec(parameters_cell(TRAIN), namespace)
+    namespace |= {"resume": stopped.id, "runs_dir": runs_dir}
+    config = RunConfig.from_notebook(namespace, "settings")
+    assert config == stopped.config.replace(resume=stopped.id, runs_dir=runs_dir)
+    assert f"run {stopped.id}" in config.origins(namespace).text
+    with pytest.raises(ConfigError, match=r"dropout 0\.9 \(the run has 0\.4\)"):
+        RunConfig.from_notebook(namespace | {"dropout": 0.9}, "settings")
 
 
 def change_facts(run: runs.Run, change: Callable[[dict], object]) -> None:

@@ -62,7 +62,7 @@ def test_every_image_is_out_of_fold_once_and_no_woman_in_two_folds(finished, gen
 def test_finished_folds_are_not_trained_again(recipe, finished, tmp_path):
     config = copied(recipe, tmp_path)
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("2*/**/*.*") if path.is_file()}
-    again = cross_validation.cross_validate(dataclasses.replace(config, run_name="another"))
+    again = cross_validation.cross_validate(config.replace(run_name="another"))
     assert {fold: run.id for fold, run in again.items()} == {fold: run.id for fold, run in finished.items()}
     assert {path: path.stat().st_mtime_ns for path in files} == files
     assert len(runs.list_runs(config.runs_dir)) == 2
@@ -84,7 +84,7 @@ def test_a_stopped_fold_goes_on_and_the_finished_one_is_not_trained_again(recipe
     first, second = runs.list_runs(config.runs_dir)
     assert (first.path / "metrics.json").is_file()
     assert len(second.history) == 1
-    found = cross_validation.cross_validate(dataclasses.replace(config, run_name="later"))
+    found = cross_validation.cross_validate(config.replace(run_name="later"))
     assert {fold: run.id for fold, run in found.items()} == {0: first.id, 1: second.id}
     np.testing.assert_array_equal(found[1].predictions["score"], finished[1].predictions["score"])
     assert "goes on" in second.file("logs/train.log").read_text()
@@ -104,13 +104,13 @@ def test_a_cross_validation_that_was_killed_goes_on_as_if_it_had_not_been(recipe
 
 def test_runs_of_other_settings_or_data_are_not_taken(recipe, finished, tmp_path):
     config = copied(recipe, tmp_path)
-    parts = {fold: dataclasses.replace(config, fold=fold) for fold in (0, 1)}
+    parts = {fold: config.replace(fold=fold) for fold in (0, 1)}
     data_of_all = cross_validation._Data.of(parts[0])
     found = cross_validation._find(parts[0], data_of_all)
     assert found
     assert found.id == finished[0].id
     for name, value in {"epochs": 3, "seed": 1, "n_folds": 3, "split_seed": 1}.items():
-        assert cross_validation._find(dataclasses.replace(parts[0], **{name: value}), data_of_all) is None
+        assert cross_validation._find(parts[0].replace(**{name: value}), data_of_all) is None
     for run, name in zip(runs.list_runs(config.runs_dir), ["table_fingerprint", "store_fingerprint"], strict=True):
         path = run.file("config/environment.json")
         path.write_text(json.dumps(json.loads(path.read_text()) | {name: "0" * 64}))
@@ -119,7 +119,7 @@ def test_runs_of_other_settings_or_data_are_not_taken(recipe, finished, tmp_path
 
 
 def test_a_run_with_unknown_settings_is_skipped(recipe, finished, tmp_path):
-    config = dataclasses.replace(copied(recipe, tmp_path), fold=0)
+    config = copied(recipe, tmp_path).replace(fold=0)
     run = runs.list_runs(config.runs_dir)[0]
     path = shutil.copytree(run.path, run.path.with_name("99999999-999999")) / "config" / "config.json"
     path.write_text(json.dumps({"a_later_setting": 1}))
@@ -131,7 +131,7 @@ def test_a_run_with_unknown_settings_is_skipped(recipe, finished, tmp_path):
 def test_a_second_process_on_a_fold_waits_and_finds_it_finished(recipe, finished, tmp_path):
     config = RunConfig(**recipe | {"runs_dir": str(tmp_path / "runs")})
     found: dict = {}
-    part = dataclasses.replace(config, fold=0)
+    part = config.replace(fold=0)
     with locked(cross_validation._lock(part, cross_validation._Data.of(part))):
         second = threading.Thread(target=lambda: found.update(cross_validation.cross_validate(config, [0])))
         second.start()
@@ -144,13 +144,13 @@ def test_a_second_process_on_a_fold_waits_and_finds_it_finished(recipe, finished
 
 
 def test_a_run_that_was_killed_before_it_wrote_down_its_data_is_not_taken_for_other_data(recipe, finished, tmp_path):
-    config = dataclasses.replace(copied(recipe, tmp_path), fold=0)
+    config = copied(recipe, tmp_path).replace(fold=0)
     (tmp_path / "runs" / finished[0].id / "config" / "environment.json").unlink()
     data_of_all = cross_validation._Data.of(config)
     found = cross_validation._find(config, data_of_all)
     assert found
     assert found.id == finished[0].id
-    other = dataclasses.replace(config, data_dir=str(tmp_path / "other"))
+    other = config.replace(data_dir=str(tmp_path / "other"))
     (tmp_path / "other").symlink_to(recipe["data_dir"])
     assert cross_validation._find(other, dataclasses.replace(data_of_all, folder=tmp_path / "other")) is None
 
@@ -162,9 +162,9 @@ def test_results_of_other_data_names_columns_or_draws_have_a_folder_of_their_own
     results = cross_validation.results_folder
     found = [results(config), results(config, "site_id"), results(config, "machine_id"), results(config, draws=50)]
     others = {"data_dir": str(tmp_path), "run_name": "another", "epochs": 3, "n_folds": 3}
-    found += [results(dataclasses.replace(config, **{name: value})) for name, value in others.items()]
+    found += [results(config.replace(**{name: value})) for name, value in others.items()]
     assert len(set(found)) == len(found)
-    assert results(dataclasses.replace(config, fold=1)) == found[0]  # the folds of a cross-validation share one
+    assert results(config.replace(fold=1)) == found[0]  # the folds of a cross-validation share one
     assert all(folder.parent == tmp_path / "runs" / "cross_validation" for folder in found)
 
 
@@ -258,7 +258,7 @@ def test_each_machine_with_cancers_is_left_out_of_a_run(machines):
 
 def test_training_without_a_machine_that_has_no_cancers_is_refused(machines):
     with pytest.raises(SplitError, match=r"validation split would have no image with cancer.*too small a group"):
-        train(dataclasses.replace(machines, leave_out="machine_id=197"))
+        train(machines.replace(leave_out="machine_id=197"))
 
 
 def test_a_column_that_the_table_lacks_is_named(machines):
@@ -271,4 +271,4 @@ def test_a_column_without_a_value_is_named(machines, generated, tmp_path):
     table.to_csv(tmp_path / "train.csv", index=False)
     (tmp_path / "train_images").symlink_to(generated / "train_images")
     with pytest.raises(SplitError, match="the table has no column machine_id with values to leave out"):
-        cross_validation.groups(dataclasses.replace(machines, data_dir=str(tmp_path)), "machine_id")
+        cross_validation.groups(machines.replace(data_dir=str(tmp_path)), "machine_id")

@@ -1,17 +1,19 @@
-import dataclasses
 import json
 import shutil
 
 import nbformat
 import papermill
 import pytest
+from matplotlib.figure import Figure
 
 from rsna_nb import runs
+from rsna_nb.backbones import WeightsError
 from rsna_nb.config import RunConfig
-from rsna_nb.metadata.table import load_metadata
+from rsna_nb.metadata import MetadataError, load_metadata
+from rsna_nb.splits import SplitError
+from rsna_nb.training import TrainingError
 from rsna_nb.training import run as training
-from rsna_nb.training.callbacks import TrainingError
-from tests.notebooks import NOTEBOOKS, TRAIN, last_error_line, papermill_run
+from tests.notebooks import NOTEBOOKS, TRAIN, last_error_line, papermill_run, run_cells, words
 from tests.small import SMALL, TIMINGS, stop_at
 
 
@@ -25,12 +27,20 @@ def data_settings(generated, tmp_path) -> list[str]:
 
 def test_the_parameters_cell_is_the_settings_with_their_defaults_and_help():
     cell = papermill.inspect_notebook(TRAIN)
-    fields = {field.name: field for field in dataclasses.fields(RunConfig)}
     assert cell.pop("settings")["default"] == '""'
-    assert list(cell) == list(fields)
+    assert list(cell) == list(RunConfig.model_fields)
     for name, parameter in cell.items():
-        assert eval(parameter["default"]) == fields[name].default, name
-        assert parameter["help"] == fields[name].metadata["help"], name
+        assert eval(parameter["default"]) == RunConfig.model_fields[name].default, name
+        assert parameter["help"] == RunConfig.model_fields[name].description, name
+
+
+@pytest.mark.parametrize("name", ["05_cross_validate", "06_tune"])
+def test_a_notebook_that_takes_all_settings_has_a_line_for_each(name):
+    """papermill warns of every parameter that has no line in the cell: -f printed a warning for each setting."""
+    cell = papermill.inspect_notebook(NOTEBOOKS / f"{name}.ipynb")
+    assert set(RunConfig.model_fields) <= set(cell)
+    defaults = {setting: eval(cell[setting]["default"]) for setting in RunConfig.model_fields}
+    assert RunConfig(**defaults) == RunConfig(test_fraction=0.2 if name == "06_tune" else 0.0)
 
 
 @pytest.mark.parametrize("path", sorted((NOTEBOOKS / "params").glob("*.json")), ids=lambda path: path.stem)
@@ -52,8 +62,10 @@ def test_a_notebook_is_short_clean_and_runs_anywhere(path):
 def test_training_runs_from_another_folder_and_its_config_repeats_it(data_settings, tmp_path, monkeypatch):
     answer = papermill_run(tmp_path, *data_settings, "-p", "epochs", "2")
     assert answer.returncode == 0, answer.stderr[-3000:]
+    assert "Passed unknown parameter" not in answer.stderr
     (run,) = runs.list_runs(tmp_path / "runs")
     assert run.config.epochs == 2
+    assert "| `epochs` | `2` | `35` | -f, -p or a line below" in words(tmp_path / "out.ipynb")
     assert run.id.endswith("-notebook")
     assert len(run.predictions) > 0
     executed = (tmp_path / "out.ipynb").read_text()
@@ -70,19 +82,23 @@ def test_training_runs_from_another_folder_and_its_config_repeats_it(data_settin
     assert again.history.drop(columns=TIMINGS).equals(run.history.drop(columns=TIMINGS))
 
 
-def test_a_stopped_run_is_resumed_by_its_id_and_the_notebook_shows_the_whole_curve(generated, tmp_path, monkeypatch):
+def test_a_stopped_run_is_resumed_by_its_id_and_the_notebook_shows_the_whole_curve(
+    generated, tmp_path, monkeypatch, caplog
+):
     folders = {"data_dir": str(generated), "store_dir": str(tmp_path / "stores"), "runs_dir": str(tmp_path / "runs")}
-    stop_at(12, monkeypatch)
-    with pytest.raises(TrainingError):
-        training.train(RunConfig(**SMALL | folders))
+    with monkeypatch.context() as patch:
+        stop_at(12, patch)
+        with pytest.raises(TrainingError):
+            training.train(RunConfig(**SMALL | folders))
     (stopped,) = runs.list_runs(tmp_path / "runs")
     assert len(stopped.history) == 1
-    answer = papermill_run(tmp_path, "-p", "resume", stopped.id, "-p", "runs_dir", "runs")
-    assert answer.returncode == 0, answer.stderr[-3000:]
+    monkeypatch.chdir(tmp_path)
+    caplog.clear()
+    shown = run_cells(TRAIN, resume=stopped.id, runs_dir="runs")
     assert stopped.history["epoch"].tolist() == [1, 2, 3]
-    executed = (tmp_path / "out.ipynb").read_text()
-    assert "epoch 1 |" not in executed
-    assert executed.count('"image/png": "') == 4
+    assert "epoch 1 |" not in caplog.text
+    assert "epoch 3 |" in caplog.text
+    assert sum(isinstance(value, Figure) for value in shown) == 4
     assert len(runs.list_runs(tmp_path / "runs")) == 1
 
 
@@ -102,29 +118,25 @@ def test_preparing_shows_every_file_and_names_the_unreadable_one(generated, tmp_
     assert str(store) in executed
 
 
-def test_preparing_refuses_a_misspelt_parameter(tmp_path):
-    notebook = NOTEBOOKS / "00_prepare.ipynb"
-    misspelt = papermill_run(tmp_path, "-p", "sheduler", "tcp://127.0.0.1:9", notebook=notebook)
-    assert "sheduler is not a setting (did you mean scheduler?)" in last_error_line(misspelt)
+def test_what_is_misspelt_stops_papermill_with_an_error_that_names_all_of_it(data_settings, tmp_path):
+    """Of settings that are wrong see test_config.py."""
+    (tmp_path / "unknown.json").write_text('{"batchsize": 3}')
+    answer = papermill_run(tmp_path, "-f", tmp_path / "unknown.json", "-p", "epochz", 3)
+    assert answer.returncode == 1
+    assert "epochz is not a setting (did you mean epochs?)" in last_error_line(answer)
+    assert "batchsize is not a setting" in last_error_line(answer)
+    assert {path.name for path in tmp_path.iterdir()} == {"small.json", "unknown.json", "out.ipynb"}
 
 
 WRONG = {
-    "misspelt -p and unknown key": (
-        ["-p", "epochz", 3, "-f", "unknown.json"],
-        ["epochz is not a setting (did you mean epochs?)", "batchsize is not a setting"],
-    ),
-    "empty folder": (["-p", "data_dir", "empty"], ["train.csv: there is no such table"]),
-    "no positives": (["-p", "data_dir", "negative"], ["no image with cancer"]),
-    "no ImageNet weights": (["-p", "backbone", "small", "-p", "weights", "imagenet"], ["has no ImageNet weights"]),
+    "empty folder": ({"data_dir": "empty"}, MetadataError, "train.csv: there is no such table"),
+    "no positives": ({"data_dir": "negative"}, SplitError, "no image with cancer"),
+    "no ImageNet weights": ({"backbone": "small", "weights": "imagenet"}, WeightsError, "has no ImageNet weights"),
 }
 
 
-@pytest.mark.parametrize(("arguments", "messages"), WRONG.values(), ids=WRONG)
-def test_what_is_wrong_stops_within_seconds_with_one_line_that_names_it(
-    data_settings, generated, tmp_path, arguments, messages
-):
-    """Of settings that are wrong see test_config.py."""
-    (tmp_path / "unknown.json").write_text('{"batchsize": 3}')
+@pytest.mark.parametrize(("changes", "error", "message"), WRONG.values(), ids=WRONG)
+def test_what_is_wrong_stops_before_anything_is_made(generated, tmp_path, monkeypatch, changes, error, message):
     (tmp_path / "empty").mkdir()
     (tmp_path / "negative").mkdir()
     table = (generated / "train.csv").read_text().splitlines()
@@ -133,8 +145,8 @@ def test_what_is_wrong_stops_within_seconds_with_one_line_that_names_it(
     negative = [",".join([*row[:position], "0", *row[position + 1 :]]) for row in rows]
     (tmp_path / "negative" / "train.csv").write_text("\n".join([table[0], *negative]))
     (tmp_path / "negative" / "train_images").symlink_to(generated / "train_images")
-    answer = papermill_run(tmp_path, *data_settings, *arguments)
-    assert answer.returncode == 1
-    assert all(message in last_error_line(answer) for message in messages), last_error_line(answer)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=message):
+        run_cells(TRAIN, **SMALL | {"data_dir": str(generated), "store_dir": "stores"} | changes)
     assert not (tmp_path / "runs").exists()
     assert not (tmp_path / "stores").exists()

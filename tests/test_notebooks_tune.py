@@ -15,6 +15,7 @@ def test_it_tunes_by_a_parameter_file_and_writes_settings_that_training_takes(ge
     arguments = ["-f", "small.json", "-p", "trials", 2, "-p", "draws", 20, "-p", "search", "dropout pooling"]
     answer = papermill_run(tmp_path, *arguments, notebook=TUNE)
     assert answer.returncode == 0, answer.stderr[-3000:]
+    assert "Passed unknown parameter" not in answer.stderr
     text = words(tmp_path / "out.ipynb")
     assert "importance needs 10 finished trials, there are 2" in text
     found = figures(tmp_path / "out.ipynb")

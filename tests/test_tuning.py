@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import signal
 import subprocess
@@ -102,7 +101,7 @@ def test_a_trial_has_the_objective_and_the_settings_of_its_run(shared):
         assert run.config.monitor == "val_auc"
         drawn = {name: getattr(row, name) for name in SEARCH.split()}
         drawn |= {"run_name": f"trial-{row.trial}", "runs_dir": str(plan.folder)}
-        assert run.config == dataclasses.replace(plan.config, **drawn)
+        assert run.config == plan.config.replace(**drawn)
         assert run.id.endswith(f"-trial-{row.trial}")
         assert not (run.path / "checkpoints" / "state.npz").exists()
 
@@ -136,7 +135,7 @@ def test_best_json_has_the_settings_of_the_best_trial(shared):
     plan, study = shared
     config = RunConfig.from_json(tuning.write_results(plan, study))
     best = study.best_trial
-    assert config == dataclasses.replace(plan.config, **best.params)
+    assert config == plan.config.replace(**best.params)
     assert config.run_name == "shared"
     assert config.runs_dir == plan.config.runs_dir
     assert best.value == max(trial.value for trial in study.get_trials(states=[TrialState.COMPLETE]))
@@ -233,7 +232,7 @@ def test_a_study_that_makes_no_sense_is_refused_with_a_reason(changed, asked, me
 
 def test_a_backbone_that_lacks_the_layer_to_fine_tune_from_is_refused_before_any_trial(settings, tmp_path, monkeypatch):
     def without_weights(config: RunConfig) -> keras.Model:
-        return build_model(dataclasses.replace(config, weights="none", freeze_backbone=False, fine_tune_epochs=0))
+        return build_model(config.replace(weights="none", freeze_backbone=False, fine_tune_epochs=0))
 
     monkeypatch.setattr(tuning, "build_model", without_weights)
     tuned = {"freeze_backbone": True, "weights": "imagenet", "fine_tune_epochs": 1, "fine_tune_from": "stage_3"}
@@ -242,7 +241,7 @@ def test_a_backbone_that_lacks_the_layer_to_fine_tune_from_is_refused_before_any
     with pytest.raises(ConfigError, match="backbone yolo11n: fine_tune_from stage_3 is in no layer's name"):
         tuning.tune(plan, 1)
     assert not list(tmp_path.iterdir())
-    alone = dataclasses.replace(config, backbone="yolo11n", fine_tune_epochs=0)
+    alone = config.replace(backbone="yolo11n", fine_tune_epochs=0)
     with pytest.raises(ConfigError, match="backbone yolo11n: fine_tune_from stage_3"):
         tuning.tune(tuning.plan(alone, "layers", "val_auc", ["fine_tune_epochs"]), 1)
 
@@ -258,7 +257,7 @@ def test_the_space_holds_the_first_settings_and_all_choices_of_a_setting():
     assert [search_space.in_words(values) for values in space.values()][:2] == words
     for name, values in search_space.SPACE.items():
         for value in values.choices if isinstance(values, CategoricalDistribution) else (values.low, values.high):
-            dataclasses.replace(config, **{name: value})
+            config.replace(**{name: value})
 
 
 def test_a_choice_that_other_settings_rule_out_is_not_drawn():

@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import socket
 import subprocess
@@ -283,6 +282,6 @@ def test_the_recipe_is_valid_and_names_a_block_that_there_is(deep):
     path = Path(__file__).parents[1] / "notebooks" / "params" / "vit.json"
     config = RunConfig.from_json(path)
     assert BACKBONES[config.backbone].imagenet
-    small = dataclasses.replace(config, backbone="vit_tiny", weights="none", freeze_backbone=False, fine_tune_epochs=0)
-    assert layers_from(build_model(dataclasses.replace(small, img_size=64)), config.fine_tune_from)
+    small = config.replace(backbone="vit_tiny", weights="none", freeze_backbone=False, fine_tune_epochs=0)
+    assert layers_from(build_model(small.replace(img_size=64)), config.fine_tune_from)
     assert keras.config.dtype_policy().name == "float32"

@@ -8,40 +8,11 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from rsna_nb.system import workers
 from rsna_nb.system.workers import Death, WorkerError
-
-
-def square_or_worse(task: int | str) -> int:
-    match task:
-        case "crash":
-            os.kill(os.getpid(), signal.SIGSEGV)
-        case "exit":
-            os._exit(3)
-        case "sleep":
-            time.sleep(60)
-        case "spin":
-            while True:
-                pass
-        case "grow":
-            return int(np.ones(4_000_000_000, np.uint8)[-1])
-        case "raise":
-            raise OSError("No space left on device")
-        case "parent":
-            os.kill(os.getppid(), signal.SIGKILL)
-            time.sleep(60)
-    assert isinstance(task, int)
-    return task**2
-
-
-def square_or_refuse(task: int | str) -> int | str:
-    try:
-        return square_or_worse(task)
-    except MemoryError:
-        return "refused"
+from tests.tasks import Unpicklable, same, square_or_refuse, square_or_worse
 
 
 def test_every_task_is_answered_once():
@@ -70,7 +41,7 @@ def test_a_task_that_works_too_long_is_ended_by_the_kernel():
 
 
 def test_a_limit_of_the_machine_that_is_lower_is_left_alone():
-    code = "from rsna_nb import workers; workers.limit_work(); print(workers.resource.getrlimit(0))"
+    code = "from rsna_nb.system import workers; workers._limit_work(); print(workers.resource.getrlimit(0))"
     answer = subprocess.run(
         ["bash", "-c", f'ulimit -t 5; "$0" -c "{code}"', sys.executable], capture_output=True, text=True, check=True
     )
@@ -99,8 +70,8 @@ def test_when_nobody_listens_any_more_the_processes_end():
 
 ORPHANS = """
 import sys
-from rsna_nb import workers
-from tests.test_workers import square_or_worse
+from rsna_nb.system import workers
+from tests.tasks import square_or_worse
 
 if __name__ == "__main__":
     list(workers.run(square_or_worse, ["sleep", "parent"], processes=2))
@@ -132,20 +103,37 @@ def processes_with(variable: str) -> list[str]:
 
 
 UNGUARDED = """
-from rsna_nb import workers
-from tests.test_workers import square_or_worse
+from rsna_nb.system import workers
+from tests.tasks import square_or_worse
 
 list(workers.run(square_or_worse, [1, 2], processes=2))
 """
 
 
-def test_a_script_without_its_guard_is_told_what_it_lacks(tmp_path):
+def test_an_error_names_the_guard_that_a_script_lacks(tmp_path):
     script = tmp_path / "unguarded.py"
     script.write_text(UNGUARDED)
     environment = dict(os.environ, PYTHONPATH=str(Path(__file__).parents[1]))
     answer = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)
     assert answer.returncode == 1
     assert "if __name__ ==" in answer.stderr.splitlines()[-1]
+
+
+def test_without_the_module_resource_the_limits_are_left_out_and_that_is_logged_once():
+    """Windows has neither `resource` nor `fcntl`: settings can be read and files prepared all the same."""
+    code = """if __name__ == '__main__':
+        import logging, sys
+        sys.modules['resource'] = None
+        import rsna_nb.config
+        from rsna_nb.system import workers
+        logging.basicConfig()
+        print([*workers.run(abs, [-2], processes=1)], [*workers.run(abs, [-3], processes=1)])
+        workers._limit_memory()
+        workers._limit_work()
+    """
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout == "[(-2, 2)] [(-3, 3)]\n"
+    assert answer.stderr.count("without limits") == 1
 
 
 def test_no_tasks_need_no_process():
@@ -158,24 +146,6 @@ def test_any_value_can_be_an_answer(answer):
     assert repr(found) == repr(answer)
 
 
-def same(task: object) -> object:
-    return task
-
-
 def test_an_error_before_the_start_is_not_a_tasks():
-    with pytest.raises(WorkerError, match="no process could begin"):
+    with pytest.raises(WorkerError, match="could start"):
         list(workers.run(Unpicklable(), [1]))
-
-
-class Unpicklable:
-    """Cannot be made again in another process."""
-
-    def __reduce__(self) -> tuple:
-        return missing, ()
-
-    def __call__(self, task: int) -> int:
-        return task
-
-
-def missing() -> None:
-    raise RuntimeError("this function cannot be loaded here")

@@ -6,7 +6,6 @@ Machines that share runs_dir and store_dir may train different folds at the same
 the second waits and then finds it finished.
 """
 
-import dataclasses
 import gc
 import hashlib
 import json
@@ -146,7 +145,7 @@ def _settings(config: RunConfig, fold: int = -1, leave_out: str = "") -> RunConf
     if config.resume or config.leave_out:
         name = "resume" if config.resume else "leave_out"
         raise ConfigError(f"{name} is for a single run (03_train): a cross-validation finds its runs by their settings")
-    return dataclasses.replace(config, fold=fold, leave_out=leave_out)
+    return config.replace(fold=fold, leave_out=leave_out)
 
 
 def _train_all(configs: dict[Name, RunConfig], wanted: list[Name]) -> dict[Name, Run]:
@@ -181,7 +180,7 @@ def _train_one(config: RunConfig, data: _Data) -> None:
             log.info("%s: run %s was stopped before its end", what, run.id)
             # The run may have been started where the same folders have other names.
             here = {folder: getattr(config, folder) for folder in FOLDERS}
-            train(dataclasses.replace(run.config, **here | {"resume": run.id}))
+            train(run.config.replace(**here | {"resume": run.id}))
         else:
             log.info("%s", what)
             train(config)

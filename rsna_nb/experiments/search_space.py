@@ -3,8 +3,7 @@
 import difflib
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 from rsna_nb.backbones import BACKBONES
 from rsna_nb.config import ConfigError, RunConfig
@@ -18,7 +17,7 @@ Space = Mapping[str, Values]  # setting -> the values that a trial may draw
 
 def _choices(name: str) -> CategoricalDistribution:
     """All values that the setting allows."""
-    return CategoricalDistribution(RunConfig.__dataclass_fields__[name].metadata["choices"])
+    return CategoricalDistribution(get_args(RunConfig.model_fields[name].annotation))
 
 
 # Settings are drawn in this order. `space_of` adds the values that the study starts with.
@@ -101,7 +100,7 @@ def _including_own(config: RunConfig, name: str, values: Values) -> Values:
     kept = []
     for value in dict.fromkeys([*values.choices, own]):  # a set would lose the order
         try:
-            replace(config, **{name: value})  # RunConfig checks the settings together
+            config.replace(**{name: value})  # RunConfig checks the settings together
             kept.append(value)
         except ConfigError as error:
             log.warning("%s %s is not searched: %s", name, value, error)
@@ -128,7 +127,7 @@ def draw(trial: Trial, space: Space, config: RunConfig) -> RunConfig:
             drawn: Any = trial.suggest_float(name, values.low, values.high, log=values.log)
         else:
             drawn = trial.suggest_categorical(name, values.choices)
-        config = replace(config, **{name: drawn})
+        config = config.replace(**{name: drawn})
     return config
 
 

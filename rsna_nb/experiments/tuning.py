@@ -5,13 +5,12 @@ chosen on the validation women. It is then evaluated on the test women, on whom 
 with the settings that the study started with.
 """
 
-import dataclasses
 import gc
 import logging
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import keras
@@ -66,7 +65,7 @@ class Plan:
         return MODES[self.objective] == "max"
 
     def _spec(self, table: pd.DataFrame) -> StudySpec:
-        settings = {name: value for name, value in asdict(self.config).items() if name not in FOLDERS}
+        settings = {name: value for name, value in self.config.model_dump().items() if name not in FOLDERS}
         searched = {f"search of {name}": in_words(values) for name, values in self.space.items()}
         # Without the paths, which differ from machine to machine.
         fingerprint = runs.fingerprint(table.drop(columns=["path", "split"]))
@@ -113,7 +112,7 @@ def plan(
         raise ConfigError("test_fraction is 0: the best trial needs women whom the study never saw; try 0.2")
     if config.resume:
         raise ConfigError("resume is for a single run: a study goes on when its name is given again")
-    config = dataclasses.replace(config, monitor=objective, run_name=name)
+    config = config.replace(monitor=objective, run_name=name)
     space = space_of(config, search, backbones)
     if objective == "val_loss" and "imbalance" in space:
         raise ConfigError("objective val_loss depends on the weights of imbalance, so it cannot choose among them")
@@ -167,7 +166,7 @@ def tune(plan: Plan, trials: int, hours: float = 0.0, storage: str = "") -> optu
 def _check_backbones(plan: Plan) -> None:
     """Build each backbone that trials may have: missing weights or layers are an error now, not in the night."""
     for name in getattr(plan.space.get("backbone"), "choices", [plan.config.backbone]):
-        model = build_model(dataclasses.replace(plan.config, backbone=name))
+        model = build_model(plan.config.replace(backbone=name))
         if plan.config.fine_tune_epochs or "fine_tune_epochs" in plan.space:
             try:
                 layers_from(model, plan.config.fine_tune_from)
@@ -227,7 +226,7 @@ def _train(plan: Plan, trial: Trial, config: RunConfig) -> float:
         if "default" not in trial.user_attrs and trial.should_prune():
             raise optuna.TrialPruned(f"pruned at epoch {epoch}, worse than the median of the trials before")
 
-    config = dataclasses.replace(config, runs_dir=str(plan.folder), run_name=f"trial-{trial.number}")
+    config = config.replace(runs_dir=str(plan.folder), run_name=f"trial-{trial.number}")
     run = training.train(config, on_epoch)
     # At the best epoch, whose network is kept; the last one may be worse by then.
     return float(run.history.set_index("epoch").loc[run.metrics["best_epoch"], plan.objective])
@@ -269,7 +268,7 @@ def write_results(plan: Plan, study: optuna.Study) -> Path:
 
     best.json holds every setting of the best trial: a file for papermill's -f, or for `settings` in 03_train.
     """
-    config = dataclasses.replace(best_run(plan, study).config, run_name=plan.name, runs_dir=plan.config.runs_dir)
+    config = best_run(plan, study).config.replace(run_name=plan.name, runs_dir=plan.config.runs_dir)
     config.to_json(plan.folder / "best.json")
     write_whole(plan.folder / "trials.csv", table(study).to_csv(index=False).encode())
     return plan.folder / "best.json"

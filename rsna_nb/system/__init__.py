@@ -1,10 +1,8 @@
-"""Files that are written whole or not at all, folders that one process holds, and worker processes."""
+"""Whole files, folders that one process works on at a time, and worker processes: what every step stands on."""
 
 from rsna_nb.system import workers
 from rsna_nb.system.files import (
     DamagedFileError,
-    is_held,
-    locked,
     processors,
     put,
     read_arrays,
@@ -12,6 +10,7 @@ from rsna_nb.system.files import (
     write_arrays,
     write_whole,
 )
+from rsna_nb.system.locks import is_held, locked
 
 __all__ = [
     "DamagedFileError",

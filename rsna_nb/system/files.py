@@ -1,25 +1,30 @@
-"""Files that are there whole or not at all, folders that one process works on at a time, and the cores to use."""
+"""Files that are there whole or not at all, and the number of cores to use."""
 
-import contextlib
 import errno
-import fcntl
 import io
-import logging
 import os
 import uuid
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-log = logging.getLogger(__name__)
+
+class DamagedFileError(RuntimeError):
+    """A file does not hold what was written to it; the message names it."""
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that is there whole or not at all, be the process killed or the power cut.
+    """Write a file so that it is there whole or not at all, also if the process is killed or the power fails.
 
-    Two processes may write the same file: the one that ends last has it.
+    Missing parent folders are made. If two processes write the same file, the one that finishes last wins.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "results" / "figures.json"
+    >>> write_whole(path, b"{}")
+    >>> path.read_bytes()
+    b'{}'
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
@@ -28,69 +33,49 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def put(part: Path, path: Path) -> None:
-    """Give a file its name once all of it is on the disk."""
-    with part.open("rb") as file:
+    """Rename a finished file `part` to `path` once all of its content is on the disk."""
+    with part.open("rb+") as file:  # Windows flushes only files that are open for writing
         os.fsync(file.fileno())
     os.replace(part, path)
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """An .npz file, whole or not at all."""
+    """Write named arrays as an .npz file, whole or not at all."""
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, **arrays)
     write_whole(path, content.getvalue())
 
 
-class DamagedFileError(RuntimeError):
-    """A file that cannot be what was written."""
-
-
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file, every checksum compared; `DamagedFileError` where it is damaged.
+    """The arrays in an .npz file, by name, with every checksum compared.
 
-    (np.load reads no further than an array's own header says, so that one damaged there goes unnoticed.)
+    Raises
+    ------
+    DamagedFileError
+        If the file is damaged.
+    OSError
+        If the file cannot be read, for example because it does not exist.
     """
+    # np.load would not do: it stops reading where an array's own header says that the array ends, and so misses
+    # the checksum of an array whose header is damaged.
     try:
         with zipfile.ZipFile(path) as file:
             names = [name.removesuffix(".npy") for name in file.namelist()]
             return {name: np.load(io.BytesIO(file.read(f"{name}.npy"))) for name in names}
     except (ValueError, KeyError, RuntimeError, EOFError, SyntaxError, OSError, zipfile.BadZipFile) as error:
-        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # that of a place that a damaged index names
+        # A damaged index can name an impossible position; seeking to it fails with EINVAL. All other OSErrors are
+        # those of the disk.
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise
         raise DamagedFileError(f"{path} is damaged: {error}") from error
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove what killed processes had begun to write in a folder and those below it."""
+    """Remove unfinished files that killed processes left in a folder and in the folders below it."""
     for part in folder.rglob(".*.part*"):
         part.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder, made if missing; a second process waits here, and then finds the work done."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info("another process is working on %s: waiting for it", folder)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def is_held(folder: Path) -> bool:
-    """Whether a process holds a folder (`locked`); one that was killed does not, on whatever machine it ran."""
-    if not (folder / ".lock").is_file():
-        return False
-    with open(folder / ".lock", "a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
-
-
 def processors() -> int:
-    """Cores that this process may use."""
+    """Number of cores that this process may use; a container or `taskset` may allow fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

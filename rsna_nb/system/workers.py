@@ -1,13 +1,15 @@
-"""Processes that work through tasks, where a task can cost its process and nothing else.
+"""Processes that work through tasks, where a task that crashes its process costs only that task.
 
-The standard library's pool is broken for good by one process that dies, and limits no task. Here each process
-has a pipe of its own, has one task at a time, and is replaced when it dies.
+By hand, because the standard library's ProcessPoolExecutor is broken for good by one process that dies, and neither it
+nor joblib limits the time or the memory of a task. Here each process has a pipe of its own and one task at a time, and
+is replaced when it dies.
 """
 
 import contextlib
 import ctypes
+import functools
+import logging
 import os
-import resource
 import signal
 import threading
 import time
@@ -21,27 +23,34 @@ from typing import Any, TypeVar
 
 from rsna_nb.system.files import processors
 
+try:
+    import resource
+except ModuleNotFoundError:  # Windows
+    resource = None  # type: ignore[assignment]
+
+log = logging.getLogger(__name__)
+
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-SPAWN = get_context("spawn")  # a fork would inherit TensorFlow and its locks
-WORK_SECONDS = 10  # of a processor, for a task: a slow disk takes none
-WAIT_SECONDS = 120.0  # by the clock, for a task
-MEMORY = 1_500_000_000  # bytes that a process may have above what it starts with
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+SPAWN = get_context("spawn")  # a forked process would inherit TensorFlow's threads and locks, and can hang
+WORK_SECONDS = 10  # processor time for a task; waiting for a slow disk does not count
+WAIT_SECONDS = 120.0  # clock time for a task
+MEMORY = 1_500_000_000  # bytes that a process may take beyond what it has at its start
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from malloc.h
 NO_START = (
-    "no process could begin: a script that prepares images needs 'if __name__ == \"__main__\":' around what it does "
-    "and a file of its own, not standard input; what else went wrong is in the messages above"
+    "no worker process could start: a script that prepares images needs 'if __name__ == \"__main__\":' around its "
+    "calls, and must be a file, not standard input; any other cause is in the messages above"
 )
 
 
 class WorkerError(RuntimeError):
-    """The processes cannot work at all."""
+    """No worker process could start at all."""
 
 
 @dataclass(frozen=True)
 class Death:
-    """What ended the process that had a task, in words."""
+    """Why the process that had a task ended before it answered, in words."""
 
     reason: str
 
@@ -52,44 +61,50 @@ def run(
     processes: int | None = None,
     seconds: float = WAIT_SECONDS,
 ) -> Iterator[tuple[Task, Result | Death]]:
-    """Each task and its result, as they finish, or what killed the process that had it.
+    """Give each task to `function` in another process; yield the task and its result as they finish.
 
     Parameters
     ----------
     function
-        Given each task, in another process, which imports its module; returns something. What it raises is raised
-        here.
+        Takes a task and returns a result. Its module is imported in each process. An exception that it raises is
+        raised here.
     tasks
-        Whatever can be pickled.
+        Anything that can be pickled.
     processes
-        One for each core by default.
+        Number of processes; one for each core by default.
     seconds
-        After so long a task's process is killed; it is killed too after `WORK_SECONDS` of work, and refused
-        memory above `MEMORY` (the last on Linux).
+        Clock time after which a task's process is killed. It is killed too after `WORK_SECONDS` of processor time
+        (Unix), and memory above `MEMORY` is refused to it (Linux).
+
+    Yields
+    ------
+    tuple
+        A task, and its result or the `Death` of the process that had it.
 
     Raises
     ------
     WorkerError
-        Where a process dies before it could begin.
+        If the first processes die before they can take a task.
     """
+    _log_missing_limits()
     waiting, workers = deque(tasks), []
-    any_began = False
+    any_started = False
     try:
         for _ in range(min(processes or processors(), len(tasks))):
-            workers.append(Worker(function, waiting.popleft()))
+            workers.append(_Worker(function, waiting.popleft()))
         while workers:
             connection.wait([worker.pipe for worker in workers], timeout=1)
             for worker in list(workers):
                 task, outcome = worker.task, worker.outcome(seconds)
-                any_began |= worker.is_ready
+                any_started |= worker.is_ready
                 if outcome is None:
                     continue
-                if not any_began:
+                if not any_started:
                     raise WorkerError(f"{NO_START} ({outcome.reason})")
                 if not waiting or isinstance(outcome, Death):
                     worker.kill()
                     workers.remove(worker)
-                    workers += [Worker(function, waiting.popleft())] if waiting else []
+                    workers += [_Worker(function, waiting.popleft())] if waiting else []
                 else:
                     worker.give(waiting.popleft())
                 yield task, outcome
@@ -98,20 +113,20 @@ def run(
             worker.kill()
 
 
-class Worker:
-    """A process with a task, seen from its parent."""
+class _Worker:
+    """A process and its task, as the parent sees them."""
 
     def __init__(self, function: Callable[[Any], Any], task: Any) -> None:
         self.pipe, others_end = SPAWN.Pipe()
-        self.process = SPAWN.Process(target=serve, args=(function, others_end), daemon=True)
+        self.process = SPAWN.Process(target=_serve, args=(function, others_end), daemon=True)
         self.process.start()
-        others_end.close()  # or the pipe would not end with the process
+        others_end.close()  # while the parent holds it too, the death of the process would not end the pipe
         self.is_ready = False
         self.give(task)
 
     def give(self, task: Any) -> None:
         self.task, self.started = task, time.monotonic()
-        with contextlib.suppress(BrokenPipeError):  # it is dead, which `outcome` will find
+        with contextlib.suppress(BrokenPipeError):  # the process is dead, which `outcome` will find
             self.pipe.send(task)
 
     def outcome(self, seconds: float) -> Any:
@@ -131,7 +146,7 @@ class Worker:
     def death(self) -> Death:
         self.process.join(10)
         code = self.process.exitcode
-        if code == -signal.SIGXCPU:
+        if resource and code == -signal.SIGXCPU:
             return Death(f"given up: took more than {WORK_SECONDS} s of work")
         cause = signal.strsignal(-code) if code and code < 0 else f"exit code {code}"
         return Death(f"{'reading it ended the process' if self.is_ready else 'its process did not begin'}: {cause}")
@@ -142,16 +157,16 @@ class Worker:
         self.pipe.close()
 
 
-def serve(function: Callable[[Any], Any], pipe: Connection) -> None:
-    """What a process does: a task after the other, within the limits, until its parent ends."""
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent too, which ends this process
-    limit_memory()
-    keep_freed_memory()
+def _serve(function: Callable[[Any], Any], pipe: Connection) -> None:
+    """The work of a process: one task after another, within the limits, until its parent ends."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, and the parent ends this process
+    _limit_memory()
+    _keep_freed_memory()
     pipe.send(("ready", None))
     while True:
         task = pipe.recv()
-        limit_work()
+        _limit_work()
         try:
             answer = "done", function(task)
         except Exception as error:
@@ -159,34 +174,44 @@ def serve(function: Callable[[Any], Any], pipe: Connection) -> None:
         pipe.send(answer)
 
 
-def end_with_parent() -> None:
+def _end_with_parent() -> None:
+    # A daemon process outlives a parent that is killed by SIGKILL: Python's clean-up does not run then.
     parent = parent_process()
     assert parent is not None
     connection.wait([parent.sentinel])
     os._exit(1)
 
 
-def limit_memory() -> None:
+@functools.cache  # once in a process
+def _log_missing_limits() -> None:
+    if resource is None:
+        log.warning("this system has no module resource: worker processes run without limits of work and memory")
+
+
+def _limit_memory() -> None:
     pages = Path("/proc/self/statm")
-    limit(resource.RLIMIT_CORE, 0)
+    if resource is None:
+        return
+    _limit(resource.RLIMIT_CORE, 0)  # no core dumps
     if pages.exists():
-        limit(resource.RLIMIT_DATA, int(pages.read_text().split()[5]) * resource.getpagesize() + MEMORY)
+        _limit(resource.RLIMIT_DATA, int(pages.read_text().split()[5]) * resource.getpagesize() + MEMORY)
 
 
-def limit_work() -> None:
-    """The kernel ends the process with SIGXCPU after so many more seconds of processor time."""
-    limit(resource.RLIMIT_CPU, int(time.process_time()) + 1 + WORK_SECONDS)
+def _limit_work() -> None:
+    """Have the kernel end the process with SIGXCPU after `WORK_SECONDS` more of processor time."""
+    if resource is not None:
+        _limit(resource.RLIMIT_CPU, int(time.process_time()) + 1 + WORK_SECONDS)
 
 
-def limit(what: int, value: int) -> None:
-    """Set the limit, or leave the machine's own where that is lower."""
+def _limit(what: int, value: int) -> None:
+    """Set a limit of this process, or leave the machine's own limit where that is lower."""
     hard = resource.getrlimit(what)[1]
     resource.setrlimit(what, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
 
 
-def keep_freed_memory() -> None:
-    """Have glibc keep what is freed for the next file: giving it back costs 6 ms of page faults a picture."""
-    with contextlib.suppress(AttributeError, OSError):  # another C library
+def _keep_freed_memory() -> None:
+    """Let glibc keep freed memory for the next file: returning it costs 6 ms of page faults a picture."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_TRIM_THRESHOLD, 256 * 2**20)
         mallopt(M_MMAP_THRESHOLD, 128 * 2**20)

@@ -107,8 +107,8 @@ def remember(callbacks: Sequence[keras.callbacks.Callback], memory: dict[str, di
 
 def check_settings(run: Run, config: RunConfig) -> None:
     """`RunError` if the settings, apart from folders, differ from those that the run began with."""
-    own = vars(run.config)
-    _refuse_differences(run, "the settings given", own, vars(config) | {name: own[name] for name in FOLDERS})
+    own = run.config.model_dump()
+    _refuse_differences(run, "the settings given", own, config.model_dump() | {name: own[name] for name in FOLDERS})
 
 
 def check_data(run: Run, environment: dict[str, Any]) -> None:

@@ -7,7 +7,6 @@ with another seed, too:
 """
 
 import argparse
-import dataclasses
 import tempfile
 from pathlib import Path
 
@@ -32,12 +31,10 @@ def main() -> None:
             data_dir = find_data("")
         else:
             data_dir = synthetic.generate(Path(folder) / "data", seed=arguments.data_seed)
-        config = dataclasses.replace(
-            config, data_dir=str(data_dir), store_dir=f"{folder}/store", runs_dir=f"{folder}/runs"
-        )
+        config = config.replace(data_dir=str(data_dir), store_dir=f"{folder}/store", runs_dir=f"{folder}/runs")
         aucs = []
         for seed in arguments.seeds:
-            found = training.train(dataclasses.replace(config, seed=seed, split_seed=seed)).metrics
+            found = training.train(config.replace(seed=seed, split_seed=seed)).metrics
             aucs.append(found["validation"]["image"]["auc"])
             print(
                 f"seed {seed}: AUC by image {aucs[-1]:.3f}, by breast {found['validation']['breast']['auc']:.3f}, "

@@ -5,7 +5,6 @@ normalisation with a small learning rate; and the demo's own, whose large first 
 rounding errors.
 """
 
-import dataclasses
 import subprocess
 import sys
 import tempfile
@@ -37,7 +36,7 @@ def compare(name: str, folder: str, changes: dict[str, Any]) -> None:
     for devices in (1, 2):
         runs_dir = f"{folder}/{name}/{devices}"
         batch = demo.batch_size_per_gpu // devices
-        config = dataclasses.replace(demo, **same | changes, runs_dir=runs_dir, batch_size_per_gpu=batch)
+        config = demo.replace(**same | changes, runs_dir=runs_dir, batch_size_per_gpu=batch)
         config.to_json(f"{folder}/config.json")
         command = [sys.executable, __file__, str(devices), f"{folder}/config.json"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -10,7 +10,6 @@ a fold takes 3 to 5 minutes.
 """
 
 import argparse
-import dataclasses
 import tempfile
 from pathlib import Path
 
@@ -29,8 +28,7 @@ def main() -> None:
     parser.add_argument("--runs-dir", help="where the runs are kept")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        config = dataclasses.replace(
-            demo,
+        config = demo.replace(
             epochs=arguments.epochs,
             test_fraction=0.25,
             n_folds=arguments.folds,

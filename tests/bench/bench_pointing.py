@@ -11,7 +11,6 @@ least 0.85. A tolerance of 3 % of the picture's side is about that of Zhang et a
 """
 
 import argparse
-import dataclasses
 import tempfile
 import time
 from pathlib import Path
@@ -68,7 +67,7 @@ def main() -> None:
             data_dir = synthetic.generate(new, seed=arguments.data_seed) if new else find_data("")
             config = RunConfig.from_json(ROOT / "notebooks" / "params" / "demo.json")
             folders = {"data_dir": str(data_dir), "store_dir": f"{folder}/store", "runs_dir": f"{folder}/runs"}
-            measure(f"seed {seed}", training.train(dataclasses.replace(config, seed=seed, split_seed=seed, **folders)))
+            measure(f"seed {seed}", training.train(config.replace(seed=seed, split_seed=seed, **folders)))
 
 
 if __name__ == "__main__":

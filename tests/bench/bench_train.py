@@ -112,7 +112,7 @@ def compare(config: RunConfig) -> None:
 def agree(config: RunConfig) -> None:
     """Print the largest difference of an epoch's losses with and without the bank, for a few women."""
     changes = {"dropout": 0.0, "limit_patients": 16}
-    settings = {name: getattr(config, name) for name in RunConfig.__dataclass_fields__} | changes
+    settings = {name: getattr(config, name) for name in RunConfig.model_fields} | changes
     plain = training.train(RunConfig(**settings | {"feature_bank": False})).history
     look_up = features.Bank.look_up
     for dtype in (np.float32, np.float16):
