@@ -83,10 +83,10 @@ def groups_of(metadata: pd.DataFrame, column: str) -> pd.Series:
     if column not in metadata or metadata[column].isna().all():
         known = ", ".join(str(name) for name in metadata if metadata[name].notna().any())
         raise SplitError(f"the table has no column {column} with values to leave out; it has {known}")
-    return in_words(metadata[column])
+    return as_text(metadata[column])
 
 
-def in_words(values: pd.Series) -> pd.Series:
+def as_text(values: pd.Series) -> pd.Series:
     """As text, whole numbers without ".0"; what is empty stays so."""
     return values.map(lambda value: str(value).removesuffix(".0"), na_action="ignore")
 
