@@ -171,10 +171,10 @@ def test_the_auc_of_clusters_is_scikit_learns_and_alone_they_have_delongs_varian
     above, below = scores[labels], scores[~labels]
     wins = (above[:, None] > below) + 0.5 * (above[:, None] == below)
     delong = wins.mean(axis=1).var(ddof=1) / len(above) + wins.mean(axis=0).var(ddof=1) / len(below)
-    auc, variance = imbalance.clustered_auc(labels, scores, np.arange(300))
+    auc, variance = metrics.clustered_auc(labels, scores, np.arange(300))
     assert auc == pytest.approx(roc_auc_score(labels, scores))
     assert variance == pytest.approx(delong, rel=1e-6)
-    twice = imbalance.clustered_auc(np.tile(labels, 2), np.tile(scores, 2), np.tile(np.arange(300), 2))
+    twice = metrics.clustered_auc(np.tile(labels, 2), np.tile(scores, 2), np.tile(np.arange(300), 2))
     assert twice == pytest.approx((auc, variance))
 
 
@@ -186,7 +186,7 @@ def test_the_interval_of_an_auc_holds_the_truth_where_a_womans_breasts_are_alike
         shared = np.repeat(random.normal(size=300), 2)
         labels = has_cancer & (np.arange(600) % 2 == 0)
         scores = 0.8 * shared + 0.6 * random.normal(size=600) + labels
-        auc, variance = imbalance.clustered_auc(labels, scores, np.repeat(np.arange(300), 2))
+        auc, variance = metrics.clustered_auc(labels, scores, np.repeat(np.arange(300), 2))
         held.append(abs(auc - 0.760) < imbalance.Z * np.sqrt(variance))  # Phi(1 / sqrt 2)
     assert 0.92 <= np.mean(held) <= 0.98
 

@@ -18,8 +18,8 @@ from scipy.special import expit
 from rsna_nb import metrics
 from rsna_nb.config import ConfigError, is_folder_name, resolve
 from rsna_nb.ensemble.model_pool import ModelPool, gather
-from rsna_nb.evaluation import class_weights, find_run, plain, share_below, weighs_nothing, with_fold
-from rsna_nb.metrics import MetricsError, by_breast, logit, prior_correction
+from rsna_nb.evaluation import class_weights, find_run, plain, weighs_nothing, with_fold
+from rsna_nb.metrics import MetricsError, by_breast, logit, prior_correction, share_below
 from rsna_nb.runs import Run, RunError, load_run
 from rsna_nb.system import write_whole
 

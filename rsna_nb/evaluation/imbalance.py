@@ -174,7 +174,7 @@ def out_of_fold_auc(breasts: pd.DataFrame, names: list[str], folds: list) -> tup
         model = LogisticRegression(solver="newton-cholesky")
         model.fit(np.tile(rows, (2, 1)), np.repeat([0, 1], len(rows)), sample_weight=np.concatenate(counts))
         scores = model.decision_function(rows)[kinds]  # so that breasts with the same values are tied
-        auc, variance = clustered_auc(labels[validation], scores[validation], women[validation])
+        auc, variance = metrics.clustered_auc(labels[validation], scores[validation], women[validation])
         aucs.append(auc)
         variances.append(variance)
     auc, error = float(np.mean(aucs)), float(np.sqrt(np.sum(variances)) / len(folds))
@@ -191,28 +191,3 @@ def one_hot(columns: pd.DataFrame) -> np.ndarray:
         age = (columns["age"] - columns["age"].mean()) / columns["age"].std()
         parts.append(pd.DataFrame({"age": age.fillna(0), "age not given": age.isna()}))
     return np.hstack([part.to_numpy(np.float32) for part in parts])
-
-
-def clustered_auc(labels: np.ndarray, scores: np.ndarray, clusters: np.ndarray) -> tuple[float, float]:
-    """AUC and its variance where rows of one cluster (a woman's breasts) depend on each other.
-
-    Obuchowski, Biometrics 53, 1997; with a cluster for each row it is DeLong's.
-    """
-    positive = labels == 1
-    above, below = scores[positive], scores[~positive]
-    auc_of_positives, auc_of_negatives = share_below(above, below), 1 - share_below(below, above)
-    auc = float(auc_of_positives.mean())
-    names, place = np.unique(clusters, return_inverse=True)
-    sums = [
-        np.bincount(place[rows], placements - auc, len(names)) / len(placements)
-        for rows, placements in ((positive, auc_of_positives), (~positive, auc_of_negatives))
-    ]
-    inside = [len(np.unique(place[rows])) for rows in (positive, ~positive)]
-    variance = sum(count / (count - 1) * (part**2).sum() for count, part in zip(inside, sums, strict=True))
-    return auc, float(variance + 2 * len(names) / (len(names) - 1) * (sums[0] * sums[1]).sum())
-
-
-def share_below(values: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """For each value the share of the others that are smaller, equal ones counted half."""
-    ordered = np.sort(others)
-    return (np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")) / (2 * len(ordered))
