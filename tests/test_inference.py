@@ -10,7 +10,7 @@ import pytest
 from rsna_nb import inference, reading
 from rsna_nb.config import RunConfig
 from rsna_nb.dicom.reader import read_mammogram
-from rsna_nb.metadata.table import load_metadata
+from rsna_nb.metadata import MetadataError, load_metadata
 from rsna_nb.prepare.store import to_8_bits
 from rsna_nb.runs import Run, RunError
 from rsna_nb.splits import SplitError
@@ -122,6 +122,21 @@ def test_a_picture_that_a_woman_has_twice_is_logged(generated, tmp_path, caplog)
     config, table, names = twice(generated, tmp_path, other_split=False)
     assert len(data.prepare(config, table, tmp_path / "data").table) == len(table)
     assert f"the same picture: {names[0]} and {names[1]}" in caplog.text
+
+
+def test_labels_of_a_breast_that_disagree_end_a_run_before_anything_is_prepared_or_are_all_positive(
+    generated, tmp_path
+):
+    df = pd.read_csv(generated / "train.csv", dtype={"patient_id": str, "image_id": str})
+    df.loc[df.index[df["cancer"] == 1][0], "cancer"] = 0
+    df.to_csv(tmp_path / "train.csv", index=False)
+    (tmp_path / "train_images").symlink_to(generated / "train_images")
+    folders = {"data_dir": str(tmp_path), "store_dir": str(tmp_path / "stores"), "runs_dir": str(tmp_path / "runs")}
+    with pytest.raises(MetadataError, match="disagree on cancer"):
+        training.train(RunConfig(**SMALL | folders))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["train.csv", "train_images"]
+    table, _ = data.split_table(RunConfig(**SMALL | folders, mixed_breasts="any_positive"))
+    assert table["cancer"].sum() == df["cancer"].sum() + 1
 
 
 def test_files_of_one_size_are_told_apart_by_what_is_in_them(tmp_path):

@@ -87,7 +87,11 @@ def images_of(ensemble: Ensemble, data_dir: str | Path, split: Literal["test", "
     if split not in ("test", "validation"):
         raise SubmissionError(f'split must be "test" or "validation", not {split!r}')
     folder = find_data(data_dir)
-    table = load_metadata(folder, "test") if split == "test" else validation_images(ensemble, load_metadata(folder))
+    if split == "test":
+        table = load_metadata(folder, "test")
+    else:
+        mixed_breasts = ensemble.library.runs[0].config.mixed_breasts
+        table = validation_images(ensemble, load_metadata(folder, mixed_breasts=mixed_breasts))
     if "prediction_id" not in table:
         table["prediction_id"] = table["patient_id"] + "_" + table["laterality"]
     return table

@@ -43,7 +43,8 @@ class Data:
 def split_table(config: RunConfig) -> tuple[pd.DataFrame, Path]:
     """The checked table with its column `split`, and the folder it came from. Needs no picture."""
     data_dir = find_data(config.data_dir)
-    table = splits.limit_patients(load_metadata(data_dir), config.limit_patients, config.split_seed)
+    whole = load_metadata(data_dir, mixed_breasts=config.mixed_breasts)
+    table = splits.limit_patients(whole, config.limit_patients, config.split_seed)
     return table.assign(split=splits.assign(table, config)), data_dir
 
 
