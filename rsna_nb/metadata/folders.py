@@ -42,11 +42,11 @@ def results_folder(out_dir: str | Path, data_dir: str | Path) -> Path:
     Parameters
     ----------
     out_dir
-        The folder of all such tables, relative to the project's root.
+        The folder of all such tables.
     data_dir
         The data folder.
     """
     data_dir = Path(data_dir).resolve()
-    folder = resolve(out_dir) / f"{data_dir.name}-{hashlib.sha256(str(data_dir).encode()).hexdigest()[:8]}"
+    folder = Path(out_dir) / f"{data_dir.name}-{hashlib.sha256(str(data_dir).encode()).hexdigest()[:8]}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -1,4 +1,4 @@
-"""What reading the files cost."""
+"""How long reading the files took."""
 
 import re
 
@@ -9,19 +9,24 @@ from matplotlib.figure import Figure
 
 from rsna_nb.plots.style import BLUE, ORANGE, with_alt, without_box
 
+MOST_DOTS = 2000  # a transfer syntax; more of them slow down the browser and show nothing new
+
 
 def reading_times(ledger: pd.DataFrame) -> Figure:
-    """Milliseconds a file by transfer syntax: each file a dot, their median a line."""
+    """Draw the time that each file took, by transfer syntax: a dot for each file, a line at the median.
+
+    `ledger` is that of `prepare.prepare_images`; files that failed are not drawn.
+    """
     groups = list(ledger[ledger["status"] == "ok"].groupby("transfer_syntax")["milliseconds"])
     figure, axis = plt.subplots(figsize=(8, 0.9 + 0.55 * len(groups)), layout="constrained")
     jitter = np.random.default_rng(0)
     for height, (_, times) in enumerate(groups):
-        shown = times.sample(min(len(times), 2000), random_state=0)
+        shown = times.sample(min(len(times), MOST_DOTS), random_state=0)
         axis.scatter(shown, height + jitter.uniform(-0.25, 0.25, len(shown)), s=4, color=BLUE, alpha=0.4, linewidths=0)
         axis.vlines(times.median(), height - 0.35, height + 0.35, color=ORANGE, linewidth=2)
-    axis.set_xlim(0)
+    axis.set(xlim=0, xlabel="Time per file (ms; line: median)")
+    # DICOM's names go on for long: "JPEG 2000 Image Compression (Lossless Only)".
     axis.set_yticks(range(len(groups)), [re.split(r"[,(]", str(name))[0] for name, _ in groups])
-    axis.set_xlabel("milliseconds a file (line: median)")
     without_box(axis)
     words = ", ".join(f"{name} {times.median():.0f}" for name, times in groups)
-    return with_alt(figure, f"Milliseconds a file, the median by transfer syntax: {words}.")
+    return with_alt(figure, f"Median time per file in milliseconds, by transfer syntax: {words}.")
