@@ -90,6 +90,7 @@ def k_folds(metadata: pd.DataFrame, n_folds: int, seed: int) -> list[tuple[Indic
     images, women = [0] * n_folds, [0] * n_folds
     # Strata come in the order of their keys, those without cancer first: reversed, those with cancer are first.
     for woman in chain.from_iterable(reversed(list(_strata(metadata, seed)))):
+        # The fewest images first, then the fewest women, then the lowest number: the same choice every time.
         *_, fold = min(zip(images if positives[woman] else women, women, range(n_folds), strict=True))
         fold_of[woman] = fold
         images[fold] += positives[woman]
@@ -178,6 +179,7 @@ def assign(metadata: pd.DataFrame, config: RunConfig) -> pd.Series:
     if config.test_fraction > 0:
         rest, test = hold_out(metadata, config.test_fraction, config.split_seed)
         split.iloc[test] = "test"
+    # The folds and the hold-out share what is left, so val_fraction below is taken as a share of that.
     others = metadata.iloc[rest]
     if config.leave_out:
         training, validation = _leave_out(others, config.leave_out)
@@ -212,8 +214,10 @@ def check_sides(cancer: pd.Series, split: pd.Series, sides: list[str]) -> None:
 
 def _strata(metadata: pd.DataFrame, seed: int) -> Iterator[list[str]]:
     """The women of each stratum: shuffled, then those with the most positive images first."""
+    # An empty site is a stratum of its own, "nan": grouping by the value itself would drop its women.
     site = metadata["site_id"].map(str) if "site_id" in metadata else ""
     by_woman = metadata[["patient_id", "cancer"]].assign(site=site).groupby("patient_id", sort=True)
+    # Sorted by patient_id before shuffling, so that the order of the table's rows does not matter.
     women = by_woman.agg(positives=("cancer", "sum"), site=("site", "first")).sample(frac=1, random_state=seed)
     women["cancer"] = women["positives"] > 0
     women = women.sort_values("positives", ascending=False, kind="stable")

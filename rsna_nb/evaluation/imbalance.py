@@ -77,6 +77,7 @@ def prevalence_by(table: pd.DataFrame, columns: Iterable[str] = GROUPS) -> pd.Da
         if column not in table or table[column].isna().all():
             continue
         names = group_names(table[column])
+        # A breast counts once in each group that it has an image of: once for CC and once for MLO.
         breasts = table.assign(group=names).groupby([*BREAST, "group"], as_index=False)["cancer"].max()
         by_group = breasts.groupby("group")["cancer"].agg(total="size", positives="sum")
         counts[column] = by_group.loc[in_order(names)]
@@ -170,6 +171,7 @@ def batches(images: int, positives: int, sizes: Iterable[int]) -> pd.DataFrame:
     [0.504, 0.004]
     """
     sizes = pd.Index(list(sizes), name="batch_size")
+    # For all sizes at once: a frozen distribution takes arrays.
     number = hypergeom(images, positives, sizes.to_numpy())
     low, high = number.ppf([[0.05], [0.95]])
     none = number.pmf(0)
@@ -186,6 +188,7 @@ def by_breast(table: pd.DataFrame) -> pd.DataFrame:
     columns = [name for name in dict.fromkeys([*INPUTS, *TRAIN_ONLY]) if name in table and name not in BREAST]
     views = table.assign(view=group_names(table["view"])).sort_values("view").groupby(BREAST)["view"].agg("+".join)
     breasts = table.groupby(BREAST)
+    # groupby's first() skips empty fields: a woman's age that stands in one of four rows is taken.
     df = breasts[columns].first().assign(cancer=breasts["cancer"].max(), age=breasts["age"].mean(), view=views)
     return df.reset_index()
 
@@ -245,22 +248,18 @@ def _why_unavailable(breasts: pd.DataFrame, name: str) -> str:
 
 def _out_of_fold_auc(breasts: pd.DataFrame, names: list[str], folds: list) -> tuple[float, float, float]:
     """The mean of the folds' AUCs and the ends of its 95 % interval, of a logistic regression on these columns."""
-    inputs, labels = one_hot(breasts[names]), breasts["cancer"].to_numpy()
-    # Most breasts share their inputs with others. Fitting the distinct rows, weighted by their number, gives the same
-    # model in a fraction of the time, and breasts with the same inputs get the same score to the last bit.
-    distinct, kinds = np.unique(inputs, axis=0, return_inverse=True)
+    inputs, labels = one_hot(breasts[names]).astype(float), breasts["cancer"].to_numpy()
     women = breasts["patient_id"].to_numpy()
     aucs, variances = [], []
     for training, validation in folds:
-        counts = [np.bincount(kinds[training], labels[training] == label, len(distinct)) for label in (0, 1)]
-        model = LogisticRegression(solver="newton-cholesky")
-        model.fit(np.tile(distinct, (2, 1)), np.repeat([0, 1], len(distinct)), sample_weight=np.concatenate(counts))
-        scores = model.decision_function(distinct)[kinds]
-        auc, variance = metrics.clustered_auc(labels[validation], scores[validation], women[validation])
+        model = LogisticRegression(solver="newton-cholesky").fit(inputs[training], labels[training])
+        # Breasts with the same inputs have to tie, but the last bits depend on a row's place in the matrix product.
+        scores = model.decision_function(inputs[validation]).round(9)
+        auc, variance = metrics.clustered_auc(labels[validation], scores, women[validation])
         aucs.append(auc)
         variances.append(variance)
     auc, error = float(np.mean(aucs)), float(np.sqrt(np.sum(variances)) / len(folds))
-    if not 0 < auc < 1:
+    if not 0 < auc < 1:  # its logit is infinite
         return auc, auc, auc
     # The interval is symmetric on the logit scale, so that it stays within 0 and 1.
     half = norm.ppf(0.975) * error / (auc * (1 - auc))

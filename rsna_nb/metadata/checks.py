@@ -41,9 +41,15 @@ USUAL_VALUES = {
     "invasive": YES_NO,
     "difficult_negative_case": YES_NO | {"True", "False"},
 }
+AVERAGED = {"age", "implant"}
+"""Columns that are averaged or summed as numbers."""
 SHOWN = 20  # faults in a message, rows in a line of the log
 
 MIXED_BREASTS = ("error", "any_positive", "keep")
+MIXED_ADVICE = (
+    'Correct the labels, or set mixed_breasts to "any_positive" to label all images of such a breast positive'
+)
+MIXED_CHANGED = '%s: mixed_breasts is "any_positive": %d images of %d breasts are now labelled positive: %s'
 
 
 class MetadataError(ValueError):
@@ -124,24 +130,18 @@ def note_odd_values(df: pd.DataFrame, path: Path) -> None:
     are numbers that are averaged and summed, and codes such as -5, 9 or 9999 would falsify the result. In the other
     columns the values stay as they are, because they form a group of their own in every figure, where they are seen.
     """
-    age = pd.to_numeric(df["age"])
+    age = pd.to_numeric(df["age"])  # every age is a number by now: check_rows has seen to it
     odd = {"age": age.notna() & ~age.between(0, OLDEST)}
     for name, usual in USUAL_VALUES.items():
         if name in df:
+            # pandas reads a column as object, str or float, depending on its version and on empty fields.
             odd[name] = df[name].notna() & ~df[name].astype("string").str.removesuffix(".0").isin(usual)
     for name, rows in odd.items():
         if rows.any():
             texts = [f"row {row} {value!r}" for row, value in df.loc[rows, name].items()]
-            discarded = name in ("age", "implant")
-            log.warning(
-                "%s: %d unusual values of %s are %s: %s",
-                path,
-                len(texts),
-                name,
-                "taken as missing" if discarded else "kept as they are",
-                shortened(texts),
-            )
-            if discarded:
+            fate = "taken as missing" if name in AVERAGED else "kept as they are"
+            log.warning("%s: %d unusual values of %s are %s: %s", path, len(texts), name, fate, shortened(texts))
+            if name in AVERAGED:
                 df.loc[rows, name] = None
 
 
@@ -164,6 +164,7 @@ def settle_mixed_breasts(df: pd.DataFrame, path: Path, mixed_breasts: str) -> No
     mixed = labels.transform("nunique") > 1
     if mixed_breasts == "keep" or not mixed.any():
         return
+    # Grouping only the mixed ones: a loop over all 23,826 breasts of RSNA's table takes seconds.
     breasts = df[mixed].groupby(BREAST)["cancer"]
     if mixed_breasts == "error":
         faults = [
@@ -171,26 +172,17 @@ def settle_mixed_breasts(df: pd.DataFrame, path: Path, mixed_breasts: str) -> No
             f"{cancer.idxmax()} and 0 in row {cancer.idxmin()}"
             for (patient, side), cancer in breasts
         ]
-        advice = (
-            'Correct the labels, or set mixed_breasts to "any_positive": all images of the breast are then positive'
-        )
-        raise MetadataError(path, faults, advice)
+        raise MetadataError(path, faults, MIXED_ADVICE)
     changed = mixed & (df["cancer"] == 0)
     df["cancer"] = labels.transform("max")
-    log.warning(
-        "%s: %d images of %d breasts are labelled positive, because another image of the breast is "
-        '(mixed_breasts is "any_positive"): %s',
-        path,
-        changed.sum(),
-        len(breasts),
-        shortened([f"row {row}" for row in df.index[changed]]),
-    )
+    rows = shortened([f"row {row}" for row in df.index[changed]])
+    log.warning(MIXED_CHANGED, path, changed.sum(), len(breasts), rows)
 
 
 def _repeated(ids: pd.Series) -> list[str]:
     """A fault for each id that stands in an earlier row already."""
     first = ids.index.to_series().groupby(ids).transform("first")
-    later = first[first < first.index].astype(int)
+    later = first[first < first.index].astype(int)  # empty ids have made it float, which would name rows "2.0"
     return [
         f"row {row}: {ids.name} {text} stands in row {earlier} already"
         for row, earlier, text in zip(later.index, later, ids[later.index], strict=True)
@@ -199,6 +191,8 @@ def _repeated(ids: pd.Series) -> list[str]:
 
 def _differently_written(ids: pd.Series) -> list[str]:
     """Faults for ids that are one number written in several ways: one woman would count as several, and be split."""
+    # pandas writes "10006.0" where a column had an empty field, and a spreadsheet drops the zeros of "010006".
+    # Text is compared and not numbers: other data sets have ids of 32 digits, which a float would round.
     distinct = ids.drop_duplicates()
     plain = distinct.str.removesuffix(".0").str.lstrip("0")
     first = distinct.groupby(plain).transform("first")

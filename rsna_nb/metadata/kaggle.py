@@ -39,7 +39,7 @@ def download(force: bool = False) -> Path:
         Without kagglehub, credentials, accepted rules or a network.
     """
     try:
-        import kagglehub
+        import kagglehub  # here: an optional dependency, which nothing else needs
         from kagglehub.exceptions import KaggleApiHTTPError, UnauthenticatedError
     except ImportError as error:
         raise KaggleError("kagglehub is not installed: pip install 'rsna_nb[kaggle]'") from error
@@ -51,10 +51,10 @@ def download(force: bool = False) -> Path:
         status = error.response.status_code if error.response is not None else None
         if status == 401:  # credentials that exist, but are wrong
             raise KaggleError(NO_CREDENTIALS) from error
-        if status == 403:
+        if status == 403:  # the account has not accepted the competition's rules
             raise KaggleError(
                 f"Kaggle refuses {COMPETITION}: open {RULES} with your account, accept the rules, and try again"
             ) from error
         raise KaggleError(f"Kaggle answered with an error: {error}") from error
-    except OSError as error:  # requests' exceptions are OSErrors
+    except OSError as error:  # the disk's, and requests', whose exceptions are OSErrors too
         raise KaggleError(f"Kaggle cannot be reached or the disk cannot take the data: {error}") from error

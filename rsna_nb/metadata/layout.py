@@ -52,6 +52,7 @@ class Layout(BaseModel):
         True where an image has a row for each finding. The image is positive if any of its rows is.
     """
 
+    # strict: pydantic would take "yes" for True and 1 for "1". forbid: a misspelt key would be ignored.
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     table: TableName = "{split}.csv"
@@ -95,10 +96,12 @@ class Layout(BaseModel):
             With every column that is missing, and every row whose value is not listed.
         """
         df, faults = source.copy(), []
-        rows = source.astype(str).to_dict("records") if any("{" in each for each in self.columns.values()) else []
         for name, pattern in self.columns.items():
             try:
-                df[name] = [pattern.format_map(row) for row in rows] if "{" in pattern else source[pattern]
+                if "{" in pattern:
+                    df[name] = [pattern.format_map(row) for row in source.astype(str).to_dict("records")]
+                else:
+                    df[name] = source[pattern]
             except KeyError as error:
                 faults.append(f"column {error} is missing: columns.json names it for {name}")
         for name, values in self.values.items():
@@ -106,6 +109,7 @@ class Layout(BaseModel):
                 if "" in values:
                     df[name] = df[name].fillna("")
                 faults += faults_of(df[name], list(values), f"{' or '.join(map(repr, values))} (columns.json)")
+                # Text like everything else that is checked; numbers become numbers at the end.
                 df[name] = df[name].map({old: None if new is None else str(new) for old, new in values.items()})
         if faults:
             raise MetadataError(path, faults)
@@ -134,7 +138,7 @@ class Layout(BaseModel):
             paths = [Path(self.images.format_map(row | {"split": split})) for row in rows]
         except KeyError as error:
             raise MetadataError(table, [f"column {error} is missing: columns.json names it in images"]) from error
-        # The ids are plain words, but other columns may hold anything.
+        # The ids are plain words by now, but other columns may hold anything: "../../etc/passwd", or "/dev/zero".
         faults = [
             f"row {row}: the image's path {path} leaves the data folder"
             for row, path in zip(df.index, paths, strict=True)

@@ -110,6 +110,7 @@ def _read_table(path: Path) -> pd.DataFrame:
     try:
         # Text, so that one odd value does not change the type of its column. Blank lines count as rows of the file.
         source = pd.read_csv(path, dtype=str, skip_blank_lines=False)
+        # Without header=None, pandas renames a second column "cancer" to "cancer.1", and nobody would know.
         names = pd.read_csv(path, dtype=str, header=None, nrows=1).iloc[0]
     except (ValueError, UnicodeDecodeError) as error:  # pandas' parser errors are ValueErrors
         raise MetadataError(path, [f"not a CSV table: {error}"]) from error
@@ -119,7 +120,7 @@ def _read_table(path: Path) -> pd.DataFrame:
         raise MetadataError(path, ["the table has no rows"])
     if len(names) == 1:
         raise MetadataError(path, [f"the table has one column, {names[0]!r}: separate its fields by commas"])
-    if twice := names[names.duplicated()].dropna().tolist():  # pandas would call the second one "name.1"
+    if twice := names[names.duplicated()].dropna().tolist():
         raise MetadataError(path, [f"column {name} stands in the table twice" for name in twice])
     return source
 
@@ -141,6 +142,7 @@ def _one_row_an_image(df: pd.DataFrame, path: Path) -> pd.DataFrame:
 
 def _check_images(df: pd.DataFrame, table: Path) -> None:
     """Warn of missing files. Raise `MetadataError` where all are missing, because then the folder is wrong."""
+    # One stat call a file: a minute for RSNA's 54,706 on a network drive, which check_files=False saves.
     missing = [path for path in df["path"] if not Path(path).is_file()]
     if len(missing) == len(df):
         raise MetadataError(table, [f"none of its {len(df)} images is there; the first would be {missing[0]}"])
@@ -151,6 +153,7 @@ def _check_images(df: pd.DataFrame, table: Path) -> None:
 def _typed(df: pd.DataFrame) -> pd.DataFrame:
     """Numbers where every value of a column is one. Ids, laterality, view and path stay text."""
     for name in df.columns.difference([*IDENTITY, "path"]):
+        # pandas has deprecated to_numeric(errors="ignore"), which did this.
         with contextlib.suppress(ValueError, TypeError):
             df[name] = pd.to_numeric(df[name])
     return df

@@ -20,6 +20,7 @@ def table_overview(table: pd.DataFrame) -> Figure:
     """
     ages = table.groupby("patient_id")["age"].mean().dropna()
     sites = group_names(table["site_id"])
+    # Listed site by site; a stable sort keeps the machines of a site in the table's order.
     machines = (group_names(table["machine_id"]) + " (site " + sites + ")").iloc[np.argsort(sites, kind="stable")]
     density = group_names(table["density"] if "density" in table else pd.Series(np.nan, table.index))
     images = table.groupby(["patient_id", "laterality"]).size().rename("images")
@@ -34,6 +35,7 @@ def table_overview(table: pd.DataFrame) -> Figure:
     axes[0, 0].hist(ages, bins=np.arange(20, 100, 5), color=BLUE, edgecolor="white")
     axes[0, 0].set_title("Women by age", loc="left", fontsize=10)
     axes[0, 0].set(xlabel="Age (years)", ylabel="Women")
+    # Where there are few women, the ticks would stand at halves of a woman.
     axes[0, 0].yaxis.get_major_locator().set_params(integer=True)
     without_box(axes[0, 0])
     for axis, (title, counts) in zip(axes.flat[1:], counted.items(), strict=True):
@@ -64,12 +66,14 @@ def file_kinds(headers: pd.DataFrame) -> Figure:
     for axis, (title, counts) in zip(axes.flat, counted.items(), strict=False):
         _bars(axis, counts, title)
     sizes = df.groupby(["Columns", "Rows"]).size().reset_index(name="files")
+    # Areas, and not radii, in proportion to the files; 30 keeps a single file visible.
     area = 30 + 400 * sizes["files"] / sizes["files"].max()
     axes[1, 1].scatter(sizes["Columns"], sizes["Rows"], s=area, color=BLUE, alpha=0.6, linewidths=0)
     limits = {"xlim": (0, 1.2 * sizes["Columns"].max()), "ylim": (0, 1.2 * sizes["Rows"].max())}
     axes[1, 1].set(xlabel="Columns (pixels)", ylabel="Rows (pixels)", **limits)
     axes[1, 1].set_title("Image size (area: files)", loc="left", fontsize=10)
     names, megabytes = zip(*(df["file_bytes"] / 1e6).groupby(df["transfer_syntax"]), strict=True)
+    # `orientation` needs matplotlib 3.10; the older `vert` is deprecated since.
     orange = {"color": ORANGE}
     axes[1, 2].boxplot(megabytes, orientation="horizontal", tick_labels=names, medianprops=orange, widths=0.5)
     axes[1, 2].set(xlabel="File size (MB; line: median)", xlim=0)
@@ -118,6 +122,7 @@ def steps_with_histograms(steps: Sequence[Step]) -> Figure:
     size = (2.5 * len(steps), 5)
     figure, axes = plt.subplots(2, len(steps), figsize=size, height_ratios=(2.2, 1), layout="constrained")
     for (above, below), step in zip(axes.T, steps, strict=True):
+        # Stored values lie anywhere within 8 to 16 bits; on one scale from 0 to 65535 most pictures would be black.
         lowest, highest = (step.picture.min(), step.picture.max()) if step.unit == "stored value" else (0, 1)
         above.imshow(step.picture, cmap="gray", vmin=lowest, vmax=highest)
         above.set_title(step.name, fontsize=9)

@@ -62,6 +62,7 @@ def accuracy_trap(share: float) -> Figure:
 
     A dotted line is the accuracy of calling nobody positive. Marks are published operating points.
     """
+    # A line crosses the dotted one where its false-positive rate is below the share; the axis shows three times that.
     lowest = max(0.0, 1 - max(0.15, 3 * share))
     specificity = np.array([lowest, 1.0])
     figure, axis = plt.subplots(figsize=(8, 4), layout="constrained")
@@ -119,6 +120,7 @@ def prior_correction_curve(weights: Mapping[int, float]) -> Figure:
         axis.yaxis.set_major_formatter("{x:g}")
         values = 100 * prior_correction(np.array(marked), weights)
         axis.plot(marked, values, "o", color=ORANGE)
+        # To the left above the convex curve, and to the right below it on the logarithmic scale.
         offset, side = ((-8, 4), "right") if scale == "linear" else ((8, -11), "left")
         for score, value in zip(marked, values, strict=True):
             text = f"{score:g} → {value:.2g} %"
@@ -159,6 +161,7 @@ def shortcut_aucs(shortcuts: pd.DataFrame) -> Figure:
     """
     if shortcuts["auc"].isna().all():
         return unavailable(shortcuts["unavailable"].iloc[0])
+    # Sorted by kind first, so that the two colours do not alternate.
     df = shortcuts.dropna(subset="auc").sort_values(["kind", "auc"]).reset_index(drop=True)
     figure, axis = plt.subplots(figsize=(8, 1 + 0.3 * len(df)), layout="constrained")
     kinds = {"before": (BLUE, "known before the diagnosis"), "train.csv": (ORANGE, "in train.csv only")}
@@ -170,6 +173,7 @@ def shortcut_aucs(shortcuts: pd.DataFrame) -> Figure:
         axis.text(1.02, place, f"{auc:.3f}", va="center", fontsize=8, color=GREY)
     axis.axvline(0.5, color=GREY, linestyle=":", linewidth=1.5)
     axis.set_yticks(df.index, [TITLES.get(name, name) for name in df["column"]])
+    # A column may do worse than chance, but hardly by much: the axis ends at 0.4 unless an interval goes on.
     axis.set(xlim=(min(0.4, df["low"].min()), 1), xlabel="AUC by breast, out of fold, 95 % interval (dotted: chance)")
     axis.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
     without_box(axis)

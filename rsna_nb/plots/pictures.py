@@ -46,6 +46,7 @@ def _side_by_side(images: Iterable[np.ndarray], captions: Sequence[str], colours
     figure, axes = plt.subplots(rows, COLUMNS, figsize=size, squeeze=False, layout="constrained")
     for axis in axes.flat:
         axis.axis("off")
+    # Not strict: the last row of axes may have no image, and stays empty.
     for axis, image, caption, colour in zip(axes.flat, images, captions, colours, strict=False):
         axis.imshow(image, cmap="gray", vmin=0, vmax=1)
         axis.set_title(caption, fontsize=8, color=colour)

@@ -19,6 +19,7 @@ def reading_times(ledger: pd.DataFrame) -> Figure:
     """
     groups = list(ledger[ledger["status"] == "ok"].groupby("transfer_syntax")["milliseconds"])
     figure, axis = plt.subplots(figsize=(8, 0.9 + 0.55 * len(groups)), layout="constrained")
+    # Dots of one transfer syntax are spread over its row at random, else they would hide each other.
     jitter = np.random.default_rng(0)
     for height, (_, times) in enumerate(groups):
         shown = times.sample(min(len(times), MOST_DOTS), random_state=0)
