@@ -39,7 +39,7 @@ def papermill_run(notebook: Path, folder: Path, *arguments: object, memory: int 
 
 
 @pytest.mark.filterwarnings("ignore:Invalid value for VR")
-def test_exploring_shows_the_data_and_the_dirty_files_but_nobody(generated, breast, tmp_path):
+def test_exploring_shows_the_data_and_the_faulty_files_but_no_names(generated, breast, tmp_path):
     data = shutil.copytree(generated, tmp_path / "data")
     (data / "train.csv").write_text("\n".join((data / "train.csv").read_text().splitlines()[:30]))
     paths = [Path(path) for path in metadata.load_metadata(data)["path"]]
