@@ -23,15 +23,10 @@ def mounted() -> Path | None:
     return next((mount for mount in MOUNTS if (mount / "train.csv").is_file()), None)
 
 
-def download(force: bool = False) -> Path:
+def download() -> Path:
     """Fetch the competition's data (271 GB) into kagglehub's cache and return their folder, a `data_dir`.
 
-    The environment variable KAGGLEHUB_CACHE moves the cache.
-
-    Parameters
-    ----------
-    force
-        True fetches a finished download again.
+    A finished download is not fetched again. The environment variable KAGGLEHUB_CACHE moves the cache.
 
     Raises
     ------
@@ -44,7 +39,7 @@ def download(force: bool = False) -> Path:
     except ImportError as error:
         raise KaggleError("kagglehub is not installed: pip install 'rsna_nb[kaggle]'") from error
     try:
-        return Path(kagglehub.competition_download(COMPETITION, force_download=force))
+        return Path(kagglehub.competition_download(COMPETITION))
     except UnauthenticatedError as error:
         raise KaggleError(NO_CREDENTIALS) from error
     except KaggleApiHTTPError as error:
