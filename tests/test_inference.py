@@ -10,7 +10,7 @@ import pytest
 from rsna_nb import inference, reading
 from rsna_nb.config import RunConfig
 from rsna_nb.dicom.reader import read_mammogram
-from rsna_nb.metadata import MetadataError, load_metadata
+from rsna_nb.metadata.table import load_metadata
 from rsna_nb.prepare.store import to_8_bits
 from rsna_nb.runs import Run, RunError
 from rsna_nb.splits import SplitError
@@ -132,7 +132,7 @@ def test_labels_of_a_breast_that_disagree_end_a_run_before_anything_is_prepared_
     df.to_csv(tmp_path / "train.csv", index=False)
     (tmp_path / "train_images").symlink_to(generated / "train_images")
     folders = {"data_dir": str(tmp_path), "store_dir": str(tmp_path / "stores"), "runs_dir": str(tmp_path / "runs")}
-    with pytest.raises(MetadataError, match="disagree on cancer"):
+    with pytest.raises(ValueError, match="disagree on cancer"):
         training.train(RunConfig(**SMALL | folders))
     assert not (tmp_path / "stores").exists()
     table, _ = data.split_table(RunConfig(**SMALL | folders, mixed_breasts="any_positive"))
