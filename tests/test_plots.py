@@ -71,8 +71,9 @@ def test_axes_have_the_terms_of_the_field():
     assert [bar.get_height() for bar in batches.axes[1].patches] == pytest.approx([72.1, 51.8], abs=0.1)
     corrected = plots.prior_correction_curve({0: 0.51, 1: 25.0})
     assert "0.5 → 2 %" in words(corrected)
-    overview = plots.table_overview(table_of(6, 2).drop(columns="implant").assign(implant=0, age=np.nan))
+    overview = plots.table_overview(table_of(6, 2).assign(age=np.nan))
     assert {"Women by age", "Age (years)", "Women"} <= set(words(overview))
+    assert "6 women of unknown age" in overview.get_label()
 
 
 def test_counts_of_a_split_are_on_its_bar():

@@ -40,7 +40,8 @@ def table_overview(table: pd.DataFrame) -> Figure:
     without_box(axes[0, 0])
     for axis, (title, counts) in zip(axes.flat[1:], counted.items(), strict=True):
         _bars(axis, counts, title)
-    women = f"{table['patient_id'].nunique():,} women of {ages.min():.0f} to {ages.max():.0f} years"
+    years = f" of {ages.min():.0f} to {ages.max():.0f} years" if len(ages) else " of unknown age"
+    women = f"{table['patient_id'].nunique():,} women{years}"
     words = f"{women}, {len(table):,} images: by machine, view, density, number of images of a breast and implant"
     return with_alt(figure, f"Bars of {words}.")
 
