@@ -175,7 +175,8 @@ def batches(images: int, positives: int, sizes: Iterable[int]) -> pd.DataFrame:
     number = hypergeom(images, positives, sizes.to_numpy())
     low, high = number.ppf([[0.05], [0.95]])
     none = number.pmf(0)
-    columns = {"expected": number.mean(), "low": low, "high": high, "none": none}
+    # Not number.mean(): SciPy computes the kurtosis with it, which divides by zero for fewer than four images.
+    columns = {"expected": sizes * positives / images, "low": low, "high": high, "none": none}
     return pd.DataFrame(columns | {"none_an_epoch": none * (images // sizes)}, index=sizes)
 
 
