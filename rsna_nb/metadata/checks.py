@@ -140,7 +140,7 @@ def note_odd_values(df: pd.DataFrame, path: Path) -> None:
         if rows.any():
             texts = [f"row {row} {value!r}" for row, value in df.loc[rows, name].items()]
             fate = "taken as missing" if name in AVERAGED else "kept as they are"
-            log.warning("%s: %d unusual values of %s are %s: %s", path, len(texts), name, fate, shortened(texts))
+            log.warning("%s: unusual values of %s (%d) are %s: %s", path, name, len(texts), fate, shortened(texts))
             if name in AVERAGED:
                 df.loc[rows, name] = None
 
