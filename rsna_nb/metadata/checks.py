@@ -1,8 +1,11 @@
 """What a table must hold to be used, and what is only logged.
 
-A *fault* ends the loading: an id, a side, a view or a label that is not one. Everything downstream depends on them, and
-no default for them would be right. An *odd value* in a column that only describes an image is logged with its row. It
-does not end the loading, because one odd row among 54,706 should not stop somebody who cannot change the table.
+A *fault* ends the loading: an id that cannot be a file name, a side other than L or R, a view that is no word, a label
+other than 0 or 1. Everything later depends on these columns, and no default for them would be right.
+
+An *odd value* is one in a column that only describes an image, such as an age of 9999 or a view that DICOM does not
+define. It is logged with its row and does not end the loading, because one odd row among 54,706 should not stop
+somebody who cannot change the table.
 """
 
 import logging
@@ -26,7 +29,7 @@ RULES = {
 """Column -> a regular expression for the form of its values, and the same in words."""
 MAY_BE_EMPTY = {"age"}
 
-OLDEST = 120  # years; the oldest person on record died at 122
+OLDEST = 120  # years; one person on record has lived longer
 VIEWS = set("CC MLO ML LM LMO FB SIO ISO XCC XCCL XCCM".split())
 """Abbreviations of the views for mammography that DICOM defines (PS3.16, CID 4014)."""
 VIEW_MODIFIERS = set("AC AT CV ID IMF M NP RI RL RM RS S TAN".split())
