@@ -127,7 +127,7 @@ def check_rows(df: pd.DataFrame, required: list[str], path: Path, unique_images:
 
 
 def note_odd_values(df: pd.DataFrame, path: Path) -> None:
-    """Log values that describe no image, each column in one line with its rows.
+    """Log odd values, each column in one line with its rows.
 
     An age outside of 0 to 120 years, and an `implant` other than 0 or 1, becomes a missing value in `df` itself: both
     are numbers that are averaged and summed, and codes such as -5, 9 or 9999 would falsify the result. In the other

@@ -40,15 +40,15 @@ def load_metadata(
 
     Returns
     -------
-    One row an image, in RSNA's column names. Ids, laterality and view are text; a column that holds only numbers is
-    numeric; a description (site_id, age, implant, machine_id) that other data lack is empty. `path` is the image's
-    file. A missing file stays in the table, and is logged: preparing gives it a row in the ledger.
+    One row an image, in RSNA's column names. Ids, laterality and view are text. A column that holds only numbers is
+    numeric. site_id, age, implant and machine_id are empty columns where the data set lacks them. `path` is the image's
+    file. An image whose file is missing stays in the table and is logged; preparing gives it a row in the ledger.
 
     Raises
     ------
     MetadataError
-        With every fault found and its row; line 1 of the file is the header. Odd values in columns that only describe
-        an image, such as an age of 9999, are no faults: `checks.note_odd_values` says what becomes of them.
+        With every fault and its row; line 1 of the file is the header. Odd values in columns that only describe an
+        image, such as an age of 9999, are logged instead (see `checks.note_odd_values`).
 
     Examples
     --------
