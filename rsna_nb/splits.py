@@ -1,7 +1,10 @@
 """Women -> training, validation, test and folds. No woman is ever on two sides.
 
-Women are dealt by stratum: with cancer or without, by site. Within a stratum those with the most positive
-images are dealt first, so that positive images are spread as evenly as positive women.
+Women are grouped into strata: those with cancer and those without, of each site. Within a stratum, women with the most
+positive images come first, so that positive images are spread as evenly as women with cancer are.
+
+scikit-learn's StratifiedGroupKFold keeps women together too. It balances the classes alone, not sites, and makes no
+hold-out of a given share, so that the split stays our own.
 """
 
 from collections.abc import Iterator
@@ -13,108 +16,141 @@ import pandas as pd
 from rsna_nb.config import RunConfig
 
 Indices = np.ndarray  # positions of rows, int, ascending
-UNUSED = "unused"  # a split that takes part in nothing
+UNUSED = "unused"  # the split of images that take part in nothing
+_CLASSES = {1: "with cancer", 0: "without cancer"}
 
 
 class SplitError(ValueError):
-    """The table has too few women, or too few with cancer, for the split asked for."""
+    """The table has too few women, or too few with cancer, for the split that was asked for."""
 
 
 def hold_out(metadata: pd.DataFrame, fraction: float, seed: int) -> tuple[Indices, Indices]:
-    """(rest, held out): positions of the rows of two groups of women, the second with `fraction` of them.
+    """Split the women into two groups.
 
-    Each stratum gives its share, rounded to whole women, one at least where it has two.
+    Parameters
+    ----------
+    metadata
+        A table with patient_id, cancer and, if known, site_id; a row an image.
+    fraction
+        The share of women in the second group, 0-1. Each stratum gives its share, rounded to whole women. It gives at
+        least one, and keeps at least one, where it has two or more.
+    seed
+        Decides who is held out. The order of the rows does not.
+
+    Returns
+    -------
+    The positions of the rows of the first and of the second group, each ascending.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"patient_id": list("aabbccdd"), "cancer": [1, 1, 0, 0, 1, 0, 0, 0]})
+    >>> rest, held_out = hold_out(table, 0.5, seed=0)
+    >>> table["patient_id"].iloc[held_out].unique().tolist()
+    ['b', 'c']
     """
     held_out = []
-    for women in strata(metadata, seed):
+    for women in _strata(metadata, seed):
         count = round(fraction * len(women))
         if fraction > 0 and len(women) > 1:
             count = min(max(count, 1), len(women) - 1)
+        # Evenly spaced, so that women with many positive images, who come first, are on both sides.
         places = np.floor((np.arange(count) + 0.5) * len(women) / max(count, 1)).astype(int)
         held_out += [women[place] for place in places]
-    return both_sides(metadata, metadata["patient_id"].isin(held_out))
+    return _both_sides(metadata["patient_id"].isin(held_out))
 
 
 def k_folds(metadata: pd.DataFrame, n_folds: int, seed: int) -> list[tuple[Indices, Indices]]:
-    """(training, validation) positions for each fold; every woman is in one validation.
+    """Split the women into folds. Every woman validates in exactly one.
 
-    Women with cancer are dealt first, those with the most positive images before others, each to the fold with the
-    fewest positive images so far (Graham 1969, SIAM J. Appl. Math. 17:416); the others go where the fewest women are.
+    Women with cancer are assigned first, those with the most positive images before the others, each to the fold with
+    the fewest positive images so far (Graham 1969, SIAM J. Appl. Math. 17:416). Women without cancer then go to the
+    fold with the fewest women.
+
+    Parameters
+    ----------
+    metadata
+        A table with patient_id, cancer and, if known, site_id; a row an image.
+    n_folds
+        The number of folds.
+    seed
+        Decides who is in which fold.
+
+    Returns
+    -------
+    (training, validation) positions of rows for each fold, each ascending.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"patient_id": list("abcd"), "cancer": [1, 0, 1, 0]})
+    >>> [validation.tolist() for _, validation in k_folds(table, 2, seed=0)]
+    [[2, 3], [0, 1]]
     """
     positives = metadata.groupby("patient_id")["cancer"].sum().to_dict()
     fold_of: dict[str, int] = {}
     images, women = [0] * n_folds, [0] * n_folds
-    for woman in chain.from_iterable(reversed(list(strata(metadata, seed)))):
+    # Strata come in the order of their keys, those without cancer first: reversed, those with cancer are first.
+    for woman in chain.from_iterable(reversed(list(_strata(metadata, seed)))):
+        # The fewest images first, then the fewest women, then the lowest number: the same choice every time.
         *_, fold = min(zip(images if positives[woman] else women, women, range(n_folds), strict=True))
         fold_of[woman] = fold
         images[fold] += positives[woman]
         women[fold] += 1
     folds = metadata["patient_id"].map(fold_of)
-    return [both_sides(metadata, folds == fold) for fold in range(n_folds)]
+    return [_both_sides(folds == fold) for fold in range(n_folds)]
 
 
 def leave_one_out(metadata: pd.DataFrame, column: str) -> dict[object, tuple[Indices, Indices]]:
-    """For each value of `column` (a site, a machine): (rows of the women who never have it, its rows).
+    """Split the images by a column, such as the site or the machine, once for each of its values.
 
-    A woman with images of two machines is in neither machine's training.
+    Returns
+    -------
+    For each value, the positions of the images of women who have no image with it, and of the images with it. A woman
+    with images of two machines is in the training of neither.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"patient_id": list("aabc"), "machine": list("XYXY")})
+    >>> {machine: training.tolist() for machine, (training, _) in leave_one_out(table, "machine").items()}
+    {'X': [3], 'Y': [2]}
     """
     values = sorted(metadata[column].dropna().unique())
-    return {value: apart(metadata, metadata[column] == value) for value in values}
-
-
-def apart(metadata: pd.DataFrame, inside: pd.Series) -> tuple[Indices, Indices]:
-    """(rows of the women who have none inside, the rows inside)."""
-    women = metadata.loc[inside, "patient_id"]
-    return np.flatnonzero(~metadata["patient_id"].isin(women)), np.flatnonzero(inside)
-
-
-def leave_out(metadata: pd.DataFrame, group: str) -> tuple[Indices, Indices]:
-    """(training, validation) where `group`, as "machine_id=49", validates; `SplitError` where there is none."""
-    column, _, value = group.partition("=")
-    names = groups_of(metadata, column)
-    if not (names == value).any():
-        known = ", ".join(names.dropna().sort_values(key=lambda name: name.str.zfill(20)).unique())
-        raise SplitError(f"leave_out {group}: no image has the {column} {value}; there are {known}")
-    return apart(metadata, names == value)
+    return {value: _apart(metadata, metadata[column] == value) for value in values}
 
 
 def groups_of(metadata: pd.DataFrame, column: str) -> pd.Series:
-    """The values of a column that women can be left out by, in words; `SplitError` where it is not there, or empty."""
+    """The values of a column that images can be left out by, as text.
+
+    Raises
+    ------
+    SplitError
+        Where the table has no such column, or it is empty. The message names the columns that have values.
+    """
     if column not in metadata or metadata[column].isna().all():
         known = ", ".join(str(name) for name in metadata if metadata[name].notna().any())
         raise SplitError(f"the table has no column {column} with values to leave out; it has {known}")
-    return in_words(metadata[column])
+    return as_text(metadata[column])
 
 
-def in_words(values: pd.Series) -> pd.Series:
-    """As text, whole numbers without ".0"; what is empty stays so."""
-    return values.map(lambda value: str(value).removesuffix(".0"), na_action="ignore")
+def as_text(values: pd.Series) -> pd.Series:
+    """Values as text. Whole numbers are written without ".0", which pandas adds where a column has empty fields.
 
+    Empty fields stay empty.
 
-def strata(metadata: pd.DataFrame, seed: int) -> Iterator[list[str]]:
-    """The women of each stratum in the order in which they are dealt."""
-    site = metadata["site_id"].map(str) if "site_id" in metadata else ""
-    women = (
-        metadata[["patient_id", "cancer"]]
-        .assign(site=site)
-        .groupby("patient_id", sort=True)
-        .agg(positives=("cancer", "sum"), site=("site", "first"))
+    Examples
+    --------
+    >>> as_text(pd.Series([49.0, None, 210.0])).tolist()
+    ['49', nan, '210']
+    """
+    return values.map(
+        lambda value: str(int(value)) if isinstance(value, float) and value.is_integer() else str(value),
+        na_action="ignore",
     )
-    women = women.sample(frac=1, random_state=seed)
-    women["cancer"] = women["positives"] > 0
-    women = women.sort_values("positives", ascending=False, kind="stable")
-    for _, group in women.groupby(["cancer", "site"], sort=True):
-        yield list(group.index)
-
-
-def both_sides(metadata: pd.DataFrame, inside: pd.Series) -> tuple[Indices, Indices]:
-    return np.flatnonzero(~inside), np.flatnonzero(inside)
 
 
 def limit_patients(metadata: pd.DataFrame, patients: int, seed: int) -> pd.DataFrame:
-    """The rows of about `patients` women, the shares with cancer and of sites kept; all where it is 0 or too many.
+    """The images of about so many women, with the shares of cancer and of sites kept.
 
-    Each stratum is rounded to whole women, and gives one at least.
+    Each stratum is rounded to whole women and gives at least one. 0, or more women than there are, means all.
     """
     total = metadata["patient_id"].nunique()
     if patients == 0 or patients >= total:
@@ -124,24 +160,29 @@ def limit_patients(metadata: pd.DataFrame, patients: int, seed: int) -> pd.DataF
 
 
 def assign(metadata: pd.DataFrame, config: RunConfig) -> pd.Series:
-    """ "train", "validation", "test" or "unused" for each row, as the settings ask.
+    """The split of each image, as the settings ask.
 
-    The test women are set aside first; the folds or the hold-out share the others. With `leave_out` one group
-    validates, and other images of its women are "unused".
+    The test women are set aside first. Validation then takes the hold-out or the fold of the other women. With
+    `leave_out`, one group of images validates, and the other images of its women are "unused".
+
+    Returns
+    -------
+    "train", "validation", "test" or "unused" for each row of the table, with its index.
 
     Raises
     ------
     SplitError
-        Where a side has no women with cancer, or none without.
+        Where a split would have no image with cancer, or none without.
     """
     split = pd.Series("train", index=metadata.index, name="split")
     rest = np.arange(len(metadata))
     if config.test_fraction > 0:
         rest, test = hold_out(metadata, config.test_fraction, config.split_seed)
         split.iloc[test] = "test"
+    # The folds and the hold-out share what is left, so val_fraction below is taken as a share of that.
     others = metadata.iloc[rest]
     if config.leave_out:
-        training, validation = leave_out(others, config.leave_out)
+        training, validation = _leave_out(others, config.leave_out)
         split.iloc[np.delete(rest, training)] = UNUSED
     elif config.fold >= 0:
         _, validation = k_folds(others, config.n_folds, config.split_seed)[config.fold]
@@ -152,23 +193,54 @@ def assign(metadata: pd.DataFrame, config: RunConfig) -> pd.Series:
     return split
 
 
-CLASSES = {1: "with cancer", 0: "without cancer"}
-
-
 def check_classes(cancer: pd.Series) -> None:
-    """`SplitError` where all images, or none, have cancer."""
-    for value, words in CLASSES.items():
+    """Raise `SplitError` where all images have cancer, or none has."""
+    for value, words in _CLASSES.items():
         if not (cancer == value).any():
             raise SplitError(f"the table has no image {words} (column cancer is never {value}): nothing can be learned")
 
 
 def check_sides(cancer: pd.Series, split: pd.Series, sides: list[str]) -> None:
-    """`SplitError` where one of the sides has no image with cancer, or none without."""
+    """Raise `SplitError` where one of the splits named in `sides` has no image with cancer, or none without."""
     check_classes(cancer)
     for side in sides:
-        for value, words in CLASSES.items():
+        for value, words in _CLASSES.items():
             if not (cancer[split == side] == value).any():
                 raise SplitError(
                     f"the {side} split would have no image {words}, of {(cancer == value).sum()} in the table: "
                     "there are too few women, limit_patients is too small, or leave_out names too small a group"
                 )
+
+
+def _strata(metadata: pd.DataFrame, seed: int) -> Iterator[list[str]]:
+    """The women of each stratum: shuffled, then those with the most positive images first."""
+    # An empty site is a stratum of its own, "nan": grouping by the value itself would drop its women.
+    site = metadata["site_id"].map(str) if "site_id" in metadata else ""
+    by_woman = metadata[["patient_id", "cancer"]].assign(site=site).groupby("patient_id", sort=True)
+    # Sorted by patient_id before shuffling, so that the order of the table's rows does not matter.
+    women = by_woman.agg(positives=("cancer", "sum"), site=("site", "first")).sample(frac=1, random_state=seed)
+    women["cancer"] = women["positives"] > 0
+    women = women.sort_values("positives", ascending=False, kind="stable")
+    for _, group in women.groupby(["cancer", "site"], sort=True):
+        yield list(group.index)
+
+
+def _leave_out(metadata: pd.DataFrame, group: str) -> tuple[Indices, Indices]:
+    """(training, validation) where a group such as "machine_id=49" validates."""
+    column, _, value = group.partition("=")
+    names = groups_of(metadata, column)
+    if not (names == value).any():
+        # Filled up with zeros, numbers are in the order of their size.
+        known = ", ".join(names.dropna().sort_values(key=lambda name: name.str.zfill(20)).unique())
+        raise SplitError(f"leave_out {group}: no image has the {column} {value}; there are {known}")
+    return _apart(metadata, names == value)
+
+
+def _apart(metadata: pd.DataFrame, inside: pd.Series) -> tuple[Indices, Indices]:
+    """The rows of the women who have none inside, and the rows inside."""
+    women = metadata.loc[inside, "patient_id"]
+    return np.flatnonzero(~metadata["patient_id"].isin(women)), np.flatnonzero(inside)
+
+
+def _both_sides(inside: pd.Series) -> tuple[Indices, Indices]:
+    return np.flatnonzero(~inside), np.flatnonzero(inside)

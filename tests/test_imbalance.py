@@ -5,14 +5,14 @@ import pandas as pd
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
-from rsna_nb import metrics
+from rsna_nb import metrics, plots
 from rsna_nb.evaluation import imbalance
-from rsna_nb.metadata import table as metadata
-from rsna_nb.metrics.calibration import prior_correction
+from rsna_nb.metadata import load_metadata
+from rsna_nb.metrics import prior_correction
 from rsna_nb.synthetic.table import TRAIN_COLUMNS
 from tests.conftest import table_of
 
-# FACTS.md, section 1: site, machine, images, positive.
+# The counts of the real train.csv: site, machine, images, positive images.
 MACHINES = [
     (1, 49, 23_529, 614),
     (1, 170, 923, 23),
@@ -30,7 +30,7 @@ EXTRA_VIEWS = {"MLO": 4_077, "CC": 2_939, "AT": 19, "LM": 10, "ML": 8, "LMO": 1}
 
 
 def shared_out(total: int, weights: pd.Series) -> pd.Series:
-    """`total` in whole numbers by `weights`, the largest remainders rounded up."""
+    """Divide `total` into whole numbers in proportion to `weights`; the largest remainders are rounded up."""
     exact = total * weights / weights.sum()
     whole = np.floor(exact).astype(int)
     whole[(exact - whole).nlargest(total - whole.sum()).index] += 1
@@ -38,7 +38,7 @@ def shared_out(total: int, weights: pd.Series) -> pd.Series:
 
 
 def rsna_table() -> pd.DataFrame:
-    """A train.csv with the counts of RSNA's, the same each time; who is who is made up."""
+    """A train.csv with the counts of RSNA's and invented women, the same each time."""
     machines = pd.DataFrame(MACHINES, columns=["site_id", "machine_id", "images", "positives"])
     women = shared_out(WOMEN, machines["images"])
     with_cancer = shared_out(BREASTS_WITH_CANCER, machines["positives"])
@@ -87,7 +87,7 @@ def rsna_table() -> pd.DataFrame:
 def rsna(tmp_path_factory) -> pd.DataFrame:
     folder = tmp_path_factory.mktemp("rsna")
     rsna_table().to_csv(folder / "train.csv", index=False)
-    return metadata.load_metadata(folder, check_files=False)
+    return load_metadata(folder, check_files=False)
 
 
 def test_the_table_has_the_published_counts(rsna):
@@ -99,7 +99,7 @@ def test_the_table_has_the_published_counts(rsna):
     assert rsna.groupby(["patient_id", "laterality"])["cancer"].nunique().max() == 1
 
 
-def test_shares_have_wilsons_interval_around_them(rsna):
+def test_shares_lie_within_their_wilson_intervals(rsna):
     shares = pd.concat([imbalance.prevalence(rsna), imbalance.prevalence_by(rsna)])
     assert (shares["low"] <= shares["share"]).all()
     assert (shares["share"] <= shares["high"]).all()
@@ -116,12 +116,12 @@ def test_groups_count_breasts_and_every_breast_is_in_one(rsna):
     assert machines == sorted(machines, key=int)
 
 
-def test_a_column_that_is_missing_or_empty_is_no_group():
+def test_a_column_that_is_missing_or_empty_has_no_groups():
     table = table_of(6, 2).drop(columns="implant").assign(age=np.nan)
     assert set(imbalance.prevalence_by(table).index.unique("column")) == {"site_id", "machine_id", "view"}
 
 
-def test_groups_are_words_and_the_empty_ones_say_so():
+def test_groups_have_names_and_empty_fields_are_a_group():
     ages = pd.Series([39.9, 40, 70, np.nan], name="age")
     assert imbalance.group_names(ages).tolist() == ["under 40", "40 to 49", "70 and over", "not given"]
     machines = pd.Series([49.0, 210.0, np.nan], name="machine_id")
@@ -154,7 +154,7 @@ def test_the_best_constant_is_the_share_and_with_weights_one_half(rsna):
     assert prior_correction(0.5, weights) == pytest.approx(share)
 
 
-def test_batches_have_the_positives_that_counting_gives():
+def test_positives_in_a_batch_are_as_counted_by_hand():
     table = imbalance.batches(200, 6, [16, 64])
     for size, row in table.iterrows():
         ways = [comb(6, found) * comb(194, size - found) / comb(200, size) for found in range(7)]
@@ -164,21 +164,21 @@ def test_batches_have_the_positives_that_counting_gives():
     assert table.loc[16, "none_an_epoch"] == pytest.approx(12 * table.loc[16, "none"])
 
 
-def test_the_auc_of_clusters_is_scikit_learns_and_alone_they_have_delongs_variance():
+def test_a_clustered_auc_is_scikit_learns_and_single_rows_have_delongs_variance():
     random = np.random.default_rng(0)
     labels = np.arange(300) < 60
     scores = np.round(random.normal(labels, 1.0), 1)  # with ties
     above, below = scores[labels], scores[~labels]
     wins = (above[:, None] > below) + 0.5 * (above[:, None] == below)
     delong = wins.mean(axis=1).var(ddof=1) / len(above) + wins.mean(axis=0).var(ddof=1) / len(below)
-    auc, variance = imbalance.clustered_auc(labels, scores, np.arange(300))
+    auc, variance = metrics.clustered_auc(labels, scores, np.arange(300))
     assert auc == pytest.approx(roc_auc_score(labels, scores))
     assert variance == pytest.approx(delong, rel=1e-6)
-    twice = imbalance.clustered_auc(np.tile(labels, 2), np.tile(scores, 2), np.tile(np.arange(300), 2))
+    twice = metrics.clustered_auc(np.tile(labels, 2), np.tile(scores, 2), np.tile(np.arange(300), 2))
     assert twice == pytest.approx((auc, variance))
 
 
-def test_the_interval_of_an_auc_holds_the_truth_where_a_womans_breasts_are_alike():
+def test_a_clustered_interval_covers_the_true_auc_where_a_womans_breasts_are_alike():
     random = np.random.default_rng(1)
     held = []
     for _ in range(400):
@@ -186,27 +186,47 @@ def test_the_interval_of_an_auc_holds_the_truth_where_a_womans_breasts_are_alike
         shared = np.repeat(random.normal(size=300), 2)
         labels = has_cancer & (np.arange(600) % 2 == 0)
         scores = 0.8 * shared + 0.6 * random.normal(size=600) + labels
-        auc, variance = imbalance.clustered_auc(labels, scores, np.repeat(np.arange(300), 2))
-        held.append(abs(auc - 0.760) < imbalance.Z * np.sqrt(variance))  # Phi(1 / sqrt 2)
+        auc, variance = metrics.clustered_auc(labels, scores, np.repeat(np.arange(300), 2))
+        held.append(abs(auc - 0.760) < 1.96 * np.sqrt(variance))  # Phi(1 / sqrt 2)
     assert 0.92 <= np.mean(held) <= 0.98
 
 
-def test_the_columns_of_train_csv_give_the_diagnosis_away(rsna):
+def test_columns_of_train_csv_alone_give_the_diagnosis_away(rsna):
     found = imbalance.shortcuts(rsna, seed=0).set_index(["kind", "column"])
-    assert (found["left_out"] == "").all()
+    assert (found["unavailable"] == "").all()
     assert found.loc[("train.csv", "all in train.csv only"), "auc"] == 1
     assert found.loc[("train.csv", "biopsy"), "auc"] > 0.95
     assert 0.6 < found.loc[("before", "age"), "auc"] < found.loc[("before", "all known before"), "auc"] < 0.75
     assert found.loc[("train.csv", "density"), "low"] < 0.5 < found.loc[("train.csv", "density"), "high"]
 
 
-def test_shortcuts_that_cannot_be_measured_say_why():
+def test_shortcuts_that_cannot_be_measured_have_a_reason():
     table = table_of(60, 12).assign(BIRADS=np.nan)
-    found = imbalance.shortcuts(table, seed=0).set_index("column")["left_out"]
+    found = imbalance.shortcuts(table, seed=0).set_index("column")["unavailable"]
     assert found["biopsy"] == "not in this table"
     assert found["BIRADS"] == "empty in this table"
     assert found["implant"] == found["view"] == "the same for every breast"
     assert found["site_id"] == ""
     few = imbalance.shortcuts(table_of(60, 9), seed=0)
-    assert few["left_out"].unique().tolist() == ["too few women with cancer (9, of 10 needed)"]
+    assert few["unavailable"].str.contains("too few women with cancer (9", regex=False).all()
     assert few["auc"].isna().all()
+
+
+def test_a_table_of_three_women_is_explored_without_a_warning():
+    rows = [[1, str(woman), str(10 * woman), "L", "CC", np.nan, int(woman == 1), 0, 7] for woman in (1, 2, 3)]
+    columns = ["site_id", "patient_id", "image_id", "laterality", "view", "age", "cancer", "implant", "machine_id"]
+    table = pd.DataFrame(rows, columns=columns)
+    units, weights = imbalance.prevalence(table), metrics.class_weights(table["cancer"])
+    found = imbalance.shortcuts(table, seed=42)
+    figures = [
+        plots.prevalence_forest(units),
+        plots.prevalence_forest(imbalance.prevalence_by(table), units.loc["breasts", "share"]),
+        plots.accuracy_trap(1 / 3),
+        plots.constant_losses(1 / 3, weights),
+        plots.prior_correction_curve(weights),
+        plots.batch_positives(imbalance.batches(3, 1, [3])),
+        plots.shortcut_aucs(found),
+    ]
+    for figure in figures:
+        figure.draw_without_rendering()
+    assert set(found["unavailable"]) == {"too few women with cancer (1, of 10 needed)"}

@@ -124,6 +124,21 @@ def test_a_picture_that_a_woman_has_twice_is_logged(generated, tmp_path, caplog)
     assert f"the same picture: {names[0]} and {names[1]}" in caplog.text
 
 
+def test_labels_of_a_breast_that_disagree_end_a_run_before_anything_is_prepared_or_are_all_positive(
+    generated, tmp_path
+):
+    df = pd.read_csv(generated / "train.csv", dtype={"patient_id": str, "image_id": str})
+    df.loc[df.index[df["cancer"] == 1][0], "cancer"] = 0
+    df.to_csv(tmp_path / "train.csv", index=False)
+    (tmp_path / "train_images").symlink_to(generated / "train_images")
+    folders = {"data_dir": str(tmp_path), "store_dir": str(tmp_path / "stores"), "runs_dir": str(tmp_path / "runs")}
+    with pytest.raises(ValueError, match="disagree on cancer"):
+        training.train(RunConfig(**SMALL | folders))
+    assert not (tmp_path / "stores").exists()
+    table, _ = data.split_table(RunConfig(**SMALL | folders, mixed_breasts="any_positive"))
+    assert table["cancer"].sum() == df["cancer"].sum() + 1
+
+
 def test_files_of_one_size_are_told_apart_by_what_is_in_them(tmp_path):
     contents = [b"a" * 40, b"b" * 20 + b"a" * 20, b"a" * 40, b"a" * 41]
     files = [tmp_path / str(number) for number in range(4)]

@@ -3,9 +3,8 @@ import json
 import pandas as pd
 import pytest
 
-from rsna_nb.metadata import kaggle
-from rsna_nb.metadata import table as metadata
-from rsna_nb.metadata.table import MetadataError, load_metadata
+from rsna_nb import metadata, synthetic
+from rsna_nb.metadata import MetadataError, kaggle, load_metadata
 from tests.conftest import table_of
 
 
@@ -34,14 +33,20 @@ def test_the_test_table_has_no_label(generated):
 @pytest.mark.parametrize(
     ("column", "value", "message"),
     [
-        ("patient_id", "../x", "row 3: patient_id '../x' is not a plain number or word"),
-        ("image_id", "", "row 3: image_id nan is not a plain number or word"),
+        ("patient_id", "../x", "row 3: patient_id is '../x'"),
+        ("patient_id", "00", "row 3: patient_id 00 looks like another way to write 0"),
+        ("patient_id", "0.0", "row 3: patient_id 0.0 looks like another way to write 0"),
+        ("image_id", "", "row 3: image_id is empty"),
         ("image_id", "00", "row 3: image_id 00 stands in row 2 already"),
         ("laterality", "left", "row 3: laterality is 'left', not L or R"),
+        ("laterality", "", "row 3: laterality is empty"),
+        ("view", "", "row 3: view is empty"),
+        ("view", "??", "row 3: view is '??'"),
         ("cancer", 2, "row 3: cancer is '2', not 0 or 1"),
-        ("cancer", "yes", "train.csv: row 3: cancer is 'yes', not 0 or 1"),
-        ("cancer", "", "row 3: cancer is nan, not 0 or 1"),
-        ("age", "045Y", "row 3: age is '045Y', not a number of years"),
+        ("cancer", "yes", "train.csv: row 3: cancer is 'yes'"),
+        ("cancer", "", "row 3: cancer is empty"),
+        ("age", "045Y", "row 3: age is '045Y'"),
+        ("age", "inf", "row 3: age is 'inf'"),
     ],
 )
 def test_a_fault_is_reported_with_its_row(write, column, value, message):
@@ -50,6 +55,95 @@ def test_a_fault_is_reported_with_its_row(write, column, value, message):
     with pytest.raises(MetadataError) as caught:
         load_metadata(write(df), check_files=False)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [-5, 9999])
+def test_an_age_that_nobody_has_is_logged_with_its_row_and_missing(write, caplog, value):
+    df = table_of(3, 1)
+    df.loc[4, "age"] = value
+    loaded = load_metadata(write(df), check_files=False)
+    assert loaded["age"].isna().tolist() == [row == 4 for row in range(12)]
+    assert loaded["age"].dropna().eq(50).all()
+    assert f"row 6 '{value}.0'" in caplog.text
+    assert "unusual values of age (1)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "kept"),
+    [
+        ("implant", "9", False),
+        ("implant", "yes", False),
+        ("view", "XYZ", True),
+        ("density", "E", True),
+        ("BIRADS", "7", True),
+    ],
+)
+def test_an_odd_description_is_logged_with_its_row_and_kept_unless_it_is_summed(write, caplog, column, value, kept):
+    df = table_of(3, 1).assign(density="B", BIRADS=1).astype({column: object})
+    df.loc[4, column] = value
+    loaded = load_metadata(write(df), check_files=False)[column]
+    assert str(loaded[4]) == value if kept else pd.isna(loaded[4])
+    assert f"row 6 '{value}'" in caplog.text
+    assert caplog.text.count("unusual") == 1
+
+
+def test_usual_values_are_loaded_without_a_word(generated, caplog):
+    load_metadata(generated)
+    assert not caplog.text
+
+
+@pytest.fixture
+def mixed(write):
+    """A table in which one image of a breast has no cancer and the other has, in two breasts."""
+    df = table_of(6, 2)
+    df.loc[df["image_id"].isin(["00", "11"]), "cancer"] = 0
+    return write(df)
+
+
+def test_a_breast_whose_images_disagree_on_cancer_is_named_with_what_to_do(mixed):
+    with pytest.raises(MetadataError) as caught:
+        load_metadata(mixed, check_files=False)
+    assert len(caught.value.faults) == 2
+    assert "patient_id 0, laterality L" in caught.value.faults[0]
+    assert "1 in row 4 and 0 in row 2" in caught.value.faults[0]
+    assert "mixed_breasts" in str(caught.value)
+    assert "any_positive" in str(caught.value)
+
+
+def test_all_mixed_breasts_are_counted_and_twenty_named(write):
+    df = table_of(30, 25)
+    df.loc[df.index % 4 == 0, "cancer"] = 0
+    with pytest.raises(MetadataError, match="and 5 more") as caught:
+        load_metadata(write(df), check_files=False)
+    assert len(caught.value.faults) == 25
+
+
+def test_any_positive_labels_all_images_of_the_breast_and_logs_how_many_changed(mixed, caplog):
+    df = load_metadata(mixed, check_files=False, mixed_breasts="any_positive")
+    assert df["cancer"].tolist() == [1] * 8 + [0] * 16
+    assert "2 images of 2 breasts" in caplog.text
+    assert "row 2; row 7" in caplog.text
+
+
+def test_labels_that_disagree_can_be_looked_at(mixed):
+    assert load_metadata(mixed, check_files=False, mixed_breasts="keep")["cancer"].sum() == 6
+    with pytest.raises(ValueError, match="any_positive"):
+        load_metadata(mixed, check_files=False, mixed_breasts="any")
+
+
+def test_a_column_that_stands_twice_is_a_fault(write):
+    folder = write(table_of(3, 1))
+    lines = (folder / "train.csv").read_text().splitlines()
+    (folder / "train.csv").write_text("\n".join([lines[0] + ",cancer", *(line + ",0" for line in lines[1:])]))
+    with pytest.raises(MetadataError, match="column cancer stands in the table twice"):
+        load_metadata(folder, check_files=False)
+
+
+def test_a_table_separated_by_semicolons_says_so(write):
+    folder = write(table_of(3, 1))
+    (folder / "train.csv").write_text((folder / "train.csv").read_text().replace(",", ";"))
+    with pytest.raises(MetadataError, match=r"one column.*commas"):
+        load_metadata(folder, check_files=False)
 
 
 def test_blank_lines_are_passed_over_and_counted(write):
@@ -151,17 +245,17 @@ def test_a_column_map_serves_cbis_ddsm_with_a_row_a_finding(tmp_path):
     ("change", "message"),
     [
         ({"columns": {"view": "nowhere"}}, "column 'nowhere' is missing"),
-        ({"values": {"laterality": {"L": "L"}}}, "row 3: laterality is 'R', not L"),
+        ({"values": {"laterality": {"L": "L"}}}, "row 3: laterality is 'R', not 'L'"),
         ({"images": "../{image_id}.dcm"}, "leaves the data folder"),
         ({"images": "{nowhere}.dcm"}, "nowhere"),
-        ({"tables": "x"}, "not a column map"),
-        ({"table": "{splt}.csv"}, r"columns.json: table '\{splt\}.csv': only \{split\} can stand in braces, not splt"),
+        ({"tables": "x"}, "columns.json: tables 'x'"),
+        ({"table": "{splt}.csv"}, r"columns.json: table '\{splt\}.csv': only \{split\} can stand in braces"),
         ({"images": "a/{image_id.dcm"}, "columns.json: images 'a/.image_id.dcm': expected '}'"),
         ({"images": "{}.dcm"}, "images '{}.dcm': a column's name is missing between braces"),
-        ({"columns": {"view": "{view"}}, "columns: view '{view'"),
-        ({"columns": "view"}, "columns must be an object"),
-        ({"columns": {"view": 1}}, "columns: view 1: must be text, not int"),
-        ({"values": {"cancer": ["0"]}}, "values must be an object of objects"),
+        ({"columns": {"view": "{view"}}, "columns.view '{view'"),
+        ({"columns": "view"}, "columns 'view'"),
+        ({"columns": {"view": 1}}, "columns.view 1: .*string"),
+        ({"values": {"cancer": ["0"]}}, "values.cancer"),
     ],
 )
 def test_a_wrong_column_map_is_explained(write, tmp_path, change, message):
@@ -169,6 +263,24 @@ def test_a_wrong_column_map_is_explained(write, tmp_path, change, message):
     (tmp_path / "columns.json").write_text(json.dumps(change))
     with pytest.raises(MetadataError, match=message):
         load_metadata(tmp_path, check_files=False)
+
+
+def test_all_faults_of_a_column_map_are_named_at_once(write, tmp_path):
+    write(table_of(3, 1))
+    (tmp_path / "columns.json").write_text('{"tables": "x", "images": 1, "several_rows": "yes"}')
+    with pytest.raises(MetadataError) as caught:
+        load_metadata(tmp_path, check_files=False)
+    assert [name in str(caught.value) for name in ("tables", "images", "several_rows")] == [True] * 3
+    (tmp_path / "columns.json").write_text("{'table': 'x'}")
+    with pytest.raises(MetadataError, match=r"columns\.json: Invalid JSON"):
+        load_metadata(tmp_path, check_files=False)
+
+
+def test_a_column_map_may_begin_with_a_byte_order_mark_and_map_an_empty_label(write, tmp_path):
+    write(table_of(3, 1).astype({"cancer": object}).replace({"cancer": {0: ""}}))
+    layout = {"columns": {"view": "view"}, "values": {"cancer": {"": 0, "1": 1}}}
+    (tmp_path / "columns.json").write_text("\ufeff" + json.dumps(layout), "utf-8")
+    assert load_metadata(tmp_path, check_files=False)["cancer"].tolist() == [1] * 4 + [0] * 8
 
 
 def test_columns_that_leak_never_become_inputs():
@@ -179,16 +291,31 @@ def test_columns_that_leak_never_become_inputs():
             metadata.model_inputs(df, ["age", name])
 
 
-def test_the_folder_mounted_on_kaggle_is_found(tmp_path, monkeypatch):
-    monkeypatch.setattr(kaggle, "mounted", lambda: tmp_path)
-    assert metadata.find_data("") == tmp_path
+def test_the_folder_mounted_on_kaggle_is_found_in_either_place(tmp_path, monkeypatch):
+    monkeypatch.setattr(kaggle, "MOUNTS", (tmp_path / "old", tmp_path / "competitions" / "new"))
+    assert kaggle.mounted() is None
+    for mount in reversed(kaggle.MOUNTS):
+        mount.mkdir(parents=True)
+        assert kaggle.mounted() != mount, "a mount needs its table"
+        (mount / "train.csv").touch()
+        assert metadata.find_data("") == mount
     assert metadata.find_data(str(tmp_path / "mine")) == tmp_path / "mine"
 
 
-def test_a_mount_needs_its_table(tmp_path):
-    assert kaggle.mounted(tmp_path) is None
-    (tmp_path / "train.csv").touch()
-    assert kaggle.mounted(tmp_path) == tmp_path
+def test_on_kaggle_the_demo_set_is_not_taken_in_silence(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(kaggle, "INPUT", tmp_path)
+    monkeypatch.setattr(kaggle, "MOUNTS", ())
+    monkeypatch.setattr(synthetic, "generate", lambda folder: folder)
+    metadata.find_data("")
+    assert "not attached" in caplog.text
+
+
+def test_tables_about_two_data_folders_of_one_name_are_kept_apart(tmp_path):
+    first, second = (metadata.results_folder(tmp_path / "out", tmp_path / place / "data") for place in "ab")
+    assert first != second
+    assert first.is_dir()
+    assert first.name.startswith("data-")
+    assert first == metadata.results_folder(tmp_path / "out", tmp_path / "b" / ".." / "a" / "data")
 
 
 def test_a_download_without_credentials_says_what_to_do(tmp_path, monkeypatch):

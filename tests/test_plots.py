@@ -29,8 +29,10 @@ def test_the_forest_has_a_dot_and_its_counts_for_each_group_and_hollow_ones_for_
     both = pd.concat([shares(1000, [20, 30]), shares(40, [2])])
     figure = plots.prevalence_forest(both, 0.025)
     dots = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
-    assert [dot.get_xdata()[0] for dot in dots] == pytest.approx([0.02, 0.03, 0.05])
-    assert [dot.get_markerfacecolor() == "white" for dot in dots] == [False, False, True]
+    filled, hollow = dots
+    assert filled.get_xdata() == pytest.approx([0.02, 0.03])
+    assert hollow.get_xdata() == pytest.approx([0.05])
+    assert hollow.get_markerfacecolor() == "white" != filled.get_markerfacecolor()
     assert {"20 of 1,000", "30 of 1,000", "2 of 40"} <= set(words(figure))
     assert "group 1 3.0% of 1,000" in figure.get_label()
 
@@ -39,24 +41,39 @@ def test_an_interval_that_goes_on_ends_in_an_arrow():
     both = pd.concat([shares(10_000, [200]), shares(10, [9])])
     figure = plots.prevalence_forest(both)
     arrows = [line for line in figure.axes[0].lines if line.get_marker() == ">"]
-    assert len(arrows) == 1
+    assert [len(arrow.get_xdata()) for arrow in arrows] == [1]
     assert arrows[0].get_xdata()[0] == figure.axes[0].get_xlim()[1] < 0.9
 
 
-def test_shortcuts_are_told_apart_by_colour_and_those_left_out_are_not_drawn():
+def test_shortcuts_have_the_colour_of_their_kind_and_unavailable_ones_are_not_drawn():
     rows = [
         ("before", "age", "", 0.6),
         ("train.csv", "biopsy", "", 1.0),
         ("before", "view", "empty in this table", np.nan),
     ]
-    df = pd.DataFrame(rows, columns=["kind", "column", "left_out", "auc"]).assign(low=0.55, high=1.0)
+    df = pd.DataFrame(rows, columns=["kind", "column", "unavailable", "auc"]).assign(low=0.55, high=1.0)
     figure = plots.shortcut_aucs(df)
     dots = {line.get_label(): line for line in figure.axes[0].lines if line.get_marker() == "o"}
     assert dots["known before the diagnosis"].get_xdata().tolist() == [0.6]
     assert dots["in train.csv only"].get_xdata().tolist() == [1.0]
     assert not [text for text in words(figure) if "view" in text]
-    nothing = plots.shortcut_aucs(df.assign(auc=np.nan, left_out="too few women"))
-    assert "left out: too few women" in words(nothing)
+    nothing = plots.shortcut_aucs(df.assign(auc=np.nan, unavailable="too few women"))
+    assert "not available: too few women" in words(nothing)
+
+
+def test_axes_have_the_terms_of_the_field():
+    trap = plots.accuracy_trap(0.02)
+    assert {"Specificity (%)", "Accuracy by breast (%)"} <= set(words(trap))
+    marks = [line for line in trap.axes[0].lines if line.get_marker() in "so"]
+    assert all(50 < value < 100.1 for mark in marks for value in (*mark.get_xdata(), *mark.get_ydata()))
+    batches = plots.batch_positives(imbalance.batches(1000, 20, [16, 32]))
+    assert {"Positive images in a batch", "Batches without a positive image (%)"} <= set(words(batches))
+    assert [bar.get_height() for bar in batches.axes[1].patches] == pytest.approx([72.2, 51.9], abs=0.3)
+    corrected = plots.prior_correction_curve({0: 0.51, 1: 25.0})
+    assert "0.5 → 2 %" in words(corrected)
+    overview = plots.table_overview(table_of(6, 2).assign(age=np.nan))
+    assert {"Women by age", "Age (years)", "Women"} <= set(words(overview))
+    assert "6 women of unknown age" in overview.get_label()
 
 
 def test_counts_of_a_split_are_on_its_bar():
@@ -94,13 +111,6 @@ def test_a_grid_has_each_picture_in_its_place_and_words_where_there_is_none():
     assert drawn == [[], [0.0], [1.0], []]
     assert [text.get_text() for text in figure.axes[3].texts] == ["the file is empty"]
     assert {"machine 48", "machine 49", "view CC", "view MLO"} <= set(words(figure))
-
-
-def test_missing_fields_are_in_percent_by_machine():
-    table = table_of(6, 3).assign(age=lambda df: df["age"].where(df["machine_id"] != 50))
-    figure = plots.missing_values(table)
-    assert words(figure).count("100") == 1
-    assert figure.get_label() == "Empty fields by column, on the machine with the most: age 100 %."
 
 
 def test_the_steps_of_reading_each_have_a_histogram_of_all_their_pixels(tmp_path, breast):

@@ -19,7 +19,7 @@ def women(df: pd.DataFrame, rows: np.ndarray) -> set[str]:
     return set(df["patient_id"].iloc[rows])
 
 
-def test_a_hold_out_parts_women_and_keeps_the_share_of_cancer_and_site(table):
+def test_a_hold_out_separates_women_and_keeps_the_shares_of_cancer_and_sites(table):
     rest, held = hold_out(table, 0.2, seed=1)
     assert not women(table, rest) & women(table, held)
     assert sorted([*rest, *held]) == list(range(len(table)))
@@ -36,7 +36,7 @@ def test_the_same_seed_gives_the_same_split_in_any_order_of_rows(table):
     assert women(table, held) != women(table, hold_out(table, 0.2, seed=2)[1])
 
 
-def test_folds_cover_every_woman_once_and_are_alike(table):
+def test_every_woman_validates_in_one_fold_and_folds_are_alike(table):
     folds = k_folds(table, 5, seed=3)
     assert sorted(np.concatenate([validation for _, validation in folds])) == list(range(len(table)))
     for training, validation in folds:
@@ -47,7 +47,7 @@ def test_folds_cover_every_woman_once_and_are_alike(table):
 
 @pytest.fixture(scope="module")
 def rsna() -> pd.DataFrame:
-    """The real table's shape, with a woman who has images of two machines."""
+    """A table with the counts of the real one, and a woman who has images of two machines."""
     df = rsna_table().astype({"patient_id": str})
     woman = df["patient_id"] == df.loc[(df["machine_id"] == 49) & (df["cancer"] == 0), "patient_id"].iloc[-1]
     df.loc[df.index[woman][0], "machine_id"] = 93
@@ -55,7 +55,7 @@ def rsna() -> pd.DataFrame:
 
 
 def uneven(df: pd.DataFrame) -> pd.DataFrame:
-    """With 1 to 8 positive images a woman instead of some 2."""
+    """The table with 1 to 8 positive images of each woman with cancer, instead of about 2."""
     positive = df[df["cancer"] == 1].drop_duplicates("patient_id")
     counts = np.random.default_rng(0).choice([1, 2, 3, 4, 6, 8], len(positive), p=[0.05, 0.5, 0.15, 0.2, 0.07, 0.03])
     return pd.concat([df[df["cancer"] == 0], positive.loc[positive.index.repeat(counts)]], ignore_index=True)
@@ -63,7 +63,7 @@ def uneven(df: pd.DataFrame) -> pd.DataFrame:
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("shape", [lambda df: df, uneven], ids=["rsna", "uneven"])
-def test_folds_of_the_real_tables_shape_are_alike(rsna, shape, seed):
+def test_folds_of_a_table_like_the_real_one_are_alike(rsna, shape, seed):
     df = shape(rsna)
     assert df["patient_id"].nunique() == 11_913
     assert df.loc[df["cancer"] == 1, "patient_id"].nunique() == 486
@@ -81,32 +81,30 @@ def test_folds_of_the_real_tables_shape_are_alike(rsna, shape, seed):
     assert spread(lambda fold: fold.loc[fold["site_id"] == 2, "patient_id"].nunique()) <= 5
 
 
-def test_of_the_real_tables_machines_two_cannot_be_judged_and_a_woman_of_two_is_unused(rsna):
-    judged, unused = {}, {}
+def test_two_machines_of_the_real_table_cannot_validate_and_a_woman_of_two_machines_is_unused(rsna):
+    refused, unused = {}, {}
     for machine in sorted(rsna["machine_id"].unique()):
         try:
             split = assign(rsna, RunConfig(leave_out=f"machine_id={machine}"))
         except SplitError as error:
-            judged[machine] = str(error)
+            refused[machine] = str(error)
         else:
             assert (split == "validation").tolist() == (rsna["machine_id"] == machine).tolist()
             unused[machine] = (split == "unused").sum()
-    assert {machine: error.partition(",")[0] for machine, error in judged.items()} == {
-        197: "the validation split would have no image with cancer",
-        210: "the validation split would have no image with cancer",
-    }
+    assert set(refused) == {197, 210}
+    assert all("validation" in error and "with cancer" in error for error in refused.values())
     assert {machine for machine, count in unused.items() if count} == {49, 93}
 
 
-def test_leaving_a_machine_out_leaves_its_women_out(table):
+def test_leaving_a_machine_out_keeps_its_women_out_of_training(table):
     table.loc[table["image_id"] == "00", "machine_id"] = 93  # woman 0 has two machines
     splits = leave_one_out(table, "machine_id")
     assert set(splits) == {49, 50, 51, 93}
-    training, left_out = splits[93]
-    assert women(table, left_out) == {"0"}
+    training, validation = splits[93]
+    assert women(table, validation) == {"0"}
     assert "0" not in women(table, training)
-    for training, left_out in splits.values():
-        assert not women(table, training) & women(table, left_out)
+    for training, validation in splits.values():
+        assert not women(table, training) & women(table, validation)
 
 
 @pytest.mark.parametrize("settings", [{}, {"test_fraction": 0.25}, {"fold": 2}, {"fold": 2, "test_fraction": 0.25}])
@@ -128,7 +126,7 @@ def test_the_test_women_are_the_same_for_every_fold(table):
     assert sum(map(len, validations)) + len(tests[0]) == 200
 
 
-def test_a_group_left_out_validates_and_its_womens_other_images_are_unused(table):
+def test_a_group_that_is_left_out_validates_and_other_images_of_its_women_are_unused(table):
     table.loc[table["image_id"] == "00", "machine_id"] = 93  # woman 0 has two machines
     table.loc[table["image_id"] == "30", "machine_id"] = 93
     table.loc[table["patient_id"] == "190", "machine_id"] = 93
@@ -138,7 +136,7 @@ def test_a_group_left_out_validates_and_its_womens_other_images_are_unused(table
     assert split.value_counts().to_dict() == {"train": 197 * 4, "validation": 6, "unused": 6}
 
 
-def test_the_test_women_are_the_same_when_a_site_is_left_out(table):
+def test_the_test_women_are_the_same_where_a_site_is_left_out(table):
     split = assign(table, RunConfig(leave_out="site_id=2", test_fraction=0.2))
     assert (split == "test").equals(assign(table, RunConfig(test_fraction=0.2)) == "test")
     assert set(table["site_id"][split == "validation"]) == {2}
@@ -155,8 +153,8 @@ def test_machine_numbers_that_pandas_read_as_fractions_are_found(table):
 @pytest.mark.parametrize(
     ("group", "message"),
     [
-        ("machine=49", "the table has no column machine with values to leave out; it has site_id, patient_id, "),
-        ("machine_id=7", "leave_out machine_id=7: no image has the machine_id 7; there are 49, 50, 51"),
+        ("machine=49", "no column machine.* site_id, patient_id, "),
+        ("machine_id=7", "leave_out machine_id=7: .* 49, 50, 51"),
     ],
 )
 def test_a_group_that_the_table_lacks_is_refused_with_those_that_it_has(table, group, message):
@@ -178,7 +176,7 @@ def test_a_table_of_one_class_is_refused(with_cancer, message):
 
 
 def test_too_few_women_for_a_side_are_refused():
-    with pytest.raises(SplitError, match="the validation split would have no image with cancer, of 4"):
+    with pytest.raises(SplitError, match=r"validation split .* no image with cancer, of 4"):
         assign(table_of(20, 1), RunConfig())
 
 

@@ -17,8 +17,8 @@ from scipy.special import expit
 from rsna_nb import metrics
 from rsna_nb.config import ConfigError, is_folder_name
 from rsna_nb.ensemble.model_pool import ModelPool, corrected
-from rsna_nb.evaluation import share_below, with_fold
-from rsna_nb.metrics import MetricsError, by_breast, logit
+from rsna_nb.evaluation import with_fold
+from rsna_nb.metrics import MetricsError, by_breast, logit, share_below
 
 GREEDY_STEPS = 25  # members added by greedy selection; one may be added several times
 Choose = Callable[[pd.DataFrame, list[str]], np.ndarray]  # breasts with a column a member, their names -> weights

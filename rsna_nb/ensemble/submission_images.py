@@ -101,7 +101,7 @@ def validation_images(ensemble: Ensemble, folder: Path) -> pd.DataFrame:
     """The rows of the ensemble's validation images with their files, `path`."""
     rows = ensemble.pool.rows[ensemble.pool.of("validation")].reset_index(drop=True)
     # A left join keeps the order of the rows, which the scores of the pool are in.
-    found = rows.merge(load_metadata(folder)[[*KEY, "path"]], on=KEY, how="left")
+    found = rows.merge(load_metadata(folder, mixed_breasts="keep")[[*KEY, "path"]], on=KEY, how="left")
     missing = found.loc[found["path"].isna(), "image_id"]
     if len(missing):
         raise SubmissionError(

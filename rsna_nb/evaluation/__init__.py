@@ -2,7 +2,7 @@
 
 from rsna_nb.evaluation import comparison, imbalance, out_of_fold, single_run, summary
 from rsna_nb.evaluation.comparison import differences, on_the_same_images, paired, refuse_seen
-from rsna_nb.evaluation.imbalance import constant_loss, group_names, in_order, share_below
+from rsna_nb.evaluation.imbalance import constant_loss, group_names, in_order
 from rsna_nb.evaluation.out_of_fold import with_fold
 from rsna_nb.evaluation.single_run import (
     PREPARE_FIRST,
@@ -41,7 +41,6 @@ __all__ = [
     "paired",
     "plain",
     "refuse_seen",
-    "share_below",
     "single_run",
     "summary",
     "weighs_nothing",

@@ -1,27 +1,24 @@
-"""How rare cancer is, by which groups, and what that does: to metrics, to the loss, to batches, to shortcuts.
+"""How rare cancer is, in which groups, and what that does to metrics, to the loss and to batches.
 
-A table is one as `metadata.load_metadata` returns it, one row an image. Shares are counted by breast where not said
-otherwise: all images of a breast have one label, so that an interval over images would be too narrow.
+A table is one as `metadata.load_metadata` returns it, one row an image. Shares with cancer are counted by breast unless
+a function says otherwise. All images of a breast share its label, so that an interval over images would be too narrow.
 """
 
 from collections.abc import Iterable, Mapping
-from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy.stats import hypergeom
+from scipy.special import expit, logit
+from scipy.stats import hypergeom, norm
 from sklearn import metrics as sklearn_metrics
 from sklearn.linear_model import LogisticRegression
 
 from rsna_nb import metrics, splits
-from rsna_nb.metadata import INPUTS
-from rsna_nb.metrics import wilson
+from rsna_nb.metadata import BREAST, INPUTS
 
-Z = NormalDist().inv_cdf(0.975)  # of 95 % intervals
 NOT_GIVEN = "not given"
-AGES = {"under 40": 0, "40 to 49": 40, "50 to 59": 50, "60 to 69": 60, "70 and over": 70}
-BREAST = ["patient_id", "laterality"]
+AGES = {"under 40": 0, "40 to 49": 40, "50 to 59": 50, "60 to 69": 60, "70 and over": 70}  # each band's first year
 UNITS = {"images": ["image_id"], "breasts": BREAST, "women": ["patient_id"]}
 GROUPS = ["site_id", "machine_id", "view", "age", "density", "implant"]
 TRAIN_ONLY = ["density", "biopsy", "BIRADS", "invasive", "difficult_negative_case"]
@@ -30,47 +27,78 @@ FOLDS, FEWEST_WOMEN = 5, 10  # women with cancer: two a fold
 
 
 def with_shares(counts: pd.DataFrame) -> pd.DataFrame:
-    """`counts` (columns total, positives) with their share and its interval: share, low, high."""
-    low, high = wilson(counts["positives"].to_numpy(), counts["total"].to_numpy())
+    """Add the share of positives and its 95 % Wilson interval to counts.
+
+    Parameters
+    ----------
+    counts
+        Columns `total` and `positives`.
+
+    Returns
+    -------
+    `counts` with `share`, `low` and `high`, all 0-1.
+    """
+    low, high = metrics.wilson(counts["positives"].to_numpy(), counts["total"].to_numpy())
     return counts.assign(share=counts["positives"] / counts["total"], low=low, high=high)
 
 
 def prevalence(table: pd.DataFrame) -> pd.DataFrame:
-    """Images, breasts and women, a row each: how many, how many of them positive, share and interval."""
-    counts = {}
-    for unit, columns in UNITS.items():
-        cancer = table.groupby(columns)["cancer"].max()
-        counts[unit] = {"total": len(cancer), "positives": int(cancer.sum())}
+    """How many images, breasts and women there are, and how many of them with cancer.
+
+    A woman or a breast has cancer if one of its images has.
+
+    Returns
+    -------
+    A row for each unit ("images", "breasts", "women"): `total`, `positives`, and the columns of `with_shares`.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"patient_id": ["1", "1", "2"], "laterality": list("LRL"), "image_id": list("abc")})
+    >>> prevalence(table.assign(cancer=[1, 0, 0]))[["total", "positives"]].T
+               images  breasts  women
+    total           3        3      2
+    positives       1        1      1
+    """
+    units = {unit: table.groupby(columns)["cancer"].max() for unit, columns in UNITS.items()}
+    counts = {unit: {"total": len(cancer), "positives": int(cancer.sum())} for unit, cancer in units.items()}
     return with_shares(pd.DataFrame(counts).T)
 
 
 def prevalence_by(table: pd.DataFrame, columns: Iterable[str] = GROUPS) -> pd.DataFrame:
-    """As `prevalence`, of the breasts that have an image in each group of each column: index (column, group).
+    """`prevalence` of the breasts that have an image in each group of each column.
 
-    A column that the table lacks, or that is empty, is left out.
+    Returns
+    -------
+    The columns of `with_shares`, with the index (column, group). A column that the table lacks, or that is empty, has
+    no rows.
     """
     counts = {}
     for column in columns:
         if column not in table or table[column].isna().all():
             continue
         names = group_names(table[column])
+        # A breast counts once in each group that it has an image of: once for CC and once for MLO.
         breasts = table.assign(group=names).groupby([*BREAST, "group"], as_index=False)["cancer"].max()
-        by_group = breasts.groupby("group")["cancer"].agg(["size", "sum"])
-        counts[column] = by_group.set_axis(["total", "positives"], axis=1).loc[in_order(names)]
+        by_group = breasts.groupby("group")["cancer"].agg(total="size", positives="sum")
+        counts[column] = by_group.loc[in_order(names)]
     return with_shares(pd.concat(counts, names=["column"]))
 
 
 def group_names(values: pd.Series) -> pd.Series:
-    """Each row's group in words: ages by decade, whole numbers without ".0", "not given" where it is empty."""
+    """The name of each row's group: a decade of age where the column is "age", else the value as text.
+
+    Empty fields are in the group "not given".
+    """
     if values.name == "age":
-        bands = pd.cut(values.astype(float), [*AGES.values(), np.inf], right=False, labels=list(AGES))
-        return bands.astype(object).where(values.notna(), NOT_GIVEN)
-    words = values.map(lambda value: str(int(value)) if isinstance(value, float) and value.is_integer() else str(value))
-    return words.astype(object).where(values.notna(), NOT_GIVEN)
+        years = values.astype(float)
+        names = pd.cut(years, [*AGES.values(), np.inf], right=False, labels=list(AGES)).astype(object)
+    else:
+        names = splits.as_text(values).astype(object)
+    return names.where(values.notna(), NOT_GIVEN)
 
 
 def in_order(names: pd.Series) -> list[str]:
-    """The groups in the order of their numbers or ages, or of the alphabet; "not given" last."""
+    """The different groups: numbers and ages by their size, then words by the alphabet, and "not given" last."""
 
     def key(name: str) -> tuple[bool, float, str]:
         return name == NOT_GIVEN, AGES.get(name, float(name) if name.isdigit() else np.inf), name
@@ -79,7 +107,19 @@ def in_order(names: pd.Series) -> list[str]:
 
 
 def constant_guesses(labels: ArrayLike, guesses: Mapping[str, float]) -> pd.DataFrame:
-    """What one and the same score for everybody gets on each metric: a row a guess; called positive from 0.5 on."""
+    """Evaluate the same score for everybody on each metric.
+
+    Parameters
+    ----------
+    labels
+        (n,), 0 or 1.
+    guesses
+        A name for each score, 0-1. A score of at least 0.5 calls everybody positive.
+
+    Returns
+    -------
+    A row for each guess, a column for each metric. The PPV is NaN where nobody is called positive.
+    """
     positive = np.asarray(labels) == 1
     rows = {}
     for name, guess in guesses.items():
@@ -89,70 +129,114 @@ def constant_guesses(labels: ArrayLike, guesses: Mapping[str, float]) -> pd.Data
             "accuracy": (called == positive).mean(),
             "sensitivity": called[positive].mean(),
             "specificity": (~called[~positive]).mean(),
-            "PPV": positive[called].mean() if called.any() else np.nan,
+            "PPV": sklearn_metrics.precision_score(positive, called, zero_division=np.nan),
             "F1": sklearn_metrics.f1_score(positive, called, zero_division=0),
             "pF1": metrics.pf1(positive, scores),
             "AUC": sklearn_metrics.roc_auc_score(positive, scores),
             "average precision": sklearn_metrics.average_precision_score(positive, scores),
             "cross-entropy": metrics.cross_entropy(positive, scores).mean(),
-            "Brier": ((scores - positive) ** 2).mean(),
+            "Brier": sklearn_metrics.brier_score_loss(positive, scores),
         }
     return pd.DataFrame(rows).T
 
 
 def constant_loss(guess: ArrayLike, share: float, weights: Mapping[int, float]) -> np.ndarray:
-    """Mean weighted cross-entropy of one guess for all, where this share of them is positive."""
+    """The mean weighted cross-entropy, in nats, of the same score for everybody.
+
+    Parameters
+    ----------
+    guess
+        Scores strictly between 0 and 1, of any shape.
+    share
+        The share of positives, 0-1.
+    weights
+        The weight of class 0 and of class 1 in the loss.
+    """
     guess = np.asarray(guess, float)
     return -(share * weights[1] * np.log(guess) + (1 - share) * weights[0] * np.log1p(-guess))
 
 
 def batches(images: int, positives: int, sizes: Iterable[int]) -> pd.DataFrame:
-    """Positives in a batch drawn without replacement, a row a size: a hypergeometric number.
+    """How many positive images a batch has when it is drawn without replacement: a hypergeometric number.
 
-    `expected`, `low` and `high` (between which 90 % of the batches lie) are images, `none` is the chance of a batch
-    without any, C(images - positives, size) / C(images, size), and `none_an_epoch` how many such an epoch has.
+    Returns
+    -------
+    A row for each of `sizes`: `expected` is the mean number of positives; 90 % of the batches have `low` to `high`;
+    `none` is the probability of a batch without any, C(images - positives, size) / C(images, size), and
+    `none_an_epoch` the mean number of such batches in an epoch.
+
+    Examples
+    --------
+    >>> batches(54_706, 1_158, [32, 256])["none"].round(3).tolist()
+    [0.504, 0.004]
     """
-    rows = {}
-    for size in sizes:
-        number = hypergeom(images, positives, size)
-        low, high = number.ppf([0.05, 0.95])
-        none = number.pmf(0)
-        rows[size] = [size * positives / images, low, high, none, none * (images // size)]
-    columns = ["expected", "low", "high", "none", "none_an_epoch"]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("batch_size")
+    sizes = pd.Index(list(sizes), name="batch_size")
+    # For all sizes at once: a frozen distribution takes arrays.
+    number = hypergeom(images, positives, sizes.to_numpy())
+    low, high = number.ppf([[0.05], [0.95]])
+    none = number.pmf(0)
+    # Not number.mean(): SciPy computes the kurtosis with it, which divides by zero for fewer than four images.
+    columns = {"expected": sizes * positives / images, "low": low, "high": high, "none": none}
+    return pd.DataFrame(columns | {"none_an_epoch": none * (images // sizes)}, index=sizes)
 
 
 def by_breast(table: pd.DataFrame) -> pd.DataFrame:
-    """A row a breast: `cancer`, `site_id`, its mean age, all its views in one word, else each column's first value."""
+    """One row a breast: whether it has cancer, and what the table says of it.
+
+    `age` is the mean of its images, `view` the list of its views as in "CC+MLO", and every other column the value of
+    its first image that has one.
+    """
     columns = [name for name in dict.fromkeys([*INPUTS, *TRAIN_ONLY]) if name in table and name not in BREAST]
+    views = table.assign(view=group_names(table["view"])).sort_values("view").groupby(BREAST)["view"].agg("+".join)
     breasts = table.groupby(BREAST)
-    df = breasts[columns].first().assign(cancer=breasts["cancer"].max(), age=breasts["age"].mean())
-    views = table.assign(view=group_names(table["view"])).sort_values("view")
-    df["view"] = views.groupby(BREAST)["view"].agg("+".join)
+    # groupby's first() skips empty fields: a woman's age that stands in one of four rows is taken.
+    df = breasts[columns].first().assign(cancer=breasts["cancer"].max(), age=breasts["age"].mean(), view=views)
     return df.reset_index()
 
 
 def shortcuts(table: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """How well the table's columns alone, without a picture, tell the breasts with cancer: AUC out of fold, by women.
+    """How well the table's columns alone, without a picture, tell which breasts have cancer.
 
-    A row a column, and one for all of a kind together: `kind` is "before" for what is known before the diagnosis and
-    "train.csv" for what the test set lacks; `auc`, `low`, `high` are NaN where `left_out` says why.
+    Each column, and all columns of a kind together, are the inputs of a logistic regression. It is evaluated out of
+    fold, on women whom it was not trained on; `seed` decides who is in which fold.
+
+    Returns
+    -------
+    A row for each column and for each kind. `kind` is "before" for what is known before the diagnosis, and "train.csv"
+    for what the test set lacks. `auc` is the mean of the folds' AUCs by breast, `low` and `high` are the ends of its
+    95 % interval. All three are NaN where `unavailable` gives a reason; elsewhere that is "".
     """
     breasts = by_breast(table)
     folds = splits.k_folds(breasts, FOLDS, seed)
     kinds = {"before": [name for name in INPUTS if name != "laterality"], "train.csv": TRAIN_ONLY}
     rows = []
     for kind, names in kinds.items():
-        reasons = {name: why_left_out(breasts, name) for name in names}
+        reasons = {name: _why_unavailable(breasts, name) for name in names}
         usable = [name for name in names if not reasons[name]]
-        rows += [(kind, name, reasons[name], [name]) for name in names]
-        rows.append((kind, TOGETHER[kind], reasons[names[0]] if not usable else "", usable))
-    df = pd.DataFrame([(kind, name, reason) for kind, name, reason, _ in rows], columns=["kind", "column", "left_out"])
-    aucs = [(np.nan,) * 3 if row[2] else out_of_fold_auc(breasts, row[3], folds) for row in rows]
-    return df.assign(**pd.DataFrame(aucs, columns=["auc", "low", "high"]))
+        together = (TOGETHER[kind], "" if usable else reasons[names[0]], usable)
+        for column, reason, inputs in [*((name, reasons[name], [name]) for name in names), together]:
+            auc, low, high = (np.nan,) * 3 if reason else _out_of_fold_auc(breasts, inputs, folds)
+            rows.append((kind, column, reason, auc, low, high))
+    return pd.DataFrame(rows, columns=["kind", "column", "unavailable", "auc", "low", "high"])
 
 
-def why_left_out(breasts: pd.DataFrame, name: str) -> str:
+def one_hot(columns: pd.DataFrame) -> np.ndarray:
+    """Columns of a table as the inputs of a regression.
+
+    Returns
+    -------
+    float32 (rows, inputs): 0 or 1 for each value of a column. `age` is one input of mean 0 and variance 1, and another
+    that is 1 where it is not given.
+    """
+    inputs = [pd.get_dummies(group_names(columns[name])) for name in columns if name != "age"]
+    if "age" in columns:
+        age = (columns["age"] - columns["age"].mean()) / columns["age"].std()
+        inputs.append(pd.DataFrame({"age": age.fillna(0), "age not given": age.isna()}))
+    return np.hstack([each.to_numpy(np.float32) for each in inputs])
+
+
+def _why_unavailable(breasts: pd.DataFrame, name: str) -> str:
+    """Why nothing can be learned from a column, "" where something can."""
     women = breasts.loc[breasts["cancer"] == 1, "patient_id"].nunique()
     if women < FEWEST_WOMEN:
         return f"too few women with cancer ({women}, of {FEWEST_WOMEN} needed)"
@@ -163,56 +247,22 @@ def why_left_out(breasts: pd.DataFrame, name: str) -> str:
     return "the same for every breast" if breasts[name].nunique(dropna=False) == 1 else ""
 
 
-def out_of_fold_auc(breasts: pd.DataFrame, names: list[str], folds: list) -> tuple[float, float, float]:
-    """AUC, the folds' mean, and the ends of its 95 % interval, of a logistic regression on these columns."""
-    inputs, labels = one_hot(breasts[names]), breasts["cancer"].to_numpy()
-    rows, kinds = np.unique(inputs, axis=0, return_inverse=True)  # few: most breasts have others' values
+def _out_of_fold_auc(breasts: pd.DataFrame, names: list[str], folds: list) -> tuple[float, float, float]:
+    """The mean of the folds' AUCs and the ends of its 95 % interval, of a logistic regression on these columns."""
+    inputs, labels = one_hot(breasts[names]).astype(float), breasts["cancer"].to_numpy()
     women = breasts["patient_id"].to_numpy()
     aucs, variances = [], []
     for training, validation in folds:
-        counts = [np.bincount(kinds[training], labels[training] == label, len(rows)) for label in (0, 1)]
-        model = LogisticRegression(solver="newton-cholesky")
-        model.fit(np.tile(rows, (2, 1)), np.repeat([0, 1], len(rows)), sample_weight=np.concatenate(counts))
-        scores = model.decision_function(rows)[kinds]  # so that breasts with the same values are tied
-        auc, variance = clustered_auc(labels[validation], scores[validation], women[validation])
+        model = LogisticRegression(solver="newton-cholesky").fit(inputs[training], labels[training])
+        # Breasts with the same inputs have to tie, but the last bits depend on a row's place in the matrix product.
+        scores = model.decision_function(inputs[validation]).round(9)
+        auc, variance = metrics.clustered_auc(labels[validation], scores, women[validation])
         aucs.append(auc)
         variances.append(variance)
     auc, error = float(np.mean(aucs)), float(np.sqrt(np.sum(variances)) / len(folds))
-    if not 0 < auc < 1:
+    if not 0 < auc < 1:  # its logit is infinite
         return auc, auc, auc
-    middle, half = np.log(auc / (1 - auc)), Z * error / (auc * (1 - auc))
-    return auc, float(1 / (1 + np.exp(half - middle))), float(1 / (1 + np.exp(-half - middle)))
-
-
-def one_hot(columns: pd.DataFrame) -> np.ndarray:
-    """float32 (breasts, inputs): a column for each value, and age as one of unit variance."""
-    parts = [pd.get_dummies(group_names(columns[name])) for name in columns if name != "age"]
-    if "age" in columns:
-        age = (columns["age"] - columns["age"].mean()) / columns["age"].std()
-        parts.append(pd.DataFrame({"age": age.fillna(0), "age not given": age.isna()}))
-    return np.hstack([part.to_numpy(np.float32) for part in parts])
-
-
-def clustered_auc(labels: np.ndarray, scores: np.ndarray, clusters: np.ndarray) -> tuple[float, float]:
-    """AUC and its variance where rows of one cluster (a woman's breasts) depend on each other.
-
-    Obuchowski, Biometrics 53, 1997; with a cluster for each row it is DeLong's.
-    """
-    positive = labels == 1
-    above, below = scores[positive], scores[~positive]
-    auc_of_positives, auc_of_negatives = share_below(above, below), 1 - share_below(below, above)
-    auc = float(auc_of_positives.mean())
-    names, place = np.unique(clusters, return_inverse=True)
-    sums = [
-        np.bincount(place[rows], placements - auc, len(names)) / len(placements)
-        for rows, placements in ((positive, auc_of_positives), (~positive, auc_of_negatives))
-    ]
-    inside = [len(np.unique(place[rows])) for rows in (positive, ~positive)]
-    variance = sum(count / (count - 1) * (part**2).sum() for count, part in zip(inside, sums, strict=True))
-    return auc, float(variance + 2 * len(names) / (len(names) - 1) * (sums[0] * sums[1]).sum())
-
-
-def share_below(values: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """For each value the share of the others that are smaller, equal ones counted half."""
-    ordered = np.sort(others)
-    return (np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")) / (2 * len(ordered))
+    # The interval is symmetric on the logit scale, so that it stays within 0 and 1.
+    half = norm.ppf(0.975) * error / (auc * (1 - auc))
+    low, high = expit(logit(auc) + np.array([-half, half]))
+    return auc, float(low), float(high)

@@ -18,7 +18,7 @@ from rsna_nb.evaluation.summary import plain
 from rsna_nb.metrics import PREPARE, UNDEFINED, Interval, MetricsError, Women, by_breast, group_row, normal_interval
 from rsna_nb.notebook import Markdown
 from rsna_nb.runs import Run
-from rsna_nb.splits import in_words
+from rsna_nb.splits import as_text
 from rsna_nb.system import write_whole
 
 
@@ -175,7 +175,7 @@ def composition(table: pd.DataFrame, folds: list[tuple[np.ndarray, np.ndarray]])
             "with cancer": own.loc[own["cancer"] == 1, "patient_id"].nunique(),
             "images": len(own),
             "positive images": own["cancer"].sum(),
-        } | {f"site {site}": count for site, count in in_words(own["site_id"]).value_counts().sort_index().items()}
+        } | {f"site {site}": count for site, count in as_text(own["site_id"]).value_counts().sort_index().items()}
     return pd.DataFrame.from_dict(rows, orient="index").fillna(0).astype(int).rename_axis("fold")
 
 

@@ -1,6 +1,20 @@
-"""The table of a data set -> a checked one, a row an image, and where the data set comes from."""
+"""The table of any data set -> a checked table, a row an image; and where the data set comes from."""
 
-from rsna_nb.metadata import kaggle, table
-from rsna_nb.metadata.table import DEMO_DIR, INPUTS, Layout, MetadataError, find_data, load_metadata
+from rsna_nb.metadata import kaggle
+from rsna_nb.metadata.checks import BREAST, MetadataError
+from rsna_nb.metadata.folders import DEMO_DIR, find_data, results_folder
+from rsna_nb.metadata.layout import Layout
+from rsna_nb.metadata.table import INPUTS, load_metadata, model_inputs
 
-__all__ = ["DEMO_DIR", "INPUTS", "Layout", "MetadataError", "find_data", "kaggle", "load_metadata", "table"]
+__all__ = [
+    "BREAST",
+    "DEMO_DIR",
+    "INPUTS",
+    "Layout",
+    "MetadataError",
+    "find_data",
+    "kaggle",
+    "load_metadata",
+    "model_inputs",
+    "results_folder",
+]

@@ -28,6 +28,7 @@ from rsna_nb.metrics.operating import (
     rate_intervals,
     threshold_by_f1,
 )
+from rsna_nb.metrics.placements import clustered_auc, share_below
 from rsna_nb.metrics.predictions import (
     BreastScore,
     by_breast,
@@ -62,6 +63,7 @@ __all__ = [
     "checked",
     "class_weights",
     "class_weights_of",
+    "clustered_auc",
     "cross_entropy",
     "cross_fitted",
     "difference",
@@ -80,6 +82,7 @@ __all__ = [
     "rate_intervals",
     "reliability",
     "resampled",
+    "share_below",
     "subgroups",
     "summary",
     "threshold_by_f1",

@@ -1,7 +1,7 @@
 """Every figure that a notebook shows: each function takes data and returns a matplotlib Figure."""
 
 from rsna_nb.plots.comparison import paired_differences, subgroup_forest
-from rsna_nb.plots.data import file_kinds, missing_values, picture_grid, steps_with_histograms, table_overview
+from rsna_nb.plots.data import file_kinds, picture_grid, reading_times, steps_with_histograms, table_overview
 from rsna_nb.plots.ensemble import score_correlations, submitted_scores
 from rsna_nb.plots.evaluation import (
     confusion_matrix,
@@ -23,7 +23,6 @@ from rsna_nb.plots.imbalance import (
     shortcut_aucs,
 )
 from rsna_nb.plots.pictures import augmented, contact_sheet, sample_batch
-from rsna_nb.plots.preparing import reading_times
 from rsna_nb.plots.training import class_counts, training_curves
 from rsna_nb.plots.tuning import setting_importances, setting_slices, trial_history
 
@@ -41,7 +40,6 @@ __all__ = [
     "fold_forest",
     "fold_roc",
     "left_out_forest",
-    "missing_values",
     "operating_points",
     "overlays",
     "paired_differences",

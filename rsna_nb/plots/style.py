@@ -1,4 +1,4 @@
-"""What all figures share: one palette, how a figure is finished, and the words that stand for it."""
+"""What all figures share: one palette, how a figure is finished, and the text that stands for it."""
 
 from typing import Any
 
@@ -15,41 +15,37 @@ TITLES = {
     "counted": "counted by",
     "difficult_negative_case": "difficult negative",
 }
+"""Column of the table -> its name in figures, where that is another one."""
 
 
 def without_box(*axes: Axes) -> None:
-    """Remove the lines above and beside what is drawn."""
+    """Remove the lines above and to the right of what is drawn."""
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
 
 
-def finished(figure: Figure) -> Figure:
-    """Closed for pyplot, so that a notebook shows it once, where it is returned."""
-    plt.close(figure)
-    return figure
-
-
 def with_alt(figure: Figure, text: str) -> Figure:
-    """The finished figure with `text` for people who cannot see it, shown at twice the pixels.
+    """Finish a figure: give it a text for people who cannot see it, and show it at twice the pixels.
 
-    The words are the figure's label, and in a notebook its text/plain and `alt` in its PNG's metadata, where
-    nbconvert and `report` look for them.
+    The text is the figure's label. In a notebook it is also its text/plain and `alt` in its PNG's metadata, where
+    nbconvert and the report look for it.
     """
 
     def bundle(**_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        from IPython.core.pylabtools import retina_figure
+        from IPython.core.pylabtools import retina_figure  # here: no plain script needs IPython
 
         png, size = retina_figure(figure, base64=True)
         return {"image/png": png, "text/plain": text}, {"image/png": size | {"alt": text}}
 
     figure.set_label(text)
     vars(figure)["_repr_mimebundle_"] = bundle
-    return finished(figure)
+    plt.close(figure)  # else a notebook shows it twice: by pyplot, and as the value of the cell
+    return figure
 
 
-def left_out(reason: str) -> Figure:
-    """In the place of a figure that cannot be drawn."""
+def unavailable(reason: str) -> Figure:
+    """A figure that gives the reason why another one cannot be drawn."""
     figure, axis = plt.subplots(figsize=(8, 0.6), layout="constrained")
     axis.axis("off")
-    axis.text(0, 0.5, f"left out: {reason}", color=ORANGE, va="center")
-    return finished(figure)
+    axis.text(0, 0.5, f"not available: {reason}", color=ORANGE, va="center")
+    return with_alt(figure, f"No figure: {reason}.")

@@ -50,7 +50,8 @@ def split_table(config: RunConfig) -> tuple[pd.DataFrame, Path]:
         If the table is faulty, or has too few women for the split.
     """
     data_dir = find_data(config.data_dir)
-    table = splits.limit_patients(load_metadata(data_dir), config.limit_patients, config.split_seed)
+    whole = load_metadata(data_dir, mixed_breasts=config.mixed_breasts)
+    table = splits.limit_patients(whole, config.limit_patients, config.split_seed)
     return table.assign(split=splits.assign(table, config)), data_dir
 
 

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from rsna_nb import runs
 from rsna_nb.config import RunConfig
-from rsna_nb.metadata.table import find_data
+from rsna_nb.metadata import find_data
 from rsna_nb.training import run as training
 
 ROOT = Path(__file__).parents[2]

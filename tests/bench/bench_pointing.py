@@ -20,7 +20,7 @@ from rsna_nb.config import RunConfig
 from rsna_nb.evaluation import single_run as evaluation
 from rsna_nb.explain import explanation, pointing
 from rsna_nb.explain import maps as explain
-from rsna_nb.metadata.table import find_data
+from rsna_nb.metadata import find_data
 from rsna_nb.runs import Run
 from rsna_nb.training import run as training
 
