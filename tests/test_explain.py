@@ -11,12 +11,12 @@ import pandas as pd
 import pytest
 from keras import layers
 
+from rsna_nb import explain
 from rsna_nb.config import RunConfig
 from rsna_nb.dicom import reader as dicom
 from rsna_nb.dicom.crop import fit, placement
 from rsna_nb.dicom.preprocessing_steps import reading_steps
-from rsna_nb.explain import deletion, pointing
-from rsna_nb.explain import maps as explain
+from rsna_nb.explain import deletion, maps, pointing
 from rsna_nb.explain.geometry import Geometry
 from rsna_nb.model import build_model
 from rsna_nb.notebook import UnavailableError
@@ -49,8 +49,8 @@ def spotted(row: int, column: int, value: float = 1.0) -> np.ndarray:
 
 def logits(model: keras.Model, images: np.ndarray) -> np.ndarray:
     kernel, bias = model.get_layer("cancer").get_weights()
-    pooled = keras.Model(model.input, model.get_layer("dropout").output).predict(images, verbose=0)
-    return (pooled.astype(np.float64) @ kernel + bias)[:, 0]
+    pooled = keras.Model(model.input, model.get_layer("dropout").output)(images, training=False)
+    return (np.asarray(pooled).astype(np.float64) @ kernel + bias)[:, 0]
 
 
 def network(backbone: str, pooling: str, precision: str = "float32") -> keras.Model:
@@ -69,14 +69,14 @@ def pictures() -> np.ndarray:
 
 
 def test_with_average_pooling_each_place_adds_its_weighted_channels_over_their_number():
-    (values,) = explain.class_activation(patch_model("avg"), spotted(5, 2))
+    (values,) = maps._class_activation(patch_model("avg"), spotted(5, 2))
     assert values.shape == (PLACES, PLACES)
     assert values[5, 2] == pytest.approx(2 / PLACES**2)
     assert np.delete(values.ravel(), 5 * PLACES + 2) == pytest.approx((2 * 0.2 - 0.8) / PLACES**2)
 
 
 def test_with_max_pooling_a_channel_adds_its_maximum_where_it_is_and_equals_share():
-    (values,) = explain.class_activation(patch_model("max"), spotted(5, 2))
+    (values,) = maps._class_activation(patch_model("max"), spotted(5, 2))
     assert values[5, 2] == pytest.approx(2)
     assert np.delete(values.ravel(), 5 * PLACES + 2) == pytest.approx(-0.8 / (PLACES**2 - 1))
 
@@ -87,34 +87,34 @@ def test_the_places_and_the_bias_sum_to_the_logit(backbone, pooling, pictures):
     model = network(backbone, pooling)
     kernel, _ = model.get_layer("cancer").get_weights()
     model.get_layer("cancer").set_weights([10 * kernel, np.array([-1.5])])
-    values = explain.class_activation(model, pictures)
+    values = maps._class_activation(model, pictures)
     expected = logits(model, pictures)
     np.testing.assert_allclose(values.sum(axis=(1, 2)) - 1.5, expected, atol=1e-4)
-    np.testing.assert_allclose(model.predict(pictures, verbose=0)[:, 0], 1 / (1 + np.exp(-expected)), atol=1e-5)
+    np.testing.assert_allclose(model(pictures, training=False)[:, 0], 1 / (1 + np.exp(-expected)), atol=1e-5)
 
 
 def test_a_model_of_reduced_precision_has_nearly_the_same_map(pictures):
     model, reduced = network("small", "avg"), network("small", "avg", "bfloat16")
     reduced.set_weights(model.get_weights())
-    values = explain.class_activation(reduced, pictures)
+    values = maps._class_activation(reduced, pictures)
     assert values.dtype == np.float32
     kernel, _ = reduced.get_layer("cancer").get_weights()
     features = np.asarray(reduced.get_layer("backbone")(pictures)).astype(np.float64)
     np.testing.assert_allclose(values.sum(axis=(1, 2)), features.mean(axis=(1, 2)) @ kernel[:, 0], atol=1e-4)
-    whole = explain.class_activation(model, pictures)
+    whole = maps._class_activation(model, pictures)
     assert np.corrcoef(values.ravel(), whole.ravel())[0, 1] > 0.99
 
 
 @pytest.mark.parametrize("backbone", FAMILIES)
 def test_with_average_pooling_grad_cam_is_the_positive_class_activation_up_to_scale(backbone, pictures):
     model = network(backbone, "avg")
-    positive = np.maximum(explain.class_activation(model, pictures), 0)
-    np.testing.assert_allclose(explain.channel_cam(model, pictures), positive, rtol=1e-3, atol=1e-7)
+    positive = np.maximum(maps._class_activation(model, pictures), 0)
+    np.testing.assert_allclose(maps._grad_cam(model, pictures), positive, rtol=1e-3, atol=1e-7)
 
 
 def test_grad_cam_is_of_the_logit_so_that_a_saturated_score_has_a_map_too():
     model = patch_model("avg", (2.0, 0.0), bias=200)
-    assert model.predict(spotted(5, 2), verbose=0)[0, 0] == 1
+    assert model(spotted(5, 2), training=False)[0, 0] == 1
     (found,) = explain.grad_cam(model, spotted(5, 2))
     assert pointing.highest(found) in [(y, x) for y in range(20, 24) for x in range(8, 12)]
 
@@ -125,7 +125,7 @@ def test_a_map_is_of_the_pictures_shape_in_0_to_1_and_0_outside_the_breast(backb
     model = network(backbone, "max")
     kernel, bias = model.get_layer("cancer").get_weights()
     model.get_layer("cancer").set_weights([np.abs(kernel), bias])  # so that something speaks for cancer
-    found = explain.maps(model, pictures, method)
+    found = explain.heat_maps(model, pictures, method)
     assert found.shape == (3, 64, 64)
     assert found.min() == 0
     np.testing.assert_array_equal(found.max(axis=(1, 2)), 1)
@@ -138,7 +138,7 @@ def test_a_model_that_nothing_speaks_for_has_an_empty_map():
 
 def test_over_the_flips_the_map_of_a_flipped_picture_is_the_flipped_map(pictures):
     model = network("small", "max")
-    found, flipped = (explain.maps(model, images, flips=True) for images in (pictures, pictures[:, :, ::-1]))
+    found, flipped = (explain.heat_maps(model, images, flips=True) for images in (pictures, pictures[:, :, ::-1]))
     np.testing.assert_allclose(flipped, found[:, :, ::-1], atol=1e-4)
 
 
@@ -153,24 +153,24 @@ def test_over_the_flips_a_network_with_strides_points_at_the_middle_of_what_it_s
     model = keras.Model(image, last(x))
     images = np.full((1, 64, 64, 1), 1e-3, np.float32)
     images[0, 30:34, 30:34] = 1  # the middle, where no side is favoured
-    (one,), (all_flips,) = (explain.maps(model, images, flips=flips) for flips in (False, True))
+    (one,), (all_flips,) = (explain.heat_maps(model, images, flips=flips) for flips in (False, True))
     distance = [np.hypot(*(np.array(pointing.highest(values)) + 0.5 - 32)) for values in (one, all_flips)]
     assert distance[1] < 2 < distance[0]
 
 
 def test_what_cannot_be_mapped_is_refused_in_words(tmp_path):
     with pytest.raises(ValueError, match="method must be one of class_activation, grad_cam, not gradcam"):
-        explain.maps(patch_model("avg"), spotted(1, 1), "gradcam")
+        explain.heat_maps(patch_model("avg"), spotted(1, 1), "gradcam")
     image = keras.Input((SIDE, SIDE, 1))
     features = keras.Sequential([image, layers.Conv2D(2, 4, 4)], name="backbone")(image)
     flat = layers.Flatten(name="pooled")(features)
     model = keras.Model(image, layers.Dense(1, name="cancer")(layers.Dropout(0.1, name="dropout")(flat)))
     with pytest.raises(
-        ValueError, match="pooling by Flatten, the logit is no sum over places: use the method grad_cam"
+        ValueError, match="pooling by Flatten the logit is no sum over positions: use the method grad_cam"
     ):
-        explain.class_activation(model, spotted(1, 1))
+        maps._class_activation(model, spotted(1, 1))
     with pytest.raises(UnavailableError, match=r"1\.png is missing or damaged"):
-        explain.read_pictures([tmp_path / "1.png"])
+        maps.read_images([tmp_path / "1.png"])
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (64, 128), (256, 32)])
@@ -197,7 +197,7 @@ def test_a_spot_of_the_picture_lands_where_it_is_in_the_file(file_with_spot, sha
     path, box = file_with_spot
     reading = dicom.read(path, shape)
     geometry = Geometry.of(reading, shape)
-    x_min, y_min, x_max, y_max = geometry.to_picture(box[np.newaxis].astype(float))[0]
+    x_min, y_min, x_max, y_max = geometry.to_image(box[np.newaxis].astype(float))[0]
     y, x = np.nonzero(reading.picture > 0.95)
     assert [x.min(), y.min(), x.max() + 1, y.max() + 1] == pytest.approx([x_min, y_min, x_max, y_max], abs=1.1)
 
@@ -212,7 +212,7 @@ def test_a_spot_of_the_picture_lands_where_it_is_in_the_file(file_with_spot, sha
 def test_a_box_mapped_to_the_picture_and_back_is_the_same(file_with_spot):
     path, box = file_with_spot
     geometry = Geometry.of(dicom.read(path, 64), (64, 64))
-    np.testing.assert_allclose(geometry.to_file(geometry.to_picture(box[np.newaxis])), box[np.newaxis], atol=1e-9)
+    np.testing.assert_allclose(geometry.to_file(geometry.to_image(box[np.newaxis])), box[np.newaxis], atol=1e-9)
     assert geometry.map_to_file(np.ones((64, 64))).max() == 1
     with pytest.raises(ValueError, match=r"shape \(64, 64\), not \(8, 8\)"):
         geometry.map_to_file(np.ones((8, 8)))
@@ -248,7 +248,7 @@ def test_the_curves_tell_a_map_that_marks_what_decides_from_one_that_does_not():
     images[:, 24:32, 24:32] = 1
     right, wrong = images[..., 0].copy(), 1 - images[..., 0]
     areas = {
-        name: deletion.curves(patch_score, images, heat).areas.iloc[0]
+        name: deletion.perturb(patch_score, images, heat).areas.iloc[0]
         for name, heat in (("right", right), ("wrong", wrong))
     }
     assert areas["right"]["deletion"] < 0.1 < 0.9 < areas["right"]["insertion"]
@@ -261,7 +261,7 @@ def test_the_curves_begin_and_end_with_the_picture_and_the_blurred_one():
     images = np.full((2, 48, 64, 1), 0.2, np.float32)  # 16 patches do not divide it
     images[:, 24:32, 24:32] = 1
     images[1] *= 0.9
-    found = deletion.curves(patch_score, images, images[..., 0])
+    found = deletion.perturb(patch_score, images, images[..., 0])
     assert found.deletion.shape == found.insertion.shape == (2, deletion.STEPS + 1)
     for name in ("deletion", "insertion"):
         ends = (0, -1) if name == "deletion" else (-1, 0)
@@ -284,13 +284,13 @@ def test_the_game_counts_maxima_in_boxes_and_the_share_of_the_breast_that_they_c
     heats = np.zeros((1, 20, 20), np.float32)
     heats[0, 4, 4] = 1
     targets = targets_of([[[2, 2, 6, 6], [5, 5, 14, 9]]])  # 16 and 5 x 4 pixels of the breast, 1 in both
-    found = pointing.play(targets, images, heats).iloc[0]
+    found = pointing.count_hits(targets, images, heats).iloc[0]
     assert found[["map", "brightest"]].tolist() == [1, 0]
     assert found["random"] == pytest.approx((16 + 20 - 1) / 200)
     heats[0, 4, 4], heats[0, 0, 0] = 0, 1
-    assert pointing.play(targets, images, heats)["map"][0] == 0
-    assert pointing.play(targets, images, heats, tolerance=2.2)["map"][0] == 1
-    assert pointing.play(targets, images, 0 * heats)["map"][0] == 0
+    assert pointing.count_hits(targets, images, heats)["map"][0] == 0
+    assert pointing.count_hits(targets, images, heats, tolerance=2.2)["map"][0] == 1
+    assert pointing.count_hits(targets, images, 0 * heats)["map"][0] == 0
 
 
 def test_a_share_of_all_hits_has_the_exact_interval():
@@ -307,12 +307,12 @@ def test_the_intervals_are_paired_and_over_women():
     table = pd.DataFrame({"patient_id": np.arange(60), "cancer": 1, "map": hits, "random": chance, "brightest": hits})
     found = pointing.hit_rates(table, n=500)
     assert found["map"].estimate == pytest.approx(hits.mean())
-    assert found["map less random"].low > 0
-    assert found["map less brightest"].estimate == 0
-    assert np.isnan(found["map less brightest"].low)  # no draw differs
+    assert found["map - random"].low > 0
+    assert found["map - brightest"].estimate == 0
+    assert np.isnan(found["map - brightest"].low)  # no draw differs
     several = pd.concat([table, table, table, table])
-    same = pointing.hit_rates(several, n=500)["map less random"]
-    assert same.high - same.low == pytest.approx(found["map less random"].high - found["map less random"].low, rel=1e-6)
+    same = pointing.hit_rates(several, n=500)["map - random"]
+    assert same.high - same.low == pytest.approx(found["map - random"].high - found["map - random"].low, rel=1e-6)
 
 
 def test_draws_that_are_all_hits_do_not_widen_the_interval():
@@ -325,7 +325,7 @@ def test_draws_that_are_all_hits_do_not_widen_the_interval():
 
 
 def test_plots_need_no_tensorflow():
-    check = "import sys, rsna_nb.plots, rsna_nb.pointing; assert not {'tensorflow', 'keras'} & set(sys.modules)"
+    check = "import sys, rsna_nb.plots; assert not {'tensorflow', 'keras'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
 
 

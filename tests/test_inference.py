@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rsna_nb import inference, reading
+from rsna_nb import inference
 from rsna_nb.config import RunConfig
 from rsna_nb.dicom.reader import read_mammogram
 from rsna_nb.metadata.table import load_metadata
+from rsna_nb.prepare import reading
 from rsna_nb.prepare.store import to_8_bits
 from rsna_nb.runs import Run, RunError
 from rsna_nb.splits import SplitError
@@ -95,7 +96,31 @@ def test_many_files_are_read_by_processes_with_the_same_scores_in_the_same_order
 
 
 def test_no_files_are_no_rows(run):
-    assert inference.predict(run, []).empty
+    found = inference.predict(run, [])
+    assert found.empty
+    assert list(found) == ["path", "score", "error"]
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_single_path_is_one_file(run, generated, kind):
+    path = paths_of(run, generated)[0]
+    found = inference.predict(run, kind(path))
+    assert found["path"].tolist() == [path]
+    assert found["score"].notna().all()
+
+
+def test_a_file_that_is_named_twice_has_two_rows(run, generated):
+    one, other = paths_of(run, generated)[:2]
+    found = inference.predict(run, iter([one, other, one]))
+    assert found["path"].tolist() == [one, other, one]
+    assert found["score"][0] == found["score"][2] != found["score"][1]
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_folder_is_refused_by_name(run, generated, several):
+    folder = str(generated / "train_images")
+    with pytest.raises(ValueError, match=f"{folder} is a folder.*files in it"):
+        inference.predict(run, [paths_of(run, generated)[0], folder] if several else folder)
 
 
 def twice(generated: Path, folder: Path, other_split: bool) -> tuple[RunConfig, pd.DataFrame, list[str]]:

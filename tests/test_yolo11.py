@@ -8,7 +8,7 @@ import tensorflow as tf
 from safetensors.numpy import save_file
 from scipy.special import expit, softmax
 
-from rsna_nb.backbones.registry import WeightsError, build_backbone
+from rsna_nb.backbones import WeightsError, build_backbone
 from rsna_nb.config import RunConfig
 from rsna_nb.model import build_model, open_backbone
 
@@ -194,7 +194,7 @@ def test_a_tensor_that_does_not_fit_is_named(tensors, tmp_path, damage):
     np.savez(path, **change(tensors))
     with pytest.raises(WeightsError) as caught:
         build_backbone("yolo11n", 64, path)
-    for message in [path, "do not fit backbone yolo11n", "tensors of yolo11n-cls.pt", *messages]:
+    for message in [path, "cannot be loaded into backbone yolo11n", "tensors of yolo11n-cls.pt", *messages]:
         assert message in str(caught.value)
 
 
@@ -208,7 +208,7 @@ def test_a_file_of_another_size_is_recognised(tensors, tmp_path):
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not to its end"])
 def test_a_file_that_is_none_is_refused(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(WeightsError, match=f"{name} do not fit backbone yolo11n"):
+    with pytest.raises(WeightsError, match=f"{name} cannot be loaded into backbone yolo11n"):
         build_backbone("yolo11n", 64, str(tmp_path / name))
 
 

@@ -126,7 +126,7 @@ def main() -> None:
         return
     names = arguments.names
     if not names:
-        from rsna_nb.backbones.registry import BACKBONES
+        from rsna_nb.backbones import BACKBONES
 
         names = list(BACKBONES)
     print(f"Batches of {arguments.batch} on each of {DEVICES} devices of one CPU, {os.cpu_count()} cores.\n")
