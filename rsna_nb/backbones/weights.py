@@ -54,8 +54,9 @@ def load_weights(network: keras.Model, path: str | Path) -> None:
             for candidate in candidates:
                 if _loads(candidate, file):
                     return
-        faults = [differences(_expected_shapes(candidate, file), found) for candidate in candidates]
-    raise WeightsError(min(faults, key=len) or "its arrays have the right shapes, but stand in another order")
+        expected = [_expected_shapes(candidate, file) for candidate in candidates]
+    nearest = max(expected, key=lambda shapes: len(shapes.keys() & found.keys()))
+    raise WeightsError(differences(nearest, found) or "its arrays have the right shapes, but stand in another order")
 
 
 def differences(expected: Mapping[str, Shape], found: Mapping[str, Shape]) -> str:
