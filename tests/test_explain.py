@@ -119,13 +119,13 @@ def test_grad_cam_is_of_the_logit_so_that_a_saturated_score_has_a_map_too():
     assert pointing.highest(found) in [(y, x) for y in range(20, 24) for x in range(8, 12)]
 
 
-@pytest.mark.parametrize("method", explain.METHODS)
+@pytest.mark.parametrize("method", maps.METHODS)
 @pytest.mark.parametrize("backbone", FAMILIES)
 def test_a_map_is_of_the_pictures_shape_in_0_to_1_and_0_outside_the_breast(backbone, method, pictures):
     model = network(backbone, "max")
     kernel, bias = model.get_layer("cancer").get_weights()
     model.get_layer("cancer").set_weights([np.abs(kernel), bias])  # so that something speaks for cancer
-    found = explain.heat_maps(model, pictures, method)
+    found = maps.heat_maps(model, pictures, method)
     assert found.shape == (3, 64, 64)
     assert found.min() == 0
     np.testing.assert_array_equal(found.max(axis=(1, 2)), 1)
@@ -138,7 +138,7 @@ def test_a_model_that_nothing_speaks_for_has_an_empty_map():
 
 def test_over_the_flips_the_map_of_a_flipped_picture_is_the_flipped_map(pictures):
     model = network("small", "max")
-    found, flipped = (explain.heat_maps(model, images, flips=True) for images in (pictures, pictures[:, :, ::-1]))
+    found, flipped = (maps.heat_maps(model, images, flips=True) for images in (pictures, pictures[:, :, ::-1]))
     np.testing.assert_allclose(flipped, found[:, :, ::-1], atol=1e-4)
 
 
@@ -153,14 +153,14 @@ def test_over_the_flips_a_network_with_strides_points_at_the_middle_of_what_it_s
     model = keras.Model(image, last(x))
     images = np.full((1, 64, 64, 1), 1e-3, np.float32)
     images[0, 30:34, 30:34] = 1  # the middle, where no side is favoured
-    (one,), (all_flips,) = (explain.heat_maps(model, images, flips=flips) for flips in (False, True))
+    (one,), (all_flips,) = (maps.heat_maps(model, images, flips=flips) for flips in (False, True))
     distance = [np.hypot(*(np.array(pointing.highest(values)) + 0.5 - 32)) for values in (one, all_flips)]
     assert distance[1] < 2 < distance[0]
 
 
 def test_what_cannot_be_mapped_is_refused_in_words(tmp_path):
     with pytest.raises(ValueError, match="method must be one of class_activation, grad_cam, not gradcam"):
-        explain.heat_maps(patch_model("avg"), spotted(1, 1), "gradcam")
+        maps.heat_maps(patch_model("avg"), spotted(1, 1), "gradcam")
     image = keras.Input((SIDE, SIDE, 1))
     features = keras.Sequential([image, layers.Conv2D(2, 4, 4)], name="backbone")(image)
     flat = layers.Flatten(name="pooled")(features)

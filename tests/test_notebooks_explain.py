@@ -10,7 +10,7 @@ import pytest
 from rsna_nb import explain, inference
 from rsna_nb.config import RunConfig
 from rsna_nb.evaluation import single_run as evaluation
-from rsna_nb.explain import pointing
+from rsna_nb.explain import explanation, pointing
 from rsna_nb.notebook import UnavailableError, attempt
 from rsna_nb.prepare.store import store_path
 from rsna_nb.runs import Run, RunError
@@ -76,7 +76,7 @@ def test_the_notebook_shows_maps_curves_and_the_game_and_writes_them(run, tmp_pa
 def shown(run) -> dict[str, explain.ExplainedImages]:
     """Two images with cancer and their maps."""
     targets = pointing.targets(evaluation.evaluate(run)).head(2)
-    return {"hits": explain.explain_images(inference.load_model(run), run, targets, "class_activation", False)}
+    return {"hits": explanation.explain_images(inference.load_model(run), run, targets, "class_activation", False)}
 
 
 def test_without_lesions_and_without_the_files_the_reasons_are_shown_and_written(run, data, shown, without):
@@ -87,7 +87,7 @@ def test_without_lesions_and_without_the_files_the_reasons_are_shown_and_written
     assert str(data / "lesions.csv") in targets.reason
     assert "the file is missing" in attempt(explain.map_in_file, run, shown).reason
     rows = shown["hits"].rows
-    again = explain.explain_images(inference.load_model(run), run, rows, "grad_cam", False)
+    again = explanation.explain_images(inference.load_model(run), run, rows, "grad_cam", False)
     assert [len(boxes) for boxes in again.boxes] == [0, 0]
     settings, results = {"method": "grad_cam", "flips": True}, {"pointing": attempt(explain.hit_rates, targets)}
     (path,) = explain.write_results(evaluated, settings, results, attempt(explain.explain_examples, targets))
@@ -130,7 +130,7 @@ def test_the_boxes_in_a_picture_are_those_of_the_file(run, data):
     targets = pointing.targets(evaluation.evaluate(run))
     lesions = pointing.read_lesions(data).set_index("image_id")
     model = inference.load_model(run)
-    shown = {"all": explain.explain_images(model, run, targets, "class_activation", False)}
+    shown = {"all": explanation.explain_images(model, run, targets, "class_activation", False)}
     found = explain.map_in_file(run, shown)
     expected = lesions.loc[[targets["image_id"][0]], pointing.BOX].to_numpy(float)
     np.testing.assert_allclose(found.boxes, expected, atol=1e-6)
@@ -142,7 +142,7 @@ def test_the_boxes_in_a_picture_are_those_of_the_file(run, data):
 
 def test_an_image_that_the_table_lacks_is_named(run, data, tmp_path, without):
     targets = pointing.targets(evaluation.evaluate(run)).head(1)
-    shown = {"all": explain.explain_images(inference.load_model(run), run, targets, "grad_cam", False)}
+    shown = {"all": explanation.explain_images(inference.load_model(run), run, targets, "grad_cam", False)}
     table = (data / "train.csv").read_text()
     without(data / "train.csv")
     lines = [line for line in table.splitlines() if targets["image_id"][0] not in line]

@@ -101,31 +101,20 @@ def build_backbone(
     entry = BACKBONES[name]
     backbone = entry if isinstance(entry, Backbone) else Backbone(entry)
     shape = (img_size, img_size) if isinstance(img_size, int) else (img_size[0], img_size[1])
-    if weights == "imagenet":
-        if not backbone.imagenet:
-            raise WeightsError(f"backbone {name} has no ImageNet weights: {backbone.instead}")
-        with explained_download():
-            return _built(name, backbone, shape, "imagenet", synchronized)
-    if weights == "none":
-        return _built(name, backbone, shape, None, synchronized)
-    if not Path(weights).exists():
+    if weights == "imagenet" and not backbone.imagenet:
+        raise WeightsError(f"backbone {name} has no ImageNet weights: {backbone.instead}")
+    if weights not in ("imagenet", "none") and not Path(weights).exists():
         raise WeightsError(f'weights {weights}: no such file; give "imagenet", "none" or the path of a weights file')
+    accepted = inspect.signature(backbone.build).parameters
+    source = None if weights == "none" else weights
+    options = {"weights": source, "synchronized": synchronized}
+    options = {option: value for option, value in options.items() if option in accepted}
     try:
-        return _built(name, backbone, shape, weights, synchronized)
+        network = _as_backbone(name, backbone.build(*shape, **options), shape)
+        if source and "weights" not in accepted:
+            load_weights(network, source)
     except WeightsError as error:
         raise WeightsError(f"weights {weights} cannot be loaded into backbone {name}: {error}") from error
-
-
-def _built(
-    name: str, backbone: Backbone, shape: tuple[int, int], weights: str | None, synchronized: bool
-) -> keras.Model:
-    """Call the builder with the arguments that it takes, check what it returns, and load what it has not loaded."""
-    accepted = inspect.signature(backbone.build).parameters
-    options = {"weights": weights, "synchronized": synchronized}
-    network = backbone.build(*shape, **{option: value for option, value in options.items() if option in accepted})
-    network = _as_backbone(name, network, shape)
-    if weights and "weights" not in accepted:
-        load_weights(network, weights)
     return network
 
 
@@ -154,7 +143,8 @@ def _of_applications(name: str, family: str) -> Backbone:
     def build(height: int, width: int, weights: str | None) -> keras.Model:
         image = keras.Input((height, width, 1), name="image")
         published = "imagenet" if weights == "imagenet" else None
-        network = getattr(applications, name)(include_top=False, weights=published, input_shape=(height, width, 3))
+        with explained_download():
+            network = getattr(applications, name)(include_top=False, weights=published, input_shape=(height, width, 3))
         whole = keras.Model(image, network(scaled_colour(image, family)), name="backbone")
         if weights not in (None, "imagenet"):
             load_weights(whole, weights)

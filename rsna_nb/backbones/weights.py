@@ -8,7 +8,7 @@ import tempfile
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.client import HTTPException
 from pathlib import Path
 
@@ -48,12 +48,12 @@ def load_weights(network: keras.Model, path: str | Path) -> None:
     candidates = [network, *(each for each in inner if each.count_params() == network.count_params())]
     with _named_for_keras(Path(path)) as file:
         found = _shapes_in(file)
-        if (
-            sum(map(math.prod, found.values())) == network.count_params()
-        ):  # Keras ignores arrays that it has no place for
-            for candidate in candidates:
-                if _loads(candidate, file):
-                    return
+        is_whole = sum(map(math.prod, found.values())) == network.count_params()
+        for candidate in candidates if is_whole else []:  # Keras itself does not notice superfluous arrays
+            with suppress(ValueError, KeyError, OSError, UserWarning), warnings.catch_warnings():
+                warnings.simplefilter("error", UserWarning)  # Keras only warns of layers that it finds no weights for
+                candidate.load_weights(file)
+                return
         expected = [_expected_shapes(candidate, file) for candidate in candidates]
     nearest = max(expected, key=lambda shapes: len(shapes.keys() & found.keys()))
     raise WeightsError(differences(nearest, found) or "its arrays have the right shapes, but stand in another order")
@@ -62,13 +62,13 @@ def load_weights(network: keras.Model, path: str | Path) -> None:
 def differences(expected: Mapping[str, Shape], found: Mapping[str, Shape]) -> str:
     """Describe how the named arrays of a file differ from those that a network needs; "" where they agree."""
     faults = {
-        "missing": [f"{name} {shape}" for name, shape in expected.items() if name not in found],
+        "missing": [f"{name} {expected[name]}" for name in expected if name not in found],
         "of another shape": [
             f"{name} is {found[name]}, not {shape}"
             for name, shape in expected.items()
             if found.get(name, shape) != shape
         ],
-        "not of this network": [f"{name} {shape}" for name, shape in found.items() if name not in expected],
+        "not of this network": [f"{name} {found[name]}" for name in found if name not in expected],
     }
     return "; ".join(
         f"{kind}: {', '.join(names[:FAULTS_SHOWN])}"
@@ -120,17 +120,6 @@ def _named_for_keras(path: Path) -> Iterator[Path]:
             return
         renamed = Path(folder) / ("renamed.h5" if is_legacy else "renamed.weights.h5")
         yield shutil.copyfile(path, renamed)
-
-
-def _loads(network: keras.Model, file: Path) -> bool:
-    """Load the file and return whether it fits."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", UserWarning)  # Keras only warns of layers that it finds no weights for
-            network.load_weights(file)
-    except (ValueError, KeyError, OSError, UserWarning):
-        return False
-    return True
 
 
 def _shapes_in(file: Path) -> dict[str, Shape]:

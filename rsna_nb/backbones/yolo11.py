@@ -44,19 +44,21 @@ EXPORT = (
 
 @dataclass(frozen=True)
 class Scale:
-    """What one of the five sizes makes of the published numbers of blocks and channels.
+    """How one of the five sizes scales the published description.
 
     Parameters
     ----------
-    depth, width
-        Factors of the number of blocks and of channels.
+    repeats
+        Blocks of each stage.
+    width
+        Factor of the published numbers of channels.
     largest
         Upper limit of the channels, before `width` multiplies them.
     nested
         Whether every C3k2 block contains C3k blocks.
     """
 
-    depth: float
+    repeats: int
     width: float
     largest: int
     nested: bool
@@ -65,18 +67,13 @@ class Scale:
         """Channels of a layer, rounded up to a multiple of 8."""
         return 8 * math.ceil(min(published, self.largest) * self.width / 8)
 
-    @property
-    def repeats(self) -> int:
-        """Blocks of a stage; the published number is 2 in all of them."""
-        return max(1, round(2 * self.depth))
-
 
 SCALES = {
-    "n": Scale(0.5, 0.25, 1024, nested=False),
-    "s": Scale(0.5, 0.5, 1024, nested=False),
-    "m": Scale(0.5, 1.0, 512, nested=True),
-    "l": Scale(1.0, 1.0, 512, nested=True),
-    "x": Scale(1.0, 1.5, 512, nested=True),
+    "n": Scale(1, 0.25, 1024, nested=False),
+    "s": Scale(1, 0.5, 1024, nested=False),
+    "m": Scale(1, 1.0, 512, nested=True),
+    "l": Scale(2, 1.0, 512, nested=True),
+    "x": Scale(2, 1.5, 512, nested=True),
 }
 # For each stage: channels of the convolution that halves the image, channels of the C3k2 after it, the share of them
 # that its blocks have, and whether these are C3k blocks in every size.

@@ -6,31 +6,25 @@ from rsna_nb.explain.explanation import (
     FileMap,
     describe,
     explain_examples,
-    explain_images,
     map_in_file,
     perturbation_curves,
     pointing_game,
     write_results,
 )
-from rsna_nb.explain.maps import METHODS, grad_cam, heat_maps, read_images
-from rsna_nb.explain.pointing import count_hits, hit_rates, targets
+from rsna_nb.explain.maps import grad_cam
+from rsna_nb.explain.pointing import hit_rates, targets
 
 __all__ = [
-    "METHODS",
     "Curves",
     "ExplainedImages",
     "FileMap",
-    "count_hits",
     "describe",
     "explain_examples",
-    "explain_images",
     "grad_cam",
-    "heat_maps",
     "hit_rates",
     "map_in_file",
     "perturbation_curves",
     "pointing_game",
-    "read_images",
     "targets",
     "write_results",
 ]

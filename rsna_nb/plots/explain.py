@@ -24,8 +24,6 @@ if TYPE_CHECKING:  # importing it imports TensorFlow
 
 OVERLAY = LinearSegmentedColormap.from_list("overlay", [(1.0, 0.35, 0.0, 0.0), (1.0, 0.35, 0.0, 0.75)])
 OUTLINE = "#56B4E9"  # of known lesions
-WITH_MAP = {"cmap": OVERLAY, "vmin": 0, "vmax": 1}
-IN_GREY = {"cmap": "gray", "vmin": 0, "vmax": 1}
 
 
 def overlays(shown: Mapping[str, "ExplainedImages"], kind: str, columns: int = 3) -> Figure:
@@ -46,8 +44,8 @@ def overlays(shown: Mapping[str, "ExplainedImages"], kind: str, columns: int = 3
     for number, text in enumerate(captions):
         plain, marked = axes.flat[2 * number : 2 * number + 2]
         for axis in (plain, marked):
-            axis.imshow(one.images[number, ..., 0], **IN_GREY)
-        marked.imshow(one.maps[number], **WITH_MAP)
+            axis.imshow(one.images[number, ..., 0], cmap="gray", vmin=0, vmax=1)
+        marked.imshow(one.maps[number], cmap=OVERLAY, vmin=0, vmax=1)
         _outline(marked, one.boxes[number])
         plain.set_title(text, fontsize=9, loc="left")
     return with_alt(figure, f"Mammograms, {kind}, each beside itself under its heat map: {'; '.join(captions)}.")
@@ -59,10 +57,10 @@ def file_overlay(shown: "FileMap") -> Figure:
     extent = (-0.5, columns - 0.5, rows - 0.5, -0.5)
     figure, axes = plt.subplots(1, 2, figsize=(7, 4.4), sharey=True, layout="constrained")
     for axis in axes:
-        axis.imshow(shown.image, extent=extent, **IN_GREY)
+        axis.imshow(shown.image, extent=extent, cmap="gray", vmin=0, vmax=1)
         axis.set_xlabel("Column of the file (pixels)")
     axes[0].set_ylabel("Row of the file (pixels)")
-    axes[1].imshow(shown.heat_map, extent=extent, **WITH_MAP)
+    axes[1].imshow(shown.heat_map, extent=extent, cmap=OVERLAY, vmin=0, vmax=1)
     _outline(axes[1], shown.boxes)
     row, column = np.unravel_index(np.argmax(shown.heat_map), shown.heat_map.shape)
     place = f"the map is highest at row {row}, column {column} of {rows} rows and {columns} columns"
@@ -76,11 +74,8 @@ def perturbation_curves(curves: "Curves") -> Figure:
     for axis, name, verb in zip(axes, ("deletion", "insertion"), ("removed", "restored"), strict=True):
         by_map, at_random = getattr(curves, name), getattr(curves, f"random_{name}")
         axis.plot(100 * curves.shares, by_map.T, color=ORANGE, linewidth=0.5, alpha=0.35)
-        for values, colour, order, area in (
-            (by_map, ORANGE, "in the map’s order", areas[name]),
-            (at_random, GREY, "in random order", areas[f"random_{name}"]),
-        ):
-            label = f"{order}, area {area:.2f}"
+        for values, colour, order in ((by_map, ORANGE, "in the map’s order"), (at_random, GREY, "in random order")):
+            label = f"{order}, area {areas[name if colour == ORANGE else f'random_{name}']:.2f}"
             axis.plot(100 * curves.shares, values.mean(axis=0), color=colour, linewidth=2, label=label)
             described.append(f"{name} {label}")
         axis.set(title=name.title(), xlabel=f"Patches of the breast {verb} (%)", ylim=(-0.02, 1.3))

@@ -21,6 +21,9 @@ from pathlib import Path
 from rsna_nb import explain, inference, metrics, synthetic
 from rsna_nb.config import RunConfig
 from rsna_nb.evaluation import single_run as evaluation
+from rsna_nb.explain.explanation import explain_images
+from rsna_nb.explain.maps import METHODS, heat_maps, read_images
+from rsna_nb.explain.pointing import count_hits
 from rsna_nb.metadata.table import find_data
 from rsna_nb.runs import Run
 from rsna_nb.training import run as training
@@ -34,22 +37,22 @@ def measure(name: str, run: Run) -> None:
     """Print the figures of a run."""
     evaluated, model = evaluation.evaluate(run), inference.load_model(run)
     targets = explain.targets(evaluated)
-    images = explain.read_images(targets["file"])
+    images = read_images(targets["file"])
     auc = metrics.auc(evaluated.predictions["cancer"], evaluated.predictions["score"])
     women = targets["patient_id"].nunique()
     print(f"{name}: AUC by image {auc:.3f}, {len(targets)} images of {women} women with cancer")
-    for method in explain.METHODS:
+    for method in METHODS:
         for flips in (True, False):
             started = time.perf_counter()
-            maps = explain.heat_maps(model, images, method, flips)
+            maps = heat_maps(model, images, method, flips)
             seconds = (time.perf_counter() - started) / len(images)
-            near = explain.count_hits(targets, images, maps, TOLERANCE * max(images.shape[1:3]))["map"].mean()
-            found = explain.hit_rates(explain.count_hits(targets, images, maps))
+            near = count_hits(targets, images, maps, TOLERANCE * max(images.shape[1:3]))["map"].mean()
+            found = explain.hit_rates(count_hits(targets, images, maps))
             print(f"  {method}{', flips' if flips else ''}: {found.pop('map')}, with tolerance {near:.3f}, ", end="")
             print(
                 "; ".join(f"{key}: {interval}" for key, interval in found.items()), f"{1000 * seconds:.0f} ms an image"
             )
-    shown = {"cancer": explain.explain_images(model, run, targets.head(CURVES), "class_activation", True)}
+    shown = {"cancer": explain_images(model, run, targets.head(CURVES), "class_activation", True)}
     started = time.perf_counter()
     areas = explain.perturbation_curves(model, shown, "cancer").areas.mean().round(3).to_dict()
     print(f"  areas of {CURVES} images' curves: {areas}, {time.perf_counter() - started:.0f} s")
