@@ -32,7 +32,7 @@ def test_every_network_of_keras_applications_is_registered():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_familys_scaling_is_its_own_preprocessing(family):
+def test_the_scaling_of_a_family_equals_its_preprocessing(family):
     image = keras.Input((64, 64, 1))
     colour = keras.layers.Concatenate()([image, image, image])
     scaled = keras.Model(image, keras.layers.Rescaling(*SCALINGS[family])(colour)).predict(GREY, verbose=0)
@@ -41,7 +41,7 @@ def test_a_familys_scaling_is_its_own_preprocessing(family):
 
 
 @pytest.mark.parametrize(("family", "names"), FAMILIES.items())
-def test_every_network_of_a_family_has_its_familys_preprocessing(family, names):
+def test_every_network_of_a_family_has_the_same_preprocessing(family, names):
     grey = 255 * np.repeat(GREY[:1], 3, axis=-1)
     expected = importlib.import_module(f"keras.applications.{MODULES[family]}").preprocess_input(grey.copy())
     for name in names.split():
@@ -49,16 +49,16 @@ def test_every_network_of_a_family_has_its_familys_preprocessing(family, names):
         np.testing.assert_allclose(module.preprocess_input(grey.copy()), expected, atol=1e-4, err_msg=name)
 
 
-def test_resnet50v2_takes_a_grey_picture_and_gives_one_probability():
+def test_resnet50v2_takes_a_grey_image_and_gives_one_probability():
     model = build_model(RunConfig(img_size=64, weights="none", freeze_backbone=False))
     assert model.input_shape == (None, 64, 64, 1)
-    assert model.count_params() == 23_564_800 + 2049  # Keras's own count without its top, and the head
+    assert model.count_params() == 23_564_800 + 2049  # Keras's count without its classifier, plus our head
     probability = model(GREY, training=False).numpy()
     assert probability.shape == (2, 1)
     assert ((probability > 0) & (probability < 1)).all()
 
 
-def test_the_same_network_as_keras_builds_is_inside():
+def test_the_backbone_contains_the_network_that_keras_builds():
     keras.utils.set_random_seed(0)
     backbone = build_backbone("resnet50v2", 64, "none")
     expected = backbone.layers[-1](2 * np.repeat(GREY, 3, axis=-1) - 1, training=False)
@@ -67,7 +67,7 @@ def test_the_same_network_as_keras_builds_is_inside():
 
 @pytest.fixture(scope="module")
 def mobilenet() -> keras.Model:
-    """As keras.applications builds it, without its top, every weight its own."""
+    """The network of keras.applications without its classifier, with random weights."""
     keras.utils.set_random_seed(7)
     return applications.MobileNet(include_top=False, weights=None, input_shape=(64, 64, 3), alpha=1.0)
 
@@ -80,7 +80,7 @@ def weights_file(mobilenet, tmp_path_factory) -> str:
 
 
 def legacy_file(network: keras.Model, path: Path) -> None:
-    """As earlier versions of Keras wrote it, and keras.applications publishes it."""
+    """Write the weights as earlier versions of Keras did and as keras.applications publishes them."""
     with h5py.File(path, "w") as file:
         file.attrs["layer_names"] = [layer.name.encode() for layer in network.layers]
         for layer in network.layers:
@@ -110,7 +110,7 @@ def test_weights_come_from_a_file_at_any_size_and_freezing_keeps_them(mobilenet,
     ("written", "called"),
     [
         ("x.weights.h5", "x.h5"),
-        ("x.weights.h5", "weights_of_my_friend"),
+        ("x.weights.h5", "weights_from_a_colleague"),
         ("x.keras", "x.keras"),
         ("x.keras", "x.weights.h5"),
         ("legacy", "mobilenet_notop.h5"),
@@ -153,7 +153,7 @@ def test_a_file_with_an_array_of_another_shape_is_refused_with_both_shapes(tmp_p
 
 
 def test_a_file_with_more_than_the_network_has_is_refused(tmp_path):
-    """Keras alone takes it, and says nothing of what it leaves aside."""
+    """Keras itself loads it and ignores the rest without a word."""
     small = build_backbone("small", 64, "none")
     larger = keras.Model(small.input, keras.layers.Conv2DTranspose(2, 3)(small.output))
     larger.save_weights(tmp_path / "larger.weights.h5")
@@ -183,14 +183,14 @@ def test_weights_that_do_not_exist_are_refused(name, weights, message):
 
 
 def two_layers(height: int, width: int) -> keras.Model:
-    """A backbone of a user's own."""
+    """A backbone that a user wrote."""
     image = keras.Input((height, width, 1))
     return keras.Model(image, keras.layers.Conv2D(6, 3, 4, name="last")(keras.layers.Conv2D(4, 3, 2)(image)))
 
 
 @keras.saving.register_keras_serializable("tests")
 class Subclassed(keras.Model):
-    """A backbone of a user's own that Keras cannot draw as a graph."""
+    """A backbone that a user wrote as a subclass, which has no graph of layers."""
 
     def __init__(self, **options: object) -> None:
         super().__init__(**options)
@@ -215,7 +215,7 @@ OWN = {
 
 
 @pytest.mark.parametrize("entry", OWN)
-def test_a_backbone_of_ones_own_trains_saves_loads_and_predicts(register, tmp_path, entry):
+def test_a_users_backbone_trains_saves_loads_and_predicts(register, tmp_path, entry):
     register(OWN[entry])
     config = RunConfig(backbone="own", weights="none", freeze_backbone=False, img_size=64)
     model = build_model(config)
@@ -232,7 +232,7 @@ def test_a_backbone_of_ones_own_trains_saves_loads_and_predicts(register, tmp_pa
 
 
 @pytest.mark.parametrize("entry", ["a function", "a subclassed model"])
-def test_the_registry_loads_the_weights_file_of_ones_own_backbone(register, tmp_path, entry):
+def test_the_registry_loads_the_weights_file_of_a_users_backbone(register, tmp_path, entry):
     register(OWN[entry])
     network = OWN[entry](64, 64)
     network(GREY)
@@ -296,7 +296,7 @@ def test_an_unknown_backbone_is_named_with_its_neighbours():
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
-def test_the_last_layer_is_float32_and_the_policy_is_put_back(precision):
+def test_the_last_layer_is_float32_and_the_global_policy_is_restored(precision):
     config = RunConfig(backbone="small", weights="none", freeze_backbone=False, img_size=64, pooling="max")
     model = build_model(config, precision)
     assert model.get_layer("cancer").compute_dtype == "float32"
@@ -305,7 +305,7 @@ def test_the_last_layer_is_float32_and_the_policy_is_put_back(precision):
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
-def test_a_step_in_every_precision_with_averages_and_clipping(precision):
+def test_training_works_in_every_precision_with_averages_and_clipping(precision):
     settings = {"backbone": "small", "weights": "none", "freeze_backbone": False, "img_size": 64}
     config = RunConfig(**settings, ema=0.5, clip_norm=1.0, learning_rate=1e-2)
     model = build_model(config, precision)

@@ -32,7 +32,10 @@ FAMILIES = {
 
 @dataclass(frozen=True)
 class Backbone:
-    """An entry of `BACKBONES`.
+    """An entry of `BACKBONES`; a plain function stands for `Backbone(function)`.
+
+    A network that contains layers or models of your own classes is saved and loaded by Keras only if these are decorated
+    with `keras.saving.register_keras_serializable`; import their module before you load a run.
 
     Parameters
     ----------
