@@ -208,7 +208,7 @@ def register(monkeypatch):
 
 OWN = {
     "a function": two_layers,
-    "a subclassed model": lambda height, width: Subclassed(),
+    "a subclassed model": lambda height, width: Subclassed(name="backbone"),
     "an entry": Backbone(build=two_layers),
     "a function that takes synchronized": lambda height, width, synchronized: two_layers(height, width),
 }
@@ -263,7 +263,7 @@ def test_a_builder_that_takes_weights_gets_them(register):
             lambda height, width: applications.MobileNet(
                 input_shape=(height, width, 3), include_top=False, weights=None, name="backbone"
             ),
-            r"must take a grey image \(64, 64, 1\).*Concatenate",
+            r"must take grey images .*64, 64, 1\).*64, 3\).*Concatenate",
         ),
     ],
 )

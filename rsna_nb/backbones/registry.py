@@ -34,8 +34,8 @@ FAMILIES = {
 class Backbone:
     """An entry of `BACKBONES`; a plain function stands for `Backbone(function)`.
 
-    A network that contains layers or models of your own classes is saved and loaded by Keras only if these are decorated
-    with `keras.saving.register_keras_serializable`; import their module before you load a run.
+    A network that contains layers or models of your own classes is saved and loaded by Keras only if these are
+    decorated with `keras.saving.register_keras_serializable`; import their module before you load a run.
 
     Parameters
     ----------
@@ -125,16 +125,17 @@ def _as_backbone(name: str, network: keras.Model, shape: tuple[int, int]) -> ker
     """Check the network and return it under the name "backbone", by which a detector finds it."""
     if not isinstance(network, keras.Model):
         raise ValueError(f"backbone {name} must be built by a function that returns a keras.Model, not {network!r}")
-    if network.name == "backbone" and getattr(network, "input_shape", None) == (None, *shape, 1):
-        return network  # as the registry's own are built; calling a large network once more takes seconds
-    image = keras.Input((*shape, 1), name="image")
-    try:
-        features = network(image)
-    except (ValueError, TypeError) as error:
+    wanted = (None, *shape, 1)
+    takes = getattr(network, "input_shape", None)  # a subclassed model has none before it is called
+    if takes and (len(takes) != 4 or any(side not in (None, other) for side, other in zip(takes, wanted, strict=True))):
         raise ValueError(
-            f"backbone {name} must take a grey image {(*shape, 1)} in 0-1; a network for colour images can begin with "
-            f"keras.layers.Concatenate()([image, image, image]). Keras says: {error}"
-        ) from error
+            f"backbone {name} must take grey images in 0-1, {wanted}, not {takes}; a network for colour images can "
+            "begin with keras.layers.Concatenate()([image, image, image])"
+        )
+    if network.name == "backbone" and takes == wanted:
+        return network  # one of the registry's own, or built like them
+    image = keras.Input((*shape, 1), name="image")
+    features = network(image)
     if len(getattr(features, "shape", ())) != 4:
         raise ValueError(f"backbone {name} must return one feature map (h, w, channels) an image, not {features}")
     return keras.Model(image, features, name="backbone")
