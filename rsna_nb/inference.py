@@ -13,6 +13,7 @@ from rsna_nb import backbones  # noqa: F401  Keras must know the layers of our b
 from rsna_nb.prepare import read_pictures
 from rsna_nb.runs import Run, RunError
 
+Paths = str | Path | Iterable[str | Path]
 FLIPS: tuple[tuple[int, ...], ...] = ((), (1,), (2,), (1, 2))  # axes of (n, height, width)
 
 
@@ -24,9 +25,7 @@ def load_model(run: Run) -> keras.Model:
     return keras.models.load_model(run.checkpoint, compile=False)
 
 
-def predict(
-    run: Run, paths: str | Path | Iterable[str | Path], batch_size: int = 16, flips: bool = False
-) -> pd.DataFrame:
+def predict(run: Run, paths: Paths, batch_size: int = 16, flips: bool = False) -> pd.DataFrame:
     """Score DICOM files with a run's best model.
 
     Parameters
@@ -56,9 +55,7 @@ def predict(
     return predict_by_runs([run], paths, batch_size, flips).rename(columns={run.id: "score"})
 
 
-def predict_by_runs(
-    runs: Sequence[Run], paths: str | Path | Iterable[str | Path], batch_size: int = 16, flips: bool = False
-) -> pd.DataFrame:
+def predict_by_runs(runs: Sequence[Run], paths: Paths, batch_size: int = 16, flips: bool = False) -> pd.DataFrame:
     """Score DICOM files with several runs, as `predict` does with one.
 
     The result has a column of scores for each run, named by its id. A file is read once for each img_size.
