@@ -71,6 +71,7 @@ def predict_by_runs(runs: Sequence[Run], paths: Paths, batch_size: int = 16, fli
         raise ValueError(f'{folder} is a folder: name the files in it, as sorted(Path(folder).rglob("*.dcm")) does')
     df = pd.DataFrame({"path": files}, dtype=object).assign(**dict.fromkeys(ids, np.nan), error="")
     for shape in dict.fromkeys(run.config.image_shape for run in runs):
+        # Models of one image size are held together, so that each file is decoded once: decoding is what costs.
         models = {run.id: load_model(run) for run in runs if run.config.image_shape == shape}
         readings = tqdm(read_pictures(files, shape), "scoring", len(df), unit=" files", mininterval=1)
         images_read = _readable(readings, df)

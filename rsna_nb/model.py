@@ -51,6 +51,7 @@ def build_model(config: RunConfig, precision: str = "float32", synchronized: boo
         backbone.trainable = not config.freeze_backbone
         image = keras.Input((*config.image_shape, 1), name="mammogram")
         pooled = POOLING[config.pooling](name="pooled")(backbone(image))
+        # Dropout stays in the graph at rate 0 too: its name is looked up when the head is trained alone.
         kept = layers.Dropout(config.dropout, seed=config.seed, name="dropout")(pooled)
         probability = layers.Dense(1, activation="sigmoid", dtype="float32", name="cancer")(kept)
         # The model is made within the policy too: `compile` scales the loss of float16 only if the model has it.
@@ -78,7 +79,7 @@ def open_backbone(model: keras.Model, first: str = "") -> int:
     """
     opened = layers_from(model, first)
     backbone = model.get_layer("backbone")
-    backbone.trainable = True
+    backbone.trainable = True  # sets every layer, so the layers before `first` are frozen again below
     for layer in _in_order(backbone):
         layer.trainable = layer in opened
     return len(opened)

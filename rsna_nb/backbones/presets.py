@@ -62,14 +62,14 @@ def build(name: str, height: int, width: int, weights: str | None) -> keras.Mode
         if weights:
             load_weights(network, weights)
         return network
-    if path.is_file():
+    if path.is_file():  # keras-hub reads its weights file only together with the config.json beside it
         path = path.parent
     source = _read_preset(name, transformer.preset if weights == "imagenet" else str(path))
     network = vit.build(transformer, shape, getattr(source, "layer_norm_epsilon", vit.EPSILON))
     copied = {place: layer.get_weights() for place, layer in _layers_of(source, transformer)}
     copied["tokens"] = _tokens_of(source, transformer, grid_of(shape, transformer.patch))
     for layer in network.layers:
-        if layer.weights:
+        if layer.weights:  # a KeyError here means that keras-hub's network has changed
             layer.set_weights(copied.pop(layer.name))
     return network
 
@@ -95,6 +95,7 @@ def _read_preset(name: str, preset: str) -> keras.Model:
         ) from error
     kind = type(source).__name__.removesuffix("Backbone")
     wanted, found = transformer.arguments, {key: _argument(source, key) for key in transformer.arguments}
+    # Checked before anything is copied, so that the error names the settings that differ and not an array's shape.
     if kind != transformer.family:
         raise WeightsError(f"the preset is a {kind}, and {name} is a {transformer.family}")
     if found != wanted:
@@ -149,6 +150,7 @@ def _interpolated(
     """
     if own == grid:
         return positions
+    # The grid's positions alone are resized, as an image with `width` channels.
     table = positions[:, 1:].reshape(1, *own, -1)
     resized = ops.convert_to_numpy(ops.image.resize(table, grid, interpolation="bicubic", antialias=antialias))
     return np.concatenate([positions[:, :1], resized.reshape(1, math.prod(grid), -1)], axis=1)

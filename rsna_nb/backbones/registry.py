@@ -96,18 +96,13 @@ def build_backbone(
     (None, 24, 16, 32)
     >>> del BACKBONES["two_layers"]
     """
-    if name not in BACKBONES:
-        close = difflib.get_close_matches(name, BACKBONES, n=3)
-        raise ValueError(
-            f"backbone {name} is not known; the nearest names are {', '.join(close) or ', '.join(BACKBONES)}"
-        )
-    entry = BACKBONES[name]
-    backbone = entry if isinstance(entry, Backbone) else Backbone(entry)
+    backbone = _registered(name)
     shape = (img_size, img_size) if isinstance(img_size, int) else (img_size[0], img_size[1])
     if weights == "imagenet" and not backbone.imagenet:
         raise WeightsError(f"backbone {name} has no ImageNet weights: {backbone.instead}")
     if weights not in ("imagenet", "none") and not Path(weights).exists():
         raise WeightsError(f'weights {weights}: no such file; give "imagenet", "none" or the path of a weights file')
+    # A function of (height, width) is enough: arguments that it does not name are not passed.
     accepted = inspect.signature(backbone.build).parameters
     source = None if weights == "none" else weights
     options = {"weights": source, "synchronized": synchronized}
@@ -121,12 +116,24 @@ def build_backbone(
     return network
 
 
+def _registered(name: str) -> Backbone:
+    """The entry of that name; `ValueError` with the nearest names if there is none."""
+    if name not in BACKBONES:
+        close = difflib.get_close_matches(name, BACKBONES, n=3)
+        raise ValueError(
+            f"backbone {name} is not known; the nearest names are {', '.join(close) or ', '.join(BACKBONES)}"
+        )
+    entry = BACKBONES[name]
+    return entry if isinstance(entry, Backbone) else Backbone(entry)
+
+
 def _as_backbone(name: str, network: keras.Model, shape: tuple[int, int]) -> keras.Model:
     """Check the network and return it under the name "backbone", by which a detector finds it."""
     if not isinstance(network, keras.Model):
         raise ValueError(f"backbone {name} must be built by a function that returns a keras.Model, not {network!r}")
     wanted = (None, *shape, 1)
     takes = getattr(network, "input_shape", None)  # a subclassed model has none before it is called
+    # Keras does not compare the channels when a functional model is called on a symbolic image, and fails much later.
     if takes and (len(takes) != 4 or any(side not in (None, other) for side, other in zip(takes, wanted, strict=True))):
         raise ValueError(
             f"backbone {name} must take grey images in 0-1, {wanted}, not {takes}; a network for colour images can "
@@ -138,6 +145,7 @@ def _as_backbone(name: str, network: keras.Model, shape: tuple[int, int]) -> ker
     features = network(image)
     if len(getattr(features, "shape", ())) != 4:
         raise ValueError(f"backbone {name} must return one feature map (h, w, channels) an image, not {features}")
+    # An outer model carries the name, because a subclassed model may not keep it when it is saved and loaded.
     return keras.Model(image, features, name="backbone")
 
 
@@ -163,6 +171,7 @@ def _build_small(height: int, width: int, synchronized: bool) -> keras.Model:
 
     def convolution(x: keras.KerasTensor, name: str, filters: int, size: int, stride: int = 1) -> keras.KerasTensor:
         x = layers.Conv2D(filters, size, stride, padding="same", use_bias=False, name=f"{name}_conv")(x)
+        # Keras's default momentum of 0.99 needs hundreds of steps to forget its start; small data sets have fewer.
         x = layers.BatchNormalization(momentum=0.9, synchronized=synchronized, name=f"{name}_bn")(x)
         return layers.ReLU(name=f"{name}_relu")(x)
 

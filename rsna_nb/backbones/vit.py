@@ -130,6 +130,7 @@ def build(transformer: Transformer, shape: tuple[int, int], epsilon: float = EPS
         Epsilon of the layer normalisations.
     """
     image = keras.Input((*shape, 1), name="image")
+    # Padding keeps the edges of the breast, which a convolution with stride `patch` would cut off.
     grid, patch, width = grid_of(shape, transformer.patch), transformer.patch, transformer.width
     missing = [count * patch - side for count, side in zip(grid, shape, strict=True)]
     padding = tuple((pixels // 2, pixels - pixels // 2) for pixels in missing)
@@ -141,6 +142,7 @@ def build(transformer: Transformer, shape: tuple[int, int], epsilon: float = EPS
     for number in range(1, DEPTH + 1):
         x = _block(x, f"block_{number}", transformer, epsilon)
     x = layers.LayerNormalization(epsilon=epsilon, name="norm")(x)
+    # The class token and the registers have done their work in the attention: a feature map has patches only.
     x = layers.Cropping1D((transformer.registers + 1, 0), name="patches_alone")(x)
     return keras.Model(image, layers.Reshape((*grid, width), name="map")(x), name="backbone")
 

@@ -44,6 +44,7 @@ def load_weights(network: keras.Model, path: str | Path) -> None:
     WeightsError
         If the file is no weights file, or holds other arrays than the network has; the message names them.
     """
+    # A backbone of keras.applications is a scaling around the network whose file is published: both layouts are tried.
     inner = [layer for layer in network.layers if isinstance(layer, keras.Model)]
     candidates = [network, *(each for each in inner if each.count_params() == network.count_params())]
     with _named_for_keras(Path(path)) as file:
@@ -81,7 +82,7 @@ def differences(expected: Mapping[str, Shape], found: Mapping[str, Shape]) -> st
 @contextmanager
 def explained_download() -> Iterator[None]:
     """Turn a failed download by Keras into a `WeightsError` that names the file and where to put it."""
-    timeout = socket.getdefaulttimeout()
+    timeout = socket.getdefaulttimeout()  # get_file has no argument for it, so the process's default is changed
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
     try:
         yield
@@ -115,6 +116,7 @@ def _named_for_keras(path: Path) -> Iterator[Path]:
                 is_legacy = "layer_names" in content.attrs or "model_weights" in content
         except OSError as error:
             raise WeightsError(f"it cannot be read as HDF5 ({error}); give {FORMATS}") from error
+        # Keras reads a name in .weights.h5 as its own format and every other .h5 as the one of earlier versions.
         if path.suffix in (".h5", ".hdf5") and path.name.endswith(".weights.h5") != is_legacy:
             yield path
             return
@@ -129,6 +131,7 @@ def _shapes_in(file: Path) -> dict[str, Shape]:
         content.visititems(
             lambda name, item: found.update({name: item.shape}) if isinstance(item, h5py.Dataset) else None
         )
+    # A compiled model saves its optimizer too, and dropout the state of its generator: neither counts as a weight.
     others = {"optimizer", "optimizer_weights", "seed_generator"}
     return {
         name.removeprefix("model_weights/").removesuffix(":0"): shape

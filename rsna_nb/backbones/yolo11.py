@@ -136,6 +136,7 @@ class _Blocks:
     def c3k(self, x: KerasTensor, name: str) -> KerasTensor:
         """Two bottlenecks on half of the channels; the other half bypasses them."""
         filters, half = x.shape[-1], x.shape[-1] // 2
+        # cv1, cv2, cv3, m.0 ... are the reference's names, which its tensors are found by.
         y = self.conv(x, f"{name}.cv1", half)
         for number in range(2):
             y = self.bottleneck(y, f"{name}.m.{number}", half)
@@ -169,6 +170,7 @@ class _Blocks:
         heads = filters // CHANNELS_PER_HEAD
         per_head = filters // heads
         key = per_head // 2  # queries and keys have half as many channels as values
+        # One convolution makes queries, keys and values; for each head they follow one another in its channels.
         projected = self.conv(x, f"{name}.qkv", heads * (2 * key + per_head), active=False)
         split = layers.Reshape((height * width, heads, 2 * key + per_head), name=f"{name}.heads")(projected)
         queries, keys, values = ops.split(split, [key, 2 * key], axis=-1)
@@ -211,6 +213,7 @@ def _assign(network: keras.Model, tensors: Mapping[str, np.ndarray], name: str) 
         each: tuple(variable.shape[axes.index(axis)] for axis in range(len(axes)))
         for each, (variable, axes) in variables.items()
     }
+    # The file is of the whole classifier, so its last layer and PyTorch's counters have no place here.
     unused = [each for each in tensors if each.startswith("model.10.linear.") or each.endswith(".num_batches_tracked")]
     given = {each: tensor.shape for each, tensor in tensors.items() if each not in unused}
     if faults := differences(expected, given):

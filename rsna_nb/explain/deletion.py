@@ -72,13 +72,16 @@ def _of_image(
 ) -> np.ndarray:
     """Scores (deletion and insertion, order, STEPS + 1) of one image; the first order is the map's."""
     side = -(-max(image.shape) // PATCHES)
+    # Patches of background are never removed: they carry no tissue, and would only flatten the curves.
     in_breast = np.flatnonzero(_patch_means(image > 0, side) > 0)
     values = _patch_means(heat_map, side).ravel()[in_breast]
+    # A blur as wide as a patch removes what is smaller; the breast's outline stays, as the background is kept.
     blurred = np.where(image > 0, cv2.GaussianBlur(image, (0, 0), side), image)
     permutations = [rng.permutation(len(in_breast)) for _ in range(orders + 1)]
     permutations[0] = np.lexsort((permutations[0], -values))  # patches of equal value come in a random order
     scores = []
     for permutation in permutations:
+        # Patches outside the breast get the last rank, which no step reaches.
         ranks = np.full(_patch_means(image, side).size, len(in_breast))
         ranks[in_breast[permutation]] = np.arange(len(in_breast))
         both = ((image, blurred), (blurred, image))

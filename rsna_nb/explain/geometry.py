@@ -42,7 +42,7 @@ class Geometry:
         """The geometry of an image of `shape`, from its reading or from its row in a store's ledger."""
         crop = [int(side) for side in found.crop.split()] if isinstance(found, Record) else found.crop
         x_min, y_min, x_max, y_max = crop
-        pixel = 2**found.level
+        pixel = 2**found.level  # each level of the file's pyramid halves it
         width, height = -(-(x_max - x_min) // pixel), -(-(y_max - y_min) // pixel)
         box = (x_min, y_min, x_min + width * pixel, y_min + height * pixel)
         return cls(box, placement((height, width), shape), shape, found.rows, found.columns)
@@ -72,6 +72,7 @@ class Geometry:
         at = self.inner
         inner = np.asarray(values[at.top : at.top + at.height, at.left : at.left + at.width], np.float32)
         enlarged = cv2.resize(inner, (x_max - x_min, y_max - y_min), interpolation=cv2.INTER_LINEAR)
+        # The crop's last pixels can lie beyond the file, where a level's size was rounded up.
         whole = np.zeros((self.rows, self.columns), np.float32)
         whole[y_min:y_max, x_min:x_max] = enlarged[: self.rows - y_min, : self.columns - x_min]
         return whole

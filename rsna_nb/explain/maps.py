@@ -84,6 +84,7 @@ def heat_maps(
         If the method is not known, or does not suit the model's pooling.
     """
     check_method(method)
+    # Few images at a time: a feature map of 1024-pixel images takes 8 MB each with 2,048 channels.
     maps = []
     for axes in FLIPS if flips else FLIPS[:1]:
         flipped = np.flip(images, axes)
@@ -120,6 +121,7 @@ def _class_activation(model: keras.Model, images: np.ndarray) -> np.ndarray:
     if isinstance(pooled, keras.layers.GlobalAveragePooling2D):
         shares = 1 / tf.cast(tf.reduce_prod(tf.shape(features)[1:3]), tf.float32)
     elif isinstance(pooled, keras.layers.GlobalMaxPooling2D):
+        # Ties are common after ReLU: a channel that is 0 everywhere has its maximum at every position.
         shares = tf.cast(features == tf.reduce_max(features, axis=(1, 2), keepdims=True), tf.float32)
         shares /= tf.reduce_sum(shares, axis=(1, 2), keepdims=True)
     else:
@@ -144,6 +146,7 @@ def _on_images(maps: np.ndarray, images: np.ndarray) -> np.ndarray:
     """Enlarge the positive part of maps (n, h, w) to the images, 0 outside the breast, and divide by each maximum."""
     enlarged = np.zeros(images.shape[:3], np.float32)
     for values, image, place in zip(maps, images[..., 0], enlarged, strict=True):
+        # What speaks against cancer is cut before enlarging, or it would dim the positive part beside it.
         positive = np.maximum(values, 0).astype(np.float32)
         place[:] = cv2.resize(positive, image.shape[::-1], interpolation=cv2.INTER_CUBIC) * (image > 0)
     enlarged = np.maximum(enlarged, 0)  # cubic interpolation overshoots

@@ -40,7 +40,7 @@ def read_lesions(data_dir: str | Path) -> pd.DataFrame:
     path = Path(data_dir) / "lesions.csv"
     if not path.is_file():
         raise UnavailableError(f"the data have no table of lesions, {path}")
-    df = pd.read_csv(path, dtype=dict.fromkeys(KEY, str))
+    df = pd.read_csv(path, dtype=dict.fromkeys(KEY, str))  # ids are text everywhere, so that 010006 keeps its 0
     if missing := sorted({*KEY, *BOX, "cancer"} - set(df)):
         raise UnavailableError(f"{path} lacks the columns {', '.join(missing)}")
     return df.loc[df["cancer"] == 1, KEY + BOX].reset_index(drop=True)
@@ -139,7 +139,7 @@ def hit_rates(hits: pd.DataFrame, n: int = 2000, seed: int = 0) -> dict[str, Int
     dict
         An interval for each of "map", "random", "brightest", "map - random" and "map - brightest".
     """
-    women = Women.of(hits, "patient_id")
+    women = Women.of(hits, "patient_id")  # images of one woman are not independent
     weights = women.drawn(n, seed)[:, women.codes].astype(float)
 
     def interval(values: pd.Series, is_share: bool) -> Interval:

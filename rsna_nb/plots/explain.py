@@ -54,6 +54,7 @@ def overlays(shown: Mapping[str, "ExplainedImages"], kind: str, columns: int = 3
 def file_overlay(shown: "FileMap") -> Figure:
     """Draw a whole DICOM file twice, as it is and under its map, in the file's own pixels."""
     rows, columns = shown.heat_map.shape
+    # The image may be of a reduced level; the extent stretches it to the file's own pixels.
     extent = (-0.5, columns - 0.5, rows - 0.5, -0.5)
     figure, axes = plt.subplots(1, 2, figsize=(7, 4.4), sharey=True, layout="constrained")
     for axis in axes:
@@ -78,6 +79,7 @@ def perturbation_curves(curves: "Curves") -> Figure:
             label = f"{order}, area {areas[name if colour == ORANGE else f'random_{name}']:.2f}"
             axis.plot(100 * curves.shares, values.mean(axis=0), color=colour, linewidth=2, label=label)
             described.append(f"{name} {label}")
+        # The axis goes beyond 1 to leave room for the legend.
         axis.set(title=name.title(), xlabel=f"Patches of the breast {verb} (%)", ylim=(-0.02, 1.3))
         axis.set_yticks(np.linspace(0, 1, 6))
         axis.legend(frameon=False, loc="upper right", fontsize=9)
