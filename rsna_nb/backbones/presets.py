@@ -56,15 +56,15 @@ def build(name: str, height: int, width: int, weights: str | None) -> keras.Mode
         If the weights belong to another network or cannot be read, or keras-hub is needed and not installed.
     """
     transformer, shape = TRANSFORMERS[name], (height, width)
-    path = Path(weights or "")
-    if weights is None or (path.is_file() and not (path.parent / "config.json").is_file()):
+    path = None if weights in (None, "imagenet") else Path(weights)
+    if path and path.name == "model.weights.h5" and (path.parent / "config.json").is_file():
+        path = path.parent  # the weights file of a preset, which keras-hub reads only together with its config.json
+    if weights is None or (path and path.is_file()):
         network = vit.build(transformer, shape)
-        if weights:
-            load_weights(network, weights)
+        if path:
+            load_weights(network, path)
         return network
-    if path.is_file():  # keras-hub reads its weights file only together with the config.json beside it
-        path = path.parent
-    source = _read_preset(name, transformer.preset if weights == "imagenet" else str(path))
+    source = _read_preset(name, str(path) if path else transformer.preset)
     network = vit.build(transformer, shape, getattr(source, "layer_norm_epsilon", vit.EPSILON))
     copied = {place: layer.get_weights() for place, layer in _layers_of(source, transformer)}
     copied["tokens"] = _tokens_of(source, transformer, grid_of(shape, transformer.patch))
