@@ -28,6 +28,7 @@ FAMILIES = {
     "EfficientNetB7 EfficientNetV2B0 EfficientNetV2B1 EfficientNetV2B2 EfficientNetV2B3 EfficientNetV2S "
     "EfficientNetV2M EfficientNetV2L MobileNetV3Small MobileNetV3Large",
 }
+EXPORT_YOLO11 = 'set weights to "none", or to a file exported as the first lines of rsna_nb/backbones/yolo11.py show'
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,7 @@ def _build_small(height: int, width: int, synchronized: bool) -> keras.Model:
 BACKBONES: dict[str, Backbone | Callable[..., keras.Model]] = {
     "small": Backbone(_build_small),
     **{name.lower(): _of_applications(name, family) for family, names in FAMILIES.items() for name in names.split()},
-    **{f"yolo11{size}": Backbone(partial(yolo11.build, size), instead=yolo11.EXPORT) for size in yolo11.SCALES},
+    **{f"yolo11{size}": Backbone(partial(yolo11.build, size), instead=EXPORT_YOLO11) for size in yolo11.SCALES},
     **{
         name: Backbone(partial(presets.build, name), imagenet=bool(transformer.preset))
         for name, transformer in TRANSFORMERS.items()

@@ -35,12 +35,6 @@ from rsna_nb.system import DamagedFileError, read_arrays
 
 log = logging.getLogger(__name__)
 
-EXPORT = (
-    'set weights to "none", or to a file: where ultralytics is installed, save '
-    'YOLO("yolo11n-cls.pt").model.state_dict() with safetensors.torch.save_file, as the docstring of '
-    "rsna_nb/backbones/yolo11.py shows"
-)
-
 
 @dataclass(frozen=True)
 class Scale:
