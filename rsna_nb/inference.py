@@ -1,4 +1,4 @@
-"""A run and DICOM files -> scores: the one way in which submissions, ensembles and explanations score files."""
+"""A run and DICOM files -> scores. Submissions, ensembles and explanations all score files through this module."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -9,84 +9,116 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from rsna_nb import backbones  # noqa: F401  Keras must know the layers of our backbones to load them
+from rsna_nb import backbones  # noqa: F401  Keras must know the layers of our backbones before it loads a model
 from rsna_nb.prepare import read_pictures
 from rsna_nb.runs import Run, RunError
 
+Paths = str | Path | Iterable[str | Path]
 FLIPS: tuple[tuple[int, ...], ...] = ((), (1,), (2,), (1, 2))  # axes of (n, height, width)
 
 
 def load_model(run: Run) -> keras.Model:
-    """The run's best model, (batch, height, width, 1) in 0-1 -> (batch, 1); not compiled."""
+    """Load the run's best model, not compiled: (batch, height, width, 1) in 0-1 -> (batch, 1) in 0-1.
+
+    Raises `RunError` if the run has none.
+    """
     return keras.models.load_model(run.checkpoint, compile=False)
 
 
-def predict(run: Run, paths: Sequence[str | Path], batch_size: int = 16, flips: bool = False) -> pd.DataFrame:
+def predict(run: Run, paths: Paths, batch_size: int = 16, flips: bool = False) -> pd.DataFrame:
     """Score DICOM files with a run's best model.
 
     Parameters
     ----------
     run
-        A finished run; its img_size is used.
+        A run that has a model; images are read at its img_size.
     paths
-        DICOM files.
+        One DICOM file or several. A file named twice gets two rows.
     batch_size
-        Pictures that are scored together.
+        Number of images scored together.
     flips
-        Whether a score is the mean over the picture and its three mirror images, at four times the work.
+        Whether a score is the mean over the image and its three mirror images, at four times the work.
 
     Returns
     -------
-    One row a file, in their order: path, score (probability of cancer, NaN where the file cannot be read)
-    and error (the reason, else "").
+    pandas.DataFrame
+        A row for each file, in the order given: path, score (in 0-1; NaN where the file cannot be read) and error (the
+        reason why not, else "").
 
     Raises
     ------
     RunError
-        Where the run has no model.
+        If the run has no model.
     ValueError
-        Where batch_size is below 1.
+        If batch_size is below 1, or a path is a folder.
     """
     return predict_by_runs([run], paths, batch_size, flips).rename(columns={run.id: "score"})
 
 
-def predict_by_runs(
-    runs: Sequence[Run], paths: Sequence[str | Path], batch_size: int = 16, flips: bool = False
-) -> pd.DataFrame:
-    """As `predict`, by several runs, a column of scores for each by its id; a file is read once for each img_size.
+def predict_by_runs(runs: Sequence[Run], paths: Paths, batch_size: int = 16, flips: bool = False) -> pd.DataFrame:
+    """Score DICOM files with several runs, as `predict` does with one.
 
-    `RunError` where two of the runs have the same id.
+    The result has a column of scores for each run, named by its id. A file is read once for each img_size.
+    Raises `RunError` if two of the runs have the same id.
     """
     ids = [run.id for run in runs]
     if twice := sorted({name for name in ids if ids.count(name) > 1}):
         raise RunError(f"a run is named twice: {', '.join(twice)}")
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-    df = pd.DataFrame({"path": [str(path) for path in paths]}).assign(**dict.fromkeys(ids, np.nan), error="")
+    files = [str(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
+    if folder := next((file for file in files if Path(file).is_dir()), None):
+        raise ValueError(f'{folder} is a folder: name the files in it, as sorted(Path(folder).rglob("*.dcm")) does')
+    df = pd.DataFrame({"path": files}, dtype=object).assign(**dict.fromkeys(ids, np.nan), error="")
     for shape in dict.fromkeys(run.config.image_shape for run in runs):
+        # Models of one image size are held together, so that each file is decoded once: decoding is what costs.
         models = {run.id: load_model(run) for run in runs if run.config.image_shape == shape}
-        readings = tqdm(read_pictures(list(df["path"]), shape), "scoring", len(df), unit=" files", mininterval=1)
-        pictures = readable(readings, df)
-        while batch := list(islice(pictures, batch_size)):
+        readings = tqdm(read_pictures(files, shape), "scoring", len(df), unit=" files", mininterval=1)
+        images_read = _readable(readings, df)
+        while batch := list(islice(images_read, batch_size)):
             rows, grey = zip(*batch, strict=True)
-            filled = [*grey, *grey[:1] * (min(batch_size, len(df)) - len(grey))]  # one size: a model is traced once
-            images = np.stack(filled)[..., np.newaxis].astype(np.float32) / 255  # as in training, from the store
+            # The last batch is filled up to the size of the others: TensorFlow traces a model anew for each size.
+            filled = [*grey, *grey[:1] * (min(batch_size, len(df)) - len(grey))]
+            images = np.stack(filled)[..., np.newaxis].astype(np.float32) / 255  # 8 bits, as in training
             for name, model in models.items():
                 df.loc[list(rows), name] = score(model, images, flips)[: len(rows)]
     return df
 
 
-def readable(readings: Iterable[tuple[int, np.ndarray | str]], df: pd.DataFrame) -> Iterator[tuple[int, np.ndarray]]:
-    """The files that have a picture; why the others have none goes into their rows of `df`."""
-    for row, picture in readings:
-        if isinstance(picture, str):
-            df.loc[row, "error"] = picture
-        else:
-            yield row, picture
-
-
 def score(model: keras.Model, images: np.ndarray, flips: bool = False) -> np.ndarray:
-    """Probabilities, float64 (n,), of float32 images (n, height, width, 1) in 0-1."""
+    """Score prepared images.
+
+    Parameters
+    ----------
+    model
+        As `load_model` or `model.build_model` return it.
+    images
+        float32 (n, height, width, 1) in 0-1.
+    flips
+        Whether a score is the mean over the image and its three mirror images.
+
+    Returns
+    -------
+    numpy.ndarray
+        float64 (n,), scores in 0-1.
+
+    Examples
+    --------
+    >>> from rsna_nb.config import RunConfig
+    >>> from rsna_nb.model import build_model
+    >>> model = build_model(RunConfig(backbone="small", weights="none", freeze_backbone=False, img_size=64))
+    >>> score(model, np.zeros((3, 64, 64, 1), np.float32), flips=True).shape
+    (3,)
+    """
     variants = [np.flip(images, axes) for axes in (FLIPS if flips else FLIPS[:1])]
     scores = [model.predict_on_batch(np.ascontiguousarray(variant))[:, 0].astype(np.float64) for variant in variants]
     return np.mean(scores, axis=0)
+
+
+def _readable(readings: Iterable[tuple[int, np.ndarray | str]], df: pd.DataFrame) -> Iterator[tuple[int, np.ndarray]]:
+    """Pass on the files that could be read; the reason why another could not goes into its row of `df`."""
+    for row, outcome in readings:
+        if isinstance(outcome, str):
+            df.loc[row, "error"] = outcome
+        else:
+            yield row, outcome

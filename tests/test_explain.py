@@ -1,4 +1,4 @@
-"""Maps of networks whose weights are made by hand, so that the right map is known, and their places in the file."""
+"""Heat maps of networks with hand-made weights, whose right map is known, and the maps' place in the DICOM file."""
 
 import subprocess
 import sys
@@ -11,12 +11,12 @@ import pandas as pd
 import pytest
 from keras import layers
 
+from rsna_nb import explain
 from rsna_nb.config import RunConfig
 from rsna_nb.dicom import reader as dicom
 from rsna_nb.dicom.crop import fit, placement
 from rsna_nb.dicom.preprocessing_steps import reading_steps
-from rsna_nb.explain import deletion, pointing
-from rsna_nb.explain import maps as explain
+from rsna_nb.explain import deletion, maps, pointing
 from rsna_nb.explain.geometry import Geometry
 from rsna_nb.model import build_model
 from rsna_nb.notebook import UnavailableError
@@ -24,11 +24,11 @@ from rsna_nb.prepare.ledger import Record
 from tests.conftest import REAL_DIR, needs_real_files, write_dicom
 
 SIDE, STRIDE, PLACES = 32, 4, 8
-FAMILIES = ["small", "mobilenetv2", "yolo11n", "vit_tiny"]  # of BACKBONES, one that is built each way
+FAMILIES = ["small", "mobilenetv2", "yolo11n", "vit_tiny"]  # one backbone of each kind
 
 
 def patch_model(pooling: str, weights: tuple[float, float] = (2.0, -1.0), bias: float = 0.3) -> keras.Model:
-    """Two channels of each patch of 4 x 4 pixels, its mean and 1 less its mean, and a head of these weights."""
+    """A network with two channels, the mean of each patch of 4 x 4 pixels and 1 minus that mean, and a head."""
     image = keras.Input((SIDE, SIDE, 1))
     network = keras.Sequential([keras.Input((SIDE, SIDE, 1)), layers.Conv2D(2, STRIDE, STRIDE)], name="backbone")
     kernel = np.full((STRIDE, STRIDE, 1, 2), 1 / STRIDE**2) * [1, -1]
@@ -41,7 +41,7 @@ def patch_model(pooling: str, weights: tuple[float, float] = (2.0, -1.0), bias: 
 
 
 def spotted(row: int, column: int, value: float = 1.0) -> np.ndarray:
-    """(1, SIDE, SIDE, 1): grey, and one patch brighter."""
+    """An image (1, SIDE, SIDE, 1) that is grey, with one brighter patch."""
     images = np.full((1, SIDE, SIDE, 1), 0.2, np.float32)
     images[:, row * STRIDE : (row + 1) * STRIDE, column * STRIDE : (column + 1) * STRIDE] = value
     return images
@@ -49,8 +49,8 @@ def spotted(row: int, column: int, value: float = 1.0) -> np.ndarray:
 
 def logits(model: keras.Model, images: np.ndarray) -> np.ndarray:
     kernel, bias = model.get_layer("cancer").get_weights()
-    pooled = keras.Model(model.input, model.get_layer("dropout").output).predict(images, verbose=0)
-    return (pooled.astype(np.float64) @ kernel + bias)[:, 0]
+    pooled = keras.Model(model.input, model.get_layer("dropout").output)(images, training=False)
+    return (np.asarray(pooled).astype(np.float64) @ kernel + bias)[:, 0]
 
 
 def network(backbone: str, pooling: str, precision: str = "float32") -> keras.Model:
@@ -62,87 +62,87 @@ def network(backbone: str, pooling: str, precision: str = "float32") -> keras.Mo
 
 @pytest.fixture
 def pictures() -> np.ndarray:
-    """Noise in an ellipse, (3, 64, 64, 1): a smooth picture has ties in its feature map."""
+    """Noise in an ellipse, (3, 64, 64, 1); smooth images would have ties in their feature maps."""
     y, x = np.mgrid[:64, :64]
     noise = np.random.default_rng(0).random((3, 64, 64, 1), dtype=np.float32)
     return noise * ((((y - 32) / 30) ** 2 + (x / 40) ** 2) < 1)[..., np.newaxis]
 
 
-def test_with_average_pooling_each_place_adds_its_weighted_channels_over_their_number():
-    (values,) = explain.class_activation(patch_model("avg"), spotted(5, 2))
+def test_with_average_pooling_each_position_adds_its_weighted_channels():
+    (values,) = maps._class_activation(patch_model("avg"), spotted(5, 2))
     assert values.shape == (PLACES, PLACES)
     assert values[5, 2] == pytest.approx(2 / PLACES**2)
     assert np.delete(values.ravel(), 5 * PLACES + 2) == pytest.approx((2 * 0.2 - 0.8) / PLACES**2)
 
 
-def test_with_max_pooling_a_channel_adds_its_maximum_where_it_is_and_equals_share():
-    (values,) = explain.class_activation(patch_model("max"), spotted(5, 2))
+def test_with_max_pooling_a_channel_adds_its_maximum_where_it_is_and_ties_share_it():
+    (values,) = maps._class_activation(patch_model("max"), spotted(5, 2))
     assert values[5, 2] == pytest.approx(2)
     assert np.delete(values.ravel(), 5 * PLACES + 2) == pytest.approx(-0.8 / (PLACES**2 - 1))
 
 
 @pytest.mark.parametrize("pooling", ["avg", "max"])
 @pytest.mark.parametrize("backbone", FAMILIES)
-def test_the_places_and_the_bias_sum_to_the_logit(backbone, pooling, pictures):
+def test_the_positions_and_the_bias_sum_to_the_logit(backbone, pooling, pictures):
     model = network(backbone, pooling)
     kernel, _ = model.get_layer("cancer").get_weights()
     model.get_layer("cancer").set_weights([10 * kernel, np.array([-1.5])])
-    values = explain.class_activation(model, pictures)
+    values = maps._class_activation(model, pictures)
     expected = logits(model, pictures)
     np.testing.assert_allclose(values.sum(axis=(1, 2)) - 1.5, expected, atol=1e-4)
-    np.testing.assert_allclose(model.predict(pictures, verbose=0)[:, 0], 1 / (1 + np.exp(-expected)), atol=1e-5)
+    np.testing.assert_allclose(model(pictures, training=False)[:, 0], 1 / (1 + np.exp(-expected)), atol=1e-5)
 
 
 def test_a_model_of_reduced_precision_has_nearly_the_same_map(pictures):
     model, reduced = network("small", "avg"), network("small", "avg", "bfloat16")
     reduced.set_weights(model.get_weights())
-    values = explain.class_activation(reduced, pictures)
+    values = maps._class_activation(reduced, pictures)
     assert values.dtype == np.float32
     kernel, _ = reduced.get_layer("cancer").get_weights()
     features = np.asarray(reduced.get_layer("backbone")(pictures)).astype(np.float64)
     np.testing.assert_allclose(values.sum(axis=(1, 2)), features.mean(axis=(1, 2)) @ kernel[:, 0], atol=1e-4)
-    whole = explain.class_activation(model, pictures)
+    whole = maps._class_activation(model, pictures)
     assert np.corrcoef(values.ravel(), whole.ravel())[0, 1] > 0.99
 
 
 @pytest.mark.parametrize("backbone", FAMILIES)
 def test_with_average_pooling_grad_cam_is_the_positive_class_activation_up_to_scale(backbone, pictures):
     model = network(backbone, "avg")
-    positive = np.maximum(explain.class_activation(model, pictures), 0)
-    np.testing.assert_allclose(explain.channel_cam(model, pictures), positive, rtol=1e-3, atol=1e-7)
+    positive = np.maximum(maps._class_activation(model, pictures), 0)
+    np.testing.assert_allclose(maps._grad_cam(model, pictures), positive, rtol=1e-3, atol=1e-7)
 
 
-def test_grad_cam_is_of_the_logit_so_that_a_saturated_score_has_a_map_too():
+def test_grad_cam_explains_the_logit_so_a_saturated_score_has_a_map():
     model = patch_model("avg", (2.0, 0.0), bias=200)
-    assert model.predict(spotted(5, 2), verbose=0)[0, 0] == 1
+    assert model(spotted(5, 2), training=False)[0, 0] == 1
     (found,) = explain.grad_cam(model, spotted(5, 2))
     assert pointing.highest(found) in [(y, x) for y in range(20, 24) for x in range(8, 12)]
 
 
-@pytest.mark.parametrize("method", explain.METHODS)
+@pytest.mark.parametrize("method", maps.METHODS)
 @pytest.mark.parametrize("backbone", FAMILIES)
-def test_a_map_is_of_the_pictures_shape_in_0_to_1_and_0_outside_the_breast(backbone, method, pictures):
+def test_a_map_has_the_images_shape_is_in_0_to_1_and_0_outside_the_breast(backbone, method, pictures):
     model = network(backbone, "max")
     kernel, bias = model.get_layer("cancer").get_weights()
-    model.get_layer("cancer").set_weights([np.abs(kernel), bias])  # so that something speaks for cancer
-    found = explain.maps(model, pictures, method)
+    model.get_layer("cancer").set_weights([np.abs(kernel), bias])  # so that some features speak for cancer
+    found = maps.heat_maps(model, pictures, method)
     assert found.shape == (3, 64, 64)
     assert found.min() == 0
     np.testing.assert_array_equal(found.max(axis=(1, 2)), 1)
     assert found[pictures[..., 0] == 0].max() == 0
 
 
-def test_a_model_that_nothing_speaks_for_has_an_empty_map():
+def test_where_nothing_speaks_for_cancer_the_map_is_empty():
     assert explain.grad_cam(patch_model("avg", (-1.0, 0.0)), spotted(1, 1)).max() == 0
 
 
 def test_over_the_flips_the_map_of_a_flipped_picture_is_the_flipped_map(pictures):
     model = network("small", "max")
-    found, flipped = (explain.maps(model, images, flips=True) for images in (pictures, pictures[:, :, ::-1]))
+    found, flipped = (maps.heat_maps(model, images, flips=True) for images in (pictures, pictures[:, :, ::-1]))
     np.testing.assert_allclose(flipped, found[:, :, ::-1], atol=1e-4)
 
 
-def test_over_the_flips_a_network_with_strides_points_at_the_middle_of_what_it_sees():
+def test_over_the_flips_a_network_with_strides_points_at_the_centre_of_a_structure():
     image = keras.Input((64, 64, 1))
     x = image
     backbone = keras.Sequential([image], name="backbone")
@@ -152,30 +152,30 @@ def test_over_the_flips_a_network_with_strides_points_at_the_middle_of_what_it_s
     last = layers.Dense(1, kernel_initializer="ones", name="cancer")
     model = keras.Model(image, last(x))
     images = np.full((1, 64, 64, 1), 1e-3, np.float32)
-    images[0, 30:34, 30:34] = 1  # the middle, where no side is favoured
-    (one,), (all_flips,) = (explain.maps(model, images, flips=flips) for flips in (False, True))
+    images[0, 30:34, 30:34] = 1  # the centre, where no side is favoured
+    (one,), (all_flips,) = (maps.heat_maps(model, images, flips=flips) for flips in (False, True))
     distance = [np.hypot(*(np.array(pointing.highest(values)) + 0.5 - 32)) for values in (one, all_flips)]
     assert distance[1] < 2 < distance[0]
 
 
-def test_what_cannot_be_mapped_is_refused_in_words(tmp_path):
+def test_what_cannot_be_mapped_is_refused_with_the_reason(tmp_path):
     with pytest.raises(ValueError, match="method must be one of class_activation, grad_cam, not gradcam"):
-        explain.maps(patch_model("avg"), spotted(1, 1), "gradcam")
+        maps.heat_maps(patch_model("avg"), spotted(1, 1), "gradcam")
     image = keras.Input((SIDE, SIDE, 1))
     features = keras.Sequential([image, layers.Conv2D(2, 4, 4)], name="backbone")(image)
     flat = layers.Flatten(name="pooled")(features)
     model = keras.Model(image, layers.Dense(1, name="cancer")(layers.Dropout(0.1, name="dropout")(flat)))
     with pytest.raises(
-        ValueError, match="pooling by Flatten, the logit is no sum over places: use the method grad_cam"
+        ValueError, match="pooling by Flatten the logit is no sum over positions: use the method grad_cam"
     ):
-        explain.class_activation(model, spotted(1, 1))
+        maps._class_activation(model, spotted(1, 1))
     with pytest.raises(UnavailableError, match=r"1\.png is missing or damaged"):
-        explain.read_pictures([tmp_path / "1.png"])
+        maps.read_images([tmp_path / "1.png"])
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (64, 128), (256, 32)])
 @pytest.mark.parametrize("box", [(200, 100), (33, 57), (1, 1000)])
-def test_a_placement_is_where_fit_puts_a_picture(box, shape):
+def test_placement_is_where_fit_puts_an_image(box, shape):
     at = placement(box, shape)
     filled = np.zeros(shape, bool)
     filled[at.top : at.top + at.height, at.left : at.left + at.width] = True
@@ -184,7 +184,7 @@ def test_a_placement_is_where_fit_puts_a_picture(box, shape):
 
 @pytest.fixture(params=[1, 4, 7], ids=lambda times: f"{400 * times - 1} rows")
 def file_with_spot(request, breast, tmp_path):
-    """A file of 1 to 7 times the breast's size, and the box of the one bright spot in it."""
+    """A file of 1 to 7 times the breast's size, and the box of its bright spot."""
     times = request.param
     stored = breast.repeat(times, axis=0).repeat(times, axis=1)[:-1, :-1]
     box = np.array([60, 150, 76, 166]) * times
@@ -193,11 +193,11 @@ def file_with_spot(request, breast, tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (128, 96)])
-def test_a_spot_of_the_picture_lands_where_it_is_in_the_file(file_with_spot, shape):
+def test_a_spot_in_the_image_maps_to_its_place_in_the_file(file_with_spot, shape):
     path, box = file_with_spot
     reading = dicom.read(path, shape)
     geometry = Geometry.of(reading, shape)
-    x_min, y_min, x_max, y_max = geometry.to_picture(box[np.newaxis].astype(float))[0]
+    x_min, y_min, x_max, y_max = geometry.to_image(box[np.newaxis].astype(float))[0]
     y, x = np.nonzero(reading.picture > 0.95)
     assert [x.min(), y.min(), x.max() + 1, y.max() + 1] == pytest.approx([x_min, y_min, x_max, y_max], abs=1.1)
 
@@ -209,10 +209,10 @@ def test_a_spot_of_the_picture_lands_where_it_is_in_the_file(file_with_spot, sha
     assert np.abs(np.array(found) - box).max() <= 1.1 * pixel
 
 
-def test_a_box_mapped_to_the_picture_and_back_is_the_same(file_with_spot):
+def test_a_box_mapped_to_the_image_and_back_is_the_same(file_with_spot):
     path, box = file_with_spot
     geometry = Geometry.of(dicom.read(path, 64), (64, 64))
-    np.testing.assert_allclose(geometry.to_file(geometry.to_picture(box[np.newaxis])), box[np.newaxis], atol=1e-9)
+    np.testing.assert_allclose(geometry.to_file(geometry.to_image(box[np.newaxis])), box[np.newaxis], atol=1e-9)
     assert geometry.map_to_file(np.ones((64, 64))).max() == 1
     with pytest.raises(ValueError, match=r"shape \(64, 64\), not \(8, 8\)"):
         geometry.map_to_file(np.ones((8, 8)))
@@ -220,7 +220,7 @@ def test_a_box_mapped_to_the_picture_and_back_is_the_same(file_with_spot):
 
 @needs_real_files
 @pytest.mark.parametrize("image", range(0, 8, 3))
-def test_a_real_picture_mapped_to_its_file_lies_on_the_files_own_tissue(image):
+def test_a_real_image_mapped_to_its_file_lies_on_the_files_own_tissue(image):
     path = sorted(REAL_DIR.glob("train_images/*/*.dcm"))[image]
     reading, whole = dicom.read(path, 256), reading_steps(str(path), 256)[2].picture
     geometry = Geometry.of(reading, (256, 256))
@@ -239,16 +239,16 @@ def test_a_real_picture_mapped_to_its_file_lies_on_the_files_own_tissue(image):
 
 
 def patch_score(images: np.ndarray) -> np.ndarray:
-    """How much of the white square in the middle is there."""
+    """A score that is the visible share of the white square in the middle."""
     return np.clip((images[:, 24:32, 24:32, 0].mean(axis=(1, 2)) - 0.5) / 0.5, 0, 1)
 
 
-def test_the_curves_tell_a_map_that_marks_what_decides_from_one_that_does_not():
+def test_the_curves_distinguish_a_map_of_what_decides_from_one_of_the_rest():
     images = np.full((1, 64, 64, 1), 0.01, np.float32)
     images[:, 24:32, 24:32] = 1
     right, wrong = images[..., 0].copy(), 1 - images[..., 0]
     areas = {
-        name: deletion.curves(patch_score, images, heat).areas.iloc[0]
+        name: deletion.perturb(patch_score, images, heat).areas.iloc[0]
         for name, heat in (("right", right), ("wrong", wrong))
     }
     assert areas["right"]["deletion"] < 0.1 < 0.9 < areas["right"]["insertion"]
@@ -257,11 +257,11 @@ def test_the_curves_tell_a_map_that_marks_what_decides_from_one_that_does_not():
         assert 0.15 < found["random_deletion"] < 0.85
 
 
-def test_the_curves_begin_and_end_with_the_picture_and_the_blurred_one():
-    images = np.full((2, 48, 64, 1), 0.2, np.float32)  # 16 patches do not divide it
+def test_the_curves_begin_and_end_with_the_image_and_the_blurred_image():
+    images = np.full((2, 48, 64, 1), 0.2, np.float32)  # patches do not divide it
     images[:, 24:32, 24:32] = 1
     images[1] *= 0.9
-    found = deletion.curves(patch_score, images, images[..., 0])
+    found = deletion.perturb(patch_score, images, images[..., 0])
     assert found.deletion.shape == found.insertion.shape == (2, deletion.STEPS + 1)
     for name in ("deletion", "insertion"):
         ends = (0, -1) if name == "deletion" else (-1, 0)
@@ -271,7 +271,7 @@ def test_the_curves_begin_and_end_with_the_picture_and_the_blurred_one():
 
 
 def targets_of(boxes: list[list[list[float]]]) -> pd.DataFrame:
-    """A target a woman."""
+    """One target for each woman."""
     ids = [str(number) for number in range(len(boxes))]
     found = pd.Series([np.array(one, float) for one in boxes], dtype=object)
     return pd.DataFrame({"patient_id": ids, "image_id": ids, "cancer": 1, "boxes": found})
@@ -284,16 +284,16 @@ def test_the_game_counts_maxima_in_boxes_and_the_share_of_the_breast_that_they_c
     heats = np.zeros((1, 20, 20), np.float32)
     heats[0, 4, 4] = 1
     targets = targets_of([[[2, 2, 6, 6], [5, 5, 14, 9]]])  # 16 and 5 x 4 pixels of the breast, 1 in both
-    found = pointing.play(targets, images, heats).iloc[0]
+    found = pointing.count_hits(targets, images, heats).iloc[0]
     assert found[["map", "brightest"]].tolist() == [1, 0]
     assert found["random"] == pytest.approx((16 + 20 - 1) / 200)
     heats[0, 4, 4], heats[0, 0, 0] = 0, 1
-    assert pointing.play(targets, images, heats)["map"][0] == 0
-    assert pointing.play(targets, images, heats, tolerance=2.2)["map"][0] == 1
-    assert pointing.play(targets, images, 0 * heats)["map"][0] == 0
+    assert pointing.count_hits(targets, images, heats)["map"][0] == 0
+    assert pointing.count_hits(targets, images, heats, tolerance=2.2)["map"][0] == 1
+    assert pointing.count_hits(targets, images, 0 * heats)["map"][0] == 0
 
 
-def test_a_share_of_all_hits_has_the_exact_interval():
+def test_a_hit_rate_of_1_or_0_has_the_exact_interval():
     table = pd.DataFrame({"patient_id": np.arange(20), "cancer": 1, "map": 1.0, "random": 0.1, "brightest": 0.0})
     found = pointing.hit_rates(pd.concat([table, table]), n=50)
     assert str(found["map"]) == "1.000 (0.832 to 1.000)"
@@ -307,17 +307,17 @@ def test_the_intervals_are_paired_and_over_women():
     table = pd.DataFrame({"patient_id": np.arange(60), "cancer": 1, "map": hits, "random": chance, "brightest": hits})
     found = pointing.hit_rates(table, n=500)
     assert found["map"].estimate == pytest.approx(hits.mean())
-    assert found["map less random"].low > 0
-    assert found["map less brightest"].estimate == 0
-    assert np.isnan(found["map less brightest"].low)  # no draw differs
+    assert found["map - random"].low > 0
+    assert found["map - brightest"].estimate == 0
+    assert np.isnan(found["map - brightest"].low)  # no draw differs
     several = pd.concat([table, table, table, table])
-    same = pointing.hit_rates(several, n=500)["map less random"]
-    assert same.high - same.low == pytest.approx(found["map less random"].high - found["map less random"].low, rel=1e-6)
+    same = pointing.hit_rates(several, n=500)["map - random"]
+    assert same.high - same.low == pytest.approx(found["map - random"].high - found["map - random"].low, rel=1e-6)
 
 
-def test_draws_that_are_all_hits_do_not_widen_the_interval():
+def test_draws_with_a_hit_rate_of_1_do_not_widen_the_interval():
     women = np.arange(93) // 3
-    hits = (women > 1).astype(float)  # two of 31 women are missed, so that some draws have none of them
+    hits = (women > 1).astype(float)  # two of 31 women are missed, so some draws contain neither
     table = pd.DataFrame({"patient_id": women, "cancer": 1, "map": hits, "random": 0.1, "brightest": 0.5 * hits})
     found = pointing.hit_rates(table)["map"]
     assert found.draws.max() == 1
@@ -325,7 +325,7 @@ def test_draws_that_are_all_hits_do_not_widen_the_interval():
 
 
 def test_plots_need_no_tensorflow():
-    check = "import sys, rsna_nb.plots, rsna_nb.pointing; assert not {'tensorflow', 'keras'} & set(sys.modules)"
+    check = "import sys, rsna_nb.plots; assert not {'tensorflow', 'keras'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
 
 

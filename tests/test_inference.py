@@ -1,4 +1,4 @@
-"""DICOM files to scores, and the check that no picture stands in two splits."""
+"""DICOM files -> scores; and the check that no image is in two splits."""
 
 import shutil
 from pathlib import Path
@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rsna_nb import inference, reading
+from rsna_nb import inference
 from rsna_nb.config import RunConfig
 from rsna_nb.dicom import read_mammogram
 from rsna_nb.metadata.table import load_metadata
-from rsna_nb.prepare import to_8_bits
+from rsna_nb.prepare import reading, to_8_bits
 from rsna_nb.runs import Run, RunError
 from rsna_nb.splits import SplitError
 from rsna_nb.training import data
@@ -33,7 +33,7 @@ def run(settings) -> Run:
 
 @pytest.fixture(scope="module")
 def half(settings) -> Run:
-    """Trained in bfloat16, at another size."""
+    """A run trained in bfloat16, at another size."""
     own = {"mixed_precision": "bfloat16", "img_size": [96, 64], "run_name": "half"}
     return training.train(RunConfig(**settings | own))
 
@@ -94,12 +94,36 @@ def test_many_files_are_read_by_processes_with_the_same_scores_in_the_same_order
     assert in_parallel["score"].isna().sum() == 1
 
 
-def test_no_files_are_no_rows(run):
-    assert inference.predict(run, []).empty
+def test_an_empty_list_gives_an_empty_table(run):
+    found = inference.predict(run, [])
+    assert found.empty
+    assert list(found) == ["path", "score", "error"]
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_single_path_is_one_file(run, generated, kind):
+    path = paths_of(run, generated)[0]
+    found = inference.predict(run, kind(path))
+    assert found["path"].tolist() == [path]
+    assert found["score"].notna().all()
+
+
+def test_a_file_that_is_named_twice_has_two_rows(run, generated):
+    one, other = paths_of(run, generated)[:2]
+    found = inference.predict(run, iter([one, other, one]))
+    assert found["path"].tolist() == [one, other, one]
+    assert found["score"][0] == found["score"][2] != found["score"][1]
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_folder_is_refused_by_name(run, generated, several):
+    folder = str(generated / "train_images")
+    with pytest.raises(ValueError, match=f"{folder} is a folder.*files in it"):
+        inference.predict(run, [paths_of(run, generated)[0], folder] if several else folder)
 
 
 def twice(generated: Path, folder: Path, other_split: bool) -> tuple[RunConfig, pd.DataFrame, list[str]]:
-    """A copy of the data in which one woman's first file is also another's: her own, or of a woman in validation."""
+    """A copy of the data in which an image is there twice: with the same woman, or with a woman in validation."""
     shutil.copytree(generated, folder / "data")
     config = RunConfig(**SMALL | {"data_dir": str(folder / "data"), "store_dir": str(folder / "stores")})
     table, _ = data.split_table(config)
@@ -110,7 +134,7 @@ def twice(generated: Path, folder: Path, other_split: bool) -> tuple[RunConfig, 
     return config, table, [f"{row['patient_id']}/{row['image_id']} ({row['split']})" for row in (first, other)]
 
 
-def test_a_picture_in_two_splits_is_refused_with_both_its_names(generated, tmp_path):
+def test_an_image_in_two_splits_is_refused_with_both_its_names(generated, tmp_path):
     config, table, names = twice(generated, tmp_path, other_split=True)
     with pytest.raises(SplitError) as error:
         data.prepare(config, table, tmp_path / "data")
@@ -118,7 +142,7 @@ def test_a_picture_in_two_splits_is_refused_with_both_its_names(generated, tmp_p
     assert "1 such pairs" in str(error.value)
 
 
-def test_a_picture_that_a_woman_has_twice_is_logged(generated, tmp_path, caplog):
+def test_an_image_that_a_woman_has_twice_is_logged(generated, tmp_path, caplog):
     config, table, names = twice(generated, tmp_path, other_split=False)
     assert len(data.prepare(config, table, tmp_path / "data").table) == len(table)
     assert f"the same picture: {names[0]} and {names[1]}" in caplog.text
@@ -139,7 +163,7 @@ def test_labels_of_a_breast_that_disagree_end_a_run_before_anything_is_prepared_
     assert table["cancer"].sum() == df["cancer"].sum() + 1
 
 
-def test_files_of_one_size_are_told_apart_by_what_is_in_them(tmp_path):
+def test_files_of_the_same_size_are_compared_by_their_content(tmp_path):
     contents = [b"a" * 40, b"b" * 20 + b"a" * 20, b"a" * 40, b"a" * 41]
     files = [tmp_path / str(number) for number in range(4)]
     for file, content in zip(files, contents, strict=True):
@@ -149,6 +173,6 @@ def test_files_of_one_size_are_told_apart_by_what_is_in_them(tmp_path):
     assert (one["image_id"], other["image_id"]) == ("0", "2")
 
 
-def test_a_batch_of_no_picture_is_refused(run, generated):
+def test_a_batch_size_of_0_is_refused(run, generated):
     with pytest.raises(ValueError, match="batch_size must be at least 1, not 0"):
         inference.predict(run, paths_of(run, generated)[:1], batch_size=0)

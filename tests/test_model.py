@@ -1,15 +1,21 @@
 import importlib
 import socket
+from pathlib import Path
 
+import h5py
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from keras import applications
 
-from rsna_nb.backbones.registry import BACKBONES, FAMILIES, SCALINGS, WeightsError, build_backbone
+from rsna_nb.backbones import BACKBONES, Backbone, WeightsError, build_backbone
+from rsna_nb.backbones.registry import FAMILIES
+from rsna_nb.backbones.scaling import SCALINGS
+from rsna_nb.backbones.weights import load_weights
 from rsna_nb.config import RunConfig
-from rsna_nb.model import build_model
+from rsna_nb.explain import grad_cam
+from rsna_nb.model import build_model, open_backbone
 from rsna_nb.training.callbacks import SwapAverages
 from rsna_nb.training.distribution import Devices
 from rsna_nb.training.inputs import Pictures
@@ -26,17 +32,16 @@ def test_every_network_of_keras_applications_is_registered():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_familys_scaling_is_its_own_preprocessing(family):
+def test_the_scaling_of_a_family_equals_its_preprocessing(family):
     image = keras.Input((64, 64, 1))
     colour = keras.layers.Concatenate()([image, image, image])
-    scaling = SCALINGS[family]
-    scaled = keras.Model(image, keras.layers.Rescaling(scaling.scale, scaling.offset)(colour)).predict(GREY, verbose=0)
+    scaled = keras.Model(image, keras.layers.Rescaling(*SCALINGS[family])(colour)).predict(GREY, verbose=0)
     preprocess = importlib.import_module(f"keras.applications.{MODULES[family]}").preprocess_input
     np.testing.assert_allclose(scaled, preprocess(255 * np.repeat(GREY, 3, axis=-1)), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("family", "names"), FAMILIES.items())
-def test_every_network_of_a_family_has_its_familys_preprocessing(family, names):
+def test_every_network_of_a_family_has_the_same_preprocessing(family, names):
     grey = 255 * np.repeat(GREY[:1], 3, axis=-1)
     expected = importlib.import_module(f"keras.applications.{MODULES[family]}").preprocess_input(grey.copy())
     for name in names.split():
@@ -44,49 +49,125 @@ def test_every_network_of_a_family_has_its_familys_preprocessing(family, names):
         np.testing.assert_allclose(module.preprocess_input(grey.copy()), expected, atol=1e-4, err_msg=name)
 
 
-def test_resnet50v2_takes_a_grey_picture_and_gives_one_probability():
+def test_resnet50v2_takes_a_grey_image_and_gives_one_probability():
     model = build_model(RunConfig(img_size=64, weights="none", freeze_backbone=False))
     assert model.input_shape == (None, 64, 64, 1)
-    assert model.count_params() == 23_564_800 + 2049  # Keras's own count without its top, and the head
-    probability = model.predict(GREY, verbose=0)
+    assert model.count_params() == 23_564_800 + 2049  # Keras's count without its classifier, plus our head
+    probability = model(GREY, training=False).numpy()
     assert probability.shape == (2, 1)
     assert ((probability > 0) & (probability < 1)).all()
 
 
-def test_the_same_network_as_keras_builds_is_inside():
+def test_the_backbone_contains_the_network_that_keras_builds():
     keras.utils.set_random_seed(0)
     backbone = build_backbone("resnet50v2", 64, "none")
-    inner = backbone.layers[-1]
-    expected = inner.predict(2 * np.repeat(GREY, 3, axis=-1) - 1, verbose=0)
-    np.testing.assert_allclose(backbone.predict(GREY, verbose=0), expected, atol=1e-5)
+    expected = backbone.layers[-1](2 * np.repeat(GREY, 3, axis=-1) - 1, training=False)
+    np.testing.assert_allclose(backbone(GREY, training=False), expected, atol=1e-5)
 
 
-@pytest.fixture
-def weights_file(tmp_path) -> str:
+@pytest.fixture(scope="module")
+def mobilenet() -> keras.Model:
+    """The network of keras.applications without its classifier, with random weights."""
     keras.utils.set_random_seed(7)
-    network = applications.MobileNet(include_top=False, weights=None, input_shape=(64, 64, 3), alpha=1.0)
-    path = str(tmp_path / "mobilenet_notop.weights.h5")
-    network.save_weights(path)
+    return applications.MobileNet(include_top=False, weights=None, input_shape=(64, 64, 3), alpha=1.0)
+
+
+@pytest.fixture(scope="module")
+def weights_file(mobilenet, tmp_path_factory) -> str:
+    path = str(tmp_path_factory.mktemp("weights") / "mobilenet_notop.weights.h5")
+    mobilenet.save_weights(path)
     return path
 
 
-def test_weights_come_from_a_file_at_any_size_and_freezing_keeps_them(weights_file):
+def legacy_file(network: keras.Model, path: Path) -> None:
+    """Write the weights as earlier versions of Keras did and as keras.applications publishes them."""
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = [layer.name.encode() for layer in network.layers]
+        for layer in network.layers:
+            group = file.create_group(layer.name)
+            group.attrs["weight_names"] = [f"{layer.name}/{weight.name}:0".encode() for weight in layer.weights]
+            for weight in layer.weights:
+                group[f"{layer.name}/{weight.name}:0"] = weight.numpy()
+
+
+def assert_same_weights(network: keras.Model, other: keras.Model) -> None:
+    for ours, theirs in zip(network.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_weights_come_from_a_file_at_any_size_and_freezing_keeps_them(mobilenet, weights_file):
     config = RunConfig(backbone="mobilenet", weights=weights_file, img_size=[96, 64], dropout=0.0)
     model = build_model(config)
-    first = build_backbone("mobilenet", 64, weights_file).get_weights()
-    for ours, theirs in zip(model.get_layer("backbone").get_weights(), first, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    assert_same_weights(model.get_layer("backbone"), mobilenet)
     model.compile("adam", "binary_crossentropy")
     images = np.random.default_rng(0).random((4, 96, 64, 1))
     model.fit(images, np.array([[0], [1], [0], [1]]), verbose=0)
-    for ours, theirs in zip(model.get_layer("backbone").get_weights(), first, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    assert_same_weights(model.get_layer("backbone"), mobilenet)
     assert len(model.trainable_variables) == 2
 
 
-def test_weights_that_do_not_fit_are_refused(weights_file):
-    with pytest.raises(WeightsError, match="do not fit backbone resnet50v2"):
+@pytest.mark.parametrize(
+    ("written", "called"),
+    [
+        ("x.weights.h5", "x.h5"),
+        ("x.weights.h5", "weights_from_a_colleague"),
+        ("x.keras", "x.keras"),
+        ("x.keras", "x.weights.h5"),
+        ("legacy", "mobilenet_notop.h5"),
+        ("legacy", "mobilenet_notop.weights.h5"),
+    ],
+)
+def test_a_right_weights_file_is_loaded_whatever_its_name(mobilenet, tmp_path, written, called):
+    if written == "legacy":
+        legacy_file(mobilenet, tmp_path / called)
+    else:
+        (mobilenet.save if written == "x.keras" else mobilenet.save_weights)(tmp_path / written)
+        (tmp_path / written).rename(tmp_path / called)
+    assert_same_weights(build_backbone("mobilenet", 64, str(tmp_path / called)), mobilenet)
+
+
+def test_a_weights_file_of_the_backbone_itself_is_loaded(tmp_path):
+    saved = build_backbone("mobilenet", 64, "none")
+    saved.save_weights(tmp_path / "own.weights.h5")
+    assert_same_weights(build_backbone("mobilenet", 64, str(tmp_path / "own.weights.h5")), saved)
+
+
+def test_a_file_of_another_network_is_refused_with_the_arrays_that_differ(mobilenet, weights_file, tmp_path):
+    with pytest.raises(
+        WeightsError,
+        match=r"v2: missing: .* and \d+ more; of another shape: .*/0 is \(32,\), not \(64,\).*; not of this",
+    ):
         build_backbone("resnet50v2", 64, weights_file)
+    legacy_file(mobilenet, tmp_path / "notop.h5")
+    with pytest.raises(WeightsError, match=r"small: missing: stage_0_conv/.*; not of this network: conv1/conv1/kernel"):
+        build_backbone("small", 64, str(tmp_path / "notop.h5"))
+
+
+def test_a_file_with_an_array_of_another_shape_is_refused_with_both_shapes(tmp_path):
+    image = keras.Input((64, 64, 1))
+    for filters in (4, 5):
+        network = keras.Model(image, keras.layers.Conv2D(filters, 3, name="only")(image))
+        network.save_weights(tmp_path / f"{filters}.weights.h5")
+    with pytest.raises(WeightsError, match=r"of another shape: layers/conv2d/vars/0 is \(3, 3, 1, 4\), not .*5\)"):
+        load_weights(network, tmp_path / "4.weights.h5")
+
+
+def test_a_file_with_more_than_the_network_has_is_refused(tmp_path):
+    """Keras itself loads it and ignores the rest without a word."""
+    small = build_backbone("small", 64, "none")
+    larger = keras.Model(small.input, keras.layers.Conv2DTranspose(2, 3)(small.output))
+    larger.save_weights(tmp_path / "larger.weights.h5")
+    with pytest.raises(WeightsError, match=r"small: not of this network: layers/conv2d_transpose/vars/0 \("):
+        build_backbone("small", 64, str(tmp_path / "larger.weights.h5"))
+
+
+@pytest.mark.parametrize("content", [b"", b"no weights", b"PK\x05\x06" + bytes(18)])
+def test_a_file_that_is_no_weights_file_is_refused_with_the_formats_that_are(tmp_path, content):
+    (tmp_path / "x.weights.h5").write_bytes(content)
+    with pytest.raises(
+        WeightsError, match=r"x\.weights\.h5 .*backbone small: it .*give a \.weights\.h5 or \.keras file"
+    ):
+        build_backbone("small", 64, str(tmp_path / "x.weights.h5"))
 
 
 @pytest.mark.parametrize(
@@ -99,6 +180,97 @@ def test_weights_that_do_not_fit_are_refused(weights_file):
 def test_weights_that_do_not_exist_are_refused(name, weights, message):
     with pytest.raises(WeightsError, match=message):
         build_backbone(name, 64, weights)
+
+
+def two_layers(height: int, width: int) -> keras.Model:
+    """A backbone that a user wrote."""
+    image = keras.Input((height, width, 1))
+    return keras.Model(image, keras.layers.Conv2D(6, 3, 4, name="last")(keras.layers.Conv2D(4, 3, 2)(image)))
+
+
+@keras.saving.register_keras_serializable("tests")
+class Subclassed(keras.Model):
+    """A backbone that a user wrote as a subclass, which has no graph of layers."""
+
+    def __init__(self, **options: object) -> None:
+        super().__init__(**options)
+        self.first = keras.layers.Conv2D(4, 3, 2, activation="relu")
+        self.last = keras.layers.Conv2D(6, 3, 2)
+
+    def call(self, image):
+        return self.last(self.first(image))
+
+
+@pytest.fixture
+def register(monkeypatch):
+    return lambda entry: monkeypatch.setitem(BACKBONES, "own", entry)
+
+
+OWN = {
+    "a function": two_layers,
+    "a subclassed model": lambda height, width: Subclassed(name="backbone"),
+    "an entry": Backbone(build=two_layers),
+    "a function that takes synchronized": lambda height, width, synchronized: two_layers(height, width),
+}
+
+
+@pytest.mark.parametrize("entry", OWN)
+def test_a_users_backbone_trains_saves_loads_and_predicts(register, tmp_path, entry):
+    register(OWN[entry])
+    config = RunConfig(backbone="own", weights="none", freeze_backbone=False, img_size=64)
+    model = build_model(config)
+    before = model.get_layer("backbone").get_weights()
+    model.compile(keras.optimizers.Adam(0.1), "binary_crossentropy")
+    model.fit(GREY, np.array([[0], [1]]), verbose=0)
+    assert any((a != b).any() for a, b in zip(before, model.get_layer("backbone").get_weights(), strict=True))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras", compile=False)
+    np.testing.assert_allclose(loaded(GREY), model(GREY), atol=1e-6)
+    assert grad_cam(loaded, GREY).shape == (2, 64, 64)
+    layers_opened = open_backbone(loaded, "last" if entry != "a subclassed model" else "")
+    assert layers_opened == (1 if entry != "a subclassed model" else 3)
+
+
+@pytest.mark.parametrize("entry", ["a function", "a subclassed model"])
+def test_the_registry_loads_the_weights_file_of_a_users_backbone(register, tmp_path, entry):
+    register(OWN[entry])
+    network = OWN[entry](64, 64)
+    network(GREY)
+    network.save_weights(tmp_path / "own.weights.h5")
+    (tmp_path / "own.weights.h5").rename(tmp_path / "own.h5")
+    assert_same_weights(build_backbone("own", 64, str(tmp_path / "own.h5")), network)
+    with pytest.raises(WeightsError, match="backbone own has no ImageNet weights"):
+        build_backbone("own", 64, "imagenet")
+
+
+def test_a_builder_that_takes_weights_gets_them(register):
+    taken = []
+    register(Backbone(lambda height, width, weights: taken.append(weights) or two_layers(height, width), imagenet=True))
+    for weights in ("none", "imagenet", __file__):
+        build_backbone("own", 64, weights)
+    assert taken == [None, "imagenet", __file__]
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (lambda height, width: None, "must be built by a function that returns a keras.Model, not None"),
+        (
+            lambda height, width: keras.Sequential([keras.Input((height, width, 1)), keras.layers.Flatten()]),
+            "feature map",
+        ),
+        (
+            lambda height, width: applications.MobileNet(
+                input_shape=(height, width, 3), include_top=False, weights=None, name="backbone"
+            ),
+            r"must take grey images .*64, 64, 1\).*64, 3\).*Concatenate",
+        ),
+    ],
+)
+def test_a_network_that_is_no_backbone_is_refused(register, entry, message):
+    register(entry)
+    with pytest.raises(ValueError, match=f"backbone own.*{message}"):
+        build_backbone("own", 64, "none")
 
 
 def test_without_a_network_the_error_names_the_file_the_cache_and_the_choices(tmp_path, monkeypatch):
@@ -114,8 +286,8 @@ def test_without_a_network_the_error_names_the_file_the_cache_and_the_choices(tm
     message = str(caught.value)
     assert "densenet121_weights_tf_dim_ordering_tf_kernels_notop.h5" in message
     assert "models" in message
-    assert message.endswith('or take a recipe that needs none: settings "notebooks/params/demo.json"')
     assert "weights file of your own" in message
+    assert "notebooks/params/demo.json" in message
 
 
 def test_an_unknown_backbone_is_named_with_its_neighbours():
@@ -124,7 +296,7 @@ def test_an_unknown_backbone_is_named_with_its_neighbours():
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
-def test_the_last_layer_is_float32_and_the_policy_is_put_back(precision):
+def test_the_last_layer_is_float32_and_the_global_policy_is_restored(precision):
     config = RunConfig(backbone="small", weights="none", freeze_backbone=False, img_size=64, pooling="max")
     model = build_model(config, precision)
     assert model.get_layer("cancer").compute_dtype == "float32"
@@ -133,7 +305,7 @@ def test_the_last_layer_is_float32_and_the_policy_is_put_back(precision):
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
-def test_a_step_in_every_precision_with_averages_and_clipping(precision):
+def test_training_works_in_every_precision_with_averages_and_clipping(precision):
     settings = {"backbone": "small", "weights": "none", "freeze_backbone": False, "img_size": 64}
     config = RunConfig(**settings, ema=0.5, clip_norm=1.0, learning_rate=1e-2)
     model = build_model(config, precision)

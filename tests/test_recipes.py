@@ -37,8 +37,8 @@ def published(backbone: str, folder: Path) -> str:
     if backbone in TRANSFORMERS:
         import keras_hub
 
-        arguments = TRANSFORMERS[backbone].arguments
-        keras_hub.models.ViTBackbone(**arguments, image_shape=(SIDE, SIDE, 3)).save_weights(path)
+        path, arguments = folder / backbone, TRANSFORMERS[backbone].arguments
+        keras_hub.models.ViTBackbone(**arguments, image_shape=(SIDE, SIDE, 3)).save_to_preset(path)
     else:
         name = next(name for names in FAMILIES.values() for name in names.split() if name.lower() == backbone)
         network = getattr(applications, name)(include_top=False, weights=None, input_shape=(SIDE, SIDE, 3))

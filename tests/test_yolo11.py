@@ -8,7 +8,7 @@ import tensorflow as tf
 from safetensors.numpy import save_file
 from scipy.special import expit, softmax
 
-from rsna_nb.backbones.registry import WeightsError, build_backbone
+from rsna_nb.backbones import WeightsError, build_backbone
 from rsna_nb.config import RunConfig
 from rsna_nb.model import build_model, open_backbone
 
@@ -18,9 +18,9 @@ GREY = np.random.default_rng(0).random((1, *SHAPE, 1), dtype=np.float32)
 
 
 class Reference:
-    """The network in NumPy and PyTorch's order of axes, of random tensors with the reference's names.
+    """The network in NumPy, with PyTorch's order of axes and random tensors under the reference's names.
 
-    A tensor is drawn where it is first used, so that `tensors` are those that the computation needs.
+    A tensor is drawn where it is first used, so `tensors` holds exactly those that the computation needs.
     """
 
     def __init__(self, widths: tuple[int, ...], repeats: int, nested: tuple[bool, ...]) -> None:
@@ -35,7 +35,7 @@ class Reference:
 
     def conv(self, x, name, filters, size=1, stride=1, active=True, depthwise=False):
         inputs = 1 if depthwise else len(x)
-        reach = (3 / (inputs * size**2)) ** 0.5  # keeps the spread of what goes through
+        reach = (3 / (inputs * size**2)) ** 0.5  # keeps the variance of the signal
         kernel = self.draw(f"{name}.conv.weight", (filters, inputs, size, size), -reach, reach)
         padded = np.pad(x, [(0, 0), (size // 2, size // 2), (size // 2, size // 2)])
         windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size), (1, 2))[:, ::stride, ::stride]
@@ -86,15 +86,15 @@ class Reference:
     def c2psa(self, x, name):
         half = len(x) // 2
         y = self.conv(x, f"{name}.cv1", len(x))
-        beside, y = y[:half], y[half:]
+        bypass, y = y[:half], y[half:]
         for number in range(self.repeats):
             block = f"{name}.m.{number}"
             y = y + self.attention(y, f"{block}.attn")
             y = y + self.conv(self.conv(y, f"{block}.ffn.0", 2 * half), f"{block}.ffn.1", half, active=False)
-        return self.conv(np.concatenate([beside, y]), f"{name}.cv2", len(x))
+        return self.conv(np.concatenate([bypass, y]), f"{name}.cv2", len(x))
 
     def __call__(self, grey: np.ndarray) -> np.ndarray:
-        """A picture (height, width, 1) -> the feature map (h, w, 1280)."""
+        """An image (height, width, 1) -> the feature map (h, w, 1280)."""
         first, second, third, fourth, fifth = self.widths
         x = self.conv(np.repeat(grey.transpose(2, 0, 1), 3, axis=0), "model.0", first, 3, 2)
         x = self.conv(x, "model.1", second, 3, 2)
@@ -116,7 +116,7 @@ REFERENCES: dict[str, Callable[[], Reference]] = {
 
 @pytest.fixture(scope="module", params=REFERENCES)
 def computed(request) -> tuple[str, dict[str, np.ndarray], np.ndarray]:
-    """A size, its tensors and what they make of the picture."""
+    """A size, its tensors, and the feature map that they compute from the image."""
     reference = REFERENCES[request.param]()
     features = reference(GREY[0])
     return request.param, reference.tensors, features
@@ -124,14 +124,14 @@ def computed(request) -> tuple[str, dict[str, np.ndarray], np.ndarray]:
 
 @pytest.fixture(scope="module")
 def tensors() -> dict[str, np.ndarray]:
-    """Of size n."""
+    """The tensors of size n."""
     reference = REFERENCES["yolo11n"]()
     reference(GREY[0, :32, :32])
     return reference.tensors
 
 
 @pytest.mark.parametrize("size", PUBLISHED)
-def test_the_parameters_are_as_many_as_published(size):
+def test_the_number_of_parameters_is_the_published_one(size):
     backbone = build_backbone(f"yolo11{size}", 64, "none")
     of_classes = 1280 * 80 + 80
     assert sum(np.prod(weight.shape) for weight in backbone.trainable_weights) + of_classes == PUBLISHED[size]
@@ -194,7 +194,7 @@ def test_a_tensor_that_does_not_fit_is_named(tensors, tmp_path, damage):
     np.savez(path, **change(tensors))
     with pytest.raises(WeightsError) as caught:
         build_backbone("yolo11n", 64, path)
-    for message in [path, "do not fit backbone yolo11n", "tensors of yolo11n-cls.pt", *messages]:
+    for message in [path, "cannot be loaded into backbone yolo11n", "tensors of yolo11n-cls.pt", *messages]:
         assert message in str(caught.value)
 
 
@@ -206,18 +206,18 @@ def test_a_file_of_another_size_is_recognised(tensors, tmp_path):
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "weights.npz", "weights.h5"])
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not to its end"])
-def test_a_file_that_is_none_is_refused(tmp_path, name, content):
+def test_a_damaged_file_is_refused(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(WeightsError, match=f"{name} do not fit backbone yolo11n"):
+    with pytest.raises(WeightsError, match=f"{name} cannot be loaded into backbone yolo11n"):
         build_backbone("yolo11n", 64, str(tmp_path / name))
 
 
 def test_without_imagenet_weights_the_error_says_how_to_export_them():
-    with pytest.raises(WeightsError, match=r"yolo11s has no ImageNet weights: .*state_dict\(\).*save_file.*yolo11\.py"):
+    with pytest.raises(WeightsError, match=r"yolo11s has no ImageNet weights: .*export.*backbones/yolo11\.py"):
         build_backbone("yolo11s", 64, "imagenet")
 
 
-def test_a_saved_detector_of_half_precision_scores_the_same_and_is_of_keras_layers_alone(tmp_path):
+def test_a_saved_bfloat16_detector_scores_the_same_and_contains_only_keras_layers(tmp_path):
     config = RunConfig(backbone="yolo11n", weights="none", freeze_backbone=False, img_size=list(SHAPE))
     model = build_model(config, "bfloat16")
     model.save(tmp_path / "model.keras")
@@ -238,15 +238,15 @@ def test_fine_tuning_starts_at_a_stage_by_its_number_in_the_reference():
 
 @pytest.mark.parametrize("synchronized", [True, False])
 def test_batch_normalisation_is_synchronised_where_that_is_asked_for(synchronized):
-    """Of two devices that learn see tests/bench/bench_backbones.py."""
+    """Training on two devices is tried by tests/bench/bench_backbones.py."""
     network = build_backbone("yolo11n", 64, "none", synchronized)
     found = [layer for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)]
-    convolutions = keras.layers.Conv2D, keras.layers.DepthwiseConv2D  # of which each has one
+    convolutions = keras.layers.Conv2D, keras.layers.DepthwiseConv2D  # each is followed by one
     assert len(found) == sum(isinstance(layer, convolutions) for layer in network.layers) == 39
     assert {layer.synchronized for layer in found} == {synchronized}
 
 
-def test_every_weight_that_learns_has_a_gradient():
+def test_every_trainable_weight_has_a_gradient():
     keras.utils.set_random_seed(0)
     model = build_model(RunConfig(backbone="yolo11n", weights="none", freeze_backbone=False, img_size=64))
     assert model.count_params() == 1_542_545

@@ -1,26 +1,24 @@
-"""keras-hub's presets -> the weights of vision transformers, their positions interpolated to the size of the picture.
+"""Weights of vision transformers from keras-hub's presets, with their positions interpolated to the image's size.
 
-keras-hub is imported only here, and only where there are weights to be read: that takes seconds, and a saved network
-does not need it.
+keras-hub is imported only here, and only where a preset is read: its import takes seconds, and a saved network does not
+need it.
 """
 
 import math
 from collections.abc import Iterator
 from operator import attrgetter
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import h5py
 import keras
 import numpy as np
 from keras import layers, ops
 
 from rsna_nb.backbones import vit
-from rsna_nb.backbones.pretrained import WeightsError
 from rsna_nb.backbones.vit import TRANSFORMERS, Transformer, grid_of
+from rsna_nb.backbones.weights import WeightsError, load_weights
 
-# Our names of a block's layers, and where keras-hub's block has them.
+# The end of our layers' names in a block -> where keras-hub's block keeps the same layer.
 VIT_BLOCK = {
     "norm_1": "layer_norm_1",
     "attention": "mha",
@@ -39,118 +37,82 @@ DINOV2_BLOCK = {
 }
 
 
-def build(name: str, shape: tuple[int, int], weights: str | None, synchronized: bool = False) -> keras.Model:
-    """The network of `vit.build` for pictures of (height, width), with weights.
+def build(name: str, height: int, width: int, weights: str | None) -> keras.Model:
+    """Build a vision transformer (`vit.build`) and load its weights.
 
     Parameters
     ----------
     name
         A key of `vit.TRANSFORMERS`.
+    height, width
+        Size of the images in pixels.
     weights
-        None for random ones, "imagenet" for what keras-hub publishes, the folder of a preset, as `save_to_preset`
-        writes it, or a weights file of keras-hub's network, as such a folder has it.
-    synchronized
-        Has no meaning here: there is no batch normalisation.
+        None for random weights, "imagenet" for keras-hub's published preset, the folder of a preset as
+        `save_to_preset` writes it or the weights file in such a folder, or a weights file of this network.
 
     Raises
     ------
     WeightsError
-        For weights of another network or that cannot be had, and where keras-hub is not installed.
+        If the weights belong to another network or cannot be read, or keras-hub is needed and not installed.
     """
-    transformer = TRANSFORMERS[name]
-    if weights is None:
-        return vit.build(transformer, shape)
-    source = read(name, weights)
+    transformer, shape = TRANSFORMERS[name], (height, width)
+    path = None if weights in (None, "imagenet") else Path(weights)
+    if path and path.name == "model.weights.h5" and (path.parent / "config.json").is_file():
+        path = path.parent  # the weights file of a preset, which keras-hub reads only together with its config.json
+    if weights is None or (path and path.is_file()):
+        network = vit.build(transformer, shape)
+        if path:
+            load_weights(network, path)
+        return network
+    source = _read_preset(name, str(path) if path else transformer.preset)
     network = vit.build(transformer, shape, getattr(source, "layer_norm_epsilon", vit.EPSILON))
-    copied = {place: layer.get_weights() for place, layer in layers_of(source)}
-    copied["tokens"] = tokens_of(source, grid_of(shape, transformer.patch))
+    copied = {place: layer.get_weights() for place, layer in _layers_of(source, transformer)}
+    copied["tokens"] = _tokens_of(source, transformer, grid_of(shape, transformer.patch))
     for layer in network.layers:
-        if layer.weights:
+        if layer.weights:  # a KeyError here means that keras-hub's network has changed
             layer.set_weights(copied.pop(layer.name))
     return network
 
 
-def read(name: str, weights: str) -> keras.Model:
-    """keras-hub's network with the weights asked for, in float32; `WeightsError` where it is another one."""
-    models, transformer = keras_hub(name).models, TRANSFORMERS[name]
-    if Path(weights).is_file():
-        return from_file(getattr(models, f"{transformer.family}Backbone"), transformer, weights)
-    source = downloaded(models, transformer.preset) if weights == "imagenet" else from_folder(models, weights)
-    refuse_other(name, source, weights)
-    return source
-
-
-def keras_hub(name: str) -> ModuleType:
+def _read_preset(name: str, preset: str) -> keras.Model:
+    """Read keras-hub's network from a preset, by its published name or its folder, in float32."""
+    transformer = TRANSFORMERS[name]
     try:
         import keras_hub
     except ModuleNotFoundError as error:
         raise WeightsError(
-            f"backbone {name} reads its weights by keras-hub, which is not here ({error}): pip install 'rsna_nb[vit]'"
+            f"its weights are read by keras-hub, which is not installed ({error}): pip install 'rsna_nb[vit]'"
         ) from error
-    return keras_hub
-
-
-def downloaded(models: ModuleType, preset: str) -> keras.Model:
+    if preset != transformer.preset and not (Path(preset) / "config.json").is_file():
+        raise WeightsError("the folder is no preset, as keras-hub's save_to_preset writes it (no config.json)")
     try:
-        return models.Backbone.from_preset(preset, dtype="float32")
-    except Exception as error:  # what kagglehub raises has no class in common
+        source = keras_hub.models.Backbone.from_preset(preset, dtype="float32")
+    except Exception as error:  # kagglehub's errors and those of a damaged preset have no class in common
         raise WeightsError(
-            f"keras-hub's preset {preset} cannot be downloaded ({error}). Where there is a network, "
-            f'keras_hub.models.Backbone.from_preset("{preset}").save_to_preset(folder) makes a folder of it: '
-            "set weights to that folder"
+            f"keras-hub cannot read the preset {preset} ({error}). To use a published one without network, run "
+            f'keras_hub.models.Backbone.from_preset("{transformer.preset or "..."}").save_to_preset(folder) on '
+            "another machine, copy the folder and set weights to it"
         ) from error
-
-
-def from_folder(models: ModuleType, folder: str) -> keras.Model:
-    if not (Path(folder) / "config.json").is_file():
-        raise WeightsError(f"weights {folder}: no preset, as keras-hub's save_to_preset writes it (no config.json)")
-    try:
-        return models.Backbone.from_preset(folder, dtype="float32")
-    except Exception as error:  # a class that is not known is a TypeError, damaged weights are of many kinds
-        raise WeightsError(f"the preset {folder} cannot be read: {error}") from error
-
-
-def from_file(kind: type[keras.Model], transformer: Transformer, path: str) -> keras.Model:
-    """keras-hub's network for pictures of the size that the file has positions for; ValueError where it is another."""
-    arrays: dict[str, tuple[int, ...]] = {}
-    with h5py.File(path) as file:
-        file.visititems(lambda name, item: arrays.update({name: item.shape}) if hasattr(item, "shape") else None)
-    tables = [shape for name, shape in arrays.items() if "embedding" in name and shape[-1] == transformer.width]
-    positions = max((shape[-2] for shape in tables if len(shape) > 1), default=0)
-    side = transformer.patch * math.isqrt(max(positions - 1, 1))
-    sizes = {"image_shape": (side, side, 3)}
-    if transformer.family == "DINOV2":
-        sizes["position_embedding_shape"] = (side, side, 3)
-    source = kind(**transformer.arguments, **sizes, dtype="float32")
-    held = sum(map(math.prod, arrays.values()))
-    if held != source.count_params():  # keras-hub's DINOv2 would not notice registers that it has no place for
-        raise ValueError(f"the file holds {held:,} numbers, keras-hub's network {source.count_params():,}")
-    source.load_weights(path)
+    kind = type(source).__name__.removesuffix("Backbone")
+    wanted, found = transformer.arguments, {key: _argument(source, key) for key in transformer.arguments}
+    # Checked before anything is copied, so that the error names the settings that differ and not an array's shape.
+    if kind != transformer.family:
+        raise WeightsError(f"the preset is a {kind}, and {name} is a {transformer.family}")
+    if found != wanted:
+        same = [other for other, each in TRANSFORMERS.items() if (each.family, each.arguments) == (kind, found)]
+        changed = [f"{key} is {found[key]}, not {wanted[key]}" for key in wanted if found[key] != wanted[key]]
+        raise WeightsError(f"the preset is {same[0] if same else f'another {kind}'}, not {name}: {', '.join(changed)}")
     return source
 
 
-def refuse_other(name: str, source: keras.Model, where: str) -> None:
-    """`WeightsError` where a preset's network is not the one asked for."""
-    transformer, kind = TRANSFORMERS[name], type(source).__name__
-    if kind != f"{transformer.family}Backbone":
-        raise WeightsError(f"the preset {where} is a {kind}, and backbone {name} a {transformer.family}Backbone")
-    wanted, found = transformer.arguments, {key: argument(source, key) for key in transformer.arguments}
-    if found != wanted:
-        same = [other for other, each in TRANSFORMERS.items() if (each.family, each.arguments) == (kind[:-8], found)]
-        differences = [f"{key} {found[key]} and not {wanted[key]}" for key in wanted if found[key] != wanted[key]]
-        raise WeightsError(
-            f"the preset {where} is {same[0] if same else f'another {kind}'} and not {name}: {', '.join(differences)}"
-        )
-
-
-def argument(source: keras.Model, key: str) -> Any:
+def _argument(source: keras.Model, key: str) -> Any:
     value = getattr(source, key, None)
     return value[0] if isinstance(value, list | tuple) and len(set(value)) == 1 else value  # ViT's patch has two sides
 
 
-def layers_of(source: keras.Model) -> Iterator[tuple[str, layers.Layer]]:
-    """The names of our layers and keras-hub's, whose weights are the same."""
-    if type(source).__name__ == "ViTBackbone":
+def _layers_of(source: keras.Model, transformer: Transformer) -> Iterator[tuple[str, layers.Layer]]:
+    """The names of our layers, each with the layer of keras-hub's network that has the same weights."""
+    if transformer.family == "ViT":
         encoder = source.get_layer("vit_encoder")
         yield "patches", source.get_layer("vit_patching_and_embedding").patch_embedding
         yield "norm", encoder.layer_norm
@@ -159,33 +121,36 @@ def layers_of(source: keras.Model) -> Iterator[tuple[str, layers.Layer]]:
         yield "patches", source.embeddings.patch_embeddings.projection
         yield "norm", source.layernorm
         blocks, places = source.encoder.layers, DINOV2_BLOCK
-    for number, each in enumerate(blocks, 1):
+    for number, block in enumerate(blocks, 1):
         for name, place in places.items():
-            yield f"block_{number}_{name}", attrgetter(place)(each)
+            yield f"block_{number}_{name}", attrgetter(place)(block)
 
 
-def tokens_of(source: keras.Model, grid: tuple[int, int]) -> list[np.ndarray]:
-    """The weights of `Tokens`."""
-    if type(source).__name__ == "ViTBackbone":
+def _tokens_of(source: keras.Model, transformer: Transformer, grid: tuple[int, int]) -> list[np.ndarray]:
+    """The weights of our `Tokens` layer: class token, positions for the grid of patches, registers."""
+    if transformer.family == "ViT":
         embedding = source.get_layer("vit_patching_and_embedding")
-        table, shape = embedding.position_embedding.get_weights()[0][np.newaxis], source.image_shape
-        return [
-            embedding.class_token.numpy(),
-            interpolated(table, grid_of(shape[:2], argument(source, "patch_size")), grid),
-        ]
+        positions = embedding.position_embedding.get_weights()[0][np.newaxis]
+        own = grid_of(source.image_shape[:2], transformer.patch)
+        return [embedding.class_token.numpy(), _interpolated(positions, own, grid)]
     embedding = source.embeddings
-    own = grid_of(source.position_embedding_shape[:2], source.patch_size)
-    positions = interpolated(embedding.position_embeddings.numpy(), own, grid, source.antialias_in_interpolation)
-    registers = [embedding.register_tokens.numpy()] if source.num_register_tokens else []
+    own = grid_of(source.position_embedding_shape[:2], transformer.patch)
+    positions = embedding.position_embeddings.numpy()
+    positions = _interpolated(positions, own, grid, source.antialias_in_interpolation)
+    registers = [embedding.register_tokens.numpy()] if transformer.registers else []
     return [embedding.cls_token.numpy(), positions, *registers]
 
 
-def interpolated(
+def _interpolated(
     positions: np.ndarray, own: tuple[int, int], grid: tuple[int, int], antialias: bool = False
 ) -> np.ndarray:
-    """Positions (1, 1 + n, width), the class token's first, for another grid: bicubic, as in keras-hub's DINOv2."""
+    """Resize learned positions (1, 1 + n, width) from their own grid to another.
+
+    The class token's position comes first and stays. Bicubic, as in keras-hub's DINOv2.
+    """
     if own == grid:
         return positions
+    # The grid's positions alone are resized, as an image with `width` channels.
     table = positions[:, 1:].reshape(1, *own, -1)
     resized = ops.convert_to_numpy(ops.image.resize(table, grid, interpolation="bicubic", antialias=antialias))
     return np.concatenate([positions[:, :1], resized.reshape(1, math.prod(grid), -1)], axis=1)

@@ -1,11 +1,9 @@
-"""A name -> a network that carries its own preprocessing: grey (height, width, 1) in 0-1 -> a feature map.
-
-Every network of keras.applications, keras-hub's vision transformers (vit.py), the five sizes of YOLO11 (yolo11.py),
-and a small one to be trained from scratch.
+"""The registry of backbones: every network of keras.applications, keras-hub's vision transformers (`vit`), the five
+sizes of YOLO11 (`yolo11`), and a small network for training from scratch.
 """
 
 import difflib
-import warnings
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -15,9 +13,11 @@ import keras
 from keras import applications, layers
 
 from rsna_nb.backbones import presets, yolo11
-from rsna_nb.backbones.pretrained import SCALINGS, Scaling, WeightsError, explained_download, scaled_colour
+from rsna_nb.backbones.scaling import scaled_colour
 from rsna_nb.backbones.vit import TRANSFORMERS
+from rsna_nb.backbones.weights import WeightsError, explained_download, load_weights
 
+# The networks of keras.applications by the scaling (`scaling.SCALINGS`) that their ImageNet weights were trained with.
 FAMILIES = {
     "tf": "InceptionResNetV2 InceptionV3 MobileNet MobileNetV2 NASNetLarge NASNetMobile "
     "ResNet50V2 ResNet101V2 ResNet152V2 Xception",
@@ -28,72 +28,39 @@ FAMILIES = {
     "EfficientNetB7 EfficientNetV2B0 EfficientNetV2B1 EfficientNetV2B2 EfficientNetV2B3 EfficientNetV2S "
     "EfficientNetV2M EfficientNetV2L MobileNetV3Small MobileNetV3Large",
 }
+EXPORT_YOLO11 = 'set weights to "none", or to a file exported as the first lines of rsna_nb/backbones/yolo11.py show'
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """`build(shape, weights, synchronized)` returns the network.
+    """An entry of `BACKBONES`; a plain function stands for `Backbone(function)`.
 
-    `imagenet` says whether such weights are published, and `instead` what to do where they are not; `preset` says
-    whether weights may be a preset's folder.
+    A network that contains layers or models of your own classes is saved and loaded by Keras only if these are
+    decorated with `keras.saving.register_keras_serializable`; import their module before you load a run.
+
+    Parameters
+    ----------
+    build
+        `build(height, width)` returns a `keras.Model`, functional or subclassed, from (height, width, 1) in 0-1 to a
+        feature map (h, w, channels). It may take two more arguments, which are then passed by name: `synchronized`
+        (whether batch normalisation pools its statistics over replicas) and `weights` (None, "imagenet" or a path). A
+        function that takes `weights` loads them itself and raises `WeightsError`; for any other the registry
+        loads the weights file.
+    imagenet
+        Whether `build` accepts "imagenet" as `weights`.
+    instead
+        What to do where it does not, for the error message.
     """
 
-    build: Callable[[tuple[int, int], str | None, bool], keras.Model]
-    imagenet: bool = True
-    preset: bool = False
+    build: Callable[..., keras.Model]
+    imagenet: bool = False
     instead: str = 'set weights to "none" or to a file'
-
-
-def of_applications(name: str, scaling: Scaling) -> Backbone:
-    """A network of keras.applications behind its own scaling."""
-
-    def build(shape: tuple[int, int], weights: str | None, synchronized: bool) -> keras.Model:
-        image = keras.Input((*shape, 1), name="image")
-        network = getattr(applications, name)(include_top=False, weights=weights, input_shape=(*shape, 3))
-        return keras.Model(image, network(scaled_colour(image, scaling)), name="backbone")
-
-    return Backbone(build)
-
-
-def build_small(shape: tuple[int, int], weights: str | None, synchronized: bool) -> keras.Model:
-    """A residual network of 0.17 million parameters, for training from scratch on a laptop; no ImageNet weights."""
-    image = keras.Input((*shape, 1), name="image")
-
-    def convolution(x: keras.KerasTensor, name: str, filters: int, size: int, stride: int = 1) -> keras.KerasTensor:
-        x = layers.Conv2D(filters, size, stride, padding="same", use_bias=False, name=f"{name}_conv")(x)
-        x = layers.BatchNormalization(momentum=0.9, synchronized=synchronized, name=f"{name}_bn")(x)
-        return layers.ReLU(name=f"{name}_relu")(x)
-
-    x = convolution(image, "stage_0", 16, 5, 2)
-    for stage, filters in enumerate((24, 48, 96), 1):
-        x = convolution(x, f"stage_{stage}_down", filters, 3, 2)
-        x = layers.Add(name=f"stage_{stage}_add")([x, convolution(x, f"stage_{stage}_same", filters, 3)])
-    network = keras.Model(image, x, name="backbone")
-    if weights:
-        network.load_weights(weights)
-    return network
-
-
-BACKBONES: dict[str, Backbone] = {"small": Backbone(build_small, imagenet=False)}
-BACKBONES |= {
-    name.lower(): of_applications(name, SCALINGS[scaling])
-    for scaling, names in FAMILIES.items()
-    for name in names.split()
-}
-BACKBONES |= {
-    f"yolo11{size}": Backbone(partial(yolo11.build, size), imagenet=False, instead=yolo11.EXPORTED)
-    for size in yolo11.SCALES
-}
-BACKBONES |= {
-    name: Backbone(partial(presets.build, name), imagenet=bool(transformer.preset), preset=True)
-    for name, transformer in TRANSFORMERS.items()
-}
 
 
 def build_backbone(
     name: str, img_size: int | list[int] | tuple[int, int], weights: str = "imagenet", synchronized: bool = False
 ) -> keras.Model:
-    """A network from a grey picture in 0-1, (height, width, 1), to its last feature map, (h, w, channels).
+    """Build a network from a grey image in 0-1, (height, width, 1), to its last feature map, (h, w, channels).
 
     Parameters
     ----------
@@ -102,43 +69,126 @@ def build_backbone(
     img_size
         Side of a square or (height, width), in pixels.
     weights
-        "imagenet" (what Keras or keras-hub publishes, from their caches, downloaded when it is missing), "none" or
-        the path of a weights file made for the network without its top, as Keras publishes them; for a vision
-        transformer also of a preset's folder, as keras-hub's `save_to_preset` writes it, and for YOLO11 of a file that
-        was exported from Ultralytics' (see `yolo11`).
+        "imagenet" (published weights, downloaded where the cache of Keras or keras-hub lacks them), "none" (random
+        weights) or the path of a weights file made for this network without its classifier: `.weights.h5`, `.keras` or
+        `.h5`. Vision transformers also accept the folder of a keras-hub preset, YOLO11 a file exported from
+        Ultralytics (see `yolo11`).
     synchronized
-        Whether batch normalisation takes its statistics over all replicas, where several train together; the small
-        network and YOLO11 have the choice, those of keras.applications take each replica's own.
+        Whether batch normalisation pools its statistics over all replicas. The small network and YOLO11 have the
+        choice; the networks of keras.applications always use each replica's own.
 
     Raises
     ------
     ValueError
-        For a name that is not in the registry.
+        If the name is not in the registry, or a registered function returns no suitable network.
     WeightsError
-        For weights that do not exist, cannot be downloaded, or do not fit.
+        If the weights do not exist, cannot be downloaded or do not fit.
+
+    Examples
+    --------
+    A network of your own is registered by a function of (height, width):
+
+    >>> def two_layers(height, width):
+    ...     image = keras.Input((height, width, 1))
+    ...     features = keras.layers.Conv2D(16, 3, strides=2, padding="same", activation="relu")(image)
+    ...     return keras.Model(image, keras.layers.Conv2D(32, 3, strides=2, padding="same")(features))
+    >>> BACKBONES["two_layers"] = two_layers
+    >>> build_backbone("two_layers", [96, 64], weights="none").output_shape
+    (None, 24, 16, 32)
+    >>> del BACKBONES["two_layers"]
     """
+    backbone = _registered(name)
+    shape = (img_size, img_size) if isinstance(img_size, int) else (img_size[0], img_size[1])
+    if weights == "imagenet" and not backbone.imagenet:
+        raise WeightsError(f"backbone {name} has no ImageNet weights: {backbone.instead}")
+    if weights not in ("imagenet", "none") and not Path(weights).exists():
+        raise WeightsError(f'weights {weights}: no such file; give "imagenet", "none" or the path of a weights file')
+    # A function of (height, width) is enough: arguments that it does not name are not passed.
+    accepted = inspect.signature(backbone.build).parameters
+    source = None if weights == "none" else weights
+    options = {"weights": source, "synchronized": synchronized}
+    options = {option: value for option, value in options.items() if option in accepted}
+    try:
+        network = _as_backbone(name, backbone.build(*shape, **options), shape)
+        if source and "weights" not in accepted:
+            load_weights(network, source)
+    except WeightsError as error:
+        raise WeightsError(f"weights {weights} cannot be loaded into backbone {name}: {error}") from error
+    return network
+
+
+def _registered(name: str) -> Backbone:
+    """The entry of that name; `ValueError` with the nearest names if there is none."""
     if name not in BACKBONES:
         close = difflib.get_close_matches(name, BACKBONES, n=3)
         raise ValueError(
             f"backbone {name} is not known; the nearest names are {', '.join(close) or ', '.join(BACKBONES)}"
         )
-    height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
-    build = BACKBONES[name].build
-    if weights == "none":
-        return build((height, width), None, synchronized)
-    if weights == "imagenet":
-        if not BACKBONES[name].imagenet:
-            raise WeightsError(f"backbone {name} has no ImageNet weights: {BACKBONES[name].instead}")
+    entry = BACKBONES[name]
+    return entry if isinstance(entry, Backbone) else Backbone(entry)
+
+
+def _as_backbone(name: str, network: keras.Model, shape: tuple[int, int]) -> keras.Model:
+    """Check the network and return it under the name "backbone", by which a detector finds it."""
+    if not isinstance(network, keras.Model):
+        raise ValueError(f"backbone {name} must be built by a function that returns a keras.Model, not {network!r}")
+    wanted = (None, *shape, 1)
+    takes = getattr(network, "input_shape", None)  # a subclassed model has none before it is called
+    # Keras does not compare the channels when a functional model is called on a symbolic image, and fails much later.
+    if takes and (len(takes) != 4 or any(side not in (None, other) for side, other in zip(takes, wanted, strict=True))):
+        raise ValueError(
+            f"backbone {name} must take grey images in 0-1, {wanted}, not {takes}; a network for colour images can "
+            "begin with keras.layers.Concatenate()([image, image, image])"
+        )
+    if network.name == "backbone" and takes == wanted:
+        return network  # one of the registry's own, or built like them
+    image = keras.Input((*shape, 1), name="image")
+    features = network(image)
+    if len(getattr(features, "shape", ())) != 4:
+        raise ValueError(f"backbone {name} must return one feature map (h, w, channels) an image, not {features}")
+    # An outer model carries the name, because a subclassed model may not keep it when it is saved and loaded.
+    return keras.Model(image, features, name="backbone")
+
+
+def _of_applications(name: str, family: str) -> Backbone:
+    """A network of keras.applications behind the scaling that its weights expect."""
+
+    def build(height: int, width: int, weights: str | None) -> keras.Model:
+        image = keras.Input((height, width, 1), name="image")
+        published = "imagenet" if weights == "imagenet" else None
         with explained_download():
-            return build((height, width), "imagenet", synchronized)
-    path = Path(weights)
-    if not path.exists():
-        raise WeightsError(f'weights {weights}: no such file; give "imagenet", "none" or the path of a weights file')
-    if path.is_dir() and not BACKBONES[name].preset:
-        raise WeightsError(f"weights {weights} is a folder, and backbone {name} wants a weights file")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", UserWarning)  # Keras only warns of layers that it finds no weights for
-            return build((height, width), str(path), synchronized)
-    except (ValueError, OSError, KeyError, UserWarning) as error:
-        raise WeightsError(f"weights {weights} do not fit backbone {name}: {error}") from error
+            network = getattr(applications, name)(include_top=False, weights=published, input_shape=(height, width, 3))
+        whole = keras.Model(image, network(scaled_colour(image, family)), name="backbone")
+        if weights not in (None, "imagenet"):
+            load_weights(whole, weights)
+        return whole
+
+    return Backbone(build, imagenet=True)
+
+
+def _build_small(height: int, width: int, synchronized: bool) -> keras.Model:
+    """A residual network of 0.17 million parameters, for training from scratch on a laptop; no ImageNet weights."""
+    image = keras.Input((height, width, 1), name="image")
+
+    def convolution(x: keras.KerasTensor, name: str, filters: int, size: int, stride: int = 1) -> keras.KerasTensor:
+        x = layers.Conv2D(filters, size, stride, padding="same", use_bias=False, name=f"{name}_conv")(x)
+        # Keras's default momentum of 0.99 needs hundreds of steps to forget its start; small data sets have fewer.
+        x = layers.BatchNormalization(momentum=0.9, synchronized=synchronized, name=f"{name}_bn")(x)
+        return layers.ReLU(name=f"{name}_relu")(x)
+
+    x = convolution(image, "stage_0", 16, 5, 2)
+    for stage, filters in enumerate((24, 48, 96), 1):
+        x = convolution(x, f"stage_{stage}_down", filters, 3, 2)
+        x = layers.Add(name=f"stage_{stage}_add")([x, convolution(x, f"stage_{stage}_same", filters, 3)])
+    return keras.Model(image, x, name="backbone")
+
+
+BACKBONES: dict[str, Backbone | Callable[..., keras.Model]] = {
+    "small": Backbone(_build_small),
+    **{name.lower(): _of_applications(name, family) for family, names in FAMILIES.items() for name in names.split()},
+    **{f"yolo11{size}": Backbone(partial(yolo11.build, size), instead=EXPORT_YOLO11) for size in yolo11.SCALES},
+    **{
+        name: Backbone(partial(presets.build, name), imagenet=bool(transformer.preset))
+        for name, transformer in TRANSFORMERS.items()
+    },
+}

@@ -1,8 +1,8 @@
-"""Vision transformers of keras-hub, ViT and DINOv2, at any size of picture, as feature maps.
+"""Vision transformers of keras-hub, ViT and DINOv2, for images of any size, as feature maps.
 
-Weights come by keras-hub (presets.py); the network that takes them is built here of Keras's layers. keras-hub's own
-has a fixed size (ViT) or a square one (DINOv2, whose learned positions also change when they are saved), holds all
-blocks in one layer, which can be fine-tuned only as a whole, and needs keras-hub wherever a saved network is loaded.
+Weights come from keras-hub (`presets`); the network that receives them is built here from Keras layers. keras-hub's own
+networks have a fixed size (ViT) or a square one (DINOv2, whose learned positions also change when they are saved), hold
+all blocks in one layer, which can be fine-tuned only as a whole, and need keras-hub wherever a saved network is loaded.
 
 ViT: Dosovitskiy et al. 2021 (arXiv:2010.11929), tiny and small as in Touvron et al. 2021 (arXiv:2012.12877). DINOv2:
 Oquab et al. 2023 (arXiv:2304.07193), with registers Darcet et al. 2023 (arXiv:2309.16588).
@@ -15,17 +15,28 @@ from typing import Any
 import keras
 from keras import layers, ops
 
-from rsna_nb.backbones.pretrained import SCALINGS, scaled_colour
+from rsna_nb.backbones.scaling import scaled_colour
 
-DEPTH, MLP_RATIO, HEAD_WIDTH = 12, 4, 64  # of tiny, small and base alike
-EPSILON = 1e-6
+DEPTH, MLP_RATIO, HEAD_WIDTH = 12, 4, 64  # the same in tiny, small and base
+EPSILON = 1e-6  # of layer normalisation
 
 
 @dataclass(frozen=True)
 class Transformer:
-    """Sides of a patch in pixels, channels of a token, tokens that are registers.
+    """The size of a vision transformer.
 
-    `family` is ViT or DINOV2, as keras-hub spells them, and `preset` its name of published weights, "" for none.
+    Parameters
+    ----------
+    family
+        "ViT" or "DINOV2", as keras-hub spells them.
+    patch
+        Side of a patch in pixels.
+    width
+        Channels of a token.
+    preset
+        keras-hub's name of the published weights; "" where there are none.
+    registers
+        Number of register tokens.
     """
 
     family: str
@@ -35,14 +46,10 @@ class Transformer:
     registers: int = 0
 
     @property
-    def heads(self) -> int:
-        return self.width // HEAD_WIDTH
-
-    @property
     def arguments(self) -> dict[str, Any]:
-        """What keras-hub's network of this kind is built with, but for the size of its pictures."""
-        sizes = {"num_layers": DEPTH, "num_heads": self.heads, "hidden_dim": self.width, "patch_size": self.patch}
-        hidden = MLP_RATIO * self.width
+        """What keras-hub's network of this kind is built with, apart from the size of its images."""
+        heads, hidden = self.width // HEAD_WIDTH, MLP_RATIO * self.width
+        sizes = {"num_layers": DEPTH, "num_heads": heads, "hidden_dim": self.width, "patch_size": self.patch}
         if self.family == "ViT":
             return sizes | {"mlp_dim": hidden, "use_class_token": True, "use_mha_bias": True, "use_mlp_bias": True}
         return sizes | {"intermediate_dim": hidden, "use_swiglu_ffn": False, "num_register_tokens": self.registers}
@@ -62,10 +69,10 @@ TRANSFORMERS = {
 
 @keras.saving.register_keras_serializable("rsna_nb")
 class Tokens(layers.Layer):
-    """Patches (n, width) -> tokens (registers + 1 + n, width): a class token before them, a position added to each.
+    """Turn patches (n, width) into tokens (registers + 1 + n, width).
 
-    Registers come first and have no position. keras-hub has them after the class token: to what follows, order is all
-    the same.
+    A class token is put before the patches, and each of these tokens gets its learned position added. Registers come
+    first and have no position. keras-hub puts them after the class token; attention does not depend on the order.
     """
 
     def __init__(self, registers: int = 0, **options: Any) -> None:
@@ -73,6 +80,7 @@ class Tokens(layers.Layer):
         self.registers = registers
 
     def build(self, shape: tuple[Any, ...]) -> None:
+        """Create the class token, the positions and the registers for patches of `shape`, (batch, n, width)."""
         _, patches, width = shape
         start = keras.initializers.TruncatedNormal(stddev=0.02)
         self.class_token = self.add_weight(shape=(1, 1, width), initializer=start, name="class_token")
@@ -81,16 +89,15 @@ class Tokens(layers.Layer):
             self.register = self.add_weight(shape=(1, self.registers, width), initializer=start, name="registers")
 
     def call(self, patches: keras.KerasTensor) -> keras.KerasTensor:
+        """Patches (batch, n, width) -> tokens (batch, registers + 1 + n, width)."""
         images = ops.shape(patches)[0]
         tokens = ops.concatenate([ops.tile(self.class_token, (images, 1, 1)), patches], axis=1) + self.positions
         if self.registers:
             tokens = ops.concatenate([ops.tile(self.register, (images, 1, 1)), tokens], axis=1)
         return tokens
 
-    def compute_output_shape(self, shape: tuple[Any, ...]) -> tuple[Any, ...]:
-        return shape[0], self.registers + 1 + shape[1], shape[2]
-
     def get_config(self) -> dict[str, Any]:
+        """The arguments that rebuild the layer when a saved network is loaded."""
         return super().get_config() | {"registers": self.registers}
 
 
@@ -99,36 +106,54 @@ class LayerScale(layers.Layer):
     """A learned factor for each channel (Touvron et al. 2021, arXiv:2103.17239)."""
 
     def build(self, shape: tuple[Any, ...]) -> None:
+        """Create the factors for inputs of `shape`, channels last."""
         self.factor = self.add_weight(shape=shape[-1:], initializer="ones", name="factor")
 
     def call(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        """Multiply each channel by its factor."""
         return x * self.factor
 
 
 def build(transformer: Transformer, shape: tuple[int, int], epsilon: float = EPSILON) -> keras.Model:
-    """Grey (height, width, 1) in 0-1 -> the patches' tokens after the last normalisation, (h, w, width).
+    """Build a transformer with random weights, from (height, width, 1) in 0-1 to the patches' tokens, (h, w, width).
 
-    The weights are random; the layers of the blocks are `block_1_...` to `block_12_...`. A picture that the patches do
-    not divide is padded with black on all sides. `epsilon` is that of the normalisations.
+    The tokens are those after the last normalisation. The layers of the blocks are named `block_1_...` to
+    `block_12_...`. Where the patches do not divide the image, it is padded with black on all sides.
+
+    Parameters
+    ----------
+    transformer
+        One of `TRANSFORMERS`.
+    shape
+        (height, width) of the images in pixels.
+    epsilon
+        Epsilon of the layer normalisations.
     """
     image = keras.Input((*shape, 1), name="image")
+    # Padding keeps the edges of the breast, which a convolution with stride `patch` would cut off.
     grid, patch, width = grid_of(shape, transformer.patch), transformer.patch, transformer.width
     missing = [count * patch - side for count, side in zip(grid, shape, strict=True)]
     padding = tuple((pixels // 2, pixels - pixels // 2) for pixels in missing)
     padded = layers.ZeroPadding2D(padding, name="padding")(image) if any(missing) else image
-    scaled = scaled_colour(padded, SCALINGS["tf" if transformer.family == "ViT" else "torch"])
+    scaled = scaled_colour(padded, "tf" if transformer.family == "ViT" else "torch")
     patches = layers.Conv2D(width, patch, patch, name="patches")(scaled)
     x = layers.Reshape((math.prod(grid), width), name="sequence")(patches)
     x = Tokens(transformer.registers, name="tokens")(x)
     for number in range(1, DEPTH + 1):
-        x = block(x, f"block_{number}", transformer, epsilon)
+        x = _block(x, f"block_{number}", transformer, epsilon)
     x = layers.LayerNormalization(epsilon=epsilon, name="norm")(x)
+    # The class token and the registers have done their work in the attention: a feature map has patches only.
     x = layers.Cropping1D((transformer.registers + 1, 0), name="patches_alone")(x)
     return keras.Model(image, layers.Reshape((*grid, width), name="map")(x), name="backbone")
 
 
-def block(x: keras.KerasTensor, name: str, transformer: Transformer, epsilon: float) -> keras.KerasTensor:
-    """Attention between all tokens, then two dense layers for each, both normalised before and added to their input."""
+def grid_of(shape: tuple[int, int], patch: int) -> tuple[int, int]:
+    """Patches down and across an image of (height, width) pixels, including those that are partly padding."""
+    return -(-shape[0] // patch), -(-shape[1] // patch)
+
+
+def _block(x: keras.KerasTensor, name: str, transformer: Transformer, epsilon: float) -> keras.KerasTensor:
+    """A transformer block: attention between tokens, then an MLP; both normalise their input and are added to it."""
     width = transformer.width
 
     def added(x: keras.KerasTensor, change: keras.KerasTensor, number: int) -> keras.KerasTensor:
@@ -137,14 +162,8 @@ def block(x: keras.KerasTensor, name: str, transformer: Transformer, epsilon: fl
         return layers.Add(name=f"{name}_add_{number}")([x, change])
 
     normal = layers.LayerNormalization(epsilon=epsilon, name=f"{name}_norm_1")(x)
-    attention = layers.MultiHeadAttention(transformer.heads, HEAD_WIDTH, name=f"{name}_attention")
+    attention = layers.MultiHeadAttention(width // HEAD_WIDTH, HEAD_WIDTH, name=f"{name}_attention")
     x = added(x, attention(normal, normal), 1)
     normal = layers.LayerNormalization(epsilon=epsilon, name=f"{name}_norm_2")(x)
-    hidden = layers.Dense(MLP_RATIO * width, name=f"{name}_dense_1")(normal)
-    hidden = layers.Activation("gelu", name=f"{name}_gelu")(hidden)
+    hidden = layers.Dense(MLP_RATIO * width, activation="gelu", name=f"{name}_dense_1")(normal)
     return added(x, layers.Dense(width, name=f"{name}_dense_2")(hidden), 2)
-
-
-def grid_of(shape: tuple[int, int], patch: int) -> tuple[int, int]:
-    """Patches from top to bottom and from left to right, the padded ones among them."""
-    return -(-shape[0] // patch), -(-shape[1] // patch)

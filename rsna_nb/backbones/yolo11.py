@@ -1,11 +1,11 @@
 """The backbone of YOLO11's classifier in its five sizes, written from the published description of the architecture.
 
-A grey picture (height, width, 1) in 0-1, sides multiples of 32, becomes a feature map (height / 32, width / 32, 1280):
-the network takes the picture as red, green and blue, in 0-1 as it is, and ends with the 1 x 1 convolution of the
-classifier's head. Layers have the reference's names, so "model.9" is its stage of attention.
+A grey image (height, width, 1) in 0-1, with sides that are multiples of 32, becomes a feature map
+(height / 32, width / 32, 1280). The network receives the image as red, green and blue in 0-1 and ends with the 1 x 1
+convolution of the classifier's head. Layers have the reference's names: "model.9" is its attention stage.
 
-There are no weights at Keras. Ultralytics publishes some, trained on ImageNet, under the AGPL-3.0, and so is a model
-that was made from them. Where ultralytics and safetensors are installed, this exports them:
+Keras publishes no weights for it. Ultralytics does, trained on ImageNet, under the AGPL-3.0; a model made from them
+falls under the same licence. Where ultralytics and safetensors are installed, this exports them:
 
     from safetensors.torch import save_file
     from ultralytics import YOLO
@@ -13,13 +13,13 @@ that was made from them. Where ultralytics and safetensors are installed, this e
     state = YOLO("yolo11n-cls.pt").model.state_dict()
     save_file({name: tensor.float().contiguous() for name, tensor in state.items()}, "yolo11n-cls.safetensors")
 
-Such a file, or an .npz of the same arrays, is what the setting `weights` then names. Its classes ("model.10.linear")
-and counters of batches are not used; every other tensor has to be there and to fit.
+Set `weights` to that file, or to an .npz file of the same arrays. The classes ("model.10.linear") and the counters of
+batches are not used; every other tensor must be there and fit.
 """
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,57 +29,78 @@ from keras import KerasTensor, layers, ops
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from rsna_nb.backbones.scaling import three_channels
+from rsna_nb.backbones.weights import Shape, WeightsError, differences, load_weights
 from rsna_nb.system import DamagedFileError, read_arrays
 
 log = logging.getLogger(__name__)
 
-Placed = tuple[keras.Variable, tuple[int, ...]]  # a variable, and the reference's axes in the variable's order
-EXPORTED = (
-    'set weights to "none", or to a file: where ultralytics is installed, save '
-    'YOLO("yolo11n-cls.pt").model.state_dict() with safetensors.torch.save_file, as the first lines of '
-    "rsna_nb/yolo11.py show"
-)
-FAULTS_SHOWN = 4  # of a kind
-
 
 @dataclass(frozen=True)
 class Scale:
-    """One of the five sizes: what the published numbers of blocks and channels are multiplied by.
+    """How one of the five sizes scales the published description.
 
-    `largest` caps the channels before they are multiplied; `nested` says whether every C3k2 has C3k blocks within it.
+    Parameters
+    ----------
+    repeats
+        Blocks of each stage.
+    width
+        Factor of the published numbers of channels.
+    largest
+        Upper limit of the channels, before `width` multiplies them.
+    nested
+        Whether every C3k2 block contains C3k blocks.
     """
 
-    depth: float
+    repeats: int
     width: float
     largest: int
     nested: bool
 
     def channels(self, published: int) -> int:
+        """Channels of a layer, rounded up to a multiple of 8."""
         return 8 * math.ceil(min(published, self.largest) * self.width / 8)
-
-    @property
-    def repeats(self) -> int:
-        """Blocks of a stage; the published number is 2 in all of them."""
-        return max(1, round(2 * self.depth))
 
 
 SCALES = {
-    "n": Scale(0.5, 0.25, 1024, nested=False),
-    "s": Scale(0.5, 0.5, 1024, nested=False),
-    "m": Scale(0.5, 1.0, 512, nested=True),
-    "l": Scale(1.0, 1.0, 512, nested=True),
-    "x": Scale(1.0, 1.5, 512, nested=True),
+    "n": Scale(1, 0.25, 1024, nested=False),
+    "s": Scale(1, 0.5, 1024, nested=False),
+    "m": Scale(1, 1.0, 512, nested=True),
+    "l": Scale(2, 1.0, 512, nested=True),
+    "x": Scale(2, 1.5, 512, nested=True),
 }
-# Channels of the convolution that halves the picture and of the C3k2 after it, whose blocks have that share of them,
-# and whether they are C3k blocks in every size.
+# For each stage: channels of the convolution that halves the image, channels of the C3k2 after it, the share of them
+# that its blocks have, and whether these are C3k blocks in every size.
 STAGES = ((128, 256, 0.25, False), (256, 512, 0.25, False), (512, 512, 0.5, True), (1024, 1024, 0.5, True))
 HEAD_CHANNELS = 1280  # of the classifier's last convolution
 CHANNELS_PER_HEAD = 64  # of attention
 
 
+def build(size: str, height: int, width: int, weights: str | None, synchronized: bool) -> keras.Model:
+    """Build the network of size "n", "s", "m", "l" or "x" for images of (height, width) pixels.
+
+    `weights` is None (random), an exported .safetensors or .npz file, or a file that Keras saved of this network.
+    Raises `WeightsError`, which names the tensors that are missing, superfluous or of another shape.
+    """
+    scale, blocks = SCALES[size], _Blocks(synchronized)
+    image = keras.Input((height, width, 1), name="image")
+    x = blocks.conv(three_channels(image), "model.0", scale.channels(64), 3, 2)
+    for number, (halving, published, share, nested) in enumerate(STAGES):
+        x = blocks.conv(x, f"model.{2 * number + 1}", scale.channels(halving), 3, 2)
+        filters, name = scale.channels(published), f"model.{2 * number + 2}"
+        x = blocks.c3k2(x, name, filters, int(share * filters), scale.repeats, nested or scale.nested)
+    x = blocks.c2psa(x, "model.9", scale.repeats)
+    network = keras.Model(image, blocks.conv(x, "model.10.conv", HEAD_CHANNELS), name="backbone")
+    if weights and weights.endswith((".safetensors", ".npz")):
+        _assign(network, _read(weights), f"yolo11{size}")
+    elif weights:
+        load_weights(network, weights)
+    return network
+
+
 @dataclass(frozen=True)
-class Blocks:
-    """The blocks that the network is made of: each takes a feature map (h, w, c) and the name of its layers."""
+class _Blocks:
+    """The blocks of the network: each takes a feature map (h, w, channels) and the name that its layers begin with."""
 
     synchronized: bool
 
@@ -87,7 +108,7 @@ class Blocks:
         self, x: KerasTensor, name: str, filters: int, size: int = 1, stride: int = 1, active: bool = True
     ) -> KerasTensor:
         """Convolution, batch normalisation and, where `active`, SiLU."""
-        if stride == 2:  # Keras's "same" would pad the far sides alone, and the weights see a picture moved by a pixel
+        if stride == 2:  # Keras's "same" pads only the far sides, so that the image would be shifted by a pixel
             x = layers.ZeroPadding2D(1, name=f"{name}.pad")(x)
         padding = "valid" if stride == 2 else "same"
         x = layers.Conv2D(filters, size, stride, padding=padding, use_bias=False, name=f"{name}.conv")(x)
@@ -95,19 +116,21 @@ class Blocks:
         return layers.Activation("silu", name=f"{name}.act")(x) if active else x
 
     def normalized(self, x: KerasTensor, name: str) -> KerasTensor:
-        # Keras's momentum is what stays of the old statistics, PyTorch's (0.03) what comes of the new.
+        """Batch normalisation with the reference's momentum and epsilon."""
+        # Keras's momentum is the share of the old statistics that stays; PyTorch's (0.03) is that of the new ones.
         return layers.BatchNormalization(
             momentum=0.97, epsilon=1e-3, synchronized=self.synchronized, name=f"{name}.bn"
         )(x)
 
     def bottleneck(self, x: KerasTensor, name: str, within: int) -> KerasTensor:
-        """Two 3 x 3 convolutions, `within` channels between them, and the way around them."""
+        """Two 3 x 3 convolutions with `within` channels between them, and a skip connection."""
         y = self.conv(x, f"{name}.cv1", within, 3)
         return layers.Add(name=f"{name}.add")([x, self.conv(y, f"{name}.cv2", x.shape[-1], 3)])
 
     def c3k(self, x: KerasTensor, name: str) -> KerasTensor:
-        """Two bottlenecks on half of the channels, the other half beside them."""
+        """Two bottlenecks on half of the channels; the other half bypasses them."""
         filters, half = x.shape[-1], x.shape[-1] // 2
+        # cv1, cv2, cv3, m.0 ... are the reference's names, which its tensors are found by.
         y = self.conv(x, f"{name}.cv1", half)
         for number in range(2):
             y = self.bottleneck(y, f"{name}.m.{number}", half)
@@ -115,85 +138,56 @@ class Blocks:
         return self.conv(joined, f"{name}.cv3", filters)
 
     def c3k2(self, x: KerasTensor, name: str, filters: int, within: int, repeats: int, nested: bool) -> KerasTensor:
-        """Blocks of `within` channels one after another, of which the outputs of all are joined."""
-        parts = ops.split(self.conv(x, f"{name}.cv1", 2 * within), 2, axis=-1)
+        """A sequence of blocks with `within` channels; the outputs of all of them are concatenated."""
+        outputs = ops.split(self.conv(x, f"{name}.cv1", 2 * within), 2, axis=-1)
         for number in range(repeats):
             block = f"{name}.m.{number}"
-            y = self.c3k(parts[-1], block) if nested else self.bottleneck(parts[-1], block, within // 2)
-            parts = [*parts, y]
-        return self.conv(layers.Concatenate(name=f"{name}.concat")(parts), f"{name}.cv2", filters)
+            y = self.c3k(outputs[-1], block) if nested else self.bottleneck(outputs[-1], block, within // 2)
+            outputs = [*outputs, y]
+        return self.conv(layers.Concatenate(name=f"{name}.concat")(outputs), f"{name}.cv2", filters)
 
     def c2psa(self, x: KerasTensor, name: str, repeats: int) -> KerasTensor:
-        """Half of the channels through blocks of attention, the other half beside them."""
+        """Attention blocks on half of the channels; the other half bypasses them."""
         filters = x.shape[-1]
-        beside, y = ops.split(self.conv(x, f"{name}.cv1", filters), 2, axis=-1)
+        bypass, y = ops.split(self.conv(x, f"{name}.cv1", filters), 2, axis=-1)
         for number in range(repeats):
             block = f"{name}.m.{number}"
             y = layers.Add(name=f"{block}.attn.add")([y, self.attention(y, f"{block}.attn")])
             z = self.conv(y, f"{block}.ffn.0", filters)
             z = self.conv(z, f"{block}.ffn.1", filters // 2, active=False)
             y = layers.Add(name=f"{block}.ffn.add")([y, z])
-        return self.conv(layers.Concatenate(name=f"{name}.concat")([beside, y]), f"{name}.cv2", filters)
+        return self.conv(layers.Concatenate(name=f"{name}.concat")([bypass, y]), f"{name}.cv2", filters)
 
     def attention(self, x: KerasTensor, name: str) -> KerasTensor:
-        """Every place looks at every other; a depthwise convolution of the values says where they are."""
+        """Self-attention between all positions; a depthwise convolution of the values encodes where they are."""
         height, width, filters = x.shape[1:]
         heads = filters // CHANNELS_PER_HEAD
-        each = filters // heads
-        key = each // 2
-        mixed = self.conv(x, f"{name}.qkv", heads * (2 * key + each), active=False)
-        split = layers.Reshape((height * width, heads, 2 * key + each), name=f"{name}.heads")(mixed)
+        per_head = filters // heads
+        key = per_head // 2  # queries and keys have half as many channels as values
+        # One convolution makes queries, keys and values; for each head they follow one another in its channels.
+        projected = self.conv(x, f"{name}.qkv", heads * (2 * key + per_head), active=False)
+        split = layers.Reshape((height * width, heads, 2 * key + per_head), name=f"{name}.heads")(projected)
         queries, keys, values = ops.split(split, [key, 2 * key], axis=-1)
-        shares = ops.softmax(ops.einsum("bqhc,bkhc->bhqk", queries * key**-0.5, keys))
-        seen = ops.einsum("bhqk,bkhc->bqhc", shares, values)
-        seen = layers.Reshape((height, width, filters), name=f"{name}.seen")(seen)
-        places = layers.Reshape((height, width, filters), name=f"{name}.values")(values)
-        places = layers.DepthwiseConv2D(3, padding="same", use_bias=False, name=f"{name}.pe.conv")(places)
-        placed = layers.Add(name=f"{name}.placed")([seen, self.normalized(places, f"{name}.pe")])
-        return self.conv(placed, f"{name}.proj", filters, active=False)
+        attention = ops.softmax(ops.einsum("bqhc,bkhc->bhqk", queries * key**-0.5, keys))
+        context = ops.einsum("bhqk,bkhc->bqhc", attention, values)
+        context = layers.Reshape((height, width, filters), name=f"{name}.context")(context)
+        encoding = layers.Reshape((height, width, filters), name=f"{name}.values")(values)
+        encoding = layers.DepthwiseConv2D(3, padding="same", use_bias=False, name=f"{name}.pe.conv")(encoding)
+        x = layers.Add(name=f"{name}.encoded")([context, self.normalized(encoding, f"{name}.pe")])
+        return self.conv(x, f"{name}.proj", filters, active=False)
 
 
-def build(size: str, shape: tuple[int, int], weights: str | None, synchronized: bool) -> keras.Model:
-    """The network of size "n", "s", "m", "l" or "x" for pictures of `shape`, (height, width).
-
-    `weights` is None, an exported .safetensors or .npz file, or a .weights.h5 that Keras saved of this network.
-
-    Raises
-    ------
-    ValueError
-        For weights that cannot be read or do not fit; it names the tensors at fault.
-    """
-    tensors = read(weights) if weights and weights.endswith((".safetensors", ".npz")) else None
-    scale, blocks = SCALES[size], Blocks(synchronized)
-    image = keras.Input((*shape, 1), name="image")
-    x = layers.Concatenate(name="three_channels")([image, image, image])
-    x = blocks.conv(x, "model.0", scale.channels(64), 3, 2)
-    for number, (halving, published, share, nested) in enumerate(STAGES):
-        x = blocks.conv(x, f"model.{2 * number + 1}", scale.channels(halving), 3, 2)
-        filters, name = scale.channels(published), f"model.{2 * number + 2}"
-        x = blocks.c3k2(x, name, filters, int(share * filters), scale.repeats, nested or scale.nested)
-    x = blocks.c2psa(x, "model.9", scale.repeats)
-    network = keras.Model(image, blocks.conv(x, "model.10.conv", HEAD_CHANNELS), name="backbone")
-    if tensors is not None:
-        assign(network, tensors, f"yolo11{size}")
-    elif weights:
-        network.load_weights(weights)
-    return network
-
-
-def read(path: str) -> dict[str, np.ndarray]:
-    """The arrays of a .safetensors or .npz file by name; `ValueError` where it is none."""
+def _read(path: str) -> dict[str, np.ndarray]:
+    """The arrays of a .safetensors or .npz file by name."""
     try:
-        if path.endswith(".safetensors"):
-            return load_file(path)
-        return read_arrays(Path(path))
+        return load_file(path) if path.endswith(".safetensors") else read_arrays(Path(path))
     except (SafetensorError, DamagedFileError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"the file cannot be read ({error})") from error
+        raise WeightsError(f"the file cannot be read ({error})") from error
 
 
-def reference_tensors(network: keras.Model) -> dict[str, Placed]:
-    """The reference's name of every tensor -> the variable that it is for."""
-    found: dict[str, Placed] = {}
+def _reference_tensors(network: keras.Model) -> dict[str, tuple[keras.Variable, tuple[int, ...]]]:
+    """The reference's name of every tensor -> our variable, and PyTorch's axes in the order of the variable's."""
+    found: dict[str, tuple[keras.Variable, tuple[int, ...]]] = {}
     for layer in network.layers:
         if isinstance(layer, layers.BatchNormalization):
             statistics = {"running_mean": layer.moving_mean, "running_var": layer.moving_variance}
@@ -206,40 +200,28 @@ def reference_tensors(network: keras.Model) -> dict[str, Placed]:
     return found
 
 
-def assign(network: keras.Model, tensors: Mapping[str, np.ndarray], name: str) -> None:
-    """Give every variable its tensor; `ValueError` where tensors are missing, too many or of another shape."""
-    wanted = reference_tensors(network)
+def _assign(network: keras.Model, tensors: Mapping[str, np.ndarray], name: str) -> None:
+    """Give every variable its tensor."""
+    variables = _reference_tensors(network)
+    expected = {
+        each: tuple(variable.shape[axes.index(axis)] for axis in range(len(axes)))
+        for each, (variable, axes) in variables.items()
+    }
+    # The file is of the whole classifier, so its last layer and PyTorch's counters have no place here.
     unused = [each for each in tensors if each.startswith("model.10.linear.") or each.endswith(".num_batches_tracked")]
     given = {each: tensor.shape for each, tensor in tensors.items() if each not in unused}
-    if faults := "; ".join(differences(wanted, given)):
-        found = f"of yolo11{size_of(given)}" if size_of(given) else "of no YOLO11"
-        raise ValueError(f"{faults}. By its first layers the file is {found}; wanted are the tensors of {name}-cls.pt")
-    for each, (variable, axes) in wanted.items():
+    if faults := differences(expected, given):
+        found = f"yolo11{_size_of(given)}" if _size_of(given) else "no YOLO11"
+        raise WeightsError(
+            f"{faults}. By its first layers the file is of {found}; wanted are the tensors of {name}-cls.pt"
+        )
+    for each, (variable, axes) in variables.items():
         variable.assign(tensors[each].transpose(axes))
-    log.info("%s: %d tensors loaded; not used: %s", name, len(wanted), ", ".join(unused) or "none")
+    log.info("%s: %d tensors loaded; not used: %s", name, len(variables), ", ".join(unused) or "none")
 
 
-def differences(wanted: Mapping[str, Placed], given: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
-    """What is wrong with the names and shapes that are given: a text for each kind of fault that there is."""
-    shapes = {
-        name: tuple(variable.shape[axes.index(axis)] for axis in range(len(axes)))
-        for name, (variable, axes) in wanted.items()
-    }
-    faults = {
-        "missing": [f"{name} {shape}" for name, shape in shapes.items() if name not in given],
-        "of another shape": [
-            f"{name} is {given[name]}, not {shape}" for name, shape in shapes.items() if given.get(name, shape) != shape
-        ],
-        "not of this network": [f"{name} {shape}" for name, shape in given.items() if name not in shapes],
-    }
-    for kind, found in faults.items():
-        if found:
-            more = f" and {len(found) - FAULTS_SHOWN} more" if len(found) > FAULTS_SHOWN else ""
-            yield f"{kind}: {', '.join(found[:FAULTS_SHOWN])}{more}"
-
-
-def size_of(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """The size that a file's first convolution and the blocks of its first stage speak for; "" where none does."""
+def _size_of(shapes: Mapping[str, Shape]) -> str:
+    """The size whose first convolution and first stage a file has; "" where it is none of the five."""
     channels = shapes.get("model.0.conv.weight", ())[:1]
     repeats = 1 + any(name.startswith("model.2.m.1.") for name in shapes)
     fitting = (size for size, scale in SCALES.items() if ((scale.channels(64),), scale.repeats) == (channels, repeats))

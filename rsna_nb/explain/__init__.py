@@ -1,8 +1,30 @@
-"""Where a model looked: maps, and tests of whether the maps are true."""
+"""Where a model looked: heat maps, and tests of whether the maps are true."""
 
-from rsna_nb.explain import deletion, explanation, maps, pointing
 from rsna_nb.explain.deletion import Curves
-from rsna_nb.explain.explanation import Explained, InFile
+from rsna_nb.explain.explanation import (
+    ExplainedImages,
+    FileMap,
+    describe,
+    explain_examples,
+    map_in_file,
+    perturbation_curves,
+    pointing_game,
+    write_results,
+)
 from rsna_nb.explain.maps import grad_cam
+from rsna_nb.explain.pointing import hit_rates, targets
 
-__all__ = ["Curves", "Explained", "InFile", "deletion", "explanation", "grad_cam", "maps", "pointing"]
+__all__ = [
+    "Curves",
+    "ExplainedImages",
+    "FileMap",
+    "describe",
+    "explain_examples",
+    "grad_cam",
+    "hit_rates",
+    "map_in_file",
+    "perturbation_curves",
+    "pointing_game",
+    "targets",
+    "write_results",
+]

@@ -1,10 +1,10 @@
-"""Deletion and insertion curves: does what a map marks decide the score?
+"""Deletion and insertion curves: do the places that a heat map marks decide the score?
 
-Petsiuk et al. 2018 (BMVC, RISE): take the places of a picture away in the order of the map, the highest first, and
-watch the score fall (deletion); or give them back to a picture without any (insertion). A place is a patch of the
-breast, and what stands for it is the blurred picture, in both: a black hole has edges, which a network may take for
-a finding, and no mammogram has it. A map that marks what decides has a small area under the first curve and a large
-one under the second; a random order of the same patches is the baseline.
+After Petsiuk et al. 2018 (BMVC, RISE). Patches of the breast are removed from the image in the order of the map, the
+highest first, while the score is watched (deletion), or are restored to an image that has lost all of them (insertion).
+A removed patch shows the blurred image instead: a black hole has edges that a network may take for a finding, and that
+no mammogram has. A map that marks what decides the score has a small area under the deletion curve and a large one
+under the insertion curve. The baseline is a random order of the same patches.
 """
 
 from collections.abc import Callable
@@ -14,16 +14,23 @@ import cv2
 import numpy as np
 import pandas as pd
 
-Score = Callable[[np.ndarray], np.ndarray]  # pictures (n, height, width, 1) in 0-1 -> scores (n,)
-PATCHES = 16  # along a picture's longer side
+Score = Callable[[np.ndarray], np.ndarray]  # images (n, height, width, 1) in 0-1 -> scores (n,)
+PATCHES = 16  # along an image's longer side
 STEPS = 20
 
 
 @dataclass(frozen=True, eq=False)
 class Curves:
-    """Scores (pictures, STEPS + 1) by the share of the breast's patches taken away, or given back, (STEPS + 1,).
+    """Scores of images as patches are removed or restored.
 
-    The random curves are means over several random orders.
+    Parameters
+    ----------
+    shares
+        Share of the breast's patches removed or restored, (STEPS + 1,) from 0 to 1.
+    deletion, insertion
+        Scores in the order of the map, (images, STEPS + 1).
+    random_deletion, random_insertion
+        Mean scores over several random orders, (images, STEPS + 1).
     """
 
     shares: np.ndarray
@@ -34,42 +41,56 @@ class Curves:
 
     @property
     def areas(self) -> pd.DataFrame:
-        """Area under each curve, 0-1: a row a picture."""
+        """Area under each curve, 0-1: a row for each image, a column for each curve."""
         names = ("deletion", "random_deletion", "insertion", "random_insertion")
         return pd.DataFrame({name: np.trapezoid(getattr(self, name), self.shares, axis=1) for name in names})
 
 
-def curves(score: Score, images: np.ndarray, heats: np.ndarray, draws: int = 4, seed: int = 0) -> Curves:
-    """The curves of pictures (n, height, width, 1) by their maps (n, height, width).
+def perturb(score: Score, images: np.ndarray, maps: np.ndarray, orders: int = 4, seed: int = 0) -> Curves:
+    """Compute the deletion and insertion curves of images.
 
-    `draws` random orders a picture; it takes 42 scores a picture and order.
+    Parameters
+    ----------
+    score
+        Scores images; it is called with 2 x (STEPS + 1) of them for each image and order.
+    images, maps
+        (n, height, width, 1) and (n, height, width), both in 0-1.
+    orders
+        Number of random orders for each image.
+    seed
+        Seeds the random orders.
     """
     rng = np.random.default_rng(seed)
-    found = np.stack([of_picture(score, *pair, draws, rng) for pair in zip(images[..., 0], heats, strict=True)])
-    by_map, at_random = found[:, :, 0], found[:, :, 1:].mean(axis=2)  # (n, deletion or insertion, STEPS + 1)
+    scores = np.stack([_of_image(score, *pair, orders, rng) for pair in zip(images[..., 0], maps, strict=True)])
+    by_map, at_random = scores[:, :, 0], scores[:, :, 1:].mean(axis=2)  # (n, deletion or insertion, STEPS + 1)
     shares = np.linspace(0, 1, STEPS + 1)
     return Curves(shares, by_map[:, 0], by_map[:, 1], at_random[:, 0], at_random[:, 1])
 
 
-def of_picture(score: Score, image: np.ndarray, heat: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
-    """Scores (deletion and insertion, order, STEPS + 1) of one picture; the first order is the map's."""
+def _of_image(
+    score: Score, image: np.ndarray, heat_map: np.ndarray, orders: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Scores (deletion and insertion, order, STEPS + 1) of one image; the first order is the map's."""
     side = -(-max(image.shape) // PATCHES)
-    in_breast = np.flatnonzero(patch_means(image > 0, side) > 0)
-    values = patch_means(heat, side).ravel()[in_breast]
+    # Patches of background are never removed: they carry no tissue, and would only flatten the curves.
+    in_breast = np.flatnonzero(_patch_means(image > 0, side) > 0)
+    values = _patch_means(heat_map, side).ravel()[in_breast]
+    # A blur as wide as a patch removes what is smaller; the breast's outline stays, as the background is kept.
     blurred = np.where(image > 0, cv2.GaussianBlur(image, (0, 0), side), image)
-    both_ways = ((image, blurred), (blurred, image))
-    orders = [rng.permutation(len(in_breast)) for _ in range(draws + 1)]
-    orders[0] = np.lexsort((orders[0], -values))  # equal patches in a random order
-    found = []
-    for order in orders:
-        ranks = np.full(patch_means(image, side).size, len(in_breast))
-        ranks[in_breast[order]] = np.arange(len(in_breast))
-        found.append([score(mixed(ranks, side, len(in_breast), *pair)) for pair in both_ways])
-    return np.moveaxis(np.array(found), 0, 1)
+    permutations = [rng.permutation(len(in_breast)) for _ in range(orders + 1)]
+    permutations[0] = np.lexsort((permutations[0], -values))  # patches of equal value come in a random order
+    scores = []
+    for permutation in permutations:
+        # Patches outside the breast get the last rank, which no step reaches.
+        ranks = np.full(_patch_means(image, side).size, len(in_breast))
+        ranks[in_breast[permutation]] = np.arange(len(in_breast))
+        both = ((image, blurred), (blurred, image))
+        scores.append([score(_mixed(ranks, side, len(in_breast), before, after)) for before, after in both])
+    return np.moveaxis(np.array(scores), 0, 1)
 
 
-def mixed(ranks: np.ndarray, side: int, patches: int, before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """(STEPS + 1, height, width, 1): from `before` to `after`, patch by patch, the lowest ranks first."""
+def _mixed(ranks: np.ndarray, side: int, patches: int, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """The steps from one image to another, patch by patch, the lowest ranks first: (STEPS + 1, height, width, 1)."""
     height, width = before.shape
     grid = ranks.reshape(-(-height // side), -(-width // side))
     pixels = grid.repeat(side, axis=0).repeat(side, axis=1)[:height, :width]
@@ -77,8 +98,8 @@ def mixed(ranks: np.ndarray, side: int, patches: int, before: np.ndarray, after:
     return np.where(pixels < counts, after, before)[..., np.newaxis].astype(np.float32)
 
 
-def patch_means(values: np.ndarray, side: int) -> np.ndarray:
-    """The mean of each patch of `side` pixels; those at the far edges, where it does not divide, are smaller."""
+def _patch_means(values: np.ndarray, side: int) -> np.ndarray:
+    """The mean of each patch of `side` pixels; where these do not divide the image, the last ones are smaller."""
     height, width = values.shape
     padded = np.full((-(-height // side) * side, -(-width // side) * side), np.nan)
     padded[:height, :width] = values

@@ -1,29 +1,36 @@
-"""A run's maps and what tests them -> everything that 08_explain shows, but for the figures."""
+"""What 08_explain shows of a run, apart from the figures: heat maps, and the tests of these maps."""
 
+import itertools
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 import pandas as pd
 
 from rsna_nb import dicom, metrics
-from rsna_nb.evaluation import Evaluation, data_folder
+from rsna_nb.evaluation import Evaluation, data_folder, plain
 from rsna_nb.explain import deletion, pointing
 from rsna_nb.explain.geometry import Geometry
-from rsna_nb.explain.maps import check_method, maps, read_pictures, scorer
+from rsna_nb.explain.maps import check_method, heat_maps, read_images
 from rsna_nb.metadata import MetadataError, load_metadata
 from rsna_nb.notebook import Markdown, Unavailable, UnavailableError, attempt
 from rsna_nb.runs import Run
 from rsna_nb.system import write_arrays
 
 
-def described(evaluation: Evaluation, method: str, flips: bool) -> Markdown:
-    """Which run, judged on whom, how well it ranks their images, and how its maps are made."""
+def describe(evaluation: Evaluation, method: str, flips: bool) -> Markdown:
+    """A sentence that names the run, the women it is evaluated on, its AUC and the kind of its maps.
+
+    Raises `ValueError` if the method is not known.
+    """
     check_method(method)
     auc = metrics.auc(evaluation.predictions["cancer"], evaluation.predictions["score"])
-    over = "over four flips" if flips else "of the picture as it is"
+    over = "mean over four flips" if flips else "of the image as it is"
     return Markdown(
         f"Run **{evaluation.run.id}**, {len(evaluation.predictions):,} images of its {evaluation.split} women, "
         f"AUC by image {auc:.3f}. Maps: {method}, {over}."
@@ -31,64 +38,86 @@ def described(evaluation: Evaluation, method: str, flips: bool) -> Markdown:
 
 
 @dataclass(frozen=True, eq=False)
-class Explained:
-    """Pictures (n, height, width, 1), their maps (n, height, width), and the known lesions' boxes (k, 4) in each.
+class ExplainedImages:
+    """Images with their heat maps.
 
-    `rows` has a row a picture, with patient_id and image_id.
+    Parameters
+    ----------
+    rows
+        A row for each image, with patient_id and image_id.
+    images, maps
+        (n, height, width, 1) and (n, height, width), both in 0-1.
+    boxes
+        For each image the boxes of its known lesions, (k, 4) in its pixels.
     """
 
     rows: pd.DataFrame
     images: np.ndarray
-    heats: np.ndarray
+    maps: np.ndarray
     boxes: list[np.ndarray]
 
 
-def explained(model: keras.Model, run: Run, rows: pd.DataFrame, method: str, flips: bool) -> Explained:
-    """The maps of pictures of the store, of which `rows` has the column file; without boxes where none are known."""
-    images = read_pictures(rows["file"])
+def explain_images(model: keras.Model, run: Run, rows: pd.DataFrame, method: str, flips: bool) -> ExplainedImages:
+    """Compute the maps of images of the store, whose paths `rows` has in the column file.
+
+    Where the lesions are not known, there are no boxes.
+    """
+    images = read_images(rows["file"])
     boxes = attempt(pointing.known_boxes, run, list(zip(rows["patient_id"], rows["image_id"], strict=True)))
+    # Lesions are known for drawn data only; without them the maps are still worth showing.
     boxes = [np.empty((0, 4))] * len(rows) if isinstance(boxes, Unavailable) else boxes
-    return Explained(rows, images, maps(model, images, method, flips), boxes)
+    return ExplainedImages(rows, images, heat_maps(model, images, method, flips), boxes)
 
 
-def explained_kinds(
+def explain_examples(
     model: keras.Model, run: Run, examples: Mapping[str, pd.DataFrame], method: str, flips: bool
-) -> dict[str, Explained]:
-    """`explained` of each kind of `evaluation.examples` that has pictures."""
-    kinds = {kind: rows for kind, rows in examples.items() if len(rows)}
-    return {kind: explained(model, run, rows, method, flips) for kind, rows in kinds.items()}
+) -> dict[str, ExplainedImages]:
+    """Apply `explain_images` to each kind of example ("hits", "misses", "false alarms") that has images."""
+    return {kind: explain_images(model, run, rows, method, flips) for kind, rows in examples.items() if len(rows)}
 
 
-def curves(model: keras.Model, shown: Mapping[str, Explained], kind: str) -> deletion.Curves:
-    """`deletion.curves` of the pictures of a kind; `UnavailableError` where there are none."""
+def perturbation_curves(model: keras.Model, shown: Mapping[str, ExplainedImages], kind: str) -> deletion.Curves:
+    """The deletion and insertion curves of the images of a kind; `UnavailableError` if there are none."""
     if kind not in shown:
         raise UnavailableError(f"there are no {kind}")
-    return deletion.curves(scorer(model), shown[kind].images, shown[kind].heats)
+    return deletion.perturb(partial(inference.score, model), shown[kind].images, shown[kind].maps)
 
 
-def play(model: keras.Model, targets: pd.DataFrame, method: str, flips: bool) -> pd.DataFrame:
-    """`pointing.play` of the store's pictures of `pointing.targets`."""
-    images = read_pictures(targets["file"])
-    return pointing.play(targets, images, maps(model, images, method, flips))
+def pointing_game(model: keras.Model, targets: pd.DataFrame, method: str, flips: bool) -> pd.DataFrame:
+    """Compute the maps of `pointing.targets` and count their hits (`pointing.count_hits`)."""
+    images = read_images(targets["file"])
+    return pointing.count_hits(targets, images, heat_maps(model, images, method, flips))
 
 
 @dataclass(frozen=True, eq=False)
-class InFile:
-    """A file's whole picture in 0-1, perhaps reduced, a map (rows, columns) of its pixels, and boxes (k, 4) in them."""
+class FileMap:
+    """A heat map in the pixels of a DICOM file.
+
+    Parameters
+    ----------
+    name
+        patient_id/image_id.
+    image
+        The whole file's image in 0-1, perhaps reduced.
+    heat_map
+        (rows, columns) of the file.
+    boxes
+        Known lesions, (k, 4) in pixels of the file.
+    """
 
     name: str
-    picture: np.ndarray
-    heat: np.ndarray
+    image: np.ndarray
+    heat_map: np.ndarray
     boxes: np.ndarray
 
 
-def in_file(run: Run, shown: Mapping[str, Explained]) -> InFile:
-    """The first picture's map in the pixels of the DICOM file that it was made from.
+def map_in_file(run: Run, shown: Mapping[str, ExplainedImages]) -> FileMap:
+    """Convert the first image's map to the pixels of the DICOM file that the image was made from.
 
-    `UnavailableError` where the data's table lacks the image, or its file is gone or cannot be read.
+    Raises `UnavailableError` if the table lacks the image, or its file is missing or cannot be read.
     """
     if not shown:
-        raise UnavailableError("there are no pictures")
+        raise UnavailableError("there are no images")
     first = next(iter(shown.values()))
     patient_id, image_id = first.rows[["patient_id", "image_id"]].iloc[0]
     try:
@@ -96,24 +125,58 @@ def in_file(run: Run, shown: Mapping[str, Explained]) -> InFile:
         path = table.set_index(["patient_id", "image_id"])["path"].get((patient_id, image_id))
         if path is None:
             raise UnavailableError(f"{data_folder(run)} has no image {patient_id}/{image_id}")
-        reading = dicom.read(path, run.config.image_shape)
+        geometry = Geometry.of(dicom.read(path, run.config.image_shape), run.config.image_shape)
+        # The third step is the whole file, windowed and with bright tissue, before it is cropped.
         whole = dicom.reading_steps(path, list(run.config.image_shape))[2].picture
     except (MetadataError, dicom.DicomError) as error:
         raise UnavailableError(str(error)) from error
-    geometry = Geometry.of(reading, run.config.image_shape)
     boxes = geometry.to_file(first.boxes[0])
-    return InFile(f"{patient_id}/{image_id}", whole, geometry.map_to_file(first.heats[0]), boxes)
+    return FileMap(f"{patient_id}/{image_id}", whole, geometry.map_to_file(first.maps[0]), boxes)
 
 
-def write_maps(run: Run, shown: Mapping[str, Explained]) -> Path:
-    """explain/maps.npz in the run's folder: kind, patient_id, image_id and the map, float16, of each picture.
+def write_results(
+    evaluation: Evaluation,
+    settings: Mapping[str, Any],
+    results: Mapping[str, Any],
+    shown: Mapping[str, ExplainedImages] | Unavailable,
+) -> list[Path]:
+    """Write explanation.json and maps.npz into a folder for this method below `explain` in the run's folder.
 
-    `UnavailableError` where there are none.
+    Other results are never overwritten: where the folder holds some, a number is added to its name. The same results
+    get the same folder.
+
+    Parameters
+    ----------
+    evaluation
+        The run and its evaluated images.
+    settings
+        method and flips, which name the folder, and everything else that the results depend on.
+    results
+        What is written beside them; `Unavailable` is written with its reason.
+    shown
+        The explained images of each kind. maps.npz has their kind, patient_id and image_id, and the maps in float16. It
+        is not written where there are none.
+
+    Returns
+    -------
+    list of Path
+        The files written.
     """
-    if not shown:
-        raise UnavailableError("there are no pictures")
-    rows = pd.concat([one.rows.assign(kind=kind) for kind, one in shown.items()])
-    arrays = {name: rows[name].to_numpy(str) for name in ("kind", "patient_id", "image_id")}
-    path = run.path / "explain" / "maps.npz"
-    write_arrays(path, arrays | {"maps": np.concatenate([one.heats for one in shown.values()]).astype(np.float16)})
-    return path
+    kinds = {} if isinstance(shown, Unavailable) else shown
+    ids = {kind: one.rows["image_id"].tolist() for kind, one in kinds.items()}
+    content = plain({"run": evaluation.run.id, "split": evaluation.split, **settings, "images": ids, **results})
+    name = f"{settings['method']}{'-flips' if settings['flips'] else ''}"
+    for number in itertools.count(1):  # the first folder that is free, or that has these very results
+        folder = evaluation.run.path / "explain" / (name if number == 1 else f"{name}-{number}")
+        path = folder / "explanation.json"
+        if not path.is_file() or path.read_text().strip() == json.dumps(content, indent=2):
+            break
+    evaluation.run.write_json(str(path.relative_to(evaluation.run.path)), content)
+    if not kinds:
+        return [path]
+    rows = pd.concat([one.rows.assign(kind=kind) for kind, one in kinds.items()])
+    arrays = {column: rows[column].to_numpy(str) for column in ("kind", "patient_id", "image_id")}
+    # float16 halves the file, and its error of 0.0005 is below what the eye sees.
+    maps = np.concatenate([one.maps for one in kinds.values()]).astype(np.float16)
+    write_arrays(folder / "maps.npz", arrays | {"maps": maps})
+    return [path, folder / "maps.npz"]

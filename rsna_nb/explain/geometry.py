@@ -1,8 +1,8 @@
-"""Where a prepared picture lies in its file: boxes and maps from the one to the other.
+"""Where a prepared image lies in its DICOM file: boxes and maps are converted from one to the other.
 
-Boxes are (n, 4): x_min, y_min, x_max, y_max in pixels, half open; maps are (rows, columns). A pixel's centre lies at
-+0.5. The picture was made from whole pixels of a coarser level of the file (`dicom.read`). Halving moves its content
-by less than half of one of them, and so of the picture's own pixels, which is not corrected.
+Boxes are (n, 4): x_min, y_min, x_max, y_max in pixels, half open. Maps are (rows, columns). A pixel's centre lies at
++0.5. The image was made from whole pixels of a reduced level of the file (`dicom.reader`). Each halving shifts its
+content by less than half a pixel of that level, and so by less than half a pixel of the image; this is not corrected.
 """
 
 from dataclasses import dataclass
@@ -16,9 +16,19 @@ from rsna_nb.prepare import Record
 
 @dataclass(frozen=True)
 class Geometry:
-    """`box`, in stored pixels, fills the rectangle `inner` of a picture of `shape`; the file has `rows` and `columns`.
+    """The placement of an image in its file.
 
-    The box is of whole pixels of the level that was read, so it can reach past the file by less than one of these.
+    Parameters
+    ----------
+    box
+        The crop in pixels of the file. It consists of whole pixels of the level that was read, so it can reach beyond
+        the file by less than one of these.
+    inner
+        The rectangle of the image that the crop fills.
+    shape
+        (height, width) of the image.
+    rows, columns
+        Size of the file.
     """
 
     box: Box
@@ -29,36 +39,40 @@ class Geometry:
 
     @classmethod
     def of(cls, found: Reading | Record, shape: tuple[int, int]) -> "Geometry":
-        """From what reading found, or its row of a store's ledger."""
+        """The geometry of an image of `shape`, from its reading or from its row in a store's ledger."""
         crop = [int(side) for side in found.crop.split()] if isinstance(found, Record) else found.crop
         x_min, y_min, x_max, y_max = crop
-        pixel = 2**found.level
+        pixel = 2**found.level  # each level of the file's pyramid halves it
         width, height = -(-(x_max - x_min) // pixel), -(-(y_max - y_min) // pixel)
         box = (x_min, y_min, x_min + width * pixel, y_min + height * pixel)
         return cls(box, placement((height, width), shape), shape, found.rows, found.columns)
 
     @property
     def scale(self) -> np.ndarray:
-        """Pixels of the picture for each of the file: (4,), across and down for either corner of a box."""
+        """Pixels of the image for each pixel of the file: (4,), across and down for both corners of a box."""
         x_min, y_min, x_max, y_max = self.box
         return np.tile([self.inner.width / (x_max - x_min), self.inner.height / (y_max - y_min)], 2)
 
-    def to_picture(self, boxes: np.ndarray) -> np.ndarray:
-        """Boxes in the file's pixels -> in the picture's, not rounded."""
+    def to_image(self, boxes: np.ndarray) -> np.ndarray:
+        """Convert boxes (n, 4) from pixels of the file to pixels of the image, without rounding."""
         return (boxes - np.tile(self.box[:2], 2)) * self.scale + np.tile([self.inner.left, self.inner.top], 2)
 
     def to_file(self, boxes: np.ndarray) -> np.ndarray:
-        """Boxes in the picture's pixels -> in the file's, not rounded."""
+        """Convert boxes (n, 4) from pixels of the image to pixels of the file, without rounding."""
         return (boxes - np.tile([self.inner.left, self.inner.top], 2)) / self.scale + np.tile(self.box[:2], 2)
 
     def map_to_file(self, values: np.ndarray) -> np.ndarray:
-        """A map (height, width) of the picture -> float32 (rows, columns) of the file, 0 outside of the crop."""
+        """Convert a map (height, width) of the image to float32 (rows, columns) of the file, 0 outside the crop.
+
+        Raises `ValueError` if the map has another shape than the image.
+        """
         if values.shape != self.shape:
-            raise ValueError(f"the map must be of the picture's shape {self.shape}, not {values.shape}")
+            raise ValueError(f"the map must have the image's shape {self.shape}, not {values.shape}")
         x_min, y_min, x_max, y_max = self.box
         at = self.inner
         inner = np.asarray(values[at.top : at.top + at.height, at.left : at.left + at.width], np.float32)
         enlarged = cv2.resize(inner, (x_max - x_min, y_max - y_min), interpolation=cv2.INTER_LINEAR)
+        # The crop's last pixels can lie beyond the file, where a level's size was rounded up.
         whole = np.zeros((self.rows, self.columns), np.float32)
         whole[y_min:y_max, x_min:x_max] = enlarged[: self.rows - y_min, : self.columns - x_min]
         return whole

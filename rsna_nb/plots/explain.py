@@ -1,6 +1,6 @@
-"""Where a model looked: maps over pictures and files, and how much what they mark matters.
+"""Where a model looked: heat maps over images and files, and how much the places that they mark matter.
 
-A map is one hue, denser where it is higher, so that the tissue stays to be seen.
+A map is drawn in one hue, denser where it is higher, so that the tissue stays visible.
 """
 
 from collections.abc import Mapping
@@ -19,17 +19,17 @@ from rsna_nb.plots.comparison import draw_intervals
 from rsna_nb.plots.evaluation import caption
 from rsna_nb.plots.style import BLUE, GREY, ORANGE, with_alt, without_box
 
-if TYPE_CHECKING:  # it brings TensorFlow
-    from rsna_nb.explain import Curves, Explained, InFile
+if TYPE_CHECKING:  # importing it imports TensorFlow
+    from rsna_nb.explain import Curves, ExplainedImages, FileMap
 
 OVERLAY = LinearSegmentedColormap.from_list("overlay", [(1.0, 0.35, 0.0, 0.0), (1.0, 0.35, 0.0, 0.75)])
 OUTLINE = "#56B4E9"  # of known lesions
 
 
-def overlays(shown: Mapping[str, "Explained"], kind: str, columns: int = 3) -> Figure:
-    """Each picture of a kind beside itself under its map, with known lesions outlined.
+def overlays(shown: Mapping[str, "ExplainedImages"], kind: str, columns: int = 3) -> Figure:
+    """Draw each image of a kind twice, as it is and under its map, with known lesions outlined.
 
-    `UnavailableError` where there are none.
+    Raises `UnavailableError` if there are none of this kind.
     """
     if kind not in shown:
         raise UnavailableError(f"there are no {kind}")
@@ -45,59 +45,56 @@ def overlays(shown: Mapping[str, "Explained"], kind: str, columns: int = 3) -> F
         plain, marked = axes.flat[2 * number : 2 * number + 2]
         for axis in (plain, marked):
             axis.imshow(one.images[number, ..., 0], cmap="gray", vmin=0, vmax=1)
-        marked.imshow(one.heats[number], cmap=OVERLAY, vmin=0, vmax=1)
-        outline(marked, one.boxes[number])
+        marked.imshow(one.maps[number], cmap=OVERLAY, vmin=0, vmax=1)
+        _outline(marked, one.boxes[number])
         plain.set_title(text, fontsize=9, loc="left")
-    return with_alt(figure, f"Mammograms, {kind}, each beside itself under its map: {'; '.join(captions)}.")
+    return with_alt(figure, f"Mammograms, {kind}, each beside itself under its heat map: {'; '.join(captions)}.")
 
 
-def outline(axis: Axes, boxes: np.ndarray) -> None:
-    for x_min, y_min, x_max, y_max in boxes - 0.5:  # imshow puts a pixel's centre at its index
-        axis.add_patch(plt.Rectangle((x_min, y_min), x_max - x_min, y_max - y_min, fill=False, edgecolor=OUTLINE))
-
-
-def file_overlay(shown: "InFile") -> Figure:
-    """A whole DICOM file beside itself under its map, both in the file's own pixels, known lesions outlined."""
-    rows, columns = shown.heat.shape
+def file_overlay(shown: "FileMap") -> Figure:
+    """Draw a whole DICOM file twice, as it is and under its map, in the file's own pixels."""
+    rows, columns = shown.heat_map.shape
+    # The image may be of a reduced level; the extent stretches it to the file's own pixels.
     extent = (-0.5, columns - 0.5, rows - 0.5, -0.5)
     figure, axes = plt.subplots(1, 2, figsize=(7, 4.4), sharey=True, layout="constrained")
     for axis in axes:
-        axis.imshow(shown.picture, cmap="gray", vmin=0, vmax=1, extent=extent)
-        axis.set_xlabel("column of the file")
-    axes[0].set_ylabel("row of the file")
-    axes[1].imshow(shown.heat, cmap=OVERLAY, vmin=0, vmax=1, extent=extent)
-    outline(axes[1], shown.boxes)
-    row, column = np.unravel_index(np.argmax(shown.heat), shown.heat.shape)
-    words = f"the map is highest at row {row}, column {column} of {rows} rows and {columns} columns"
-    return with_alt(figure, f"The file of image {shown.name}, and its map in the file's pixels: {words}.")
+        axis.imshow(shown.image, extent=extent, cmap="gray", vmin=0, vmax=1)
+        axis.set_xlabel("Column of the file (pixels)")
+    axes[0].set_ylabel("Row of the file (pixels)")
+    axes[1].imshow(shown.heat_map, extent=extent, cmap=OVERLAY, vmin=0, vmax=1)
+    _outline(axes[1], shown.boxes)
+    row, column = np.unravel_index(np.argmax(shown.heat_map), shown.heat_map.shape)
+    place = f"the map is highest at row {row}, column {column} of {rows} rows and {columns} columns"
+    return with_alt(figure, f"The file of image {shown.name}, and its heat map in the file's pixels: {place}.")
 
 
 def perturbation_curves(curves: "Curves") -> Figure:
-    """Deletion and insertion: the mean score by the share of the breast gone, or back; a thin line a picture."""
+    """Draw the score by the share of the breast's patches removed or restored: thick lines are means over images."""
     figure, axes = plt.subplots(1, 2, figsize=(7, 3.2), sharey=True, layout="constrained")
-    areas, words = curves.areas.mean(), []
-    for axis, name, verb in zip(axes, ("deletion", "insertion"), ("taken away", "given back"), strict=True):
+    areas, described = curves.areas.mean(), []
+    for axis, name, verb in zip(axes, ("deletion", "insertion"), ("removed", "restored"), strict=True):
         by_map, at_random = getattr(curves, name), getattr(curves, f"random_{name}")
         axis.plot(100 * curves.shares, by_map.T, color=ORANGE, linewidth=0.5, alpha=0.35)
-        for values, colour, order in ((by_map, ORANGE, name), (at_random, GREY, f"random_{name}")):
-            label = f"{'in the map’s order' if order == name else 'in a random order'}, area {areas[order]:.2f}"
+        for values, colour, order in ((by_map, ORANGE, "in the map’s order"), (at_random, GREY, "in random order")):
+            label = f"{order}, area {areas[name if colour == ORANGE else f'random_{name}']:.2f}"
             axis.plot(100 * curves.shares, values.mean(axis=0), color=colour, linewidth=2, label=label)
-        axis.set(title=name, xlabel=f"of the breast {verb} (%)", ylim=(-0.02, 1.3), yticks=np.linspace(0, 1, 6))
+            described.append(f"{name} {label}")
+        # The axis goes beyond 1 to leave room for the legend.
+        axis.set(title=name.title(), xlabel=f"Patches of the breast {verb} (%)", ylim=(-0.02, 1.3))
+        axis.set_yticks(np.linspace(0, 1, 6))
         axis.legend(frameon=False, loc="upper right", fontsize=9)
         without_box(axis)
-        words.append(
-            f"{name}: area {areas[name]:.2f} in the map's order, {areas[f'random_{name}']:.2f} in a random one"
-        )
-    axes[0].set_ylabel("score (0-1)")
-    return with_alt(figure, f"The score as patches are taken away or given back. {'; '.join(words)}.")
+    axes[0].set_ylabel("Score (0-1)")
+    return with_alt(figure, f"The score as patches are removed or restored: {'; '.join(described)}.")
 
 
 def pointing_scores(scores: Mapping[str, Interval]) -> Figure:
-    """Shares of hits of the map and the baselines, and the paired differences (`pointing.hit_rates`)."""
+    """Draw the hit rates of the map and the baselines, and the paired differences (`explain.hit_rates`)."""
     table = pd.Series(dict(scores), dtype=object)
-    shares, less = table[~table.index.str.contains(" less ")], table[table.index.str.contains(" less ")]
+    is_difference = table.index.str.contains(" - ", regex=False)
+    panels = ((table[~is_difference], "Hit rate (0-1)"), (table[is_difference], "Difference in hit rate, paired"))
     figure, axes = plt.subplots(2, 1, figsize=(5.4, 2.9), height_ratios=(3, 2), layout="constrained")
-    for axis, part, label in zip(axes, (shares, less), ("share of hits", "difference, paired"), strict=True):
+    for axis, (part, label) in zip(axes, panels, strict=True):
         draw_intervals(axis, part, np.arange(len(part)), BLUE, "")
         axis.set_yticks(range(len(part)), part.index)
         axis.set_ylim(len(part) - 0.5, -0.5)
@@ -106,3 +103,8 @@ def pointing_scores(scores: Mapping[str, Interval]) -> Figure:
     axes[0].set_xlim(0, 1)
     axes[1].axvline(0, color=GREY, linestyle=":")
     return with_alt(figure, f"The pointing game: {'; '.join(f'{name} {value}' for name, value in scores.items())}.")
+
+
+def _outline(axis: Axes, boxes: np.ndarray) -> None:
+    for x_min, y_min, x_max, y_max in boxes - 0.5:  # imshow puts a pixel's centre at its index
+        axis.add_patch(plt.Rectangle((x_min, y_min), x_max - x_min, y_max - y_min, fill=False, edgecolor=OUTLINE))

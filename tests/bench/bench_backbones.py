@@ -1,12 +1,12 @@
-"""Every network of the registry: built, trained for a step on two logical devices, saved, loaded, asked again.
+"""Every network of the registry is built, trained for a step on two logical devices, saved, loaded and compared.
 
     python tests/bench/bench_backbones.py                               every name at two sizes
     python tests/bench/bench_backbones.py yolo11n small --sizes 256 512
 
-Each name and size is a process of its own, with the package's own training step on the CPU and random weights. A
-network that refuses a size as too small gets the next one that it takes, and the table says so. Memory is the process's
-peak (VmHWM), TensorFlow itself in it, so Linux is needed; both devices keep weights and Adam's moments of their own.
-Where a network fails the table has its error, and the exit status is 1.
+Each name and size runs in a process of its own, with the package's training step on the CPU and random weights. Where a
+network refuses a size as too small, the next accepted size is used, and the table says so. Memory is the peak of the
+process (VmHWM, so Linux is needed), including TensorFlow itself; each of the two devices has its own weights and Adam
+moments. Where a network fails, the table shows the error, and the exit status is 1.
 """
 
 import argparse
@@ -21,10 +21,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-MIB = 2**20
 DEVICES = 2
 ALONE = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"}
-SAME = 1e-6  # of scores in 0-1
+SAME = 1e-6  # largest difference of scores that counts as equal
 
 
 def peak_memory() -> int:
@@ -34,7 +33,7 @@ def peak_memory() -> int:
 
 
 def measure(name: str, size: int, steps: int, batch: int) -> dict[str, str]:
-    """A row of the table; AssertionError where a step changes nothing or the saved network says something else."""
+    """A row of the table; AssertionError if a step changes nothing or the saved network gives other scores."""
     import keras
     import numpy as np
     import tensorflow as tf
@@ -58,7 +57,7 @@ def measure(name: str, size: int, steps: int, batch: int) -> dict[str, str]:
     before = [weight.numpy() for weight in model.trainable_weights]
     batches = devices.distribute(one.repeat())
     training_model.fit(batches, steps_per_epoch=1, shuffle=False, verbose=0)
-    changed = learnt(model, before)
+    changed = changed_arrays(model, before)
     started = time.perf_counter()
     loss = training_model.fit(batches, steps_per_epoch=steps, shuffle=False, verbose=0).history["loss"][-1]
     seconds = (time.perf_counter() - started) / steps
@@ -68,14 +67,14 @@ def measure(name: str, size: int, steps: int, batch: int) -> dict[str, str]:
     return {
         "image": f"{side}" if side == size else f"{side} ({size} is too small)",
         "parameters": f"{model.count_params():,}",
-        "arrays that learn": changed,
+        "arrays trained": changed,
         "seconds a step": f"{seconds:.2f}",
-        "peak MiB": f"{peak_memory() / MIB:.0f}",
+        "peak MiB": f"{peak_memory() / 2**20:.0f}",
     }
 
 
 def accepted(name: str, size: int, devices: Any) -> tuple[Any, Any]:
-    """Settings and model at `size`, or at the next size that the network says it takes."""
+    """Settings and model at `size`, or at the smallest larger size that the network accepts."""
     from rsna_nb.config import RunConfig
     from rsna_nb.model import build_model
 
@@ -90,14 +89,21 @@ def accepted(name: str, size: int, devices: Any) -> tuple[Any, Any]:
     return accepted(name, 32 * math.ceil(int(least[1]) / 32), devices)
 
 
-def learnt(model: Any, before: list[Any]) -> str:
-    """How many trainable arrays a step has changed; a few networks have some that nothing depends on."""
+def changed_arrays(model: Any, before: list[Any]) -> str:
+    """How many trainable arrays a step has changed; in a few networks nothing depends on some of them."""
     changed = sum((weight.numpy() != old).any() for weight, old in zip(model.trainable_weights, before, strict=True))
     assert changed, "a training step has changed nothing"
     return f"{changed} of {len(before)}"
 
 
+def peak_memory() -> int:
+    """The largest amount of memory that this process has used, in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+
 def check_saved(model: Any, grey: Any) -> None:
+    """AssertionError if the model gives other scores after saving and loading."""
     import keras
 
     with tempfile.TemporaryDirectory() as folder:
@@ -108,7 +114,7 @@ def check_saved(model: Any, grey: Any) -> None:
 
 
 def row(name: str, size: int, arguments: argparse.Namespace) -> tuple[str, bool]:
-    """A line of the table, and whether all went well."""
+    """A line of the table, and whether the network passed."""
     task = json.dumps([name, size, arguments.steps, arguments.batch])
     answer = subprocess.run(
         [sys.executable, __file__, "--task", task], capture_output=True, text=True, env=ALONE, check=False
@@ -121,22 +127,22 @@ def row(name: str, size: int, arguments: argparse.Namespace) -> tuple[str, bool]
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("names", nargs="*", help="of the registry; all where none is given")
+    parser.add_argument("names", nargs="*", help="names in the registry; default: all")
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 128])
-    parser.add_argument("--steps", type=int, default=2, help="that are timed, after one that is not")
-    parser.add_argument("--batch", type=int, default=2, help="pictures on each device")
-    parser.add_argument("--task", help="for the script itself")
+    parser.add_argument("--steps", type=int, default=2, help="steps that are timed, after a warm-up step")
+    parser.add_argument("--batch", type=int, default=2, help="images on each device")
+    parser.add_argument("--task", help="used by the script itself")
     arguments = parser.parse_args()
     if arguments.task:
         print(json.dumps(measure(*json.loads(arguments.task))))
         return
     names = arguments.names
     if not names:
-        from rsna_nb.backbones.registry import BACKBONES
+        from rsna_nb.backbones import BACKBONES
 
         names = list(BACKBONES)
     print(f"Batches of {arguments.batch} on each of {DEVICES} devices of one CPU, {os.cpu_count()} cores.\n")
-    print("| network | image | parameters | arrays that learn | seconds a step | peak MiB |\n|---|---|---|---|---|---|")
+    print("| network | image | parameters | arrays trained | seconds a step | peak MiB |\n|---|---|---|---|---|---|")
     failed = 0
     for name in names:
         for size in arguments.sizes:

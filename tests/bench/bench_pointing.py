@@ -1,11 +1,13 @@
-"""The pointing game on the generated demo set: does a map's maximum lie in a lesion, by method, beside two baselines?
+"""The pointing game on the generated demo set: how often does the maximum of a heat map lie in a lesion?
 
-Trains the demo (notebooks/params/demo.json) with each seed, of the split, the order, the flips and the weights, or
-takes runs that are there; prints the AUC by image, then for each method, with and without the flips, the share of the
-validation images with cancer whose map points into a lesion's box, and by how much that is above a random point of the
-breast and above the brightest point, with 95 % intervals over women. Asked of 08_explain's default, class_activation
-over the flips without tolerance: a share of at least 0.5, and both differences' intervals above 0, where the AUC is at
-least 0.85. A tolerance of 3 % of the picture's side is about that of Zhang et al. 2016.
+Trains the demo (notebooks/params/demo.json) once for each seed, which seeds the split, shuffling, flips and weight
+initialisation, or uses runs that exist already. Prints the AUC by image. For each method, with and without flips, it
+then prints the share of the validation images with cancer whose map points into a lesion's box, and how much this
+exceeds a random point of the breast and the brightest point, with 95 % intervals over women.
+
+The default of 08_explain (class_activation over the flips, no tolerance) should reach a share of at least 0.5, with the
+intervals of both differences above 0, where the AUC is at least 0.85. A tolerance of 3 % of the image's side is about
+that of Zhang et al. 2016.
 
     python tests/bench/bench_pointing.py [--seeds 42 1 2 3] [--run <id or path>] [--data-seed 8]
 """
@@ -15,49 +17,51 @@ import tempfile
 import time
 from pathlib import Path
 
-from rsna_nb import inference, metrics, synthetic
+from rsna_nb import explain, inference, metrics, synthetic
 from rsna_nb.config import RunConfig
 from rsna_nb.evaluation import single_run as evaluation
-from rsna_nb.explain import explanation, pointing
-from rsna_nb.explain import maps as explain
+from rsna_nb.explain.explanation import explain_images
+from rsna_nb.explain.maps import METHODS, heat_maps, read_images
+from rsna_nb.explain.pointing import count_hits
 from rsna_nb.metadata import find_data
 from rsna_nb.runs import Run
 from rsna_nb.training import run as training
 
 ROOT = Path(__file__).parents[2]
-TOLERANCE = 0.03  # of the longer side
-CURVES = 20
+TOLERANCE = 0.03  # share of the longer side
+CURVES = 20  # images whose deletion and insertion curves are computed
 
 
 def measure(name: str, run: Run) -> None:
-    judged, model = evaluation.evaluate(run), inference.load_model(run)
-    targets = pointing.targets(judged)
-    images = explain.read_pictures(targets["file"])
-    auc = metrics.auc(judged.predictions["cancer"], judged.predictions["score"])
+    """Print the figures of a run."""
+    evaluated, model = evaluation.evaluate(run), inference.load_model(run)
+    targets = explain.targets(evaluated)
+    images = read_images(targets["file"])
+    auc = metrics.auc(evaluated.predictions["cancer"], evaluated.predictions["score"])
     women = targets["patient_id"].nunique()
     print(f"{name}: AUC by image {auc:.3f}, {len(targets)} images of {women} women with cancer")
-    for method in explain.METHODS:
+    for method in METHODS:
         for flips in (True, False):
             started = time.perf_counter()
-            heats = explain.maps(model, images, method, flips)
+            maps = heat_maps(model, images, method, flips)
             seconds = (time.perf_counter() - started) / len(images)
-            near = pointing.play(targets, images, heats, TOLERANCE * max(images.shape[1:3]))["map"].mean()
-            found = pointing.hit_rates(pointing.play(targets, images, heats))
+            near = count_hits(targets, images, maps, TOLERANCE * max(images.shape[1:3]))["map"].mean()
+            found = explain.hit_rates(count_hits(targets, images, maps))
             print(f"  {method}{', flips' if flips else ''}: {found.pop('map')}, with tolerance {near:.3f}, ", end="")
             print(
                 "; ".join(f"{key}: {interval}" for key, interval in found.items()), f"{1000 * seconds:.0f} ms an image"
             )
-    shown = {"cancer": explanation.explained(model, run, targets.head(CURVES), "class_activation", True)}
+    shown = {"cancer": explain_images(model, run, targets.head(CURVES), "class_activation", True)}
     started = time.perf_counter()
-    areas = explanation.curves(model, shown, "cancer").areas.mean().round(3).to_dict()
+    areas = explain.perturbation_curves(model, shown, "cancer").areas.mean().round(3).to_dict()
     print(f"  areas of {CURVES} images' curves: {areas}, {time.perf_counter() - started:.0f} s")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="*", default=[RunConfig().seed])
-    parser.add_argument("--run", action="append", default=[], help="take this run and train none")
-    parser.add_argument("--data-seed", type=int, help="generate the set anew with this seed, in a folder of its own")
+    parser.add_argument("--run", action="append", default=[], help="use this run, train none; may be repeated")
+    parser.add_argument("--data-seed", type=int, help="generate another demo set with this seed")
     arguments = parser.parse_args()
     for run in arguments.run:
         measure(run, evaluation.find_run(run))
