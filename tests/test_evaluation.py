@@ -8,10 +8,9 @@ import pandas as pd
 import pytest
 from sklearn import metrics as reference
 
-from rsna_nb import metrics
+from rsna_nb import evaluation, metrics
 from rsna_nb.config import RunConfig
 from rsna_nb.evaluation import comparison, summary
-from rsna_nb.evaluation import single_run as evaluation
 from rsna_nb.metrics import MetricsError, operating
 from rsna_nb.notebook import Unavailable, UnavailableError, attempt
 from rsna_nb.prepare.store import image_file, store_path
@@ -470,7 +469,7 @@ def test_everything_that_is_written_is_json(judged):
         "numbers": (np.int64(3), np.array([1.5, np.inf])),
     }
     written = json.loads(json.dumps(summary.plain(content), allow_nan=False))
-    assert written["left_out"] == {"left_out": "few"}
+    assert written["left_out"] == {"unavailable": "few"}
     assert written["not a number"] is None
     assert written["numbers"] == [3, [1.5, None]]
     assert set(written["figures"][0]["AUC"]) == {"estimate", "low", "high"}

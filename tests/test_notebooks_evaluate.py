@@ -57,7 +57,7 @@ def test_what_cannot_be_shown_is_left_out_with_the_reason_in_its_place(run, tmp_
         assert reason in text
     assert len(figures(tmp_path / "out.ipynb")) == 1
     written = json.loads((run.path / "evaluation.json").read_text())
-    assert "2 women with cancer" in written["threshold"]["left_out"]
+    assert "2 women with cancer" in written["threshold"]["unavailable"]
 
 
 WRONG = {

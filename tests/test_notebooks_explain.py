@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rsna_nb import inference
+from rsna_nb import evaluation, inference
 from rsna_nb.config import RunConfig
-from rsna_nb.evaluation import single_run as evaluation
 from rsna_nb.explain import explanation, pointing
 from rsna_nb.notebook import UnavailableError
 from rsna_nb.prepare.store import store_path
@@ -86,7 +85,7 @@ def test_without_lesions_and_without_the_files_the_rest_is_shown(run, data, tmp_
     assert f"Left out: the data have no table of lesions, {data / 'lesions.csv'}" in text
     assert "the file is missing" in text
     written = json.loads((run.path / "explain" / "explanation.json").read_text())
-    assert "lesions.csv" in written["pointing"]["left_out"]
+    assert "lesions.csv" in written["pointing"]["unavailable"]
     assert written["method"] == "grad_cam"
 
 

@@ -152,7 +152,7 @@ def left_out(predictions, tmp_path) -> pd.DataFrame:
     own = predictions[predictions["site_id"] == 2].assign(run="")
     own["score"] = own["score"].where(own.index % 4 != 1, 1 - own["score"])
     runs = {str(site): run for site, run in runs_of(own, tmp_path / "sites", "site_id").items()}
-    return out_of_fold.left_out_table(groups, runs, predictions, DRAWS).set_index("value")
+    return out_of_fold.leave_one_group_out_table(groups, runs, predictions, DRAWS).set_index("value")
 
 
 def test_a_site_left_out_is_beside_the_same_breasts_out_of_fold(left_out, predictions):
@@ -177,7 +177,7 @@ def test_figures_say_in_words_what_they_show(left_out, predictions):
     roc = plots.fold_roc(breasts, auc)
     assert str(auc["pooled"]) in roc.get_label()
     assert len(roc.axes[0].lines) == 3 + 2
-    sites = plots.left_out_forest(left_out.reset_index(), "site_id")
+    sites = plots.leave_one_group_out_forest(left_out.reset_index(), "site_id")
     assert "1: the train split would have no image with cancer" in sites.get_label()
 
 

@@ -261,7 +261,7 @@ def damaged_copy(generated: Path, folder: Path, files: int) -> Path:
 def test_unreadable_files_are_left_out_and_counted(settings, generated, tmp_path):
     folder = damaged_copy(generated, tmp_path / "damaged", 5)
     run = training.train(RunConfig(**settings | {"data_dir": str(folder), "epochs": 1}))
-    assert run.metrics["left_out"] == 5
+    assert run.metrics["unreadable"] == 5
     assert "left out: 5 x not a DICOM file" in run.file("logs/train.log").read_text()
 
 

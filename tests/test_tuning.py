@@ -11,9 +11,8 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from rsna_nb import plots, runs
+from rsna_nb import evaluation, plots, runs
 from rsna_nb.config import ConfigError, RunConfig
-from rsna_nb.evaluation import single_run as evaluation
 from rsna_nb.experiments import search_space, tuning
 from rsna_nb.experiments.search_space import Choice, Range, space_of
 from rsna_nb.experiments.study import StudyError, StudySpec, at_work, next_trial, open_study, table

@@ -1,22 +1,20 @@
 """Predictions of runs -> the figures and sentences of 02, 04 and 05, and the HTML report."""
 
-from rsna_nb.evaluation import comparison, imbalance, out_of_fold, single_run, summary
+from rsna_nb.evaluation import comparison, imbalance, out_of_fold, summary
 from rsna_nb.evaluation.comparison import differences, on_the_same_images, paired, refuse_seen
-from rsna_nb.evaluation.imbalance import constant_loss, group_names, in_order, share_below
-from rsna_nb.evaluation.out_of_fold import with_fold
-from rsna_nb.evaluation.single_run import (
-    PREPARE_FIRST,
-    STATISTICS,
-    Calibration,
+from rsna_nb.evaluation.evaluated_run import (
     Evaluation,
     class_weights,
-    data_folder,
+    corrected,
     evaluate,
     find_run,
     held_out,
-    main_intervals,
     weighs_nothing,
 )
+from rsna_nb.evaluation.examples import PREPARE_FIRST, data_folder, examples
+from rsna_nb.evaluation.figures import STATISTICS, Calibration, bands, calibrate, main_figures, main_intervals
+from rsna_nb.evaluation.imbalance import constant_loss, group_names, in_order, share_below
+from rsna_nb.evaluation.out_of_fold import with_fold
 from rsna_nb.evaluation.summary import plain
 
 __all__ = [
@@ -24,17 +22,22 @@ __all__ = [
     "STATISTICS",
     "Calibration",
     "Evaluation",
+    "bands",
+    "calibrate",
     "class_weights",
     "comparison",
     "constant_loss",
+    "corrected",
     "data_folder",
     "differences",
     "evaluate",
+    "examples",
     "find_run",
     "group_names",
     "held_out",
     "imbalance",
     "in_order",
+    "main_figures",
     "main_intervals",
     "on_the_same_images",
     "out_of_fold",
@@ -42,7 +45,6 @@ __all__ = [
     "plain",
     "refuse_seen",
     "share_below",
-    "single_run",
     "summary",
     "weighs_nothing",
     "with_fold",

@@ -8,8 +8,9 @@ import pandas as pd
 from sklearn.linear_model import LogisticRegression
 
 from rsna_nb import metrics
+from rsna_nb.evaluation.evaluated_run import Evaluation, evaluate
+from rsna_nb.evaluation.figures import STATISTICS, main_intervals
 from rsna_nb.evaluation.imbalance import group_names, in_order, one_hot
-from rsna_nb.evaluation.single_run import STATISTICS, Evaluation, evaluate, main_intervals
 from rsna_nb.metrics import MetricsError, assign_folds, by_breast
 from rsna_nb.notebook import UnavailableError
 from rsna_nb.runs import Run

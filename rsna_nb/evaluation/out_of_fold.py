@@ -13,7 +13,8 @@ import pandas as pd
 
 from rsna_nb import metrics
 from rsna_nb.evaluation.comparison import by_group
-from rsna_nb.evaluation.single_run import STATISTICS, held_out, main_intervals
+from rsna_nb.evaluation.evaluated_run import held_out
+from rsna_nb.evaluation.figures import STATISTICS, main_intervals
 from rsna_nb.evaluation.summary import plain
 from rsna_nb.metrics import PREPARE, UNDEFINED, Interval, MetricsError, Women, by_breast, group_row, normal_interval
 from rsna_nb.notebook import Markdown
@@ -124,7 +125,9 @@ def within(breasts: pd.DataFrame, n: int) -> Interval:
     return metrics.fold_figures(breasts, n=n)["within folds"]
 
 
-def left_out_table(groups: pd.DataFrame, runs: Mapping[str, Run], predictions: pd.DataFrame, n: int) -> pd.DataFrame:
+def leave_one_group_out_table(
+    groups: pd.DataFrame, runs: Mapping[str, Run], predictions: pd.DataFrame, n: int
+) -> pd.DataFrame:
     """`cross_validation.groups` with the AUC of each group, by the model that never saw it and out of fold.
 
     "left out" is by the run of `runs` that left the group out, "out of fold" (within folds) by the models that

@@ -25,7 +25,7 @@ from papermill.exceptions import PapermillExecutionError
 from PIL import Image
 
 from rsna_nb.config import resolve
-from rsna_nb.evaluation.single_run import find_run
+from rsna_nb.evaluation.evaluated_run import find_run
 from rsna_nb.runs import PACKAGE, Run, RunError
 from rsna_nb.system import write_whole
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rsna_nb.evaluation.single_run import Evaluation
+from rsna_nb.evaluation.evaluated_run import Evaluation
 from rsna_nb.metrics import RATES, CrossFit, Interval, rate_intervals
 from rsna_nb.notebook import Markdown, Unavailable
 from rsna_nb.runs import Run, RunError
@@ -208,7 +208,7 @@ def made_with(run: Run) -> str:
 def plain(value: Any) -> Any:
     """`value` as JSON can hold it: intervals without their draws, tables as rows, NaN as null."""
     if isinstance(value, Unavailable):
-        return {"left_out": value.reason}
+        return {"unavailable": value.reason}
     if isinstance(value, Interval):
         return {name: plain(getattr(value, name)) for name in ("estimate", "low", "high")}
     if isinstance(value, CrossFit):

@@ -68,8 +68,11 @@ def roc_points(breasts: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     return 1 - curve["specificity"].to_numpy(), curve["sensitivity"].to_numpy()
 
 
-def left_out_forest(table: pd.DataFrame, column: str) -> Figure:
-    """The AUC of each group by models that never saw it, beside models that did (`out_of_fold.left_out_table`)."""
+def leave_one_group_out_forest(table: pd.DataFrame, column: str) -> Figure:
+    """The AUC of each group by models that never saw it, beside models that did.
+
+    `table` is `out_of_fold.leave_one_group_out_table`.
+    """
     places, known = np.arange(len(table)), table["reason"].to_numpy() == ""
     group = TITLES.get(column, column)
     figure, axis = plt.subplots(figsize=(5.4, 1.2 + 0.45 * len(table)), layout="constrained")

@@ -161,7 +161,7 @@ def write_metrics(fitting: TrainingSession, predictions: pd.DataFrame, best_epoc
         "best_epoch": best_epoch,
         "epochs": len(run.history),
         "training_seconds": fitting.seconds(),
-        "left_out": int((data.ledger["status"] != "ok").sum()),
+        "unreadable": int((data.ledger["status"] != "ok").sum()),
         "images": counts["images"].to_dict(),
         "positives": counts["positives"].to_dict(),
         "breasts": len(breasts),

@@ -16,9 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from rsna_nb import inference, metrics, synthetic
+from rsna_nb import evaluation, inference, metrics, synthetic
 from rsna_nb.config import RunConfig
-from rsna_nb.evaluation import single_run as evaluation
 from rsna_nb.explain import explanation, pointing
 from rsna_nb.explain import maps as explain
 from rsna_nb.metadata.table import find_data
