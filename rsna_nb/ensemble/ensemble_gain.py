@@ -10,7 +10,7 @@ import pandas as pd
 from rsna_nb.ensemble.combine import WAYS, Choose, best_one, from_scale, values_of, weights_on
 from rsna_nb.ensemble.model_pool import Member, ModelPool
 from rsna_nb.evaluation import STATISTICS, differences, main_intervals
-from rsna_nb.metrics import Interval, Women, assign_folds, by_breast, evaluator, matched, normal_interval, resampled
+from rsna_nb.metrics import Interval, Women, assign_folds, by_breast, draws_interval, evaluator, matched, resampled
 from rsna_nb.notebook import Markdown, UnavailableError
 
 
@@ -109,7 +109,7 @@ def beside_mean(singles: list[pd.DataFrame], together: pd.DataFrame, statistic: 
     kinds = [mean, whole, lambda weights: whole(weights) - mean(weights)]
     found = resampled(women, kinds, n, seed=0)
     return tuple(
-        normal_interval(estimate, draws, women.positives, women.rarer, on_logits=number < 2)
+        draws_interval(estimate, draws, women.positives, women.rarer, is_share=number < 2)
         for number, (estimate, draws) in enumerate(found)
     )
 

@@ -1,9 +1,8 @@
-"""How good the scores are, and how sure we can be of it."""
+"""How good scores are, and how sure that is: metrics, intervals over women, thresholds and calibration."""
 
 from rsna_nb.metrics import calibration, operating
 from rsna_nb.metrics.calibration import logit, prior_correction, reliability, wilson
-from rsna_nb.metrics.figures import PREPARE, MetricsError, auc, average_precision, checked, in_parts, pf1
-from rsna_nb.metrics.folds import fold_figures, parts_of, within_folds
+from rsna_nb.metrics.folds import fold_metrics, within_folds
 from rsna_nb.metrics.intervals import (
     UNDEFINED,
     Interval,
@@ -11,12 +10,13 @@ from rsna_nb.metrics.intervals import (
     bootstrap,
     bootstrap_many,
     difference,
+    draws_interval,
     evaluator,
     exact_limits,
     group_row,
     matched,
-    normal_interval,
     resampled,
+    resampled_intervals,
     subgroups,
 )
 from rsna_nb.metrics.operating import (
@@ -38,6 +38,7 @@ from rsna_nb.metrics.predictions import (
     cross_entropy,
     summary,
 )
+from rsna_nb.metrics.weighted import PREPARE, MetricsError, auc, average_precision, pf1
 
 __all__ = [
     "PREPARE",
@@ -58,27 +59,25 @@ __all__ = [
     "by_image",
     "calibration",
     "check_predictions",
-    "checked",
     "class_weights",
     "class_weights_of",
     "cross_entropy",
     "cross_fitted",
     "difference",
+    "draws_interval",
     "evaluator",
     "exact_limits",
-    "fold_figures",
+    "fold_metrics",
     "group_row",
-    "in_parts",
     "logit",
     "matched",
-    "normal_interval",
     "operating",
-    "parts_of",
     "pf1",
     "prior_correction",
     "rate_intervals",
     "reliability",
     "resampled",
+    "resampled_intervals",
     "subgroups",
     "summary",
     "threshold_by_f1",
