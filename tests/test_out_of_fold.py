@@ -46,7 +46,7 @@ def concordance_within(breasts: pd.DataFrame) -> float:
 
 def test_within_folds_compares_each_pair_of_a_fold_once_and_no_other(predictions):
     breasts = out_of_fold.breasts_of(predictions)
-    found = metrics.fold_figures(breasts, n=DRAWS)
+    found = metrics.fold_metrics(breasts, n=DRAWS)
     aucs = [roc_auc_score(own["cancer"], own["score"]) for _, own in breasts.groupby("fold")]
     assert found["within folds"].estimate == pytest.approx(concordance_within(breasts))
     assert found["mean of folds"].estimate == pytest.approx(np.mean(aucs))
@@ -57,9 +57,9 @@ def test_within_folds_compares_each_pair_of_a_fold_once_and_no_other(predictions
 
 
 def test_a_folds_scale_changes_the_pooled_auc_alone(predictions):
-    before = metrics.fold_figures(predictions, n=DRAWS)
+    before = metrics.fold_metrics(predictions, n=DRAWS)
     scale = 1 + predictions["fold"]
-    after = metrics.fold_figures(predictions.assign(score=predictions["score"] ** scale / scale), n=DRAWS)
+    after = metrics.fold_metrics(predictions.assign(score=predictions["score"] ** scale / scale), n=DRAWS)
     for name in ("within folds", "mean of folds"):
         np.testing.assert_array_equal(after[name].draws, before[name].draws)
     assert after["pooled"].estimate != before["pooled"].estimate
@@ -67,7 +67,7 @@ def test_a_folds_scale_changes_the_pooled_auc_alone(predictions):
 
 def test_draws_are_of_women_and_weigh_the_pairs_of_each_fold(predictions):
     breasts = out_of_fold.breasts_of(predictions)
-    found = metrics.fold_figures(breasts, n=3, seed=5)["within folds"]
+    found = metrics.fold_metrics(breasts, n=3, seed=5)["within folds"]
     women = metrics.Women.of(breasts, "patient_id")
     for counts, draw in zip(women.drawn(3, 5), found.draws, strict=True):
         assert draw == pytest.approx(concordance_within(breasts.loc[breasts.index.repeat(counts[women.codes])]))
@@ -76,7 +76,7 @@ def test_draws_are_of_women_and_weigh_the_pairs_of_each_fold(predictions):
 def test_a_fold_without_cancer_has_no_pairs_and_the_mean_of_folds_is_not_defined(predictions):
     breasts = out_of_fold.breasts_of(predictions)
     breasts = breasts[(breasts["cancer"] == 0) | (breasts["fold"] > 0)]
-    found = metrics.fold_figures(breasts, n=DRAWS)
+    found = metrics.fold_metrics(breasts, n=DRAWS)
     assert found["within folds"].estimate == pytest.approx(concordance_within(breasts))
     assert np.isnan(found["mean of folds"].estimate)
 
@@ -101,7 +101,7 @@ def test_which_folds_are_missing_is_said_with_what_to_do(predictions, tmp_path):
     runs = runs_of(predictions, tmp_path)
     assert "All 3 folds are finished" in out_of_fold.which(runs, 3).text
     text = out_of_fold.which({1: runs[1]}, 3).text
-    assert "Of 3 folds 2 are missing: 0, 2." in text
+    assert "2 of 3 folds are missing: 0, 2" in text
     assert "`-p fold 0`" in text
 
 
@@ -159,9 +159,9 @@ def test_a_site_left_out_is_beside_the_same_breasts_out_of_fold(left_out, predic
     same = out_of_fold.breasts_of(predictions[predictions["site_id"] == 2])
     row = left_out.loc["2"]
     assert row["out of fold"].estimate == pytest.approx(concordance_within(same))
-    assert row["difference"].estimate == pytest.approx(row["left out"].estimate - row["out of fold"].estimate)
+    assert row["difference"].estimate == pytest.approx(row["never seen"].estimate - row["out of fold"].estimate)
     assert row["run"] == "run-2"
-    assert pd.isna(left_out.loc["1", "left out"])
+    assert pd.isna(left_out.loc["1", "never seen"])
     assert left_out.loc["1", "reason"].startswith("the train split")
 
 

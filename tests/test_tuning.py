@@ -115,7 +115,7 @@ def test_the_best_is_compared_with_the_beginning_on_the_same_test_women(shared):
     else:
         judged = evaluation.evaluate(tuning.best_run(plan, study))
         assert judged.split == "test"
-        figures = evaluation.main_figures(judged, 50)
+        figures = evaluation.main_metrics(judged, 50)
         assert found.loc["AUC", "best settings"].estimate == figures.loc["breast, mean", "AUC"].estimate
         difference = found.loc["AUC", "best settings"].estimate - found.loc["AUC", "first settings"].estimate
         assert found.loc["AUC", "difference"].estimate == pytest.approx(difference)

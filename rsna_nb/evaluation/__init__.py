@@ -1,21 +1,22 @@
-"""Predictions of runs -> the figures and sentences of 02, 04 and 05, and the HTML report."""
+"""Predictions of runs -> the metrics, tables and sentences of notebooks 02, 04 and 05, and the HTML report."""
 
 from rsna_nb.evaluation import comparison, imbalance, out_of_fold, summary
 from rsna_nb.evaluation.comparison import differences, on_the_same_images, paired, refuse_seen
 from rsna_nb.evaluation.evaluated_run import (
     Evaluation,
     class_weights,
-    corrected,
     evaluate,
     find_run,
     held_out,
+    scored_breasts,
     weighs_nothing,
+    with_corrected_score,
 )
 from rsna_nb.evaluation.examples import PREPARE_FIRST, data_folder, examples
-from rsna_nb.evaluation.figures import STATISTICS, Calibration, bands, calibrate, main_figures, main_intervals
 from rsna_nb.evaluation.imbalance import constant_loss, group_names, in_order, share_below
 from rsna_nb.evaluation.out_of_fold import with_fold
-from rsna_nb.evaluation.summary import plain
+from rsna_nb.evaluation.results import plain, write_results
+from rsna_nb.evaluation.run_metrics import STATISTICS, Calibration, bands, calibrate, main_intervals, main_metrics
 
 __all__ = [
     "PREPARE_FIRST",
@@ -27,7 +28,6 @@ __all__ = [
     "class_weights",
     "comparison",
     "constant_loss",
-    "corrected",
     "data_folder",
     "differences",
     "evaluate",
@@ -37,15 +37,18 @@ __all__ = [
     "held_out",
     "imbalance",
     "in_order",
-    "main_figures",
     "main_intervals",
+    "main_metrics",
     "on_the_same_images",
     "out_of_fold",
     "paired",
     "plain",
     "refuse_seen",
+    "scored_breasts",
     "share_below",
     "summary",
     "weighs_nothing",
+    "with_corrected_score",
     "with_fold",
+    "write_results",
 ]

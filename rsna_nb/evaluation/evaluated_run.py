@@ -1,7 +1,7 @@
-"""A run's predictions, checked, and the women that they are evaluated on.
+"""A run's predictions, checked, and the women that it is evaluated on.
 
-The women are the test women where a run has some, else its validation women. The unit is the breast, its score
-the mean of its images' scores.
+These are the test women if the run has any, else its validation women. The unit is the breast, scored by the mean of
+its images' scores.
 """
 
 from dataclasses import dataclass
@@ -12,15 +12,20 @@ import pandas as pd
 
 from rsna_nb import metrics
 from rsna_nb.config import resolve
-from rsna_nb.metrics import BreastScore, MetricsError, by_breast, calibration, check_predictions
-from rsna_nb.runs import Run, RunError, list_runs, load_run
+from rsna_nb.metrics import BreastScore, MetricsError, by_breast, check_predictions, prior_correction
+from rsna_nb.runs import Run, RunError, load_run, readable_runs
+
+FIRST_ROW = 2  # line 1 of predictions.csv is the header; train.csv's faults count its lines likewise
 
 
 def find_run(run: str, runs_dir: str | Path = "runs") -> Run:
-    """A run by its id or path, "" for the newest that has predictions; `RunError` where there is none."""
+    """A run by its id or path; "" is the newest one that has predictions and whose settings this version knows.
+
+    `RunError` where there is none.
+    """
     if run:
         return load_run(run, runs_dir)
-    finished = [known for known in list_runs(runs_dir) if (known.path / "predictions.csv").is_file()]
+    finished = [known for known in readable_runs(runs_dir) if (known.path / "predictions.csv").is_file()]
     if not finished:
         raise RunError(f"no run in {resolve(runs_dir)} has predictions.csv: train one with notebooks/03_train.ipynb")
     return finished[-1]
@@ -28,30 +33,36 @@ def find_run(run: str, runs_dir: str | Path = "runs") -> Run:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """A run and the images that it is judged on, a row each."""
+    """A run and the images that it is evaluated on, a row each.
+
+    `predictions` has the column corrected_score where the class weights of training are known; `scale` says which
+    scores pF1 is computed from.
+    """
 
     run: Run
     split: str  # "test" or "validation"
     predictions: pd.DataFrame
+    scale: str
 
     @cached_property
     def breasts(self) -> pd.DataFrame:
-        return by_breast(self.predictions)
+        """A row for each breast: patient_id, laterality, cancer, score and, where known, corrected_score."""
+        return scored_breasts(self.predictions)
 
     @cached_property
     def women(self) -> pd.DataFrame:
-        """A row a woman: patient_id, cancer."""
+        """A row for each woman: patient_id and cancer."""
         return self.breasts.groupby("patient_id")["cancer"].max().reset_index()
 
 
 def evaluate(run: Run) -> Evaluation:
-    """The checked rows of a run.
+    """Read and check the predictions of a run.
 
     Raises
     ------
     MetricsError
-        For a fault of predictions.csv (`metrics.check_predictions`), an image that stands in it twice, one woman
-        alone, or women of one class alone; the message names the file.
+        For a fault of predictions.csv (`held_out`), a single woman, or breasts of a single class. The message names
+        the file and, where it is a row's fault, the line.
     """
     predictions = held_out(run)
     split = "test" if (predictions["split"] == "test").any() else "validation"
@@ -59,23 +70,30 @@ def evaluate(run: Run) -> Evaluation:
     cancer = rows.groupby("patient_id")["cancer"].max()
     if len(cancer) < 2 or rows["cancer"].nunique() < 2:
         count = f"{len(cancer)} {split} women, {int(cancer.sum())} of them with cancer"
-        raise MetricsError(f"{run.path / 'predictions.csv'}: {count}: a detector is judged on both kinds of breast")
-    return Evaluation(run, split, rows)
+        raise MetricsError(f"{run.path / 'predictions.csv'}: {count}: an evaluation needs breasts with and without")
+    return Evaluation(run, split, *with_corrected_score(run, rows))
 
 
 def held_out(run: Run) -> pd.DataFrame:
-    """The run's validation and test images, a row each, checked; `MetricsError` names the file and its fault."""
+    """The run's validation and test images, a row each, checked. The index is the line in predictions.csv.
+
+    `MetricsError` names the file and its fault: those of `metrics.check_predictions`, an unknown split or laterality,
+    an image that stands there twice, or a woman in both splits.
+    """
     try:
-        return checked_rows(run.predictions)
+        predictions = run.predictions
+        return _checked_rows(predictions.set_index(predictions.index + FIRST_ROW))
     except (MetricsError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise MetricsError(f"{run.path / 'predictions.csv'}: {error}") from error
 
 
-def checked_rows(predictions: pd.DataFrame) -> pd.DataFrame:
+def _checked_rows(predictions: pd.DataFrame) -> pd.DataFrame:
     predictions = check_predictions(predictions, ["patient_id", "image_id", "laterality", "split", "cancer", "score"])
-    twice = predictions.duplicated(["patient_id", "image_id"])
-    if twice.any():
-        raise MetricsError(f"{twice.sum()} images stand in it twice, first {predictions[twice].iloc[0]['image_id']}")
+    twice = predictions[predictions.duplicated(["patient_id", "image_id"])]
+    if len(twice):
+        raise MetricsError(
+            f"{len(twice)} images stand there twice, first image_id {twice.iloc[0]['image_id']} in row {twice.index[0]}"
+        )
     for column, words in (("split", ["validation", "test"]), ("laterality", ["L", "R"])):
         others = predictions[~predictions[column].isin(words)]
         if len(others):
@@ -91,9 +109,10 @@ def checked_rows(predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def class_weights(run: Run) -> dict[int, float]:
-    """The weights that training gave the classes, from the counts in metrics.json; `MetricsError` for none.
+    """The class weights {0: w0, 1: w1} of the run's training, from the counts in metrics.json.
 
-    Batches with a fixed share of positives weigh them as class weights of that share would.
+    Batches with a fixed share of positives weigh them as class weights of that share do. `MetricsError` where the
+    run had none, or they are not known.
     """
     config = run.config
     if config.positive_label < 1:
@@ -105,7 +124,7 @@ def class_weights(run: Run) -> dict[int, float]:
     try:
         images, positives = (int(run.metrics[name]["train"]) for name in ("images", "positives"))
         share = 0.5 if config.imbalance == "class_weight" else float(run.metrics["sampled_share"])
-    except (KeyError, TypeError, ValueError) as error:  # json.JSONDecodeError among them
+    except (KeyError, TypeError, ValueError) as error:  # json.JSONDecodeError is a ValueError
         raise MetricsError(f"metrics.json does not say how many training images there were: {error}") from error
     try:
         return metrics.class_weights_of(images, positives, share)
@@ -114,13 +133,26 @@ def class_weights(run: Run) -> dict[int, float]:
 
 
 def weighs_nothing(run: Run) -> bool:
-    """Whether training was by the plain cross-entropy, so that the scores are probabilities as they are."""
+    """Whether training used the plain cross-entropy, so that the scores are probabilities as they are."""
     return run.config.imbalance == "none" and run.config.positive_label == 1
 
 
-def corrected(evaluation: Evaluation, how: BreastScore = "mean") -> pd.DataFrame:
-    """The breasts with the class weights corrected for in each image's score first; `MetricsError` where there were
-    none."""
-    weights = class_weights(evaluation.run)
-    scores = calibration.prior_correction(evaluation.predictions["score"], weights)
-    return by_breast(evaluation.predictions.assign(score=scores), how)
+def with_corrected_score(run: Run, images: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """The images with the column corrected_score where the class weights are known, and a sentence on pF1's scale.
+
+    pF1 depends on the scale of the scores. Everywhere it is that of scores corrected for the class weights, as they
+    are submitted. Without known weights, or with a loss that gives no probabilities, the raw scores stand in.
+    """
+    try:
+        corrected = prior_correction(images["score"], class_weights(run))
+    except (MetricsError, RunError) as error:
+        return images, f"pF1 is that of the raw scores: {error}."
+    return images.assign(corrected_score=corrected), "pF1 is that of scores corrected for the class weights."
+
+
+def scored_breasts(images: pd.DataFrame, how: BreastScore = "mean") -> pd.DataFrame:
+    """`by_breast` of the scores and, where the images have the column, of the corrected scores."""
+    breasts = by_breast(images, how)
+    if "corrected_score" not in images:
+        return breasts
+    return breasts.assign(corrected_score=by_breast(images.assign(score=images["corrected_score"]), how)["score"])

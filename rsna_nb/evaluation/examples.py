@@ -16,15 +16,22 @@ PREPARE_FIRST = "run notebooks/00_prepare.ipynb with this data_dir and img_size"
 
 
 def data_folder(run: Run) -> Path:
-    """Where the run's data are, as `metadata.find_data` would find them; nothing is generated."""
+    """The folder of the run's data, as `metadata.find_data` would choose it; nothing is generated."""
     return resolve(run.config.data_dir) if run.config.data_dir else kaggle.mounted() or resolve(DEMO_DIR)
 
 
 def examples(evaluation: Evaluation, fit: CrossFit, count: int) -> dict[str, pd.DataFrame]:
-    """Up to `count` breasts a kind, by the highest-scoring image of each, which is in `file`.
+    """Up to `count` breasts of each kind, with their highest-scoring image in the column `file`.
 
-    The kinds are hits (cancer and recalled, highest scores first), misses (cancer and not recalled, lowest first) and
-    false alarms (recalled without cancer, highest first). `UnavailableError` where the store lacks a picture.
+    Returns
+    -------
+    By kind: "hits" (cancer, recalled; highest scores first), "misses" (cancer, not recalled; lowest first) and "false
+    alarms" (no cancer, recalled; highest first).
+
+    Raises
+    ------
+    UnavailableError
+        For a count of 0, or where the store lacks a picture.
     """
     if count < 1:
         raise UnavailableError("no pictures were asked for (the parameter pictures is 0)")
@@ -34,7 +41,8 @@ def examples(evaluation: Evaluation, fit: CrossFit, count: int) -> dict[str, pd.
         raise UnavailableError(f"the store of prepared pictures {store} is not there: {PREPARE_FIRST}")
     images = evaluation.predictions.sort_values("score", ascending=False, kind="stable")
     images = images.drop_duplicates(["patient_id", "laterality"]).rename(columns={"score": "image_score"})
-    df = breasts.drop(columns="cancer").merge(images, on=["patient_id", "laterality"])
+    images = images.drop(columns=["cancer", "corrected_score"], errors="ignore")
+    df = breasts.merge(images, on=["patient_id", "laterality"])
     df["file"] = [str(image_file(store, *ids)) for ids in zip(df["patient_id"], df["image_id"], strict=True)]
     cancer, called = df["cancer"] == 1, df["called"]
     found = {
