@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from sklearn import metrics as reference
 
-from rsna_nb import evaluation, metrics
+from rsna_nb import evaluation, metrics, plots
 from rsna_nb.config import RunConfig
 from rsna_nb.evaluation import comparison, out_of_fold, results, summary
 from rsna_nb.metrics import MetricsError, operating
@@ -154,14 +154,14 @@ def test_the_newest_run_that_this_version_can_read_is_found(run, caplog):
     assert newer.id in caplog.text
 
 
-def test_what_is_left_out_passes_on_and_reads_as_its_reason():
+def test_what_is_unavailable_is_passed_on_and_reads_as_its_reason():
     def fails() -> None:
         raise UnavailableError("too few women.")
 
-    left_out = attempt(fails)
-    assert left_out == Unavailable("too few women")
-    assert attempt(len, left_out) is left_out
-    assert left_out._repr_markdown_() == "*Left out: too few women.*"
+    unavailable = attempt(fails)
+    assert unavailable == Unavailable("too few women")
+    assert attempt(len, unavailable) is unavailable
+    assert unavailable._repr_markdown_() == "*Left out: too few women.*"
     with pytest.raises(TypeError):
         attempt(len, 3)
 
@@ -170,7 +170,7 @@ def test_class_weights_are_those_of_the_training_images(run):
     assert evaluation.class_weights(run) == metrics.class_weights([1] * 100 + [0] * 900)
 
 
-def test_without_class_weights_prior_correction_is_left_out_with_the_reason(tmp_path):
+def test_without_class_weights_there_is_no_prior_correction_and_the_reason_is_given(tmp_path):
     run = write_run(tmp_path / "none", predictions_of(), imbalance="none")
     calibrated = evaluation.calibrate(evaluation.evaluate(run))
     assert "prior-corrected" not in calibrated.table.index
@@ -195,7 +195,7 @@ def test_a_fixed_share_of_positives_weighs_as_class_weights_of_that_share(tmp_pa
         ({"positive_label": 0.9}, r"trained with positive_label 0\.9"),
     ],
 )
-def test_scores_of_other_losses_are_not_undone(tmp_path, settings, reason):
+def test_scores_of_other_losses_are_not_corrected(tmp_path, settings, reason):
     run = write_run(tmp_path / "other", predictions_of(), **settings)
     with pytest.raises(MetricsError, match=reason):
         evaluation.class_weights(run)
@@ -244,6 +244,22 @@ def test_the_bands_hold_the_curves_of_scikit_learn(evaluated):
     assert ((bands[["low", "high"]] >= 0) & (bands[["low", "high"]] <= 1)).all(axis=None)
 
 
+def test_axes_are_labelled_with_the_standard_terms(evaluated):
+    breasts = evaluated.breasts
+    bands, auc = evaluation.bands(breasts, 20), metrics.bootstrap(breasts, "auc", n=20)
+    points = plots.operating_points(breasts, operating.operating_table(breasts, 20), operating.PUBLISHED)
+    figures = [plots.roc_curve(breasts, bands, auc), plots.precision_recall_curve(breasts, bands, auc), points]
+    labels = [(figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()) for figure in figures]
+    assert labels == [
+        ("1 - specificity (%)", "Sensitivity (%)"),
+        ("Sensitivity (%)", "PPV (%)"),
+        ("Recall rate (%, logarithmic)", "Sensitivity (%)"),
+    ]
+    assert plots.reliability_curves(evaluation.calibrate(evaluated)).axes[0].get_ylabel() == (
+        "Observed share with cancer (%)"
+    )
+
+
 def test_a_band_counts_the_healthy_breasts_of_women_with_cancer():
     bands = evaluation.bands(metrics.by_breast(predictions_of(20, 20)), 50)
     assert bands["low"].notna().all()
@@ -254,7 +270,7 @@ def test_a_band_needs_two_women_of_each_kind():
         evaluation.bands(metrics.by_breast(predictions_of(10, 1)), 20)
 
 
-def test_a_view_is_evaluated_by_its_own_images_and_a_kind_of_cancer_beside_all_without(evaluated):
+def test_a_view_is_evaluated_on_its_own_images_and_a_kind_of_cancer_against_all_without(evaluated):
     found = comparison.subgroups(evaluated, 20).set_index(["group", "value"])
     df = evaluated.predictions
     view = df[df["view"] == "CC"]
@@ -273,40 +289,40 @@ def test_a_view_is_evaluated_by_its_own_images_and_a_kind_of_cancer_beside_all_w
     ).nunique()
 
 
-def test_a_column_that_is_missing_or_empty_is_left_out_with_the_reason(tmp_path):
+def test_a_column_that_is_missing_or_empty_has_the_reason_in_its_row(tmp_path):
     df = predictions_of().drop(columns="implant").assign(density=None)
     found = comparison.subgroups(evaluation.evaluate(write_run(tmp_path / "run", df)), 20).set_index("group")
     assert found.loc["implant", "reason"] == "not in predictions.csv"
     assert found.loc["density", "reason"] == "empty in predictions.csv"
 
 
-def test_the_baseline_finds_what_age_and_machine_tell_and_nothing_where_they_do_not(tmp_path):
-    told = predictions_of(200, 60)
-    told["machine_id"] = np.where(told["patient_id"].astype(int) < 160, 1, 2)
-    labels = told.groupby(["patient_id", "laterality"])["cancer"].max()
-    told_score = comparison.baseline(evaluation.evaluate(write_run(tmp_path / "told", told)))["score"]
+def test_the_baseline_finds_a_difference_between_machines_and_nothing_where_there_is_none(tmp_path):
+    informed = predictions_of(200, 60)
+    informed["machine_id"] = np.where(informed["patient_id"].astype(int) < 160, 1, 2)
+    labels = informed.groupby(["patient_id", "laterality"])["cancer"].max()
+    informed_score = comparison.baseline(evaluation.evaluate(write_run(tmp_path / "informed", informed)))["score"]
     by_machine = reference.roc_auc_score(labels, labels.index.get_level_values(0).astype(int) < 160)
-    assert reference.roc_auc_score(labels, told_score) > by_machine - 0.05
+    assert reference.roc_auc_score(labels, informed_score) > by_machine - 0.05
     aucs = []
-    for seed in range(8):
+    for seed in range(5):
         df = predictions_of(200, 60, seed)
         df["machine_id"] = np.random.default_rng(seed).integers(0, 5, 200).repeat(4)
-        untold = evaluation.evaluate(write_run(tmp_path / f"untold {seed}", df))
-        aucs.append(reference.roc_auc_score(labels, comparison.baseline(untold)["score"]))
+        uninformed = evaluation.evaluate(write_run(tmp_path / f"uninformed {seed}", df))
+        aucs.append(reference.roc_auc_score(labels, comparison.baseline(uninformed)["score"]))
     assert np.mean(aucs) == pytest.approx(0.5, abs=0.05)
 
 
-def test_a_baseline_without_age_and_machine_is_left_out(tmp_path):
+def test_a_baseline_without_age_and_machine_is_unavailable(tmp_path):
     df = predictions_of().drop(columns="age").assign(machine_id=1)
-    left_out = attempt(comparison.baseline, evaluation.evaluate(write_run(tmp_path / "run", df)))
-    assert left_out == Unavailable("age and machine are missing, or the same for all")
+    found = attempt(comparison.baseline, evaluation.evaluate(write_run(tmp_path / "run", df)))
+    assert found == Unavailable("age and machine are missing, or the same for all")
 
 
 def other_run(run: Run, predictions: pd.DataFrame) -> Run:
     return write_run(run.path.parent / "20261124-090000-other", predictions)
 
 
-def test_a_run_beside_a_worse_one_is_better_by_what_the_figures_say(run, evaluated):
+def test_a_run_is_better_than_a_worse_one_by_the_difference_of_their_metrics(run, evaluated):
     worse = predictions_of().sample(frac=1, random_state=0)
     worse["score"] = np.random.default_rng(1).random(len(worse))
     table = comparison.compared(evaluated, other_run(run, worse), 200)
@@ -451,7 +467,7 @@ def test_examples_are_the_extremes_of_each_kind(run, evaluated):
     assert shown["image_id"] == own.loc[own["score"].idxmax(), "image_id"]
 
 
-def test_without_the_store_or_a_picture_the_examples_are_left_out_with_the_reason(run, evaluated):
+def test_without_the_store_or_a_picture_the_examples_are_unavailable_with_the_reason(run, evaluated):
     fit = operating.cross_fitted(evaluated.breasts, operating.threshold_by_f1)
     with pytest.raises(UnavailableError, match=r"the store of prepared pictures .* is not there: run notebooks/00"):
         evaluation.examples(evaluated, fit, 4)
@@ -464,7 +480,7 @@ def test_without_the_store_or_a_picture_the_examples_are_left_out_with_the_reaso
         evaluation.examples(evaluated, fit, 4)
 
 
-def test_the_summary_says_what_a_count_by_hand_says(evaluated):
+def test_the_summary_has_the_numbers_of_a_count_by_hand(evaluated):
     fit = operating.cross_fitted(evaluated.breasts, operating.threshold_by_f1)
     breasts = evaluated.breasts.assign(called=fit.calls)
     women = breasts.groupby("patient_id")[["cancer", "called"]].max()
@@ -536,13 +552,13 @@ def test_everything_that_is_written_is_json(evaluated):
         "metrics": evaluation.main_metrics(evaluated, 20),
         "fit": fit,
         "groups": comparison.subgroups(evaluated, 20),
-        "left_out": Unavailable("few"),
+        "missing": Unavailable("few"),
         "not a number": float("nan"),
         "point": dataclasses.asdict(fit.point),
         "numbers": (np.int64(3), np.array([1.5, np.inf])),
     }
     written = json.loads(json.dumps(evaluation.plain(content), allow_nan=False))
-    assert written["left_out"] == {"unavailable": "few"}
+    assert written["missing"] == {"unavailable": "few"}
     assert written["not a number"] is None
     assert written["numbers"] == [3, [1.5, None]]
     assert set(written["metrics"][0]["AUC"]) == {"estimate", "low", "high"}

@@ -1,4 +1,4 @@
-"""What a cross-validation's scores are worth, on predictions made by hand."""
+"""Metrics of the scores of a cross-validation, on predictions made by hand."""
 
 import json
 from pathlib import Path
@@ -146,8 +146,8 @@ def test_sites_and_machines_have_their_auc_within_folds_or_a_reason(predictions)
 
 
 @pytest.fixture
-def left_out(predictions, tmp_path) -> pd.DataFrame:
-    """Site 2 judged by a model that never saw it, whose scores are those of the folds, turned round for a quarter."""
+def without_group(predictions, tmp_path) -> pd.DataFrame:
+    """Site 2 by a model that never saw it: the scores of the folds, reversed for a quarter of the images."""
     groups = pd.DataFrame({"value": ["1", "2"], "reason": ["the train split would have no image with cancer", ""]})
     own = predictions[predictions["site_id"] == 2].assign(run="")
     own["score"] = own["score"].where(own.index % 4 != 1, 1 - own["score"])
@@ -155,17 +155,17 @@ def left_out(predictions, tmp_path) -> pd.DataFrame:
     return out_of_fold.leave_one_group_out_table(groups, runs, predictions, DRAWS).set_index("value")
 
 
-def test_a_site_left_out_is_beside_the_same_breasts_out_of_fold(left_out, predictions):
+def test_a_site_never_seen_is_beside_the_same_breasts_out_of_fold(without_group, predictions):
     same = out_of_fold.breasts_of(predictions[predictions["site_id"] == 2])
-    row = left_out.loc["2"]
+    row = without_group.loc["2"]
     assert row["out of fold"].estimate == pytest.approx(concordance_within(same))
     assert row["difference"].estimate == pytest.approx(row["never seen"].estimate - row["out of fold"].estimate)
     assert row["run"] == "run-2"
-    assert pd.isna(left_out.loc["1", "never seen"])
-    assert left_out.loc["1", "reason"].startswith("the train split")
+    assert pd.isna(without_group.loc["1", "never seen"])
+    assert without_group.loc["1", "reason"].startswith("the train split")
 
 
-def test_figures_say_in_words_what_they_show(left_out, predictions):
+def test_figures_say_in_words_what_they_show(without_group, predictions):
     auc = out_of_fold.overall(predictions, DRAWS).loc["AUC", ["within folds", "mean of folds", "pooled"]]
     folds, breasts = out_of_fold.fold_table(predictions, DRAWS), out_of_fold.breasts_of(predictions)
     forest = plots.fold_forest(folds, auc)
@@ -177,7 +177,7 @@ def test_figures_say_in_words_what_they_show(left_out, predictions):
     roc = plots.fold_roc(breasts, auc)
     assert str(auc["pooled"]) in roc.get_label()
     assert len(roc.axes[0].lines) == 3 + 2
-    sites = plots.leave_one_group_out_forest(left_out.reset_index(), "site_id")
+    sites = plots.leave_one_group_out_forest(without_group.reset_index(), "site_id")
     assert "1: the train split would have no image with cancer" in sites.get_label()
 
 

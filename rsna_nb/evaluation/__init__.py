@@ -8,9 +8,7 @@ from rsna_nb.evaluation.evaluated_run import (
     evaluate,
     find_run,
     held_out,
-    scored_breasts,
     weighs_nothing,
-    with_corrected_score,
 )
 from rsna_nb.evaluation.examples import PREPARE_FIRST, data_folder, examples
 from rsna_nb.evaluation.imbalance import constant_loss, group_names, in_order, share_below
@@ -44,11 +42,9 @@ __all__ = [
     "paired",
     "plain",
     "refuse_seen",
-    "scored_breasts",
     "share_below",
     "summary",
     "weighs_nothing",
-    "with_corrected_score",
     "with_fold",
     "write_results",
 ]

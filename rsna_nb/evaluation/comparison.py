@@ -98,7 +98,7 @@ def differences(a: pd.DataFrame, b: pd.DataFrame, names: tuple[str, str], n: int
     -------
     A row for each metric; the columns are `names` and "difference", all of Intervals.
     """
-    if ("corrected_score" in a) != ("corrected_score" in b):
+    if ("corrected_score" in a) != ("corrected_score" in b):  # pF1 compares only scores of one scale
         a, b = (df.drop(columns="corrected_score", errors="ignore") for df in (a, b))
         return differences(a, b, names, n).rename(index={"pF1": RAW_PF1})
     first, second = (main_intervals(df, n) for df in (a, b))
@@ -138,6 +138,7 @@ def paired(evaluation: Evaluation, other: Run) -> tuple[pd.DataFrame, pd.DataFra
             "women: the checkpoint of one may have been chosen on women that the other has never seen"
         )
     own, theirs = (evaluation.predictions, f"run {evaluation.run.id}"), (evaluated.predictions, f"run {other.id}")
+    # what a run kept out of its training are all rows of its predictions.csv, whichever split it is evaluated on
     refuse_seen(*own, other.predictions, theirs[1])
     refuse_seen(*theirs, evaluation.run.predictions, own[1])
     both = on_the_same_images(*own, *theirs)

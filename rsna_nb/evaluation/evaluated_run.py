@@ -65,6 +65,7 @@ def evaluate(run: Run) -> Evaluation:
         the file and, where it is a row's fault, the line.
     """
     predictions = held_out(run)
+    # validation women chose the checkpoint, so they only stand in where there are no test women
     split = "test" if (predictions["split"] == "test").any() else "validation"
     rows = predictions[predictions["split"] == split].reset_index(drop=True)
     cancer = rows.groupby("patient_id")["cancer"].max()
@@ -102,6 +103,7 @@ def _checked_rows(predictions: pd.DataFrame) -> pd.DataFrame:
                 f"{column} must be {' or '.join(words)}, not {first[column]}, in {len(others)} rows, first in row "
                 f"{first.name}: patient_id {first['patient_id']}, image_id {first['image_id']}"
             )
+    # the checkpoint was chosen on her, so a woman in both splits would make the test optimistic
     both = predictions.groupby("patient_id")["split"].nunique()
     if both.max() > 1:
         raise MetricsError(f"{(both > 1).sum()} women are in both splits, first patient_id {both.idxmax()}")

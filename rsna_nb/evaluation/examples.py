@@ -39,6 +39,7 @@ def examples(evaluation: Evaluation, fit: CrossFit, count: int) -> dict[str, pd.
     store = store_path(resolve(run.config.store_dir), data_folder(run), run.config.img_size)
     if not store.is_dir():
         raise UnavailableError(f"the store of prepared pictures {store} is not there: {PREPARE_FIRST}")
+    # stable: images of equal scores stay in the order of the table, so that reports are the same every time
     images = evaluation.predictions.sort_values("score", ascending=False, kind="stable")
     images = images.drop_duplicates(["patient_id", "laterality"]).rename(columns={"score": "image_score"})
     images = images.drop(columns=["cancer", "corrected_score"], errors="ignore")

@@ -40,6 +40,7 @@ def out_of_fold(runs: Mapping[int, Run]) -> pd.DataFrame:
         for fold, run in sorted(runs.items())
     ]
     predictions = pd.concat(tables, ignore_index=True)
+    # pF1 over folds needs one scale: where one run's weights are unknown, all stay raw
     if "corrected_score" in predictions and predictions["corrected_score"].isna().any():
         predictions = predictions.drop(columns="corrected_score")
     folds = predictions.groupby("patient_id")["fold"].nunique()

@@ -86,7 +86,7 @@ def make_report(run: Run, compare: str = "", runs_dir: str | Path = "runs", **pa
 def render(notebook: NotebookNode, name: str = "") -> str:
     """The page of an executed notebook: its words and outputs, and a table of contents of its second-level headings.
 
-    Cells tagged remove_cell are dropped, and so is standard error. The title is `name` and the notebook's first line.
+    Cells tagged remove_cell are dropped, and so is standard error. The title is `name` and the first heading.
 
     `ReportError` for an output that is an error, and for a figure without alt text.
     """

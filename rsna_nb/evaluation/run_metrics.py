@@ -36,6 +36,7 @@ def main_metrics(evaluation: Evaluation, n: int) -> pd.DataFrame:
     elif weighs_nothing(evaluation.run):
         tables["breast, noisy-or"] = by_breast(images, "noisy_or")
     rows = {unit: main_intervals(df, n) for unit, df in tables.items()}
+    # noisy-or is made from corrected scores alone, so its cell for raw pF1 is empty
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(index="unit").fillna("")
 
 
@@ -81,6 +82,7 @@ def bands(breasts: pd.DataFrame, n: int, seed: int = 0) -> pd.DataFrame:
         raise MetricsError(
             f"a band needs 2 women with cancer and 2 with a breast without, there are {women.rarer} of one kind"
         )
+    # draw by draw: the sorted sums of all draws at once would take gigabytes on a large table
     drawn = np.stack([read(counts[women.codes]) for counts in women.drawn(n, seed)])  # (n, 2, 101)
     low, high = np.nanpercentile(drawn, [2.5, 97.5], axis=0)
     whole = read(np.ones(len(breasts)))
@@ -141,5 +143,6 @@ def calibrate(evaluation: Evaluation) -> Calibration:
         note = f"Prior correction reverses the class weights {weights[0]:.3f} without cancer and {weights[1]:.3f} with."
         ways["prior-corrected"] = breasts["corrected_score"].to_numpy()
     ways |= {method: calibration.recalibrated(breasts, method) for method in calibration.FIT}
+    # five curves would hide each other; the table has all of them
     drawn = {way: scores for way, scores in ways.items() if way not in ("isotonic", "temperature")}
     return Calibration(calibration.calibration_table(breasts["cancer"], ways), breasts["cancer"], drawn, Markdown(note))

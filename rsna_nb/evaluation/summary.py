@@ -1,6 +1,7 @@
 """An evaluation in words: the summary that a radiologist reads first, and the model card."""
 
 import json
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -30,6 +31,7 @@ def of_100(estimate: float, low: float, high: float) -> str:
     """
     if np.isnan(estimate):
         return "not defined"
+    # whole numbers suffice for the wide intervals of few women
     digits = 1 if estimate < 0.1 or high - low < 0.05 else 0
     limits = "no interval" if np.isnan(low) else f"{100 * low:.{digits}f} to {100 * high:.{digits}f}"
     return f"{100 * estimate:.{digits}f} ({limits})"
@@ -82,7 +84,7 @@ def _recalled(evaluation: Evaluation, fit: CrossFit, n: int) -> dict[str, tuple[
     women = breasts.groupby("patient_id")[["cancer", "called"]].max().reset_index()
     [breast_limits] = rate_intervals(evaluation.breasts, [fit.calls], n)
     [woman_limits] = rate_intervals(women, [women["called"].to_numpy(dtype=bool)], n)
-    called = women["called"].astype(bool)
+    called = women["called"].astype(bool)  # a woman is recalled if either of her breasts is
     ppv = float(women.loc[called, "cancer"].mean()) if called.any() else float("nan")
     return {
         "sensitivity": (fit.point.sensitivity, *breast_limits[0]),
@@ -146,11 +148,16 @@ def checkpoint_note(evaluation: Evaluation) -> Markdown:
     )
 
 
-def _of_epochs(run: Run) -> str:
+def _recorded(read: Callable[[], str], otherwise: str) -> str:
+    """What `read` finds in the run folder, or other words where a file or a value is missing or damaged."""
     try:
-        return f" among {run.metrics['epochs']} epochs (epoch {run.metrics['best_epoch']})"
+        return read()
     except (RunError, KeyError, json.JSONDecodeError):
-        return ""
+        return otherwise
+
+
+def _of_epochs(run: Run) -> str:
+    return _recorded(lambda: f" among {run.metrics['epochs']} epochs (epoch {run.metrics['best_epoch']})", "")
 
 
 def model_card(evaluation: Evaluation) -> Markdown:
@@ -175,7 +182,7 @@ def model_card(evaluation: Evaluation) -> Markdown:
         "Split": f"by woman, seed {config.split_seed}: {split}, {config.test_fraction:.0%} for test",
         "Evaluated on": f"{evaluation.split} women: {_counts(evaluation)}",
         "Checkpoint": f"best `{config.monitor}` on the validation women{_of_epochs(evaluation.run)}",
-        "Made with": _made_with(evaluation.run),
+        "Made with": _recorded(lambda: _made_with(evaluation.run), "not recorded"),
         "Intended use": "research and teaching only",
         "Not for": "clinical use of any kind: diagnosis, screening, triage, or a second opinion on a woman's images",
         "Limits": "It sees one image at a time: no earlier examinations, no comparison of sides, no history. Cancer is "
@@ -189,21 +196,18 @@ def _folder_name(run: Run) -> str:
 
 
 def _trained_on(run: Run) -> str:
-    weighting = f"imbalance `{run.config.imbalance}`, augmentation `{run.config.augmentation}`"
-    try:
+    def counts() -> str:
         images, positives = (run.metrics[name]["train"] for name in ("images", "positives"))
-    except (RunError, KeyError, json.JSONDecodeError):
-        return f"a number of images that metrics.json does not say; {weighting}"
-    return f"{images:,} images, {positives:,} with cancer; {weighting}"
+        return f"{images:,} images, {positives:,} with cancer"
+
+    weighting = f"imbalance `{run.config.imbalance}`, augmentation `{run.config.augmentation}`"
+    return f"{_recorded(counts, 'a number of images that metrics.json does not say')}; {weighting}"
 
 
 def _made_with(run: Run) -> str:
     """Versions, commit and fingerprint of the table, from environment.json."""
-    try:
-        made = json.loads(run.file("config/environment.json").read_text())
-        versions = ", ".join(f"{name} {made['packages'][name]}" for name in ("rsna_nb", "tensorflow", "keras"))
-        commit = f"commit {made['git']['commit'][:8]}" if made["git"] else "no commit"
-        changed = " with changes" if made["git"] and made["git"]["changed"] else ""
-        return f"{versions}; {commit}{changed}; table {made['table_fingerprint'][:8]}"
-    except (RunError, KeyError, json.JSONDecodeError):
-        return "not recorded"
+    made = json.loads(run.file("config/environment.json").read_text())
+    versions = ", ".join(f"{name} {made['packages'][name]}" for name in ("rsna_nb", "tensorflow", "keras"))
+    commit = f"commit {made['git']['commit'][:8]}" if made["git"] else "no commit"
+    changed = " with changes" if made["git"] and made["git"]["changed"] else ""
+    return f"{versions}; {commit}{changed}; table {made['table_fingerprint'][:8]}"

@@ -81,6 +81,7 @@ def reliability(labels: ArrayLike, scores: ArrayLike, bins: int = 10) -> pd.Data
     """
     positive, values = checked(labels, scores)
     df = pd.DataFrame({"score": values, "label": positive.astype(int)})
+    # the mean rank is the same for equal scores, which keeps them in one bin
     place = np.floor((df["score"].rank(method="average") - 0.5) * bins / len(df))
     table = df.groupby(place).agg(
         mean_score=("score", "mean"), observed=("label", "mean"), count=("label", "size"), positives=("label", "sum")

@@ -62,6 +62,7 @@ def _within(positive: np.ndarray, folds: Folds) -> Evaluate:
         for rows, auc in folds:
             own = weights[:, rows]
             count = (own @ positive[rows]) * (own @ ~positive[rows])
+            # the AUC of a fold without pairs is NaN, and would make the sum NaN
             won += np.where(count > 0, auc(own), 0) * count
             pairs += count
         return divided(won, pairs)

@@ -153,7 +153,7 @@ def resampled(women: Women, evaluates: list[Evaluate], n: int, seed: int) -> lis
     for counts in in_chunks(women.drawn(n, seed)):
         weights = np.take(counts.astype(float), women.codes, axis=1)
         chunks.append([evaluate(weights) for evaluate in evaluates])
-    whole = np.ones((1, len(women.codes)))
+    whole = np.ones((1, len(women.codes)))  # every row once is the estimate itself
     draws = [np.concatenate(values) for values in zip(*chunks, strict=True)]
     return [(float(evaluate(whole)[0]), values) for evaluate, values in zip(evaluates, draws, strict=True)]
 
@@ -295,6 +295,7 @@ def subgroups(predictions: pd.DataFrame, column: str, n: int = 2000) -> pd.DataF
     check_columns(predictions, [column])
     known = [(value, df) for value, df in predictions.groupby(column, sort=True, observed=True)]
     unknown = predictions[predictions[column].isna()]
+    # each group draws its own women: draws of all women would leave small groups empty
     reasons = {(0,): "no women with cancer", (1,): "all rows have cancer"}
     return pd.DataFrame(
         [

@@ -105,6 +105,7 @@ def curve(labels: ArrayLike, scores: ArrayLike) -> pd.DataFrame:
             f"a threshold needs scores that are numbers: {np.isnan(values).sum()} of {len(values)} are NaN"
         )
     thresholds = np.unique(values)
+    # the next float above the highest score: at infinity no score axis could show it
     thresholds = np.append(thresholds, np.nextafter(thresholds[-1], np.inf))
     tp, fp = (side.size - np.searchsorted(np.sort(side), thresholds) for side in (values[positive], values[~positive]))
     counts = np.stack([tp, fp, tp[0] - tp, fp[0] - fp], axis=1)
@@ -129,7 +130,7 @@ def threshold_at_recall_rate(labels: ArrayLike, scores: ArrayLike, rate: float) 
     highest scores, nothing is recalled, and the threshold lies just above them.
     """
     df = curve(labels, scores)
-    within = df["recall_rate"] <= rate + 1e-12
+    within = df["recall_rate"] <= rate + 1e-12  # 3 / 100 recalled is not above a rate of 0.03 by rounding
     return float(df.loc[within, "threshold"].min())
 
 
@@ -163,6 +164,7 @@ def assign_folds(predictions: pd.DataFrame, folds: int = 5, seed: int = 0) -> np
         if predictions["fold"].isna().any() or several.max() > 1:
             raise MetricsError(f"the column fold is empty or has two folds for a woman: patient_id {several.idxmax()}")
         return predictions["fold"].to_numpy()
+    # a stable sort keeps the shuffled order within those with and those without cancer
     ordered = cancer.sample(frac=1, random_state=seed).sort_values(ascending=False, kind="stable")
     fold_of = pd.Series(np.arange(len(ordered)) % folds, index=ordered.index)
     return predictions["patient_id"].map(fold_of).to_numpy()
@@ -256,6 +258,7 @@ def rate_intervals(
     """
     women = Women.of(breasts, "patient_id")
     each = [_outcomes(breasts["cancer"], called) for called in calls]
+    # the calls are fixed, so a draw only adds the women's counts: one product for all rules and draws
     by_woman = pd.DataFrame(np.hstack(each)).groupby(women.codes).sum().to_numpy(dtype=float)  # (women, 4 x calls)
     sums = np.concatenate([counts @ by_woman for counts in in_chunks(women.drawn(n, seed))]).reshape(n, -1, 4)
     found = []

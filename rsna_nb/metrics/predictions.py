@@ -23,6 +23,7 @@ def check_predictions(predictions: pd.DataFrame, columns: list[str] = COLUMNS) -
         or a breast whose rows differ in cancer. The message names the first row by its index.
     """
     check_columns(predictions, columns)
+    # coerce: a word becomes NaN, so that the first fault can be named with its row
     score, cancer = pd.to_numeric(predictions["score"], errors="coerce"), predictions["cancer"]
     faults = {
         "score is not a number": score.isna(),

@@ -123,22 +123,16 @@ def operating_points(breasts: pd.DataFrame, table: pd.DataFrame, published: pd.D
     curve = operating.curve(breasts["cancer"], breasts["score"])
     figure, axis = plt.subplots(figsize=(5.4, 4.6), layout="constrained")
     axis.plot(curve["recall_rate"], curve["sensitivity"], color=BLUE, alpha=0.5, label="this run, every threshold")
-    axis.errorbar(
-        table["recall_rate"],
-        table["sensitivity"],
-        xerr=_reach(table, "recall_rate"),
-        yerr=_reach(table, "sensitivity"),
-        fmt="o",
-        color=BLUE,
-        markersize=4,
-        linewidth=1,
-        label="thresholds chosen on other women",
-    )
+    style: dict[str, Any] = {"fmt": "o", "color": BLUE, "markersize": 4, "linewidth": 1}
+    ends = _reach(table, "sensitivity"), _reach(table, "recall_rate")
+    label = "thresholds chosen on other women"
+    # errorbar takes the y errors first
+    axis.errorbar(table["recall_rate"], table["sensitivity"], *ends, label=label, **style)
     places = published["recall_rate"], published["sensitivity"]
     axis.scatter(*places, marker="D", color=ORANGE, label="published, other women")
     for letter, x, y in zip(published["letter"], *places, strict=True):
         axis.annotate(letter, (x, y), (-9, 4), textcoords="offset points", color=ORANGE)
-    rates = np.geomspace(0.005, 1, 100)
+    rates = np.geomspace(0.005, 1, 100)  # a straight line of guessing is a curve on a logarithmic axis
     axis.plot(rates, rates, color=GREY, linestyle=":", label="guessing")
     in_percent(axis, "Recall rate (%, logarithmic)", SENSITIVITY)
     axis.set(xscale="log", xlim=(0.005, 1.05))
