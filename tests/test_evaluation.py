@@ -97,13 +97,19 @@ FAULTS = {
     "score above 1": (changed(score=1.2), "score is outside 0-1"),
     "score below 0": (changed(score=-0.1), "score is outside 0-1"),
     "cancer 2": (changed(cancer=2), "cancer is not 0 or 1"),
-    "mixed labels": (changed(cancer=0), "cancer is both 0 and 1 in 1 breasts, first in patient_id 100, laterality L"),
+    "mixed labels": (
+        changed(cancer=0),
+        "both 0 and 1 in the same breast in 2 of 240 rows, first in row 2: patient_id 100",
+    ),
     "no laterality": (changed(laterality=None), "laterality is empty"),
     "a split of its own": (
         changed(split="train"),
-        "not train, in 1 rows, first in row 2: patient_id 100",
+        "split is not validation or test in 1 of 240 rows, first in row 2: patient_id 100",
     ),
-    "an image twice": (changed(image_id="1001"), "1 images stand there twice, first image_id 1001 in row 3"),
+    "an image twice": (
+        changed(image_id="1001"),
+        "an image stands there twice in 1 of 240 rows, first in row 3: patient_id 100, image_id 1001",
+    ),
     "no column score": (predictions_of().drop(columns="score"), "the predictions lack score"),
     "no column split": (predictions_of().drop(columns="split"), "the predictions lack split"),
     "no rows": (predictions_of()[:0], "the predictions have no rows"),
@@ -360,10 +366,10 @@ def test_images_that_one_run_alone_has_scored_are_not_dropped_silently(run):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"split": lambda df: df["split"].where(df["laterality"] == "L", "test")}, "women are in both splits"),
+        ({"split": lambda df: df["split"].where(df["laterality"] == "L", "test")}, "a woman is in both splits"),
         (
             {"laterality": lambda df: df["laterality"].where(df.index > 0, "l")},
-            "must be L or R, not l, .*row 2: patient_id 100, image_id 1000",
+            "laterality is not L or R .*row 2: patient_id 100, image_id 1000",
         ),
     ],
 )

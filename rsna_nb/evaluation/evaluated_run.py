@@ -12,7 +12,7 @@ import pandas as pd
 
 from rsna_nb import metrics
 from rsna_nb.config import resolve
-from rsna_nb.metrics import BreastScore, MetricsError, by_breast, check_predictions, prior_correction
+from rsna_nb.metrics import BreastScore, MetricsError, by_breast, check_predictions, prior_correction, refuse
 from rsna_nb.runs import Run, RunError, load_run, readable_runs
 
 FIRST_ROW = 2  # line 1 of predictions.csv is the header; train.csv's faults count its lines likewise
@@ -89,24 +89,16 @@ def held_out(run: Run) -> pd.DataFrame:
 
 
 def _checked_rows(predictions: pd.DataFrame) -> pd.DataFrame:
-    predictions = check_predictions(predictions, ["patient_id", "image_id", "laterality", "split", "cancer", "score"])
-    twice = predictions[predictions.duplicated(["patient_id", "image_id"])]
-    if len(twice):
-        raise MetricsError(
-            f"{len(twice)} images stand there twice, first image_id {twice.iloc[0]['image_id']} in row {twice.index[0]}"
-        )
-    for column, words in (("split", ["validation", "test"]), ("laterality", ["L", "R"])):
-        others = predictions[~predictions[column].isin(words)]
-        if len(others):
-            first = others.iloc[0]
-            raise MetricsError(
-                f"{column} must be {' or '.join(words)}, not {first[column]}, in {len(others)} rows, first in row "
-                f"{first.name}: patient_id {first['patient_id']}, image_id {first['image_id']}"
-            )
-    # the checkpoint was chosen on her, so a woman in both splits would make the test optimistic
-    both = predictions.groupby("patient_id")["split"].nunique()
-    if both.max() > 1:
-        raise MetricsError(f"{(both > 1).sum()} women are in both splits, first patient_id {both.idxmax()}")
+    columns = ["patient_id", "image_id", "laterality", "split"]
+    predictions = check_predictions(predictions, [*columns, "cancer", "score"])
+    faults = {
+        "an image stands there twice": predictions.duplicated(["patient_id", "image_id"]),
+        "split is not validation or test": ~predictions["split"].isin(["validation", "test"]),
+        "laterality is not L or R": ~predictions["laterality"].isin(["L", "R"]),
+        # the checkpoint was chosen on her, so a woman in both splits would make the test optimistic
+        "a woman is in both splits": predictions.groupby("patient_id")["split"].transform("nunique") > 1,
+    }
+    refuse(predictions, faults, columns)
     return predictions
 
 
@@ -126,12 +118,9 @@ def class_weights(run: Run) -> dict[int, float]:
     try:
         images, positives = (int(run.metrics[name]["train"]) for name in ("images", "positives"))
         share = 0.5 if config.imbalance == "class_weight" else float(run.metrics["sampled_share"])
-    except (KeyError, TypeError, ValueError) as error:  # json.JSONDecodeError is a ValueError
-        raise MetricsError(f"metrics.json does not say how many training images there were: {error}") from error
-    try:
         return metrics.class_weights_of(images, positives, share)
-    except MetricsError as error:
-        raise MetricsError(f"metrics.json, of the training images: {error}") from error
+    except (KeyError, TypeError, ValueError) as error:  # damaged JSON and MetricsError are ValueErrors
+        raise MetricsError(f"metrics.json does not say how many training images there were: {error}") from error
 
 
 def weighs_nothing(run: Run) -> bool:

@@ -4,21 +4,18 @@ from rsna_nb.metrics import calibration, operating
 from rsna_nb.metrics.calibration import logit, prior_correction, reliability, wilson
 from rsna_nb.metrics.folds import fold_metrics, within_folds
 from rsna_nb.metrics.intervals import (
-    UNDEFINED,
-    Interval,
     Women,
     bootstrap,
     bootstrap_many,
     difference,
-    draws_interval,
     evaluator,
-    exact_limits,
     group_row,
     matched,
     resampled,
     resampled_intervals,
     subgroups,
 )
+from rsna_nb.metrics.limits import UNDEFINED, Interval, draws_interval, exact_limits
 from rsna_nb.metrics.operating import (
     PUBLISHED,
     RATES,
@@ -36,6 +33,7 @@ from rsna_nb.metrics.predictions import (
     class_weights,
     class_weights_of,
     cross_entropy,
+    refuse,
     summary,
 )
 from rsna_nb.metrics.weighted import PREPARE, MetricsError, auc, average_precision, pf1
@@ -75,6 +73,7 @@ __all__ = [
     "pf1",
     "prior_correction",
     "rate_intervals",
+    "refuse",
     "reliability",
     "resampled",
     "resampled_intervals",

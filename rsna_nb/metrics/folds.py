@@ -7,7 +7,8 @@ SIGKDD Explorations 12:49).
 import numpy as np
 import pandas as pd
 
-from rsna_nb.metrics.intervals import Interval, Women, resampled_intervals
+from rsna_nb.metrics.intervals import Women, resampled_intervals
+from rsna_nb.metrics.limits import Interval
 from rsna_nb.metrics.predictions import check_predictions
 from rsna_nb.metrics.weighted import PREPARE, Evaluate, divided
 

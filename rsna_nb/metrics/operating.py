@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from rsna_nb.metrics.intervals import Women, draws_interval
+from rsna_nb.metrics.intervals import Women
+from rsna_nb.metrics.limits import draws_interval
 from rsna_nb.metrics.predictions import check_predictions
 from rsna_nb.metrics.weighted import MetricsError, checked, in_chunks
 

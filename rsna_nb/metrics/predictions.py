@@ -1,5 +1,6 @@
 """Tables of predictions: a row for each image or breast, with patient_id, laterality, cancer (0, 1), score (0-1)."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -31,14 +32,23 @@ def check_predictions(predictions: pd.DataFrame, columns: list[str] = COLUMNS) -
         "cancer is not 0 or 1": ~cancer.isin([0, 1]),
     }
     faults |= {f"{name} is empty": predictions[name].isna() for name in columns if name not in ("score", "cancer")}
+    if {"patient_id", "laterality"} <= set(columns):
+        breasts = predictions.groupby(["patient_id", "laterality"])["cancer"]
+        faults["cancer is both 0 and 1 in the same breast"] = breasts.transform("nunique") > 1
+    refuse(predictions, faults, columns)
+    return predictions.assign(cancer=cancer.astype(int), score=score.astype(float))
+
+
+def refuse(predictions: pd.DataFrame, faults: Mapping[str, pd.Series], columns: list[str]) -> None:
+    """`MetricsError` for the first fault that a row has, with the first such row and its values of `columns`.
+
+    `faults` say for each row (bool) whether it has the fault.
+    """
     for fault, wrong in faults.items():
         if wrong.any():
             row = predictions[wrong].iloc[0]
             found = ", ".join(f"{name} {row[name]}" for name in columns)
             raise MetricsError(f"{fault} in {wrong.sum()} of {len(wrong)} rows, first in row {row.name}: {found}")
-    if {"patient_id", "laterality"} <= set(columns):
-        _check_breasts(predictions)
-    return predictions.assign(cancer=cancer.astype(int), score=score.astype(float))
 
 
 def check_columns(predictions: pd.DataFrame, columns: list[str]) -> None:
@@ -48,16 +58,6 @@ def check_columns(predictions: pd.DataFrame, columns: list[str]) -> None:
         raise MetricsError(f"the predictions lack {', '.join(missing)}; they have {', '.join(map(str, predictions))}")
     if predictions.empty:
         raise MetricsError("the predictions have no rows")
-
-
-def _check_breasts(predictions: pd.DataFrame) -> None:
-    labels = predictions.groupby(["patient_id", "laterality"])["cancer"].nunique()
-    mixed = labels.index[labels > 1]
-    if len(mixed):
-        woman, side = mixed[0]
-        raise MetricsError(
-            f"cancer is both 0 and 1 in {len(mixed)} breasts, first in patient_id {woman}, laterality {side}"
-        )
 
 
 def by_breast(predictions: pd.DataFrame, how: BreastScore = "mean") -> pd.DataFrame:
