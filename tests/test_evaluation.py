@@ -295,6 +295,24 @@ def test_a_view_is_evaluated_on_its_own_images_and_a_kind_of_cancer_against_all_
     ).nunique()
 
 
+def test_subgroups_have_an_auc_or_the_reason_why_not(run):
+    df = predictions_of(90, 30)
+    woman = df["patient_id"].astype(int) - 100
+    df["site_id"] = np.select([woman < 25, woman < 40, woman < 50], [1, 2, np.nan], 3)
+    evaluated = evaluation.evaluate(other_run(run, df))
+    found = comparison.subgroups(evaluated, 50).query("group == 'site'").set_index("value")
+    assert found.index.tolist() == ["1", "2", "3", "not given"]
+    assert found["women"].tolist() == [25, 15, 40, 10]
+    assert found["positive_women"].tolist() == [25, 5, 0, 0]
+    assert found["reason"].tolist() == ["", "", "no women with cancer", "no women with cancer"]
+    assert found["small"].tolist() == [False, True, True, True]
+    assert found.loc["3", ["estimate", "low", "high"]].isna().all()
+    expected = metrics.bootstrap(metrics.by_breast(df[df["site_id"] == 2]), "auc", n=50)
+    assert found.loc["2", ["estimate", "low", "high"]].tolist() == [expected.estimate, expected.low, expected.high]
+    left = comparison.group_rows(df[df["laterality"] == "L"].query("cancer == 1"), {"view": "view"}, metrics.bootstrap)
+    assert left["reason"].tolist() == ["all have cancer"] * 2
+
+
 def test_a_column_that_is_missing_or_empty_has_the_reason_in_its_row(tmp_path):
     df = predictions_of().drop(columns="implant").assign(density=None)
     found = comparison.subgroups(evaluation.evaluate(write_run(tmp_path / "run", df)), 20).set_index("group")

@@ -204,7 +204,8 @@ def test_women_are_drawn_and_not_images(statistic):
 def test_several_metrics_and_functions_share_the_draws():
     df = table()
     own = {"auc": "auc", "again": lambda labels, scores, weights: metrics.auc(labels, scores, weights)}
-    found = metrics.bootstrap_many(df, {**own, "excess": lambda *of: metrics.auc(*of) + 2}, n=100)
+    own["excess"] = lambda *of: metrics.auc(*of) + 2
+    found = {name: metrics.bootstrap(df, statistic, n=100) for name, statistic in own.items()}
     assert found["auc"].draws == pytest.approx(found["again"].draws)
     assert found["excess"].draws == pytest.approx(found["auc"].draws + 2)
     assert found["excess"].high - found["excess"].estimate == pytest.approx(
@@ -356,29 +357,3 @@ def test_a_difference_is_paired():
 def test_runs_on_other_rows_are_not_compared(change, message):
     with pytest.raises(metrics.MetricsError, match=message):
         metrics.difference(table(), change(table()), "auc")
-
-
-def test_subgroups_have_an_auc_or_the_reason_why_not():
-    df = table(women=90, positives=30)
-    woman = df["patient_id"].astype(int)
-    df["site"] = np.select([woman < 25, woman < 40, woman < 50], ["1", "2", None], "3")
-    df.loc[woman >= 80, "site"] = "4"
-    found = metrics.subgroups(df, "site", n=100).set_index("value")
-    assert found.index.tolist() == ["1", "2", "3", "4", "unknown"]
-    assert found["women"].tolist() == [25, 15, 30, 10, 10]
-    assert found["positive_women"].tolist() == [25, 5, 0, 0, 0]
-    assert found["reason"].tolist() == ["", "", *["no women with cancer"] * 3]
-    assert found["small"].tolist() == [False, True, True, True, True]
-    expected = metrics.bootstrap(df[df["site"] == "2"], "auc", n=100)
-    assert found.loc["2", ["rows", "estimate", "low", "high"]].tolist() == [
-        60, expected.estimate, expected.low, expected.high,
-    ]  # fmt: skip
-    assert not metrics.subgroups(df.assign(site=1), "site", n=100)["small"].any()
-    with pytest.raises(metrics.MetricsError, match="lack machine_id"):
-        metrics.subgroups(df, "machine_id")
-
-
-def test_subgroups_of_positives_only_have_no_auc():
-    found = metrics.subgroups(table(), "cancer", n=50)
-    assert found["reason"].tolist() == ["no women with cancer", "all rows have cancer"]
-    assert found["estimate"].isna().all()

@@ -142,7 +142,7 @@ def test_sites_and_machines_have_their_auc_within_folds_or_a_reason(predictions)
     assert table.loc[("machine", "50"), "reason"] == "no women with cancer"
     assert np.isnan(table.loc[("machine", "50"), "estimate"])
     none = out_of_fold.sites_and_machines(predictions.assign(site_id=np.nan, machine_id=np.nan), DRAWS)
-    assert none["reason"].tolist() == ["the table does not say"] * 2
+    assert none["reason"].tolist() == ["empty in predictions.csv"] * 2
 
 
 @pytest.fixture

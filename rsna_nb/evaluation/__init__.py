@@ -9,10 +9,10 @@ from rsna_nb.evaluation.evaluated_run import (
     find_run,
     held_out,
     weighs_nothing,
+    with_fold,
 )
 from rsna_nb.evaluation.examples import PREPARE_FIRST, data_folder, examples
 from rsna_nb.evaluation.imbalance import constant_loss, group_names, in_order, share_below
-from rsna_nb.evaluation.out_of_fold import with_fold
 from rsna_nb.evaluation.results import plain, write_results
 from rsna_nb.evaluation.run_metrics import STATISTICS, Calibration, bands, calibrate, main_intervals, main_metrics
 

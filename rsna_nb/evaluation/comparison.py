@@ -3,6 +3,9 @@
 The unit is the breast, and intervals are over women.
 """
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from sklearn.linear_model import LogisticRegression
@@ -11,8 +14,8 @@ from rsna_nb import metrics
 from rsna_nb.evaluation.evaluated_run import Evaluation, evaluate, scored_breasts
 from rsna_nb.evaluation.imbalance import group_names, in_order, one_hot
 from rsna_nb.evaluation.run_metrics import RAW_PF1, main_intervals, score_columns
-from rsna_nb.metrics import MetricsError, assign_folds, by_breast
-from rsna_nb.notebook import UnavailableError
+from rsna_nb.metrics import Interval, MetricsError, Women, assign_folds, bootstrap
+from rsna_nb.notebook import UnavailableError, attempt
 from rsna_nb.runs import Run
 
 GROUPS = {
@@ -24,6 +27,7 @@ GROUPS = {
     "implant": "implant",
     "invasive": "cancer",
 }
+FEW = 10  # women with cancer, or with a breast without, below which an interval is rough
 
 
 def by_group(predictions: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -38,25 +42,54 @@ def by_group(predictions: pd.DataFrame, column: str) -> pd.DataFrame:
         names = group_names(predictions[column])
         words = {"0": "no", "1": "yes"} if column == "implant" else {}
         groups = {words.get(name, name): names == name for name in in_order(names)}
-    tables = [by_breast(predictions[rows]).assign(value=name) for name, rows in groups.items()]
+    tables = [scored_breasts(predictions[rows]).assign(value=name) for name, rows in groups.items()]
     return pd.concat(tables).astype({"value": pd.CategoricalDtype(list(groups), ordered=True)})
 
 
 def subgroups(evaluation: Evaluation, n: int) -> pd.DataFrame:
-    """The AUC by breast in each group of women: `metrics.subgroups` with the column `group` before it.
+    """The AUC by breast in each group of women (`group_rows`), each from draws of its own women."""
+    return group_rows(evaluation.predictions, GROUPS, lambda breasts: bootstrap(breasts, "auc", n=n))
 
-    A column that predictions.csv lacks, or that is empty, gives a row with that reason.
+
+def group_rows(
+    predictions: pd.DataFrame, groups: Mapping[str, str], metric: Callable[[pd.DataFrame], Interval]
+) -> pd.DataFrame:
+    """A metric in each value of some columns; a woman can be in several.
+
+    Parameters
+    ----------
+    predictions
+        The images, a row each.
+    groups
+        The name of the group for each column.
+    metric
+        A function from the breasts of a value to an Interval; it raises `UnavailableError` where there is none.
+
+    Returns
+    -------
+    The columns group, value, women, positive_women, estimate, low, high, reason ("" where there is a metric), and
+    small, which is true for fewer than `FEW` women with cancer, or with a breast without. A column that is missing or
+    empty gives a row with that reason.
     """
-    tables, predictions = [], evaluation.predictions
-    for column, group in GROUPS.items():
+    rows: list[dict[str, Any]] = []
+    for column, group in groups.items():
         if column not in predictions or predictions[column].isna().all():
             reason = "empty in predictions.csv" if column in predictions else "not in predictions.csv"
-            tables.append(pd.DataFrame([{"value": "", "reason": reason, "small": False}]).assign(group=group))
-        else:
-            found = metrics.subgroups(by_group(predictions, column), "value", n=n)
-            tables.append(found.astype({"value": str}).assign(group=group))
-    df = pd.concat(tables, ignore_index=True)
-    return df[["group", "value", "women", "positive_women", "estimate", "low", "high", "small", "reason"]]
+            rows.append({"group": group, "value": "", "small": False, "reason": reason})
+            continue
+        for value, breasts in by_group(predictions, column).groupby("value", observed=True):
+            women, found = Women.of(breasts, "patient_id"), attempt(_of_both_kinds, breasts, metric)
+            row = {"group": group, "value": str(value), "women": women.total, "positive_women": women.positives}
+            row |= {name: getattr(found, name, np.nan) for name in ("estimate", "low", "high")}
+            rows.append(row | {"small": women.rarer < FEW, "reason": getattr(found, "reason", "")})
+    columns = ["group", "value", "women", "positive_women", "estimate", "low", "high", "small", "reason"]
+    return pd.DataFrame(rows).reindex(columns=columns)
+
+
+def _of_both_kinds(breasts: pd.DataFrame, metric: Callable[[pd.DataFrame], Interval]) -> Interval:
+    if breasts["cancer"].nunique() < 2:
+        raise UnavailableError("all have cancer" if breasts["cancer"].all() else "no women with cancer")
+    return metric(breasts)
 
 
 def baseline(evaluation: Evaluation) -> pd.DataFrame:

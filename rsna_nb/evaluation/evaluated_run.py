@@ -142,8 +142,14 @@ def with_corrected_score(run: Run, images: pd.DataFrame) -> tuple[pd.DataFrame, 
 
 
 def scored_breasts(images: pd.DataFrame, how: BreastScore = "mean") -> pd.DataFrame:
-    """`by_breast` of the scores and, where the images have the column, of the corrected scores."""
+    """`by_breast` of the scores and, where the images have these columns, of the corrected scores, and the fold."""
     breasts = by_breast(images, how)
-    if "corrected_score" not in images:
-        return breasts
-    return breasts.assign(corrected_score=by_breast(images.assign(score=images["corrected_score"]), how)["score"])
+    if "corrected_score" in images:
+        corrected = by_breast(images.assign(score=images["corrected_score"]), how)["score"]
+        breasts = breasts.assign(corrected_score=corrected)
+    return with_fold(breasts, images) if "fold" in images else breasts
+
+
+def with_fold(breasts: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
+    """The breasts with the fold of their woman, as `predictions` has it."""
+    return breasts.assign(fold=breasts["patient_id"].map(predictions.groupby("patient_id")["fold"].first()))

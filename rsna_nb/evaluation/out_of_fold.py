@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 
 from rsna_nb import metrics
-from rsna_nb.evaluation.comparison import by_group
+from rsna_nb.evaluation.comparison import group_rows
 from rsna_nb.evaluation.evaluated_run import held_out, scored_breasts, with_corrected_score
 from rsna_nb.evaluation.results import plain
 from rsna_nb.evaluation.run_metrics import main_intervals, score_columns
-from rsna_nb.metrics import PREPARE, UNDEFINED, Interval, MetricsError, Women, by_breast, group_row
-from rsna_nb.notebook import Markdown
+from rsna_nb.metrics import PREPARE, UNDEFINED, Interval, MetricsError, Women, by_breast
+from rsna_nb.notebook import Markdown, UnavailableError
 from rsna_nb.runs import Run
 from rsna_nb.splits import in_words
 from rsna_nb.system import write_whole
@@ -64,14 +64,9 @@ def which(runs: Mapping[int, Run], n_folds: int) -> Markdown:
     )
 
 
-def with_fold(breasts: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
-    """The breasts with the fold of their woman, as `predictions` has it."""
-    return breasts.assign(fold=breasts["patient_id"].map(predictions.groupby("patient_id")["fold"].first()))
-
-
 def breasts_of(predictions: pd.DataFrame) -> pd.DataFrame:
     """A row for each breast: patient_id, laterality, cancer, score, corrected_score where known, and fold."""
-    return with_fold(scored_breasts(predictions), predictions)
+    return scored_breasts(predictions)
 
 
 def fold_table(predictions: pd.DataFrame, n: int) -> pd.DataFrame:
@@ -110,26 +105,14 @@ def overall(predictions: pd.DataFrame, n: int) -> pd.DataFrame:
 
 
 def sites_and_machines(predictions: pd.DataFrame, n: int) -> pd.DataFrame:
-    """The AUC within folds of each site and machine, in the columns that `plots.subgroup_forest` takes."""
-    rows: list[dict[str, Any]] = []
-    for column, group in (("site_id", "site"), ("machine_id", "machine")):
-        if column not in predictions or predictions[column].isna().all():
-            rows.append({"group": group, "value": "", "small": False, "reason": "the table does not say"})
-            continue
-        breasts = with_fold(by_group(predictions, column), predictions)
-        for value, own in breasts.groupby("value", observed=True):
-            rows.append({"group": group, "value": value} | group_row(own, _no_auc(own), _within, n))
-    return pd.DataFrame(rows)
+    """The AUC within folds of each site and machine (`comparison.group_rows`)."""
 
+    def within(breasts: pd.DataFrame) -> Interval:
+        if breasts.groupby("fold")["cancer"].nunique().max() < 2:
+            raise UnavailableError("no fold has both kinds")
+        return metrics.fold_metrics(breasts, n=n)["within folds"]
 
-def _no_auc(breasts: pd.DataFrame) -> str:
-    """Why there is no AUC within folds; "" where there is."""
-    kinds = breasts.groupby("fold")["cancer"].nunique()
-    return "" if kinds.max() > 1 else "no fold has both kinds" if breasts["cancer"].any() else "no women with cancer"
-
-
-def _within(breasts: pd.DataFrame, n: int) -> Interval:
-    return metrics.fold_metrics(breasts, n=n)["within folds"]
+    return group_rows(predictions, {"site_id": "site", "machine_id": "machine"}, within)
 
 
 def leave_one_group_out_table(

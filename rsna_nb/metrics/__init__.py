@@ -6,14 +6,11 @@ from rsna_nb.metrics.folds import fold_metrics, within_folds
 from rsna_nb.metrics.intervals import (
     Women,
     bootstrap,
-    bootstrap_many,
     difference,
     evaluator,
-    group_row,
     matched,
     resampled,
     resampled_intervals,
-    subgroups,
 )
 from rsna_nb.metrics.limits import UNDEFINED, Interval, draws_interval, exact_limits
 from rsna_nb.metrics.operating import (
@@ -52,7 +49,6 @@ __all__ = [
     "auc",
     "average_precision",
     "bootstrap",
-    "bootstrap_many",
     "by_breast",
     "by_image",
     "calibration",
@@ -66,7 +62,6 @@ __all__ = [
     "evaluator",
     "exact_limits",
     "fold_metrics",
-    "group_row",
     "logit",
     "matched",
     "operating",
@@ -77,7 +72,6 @@ __all__ = [
     "reliability",
     "resampled",
     "resampled_intervals",
-    "subgroups",
     "summary",
     "threshold_by_f1",
     "wilson",

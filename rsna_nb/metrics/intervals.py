@@ -1,4 +1,4 @@
-"""Confidence intervals over women: the bootstrap, paired differences and subgroups.
+"""Confidence intervals over women: the bootstrap and paired differences.
 
 The bootstrap stays by hand: `scipy.stats.bootstrap` draws single observations, and here a woman is drawn with all
 of her images.
@@ -6,59 +6,34 @@ of her images.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from rsna_nb.metrics.limits import UNDEFINED, Interval, draws_interval
-from rsna_nb.metrics.predictions import check_columns, check_predictions
+from rsna_nb.metrics.limits import Interval, draws_interval
+from rsna_nb.metrics.predictions import check_predictions
 from rsna_nb.metrics.weighted import PREPARE, Evaluate, MetricsError, in_chunks
 
 Statistic = str | Callable[[np.ndarray, np.ndarray, np.ndarray], float]  # a name, or f(labels, scores, weights)
-FEW = 10  # women with cancer, or without, below which an interval is rough
 
 
 def bootstrap(
-    predictions: pd.DataFrame,
-    statistic: Statistic,
-    groups: str = "patient_id",
-    n: int = 2000,
-    seed: int = 0,
+    predictions: pd.DataFrame, statistic: Statistic, groups: str = "patient_id", n: int = 2000, seed: int = 0
 ) -> Interval:
-    """One metric with its interval from `n` draws of women; see `bootstrap_many`.
-
-    Examples
-    --------
-    >>> table = pd.DataFrame({"patient_id": list("aabbccdd"), "cancer": [1, 0, 0, 0, 1, 1, 0, 0]})
-    >>> table["score"] = [0.9, 0.2, 0.4, 0.1, 0.3, 0.6, 0.2, 0.5]
-    >>> auc = bootstrap(table, "auc", n=200)
-    >>> round(auc.estimate, 3), 0 < auc.low < auc.high < 1
-    (0.867, True)
-    """
-    return bootstrap_many(predictions, {"metric": statistic}, groups, n, seed)["metric"]
-
-
-def bootstrap_many(
-    predictions: pd.DataFrame,
-    statistics: Mapping[str, Statistic],
-    groups: str = "patient_id",
-    n: int = 2000,
-    seed: int = 0,
-) -> dict[str, Interval]:
-    """Several metrics with intervals (`draws_interval`) from the same draws of women.
+    """A metric with its 95 % interval (`draws_interval`) from `n` draws of women.
 
     A draw takes as many women as there are, with replacement, whether they have cancer or not. Women are drawn
     because images of one woman are not independent. The number of cancers varies from draw to draw as it would from
-    sample to sample (cluster bootstrap: Field & Welsh 2007, J. R. Stat. Soc. B 69:369).
+    sample to sample (cluster bootstrap: Field & Welsh 2007, J. R. Stat. Soc. B 69:369). The same seed gives the same
+    draws, so that several metrics can be compared draw by draw.
 
     Parameters
     ----------
     predictions
         A row for each image or breast, with the columns `groups`, cancer and score.
-    statistics
-        By any name: "auc", "average_precision", "pf1", or a function f(labels, scores, weights) of arrays (rows,),
-        which is called once for each draw.
+    statistic
+        "auc", "average_precision", "pf1", or a function f(labels, scores, weights) of arrays (rows,), which is called
+        once for each draw.
     groups
         The column whose values are drawn.
     n, seed
@@ -68,11 +43,18 @@ def bootstrap_many(
     ------
     MetricsError
         For a fault of the table (`check_predictions`), an unknown statistic, or fewer than 2 draws.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"patient_id": list("aabbccdd"), "cancer": [1, 0, 0, 0, 1, 1, 0, 0]})
+    >>> table["score"] = [0.9, 0.2, 0.4, 0.1, 0.3, 0.6, 0.2, 0.5]
+    >>> auc = bootstrap(table, "auc", n=200)
+    >>> round(auc.estimate, 3), 0 < auc.low < auc.high < 1
+    (0.867, True)
     """
     predictions = check_predictions(predictions, [groups, "cancer", "score"])
-    labels, scores = predictions["cancer"].to_numpy(), predictions["score"].to_numpy()
-    evaluates = {name: evaluator(statistic, labels, scores) for name, statistic in statistics.items()}
-    return resampled_intervals(Women.of(predictions, groups), evaluates, n, seed)
+    evaluate = evaluator(statistic, predictions["cancer"].to_numpy(), predictions["score"].to_numpy())
+    return resampled_intervals(Women.of(predictions, groups), {"metric": evaluate}, n, seed)["metric"]
 
 
 @dataclass(frozen=True)
@@ -160,7 +142,7 @@ def difference(
     Raises
     ------
     MetricsError
-        Where the two have different rows or labels, or a fault that `bootstrap_many` finds.
+        Where the two have different rows or labels, or a fault that `bootstrap` finds.
     """
     a, b = matched(predictions_a, predictions_b)
     labels = a["cancer"].to_numpy()
@@ -190,44 +172,3 @@ def matched(a: pd.DataFrame, b: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFram
     if len(other):
         raise MetricsError(f"{len(other)} rows differ in cancer, first {' and '.join(key)} {other[0]}")
     return a, b
-
-
-def subgroups(predictions: pd.DataFrame, column: str, n: int = 2000) -> pd.DataFrame:
-    """The AUC for each value of `column`, each from draws of its own women; empty values are named "unknown".
-
-    A woman can be in several groups. The columns are value and those of `group_row`.
-    """
-    predictions = check_predictions(predictions, ["patient_id", "cancer", "score"])
-    check_columns(predictions, [column])
-    known = [(value, df) for value, df in predictions.groupby(column, sort=True, observed=True)]
-    unknown = predictions[predictions[column].isna()]
-    # each group draws its own women: draws of all women would leave small groups empty
-    reasons = {(0,): "no women with cancer", (1,): "all rows have cancer"}
-    return pd.DataFrame(
-        [
-            {"value": value} | group_row(df, reasons.get(tuple(df["cancer"].unique()), ""), bootstrap, "auc", n=n)
-            for value, df in known + [("unknown", unknown)] * (len(unknown) > 0)
-        ]
-    )
-
-
-def group_row(
-    df: pd.DataFrame, reason: str, metric: Callable[..., Interval], *arguments: Any, **options: Any
-) -> dict[str, Any]:
-    """A group's row in a table: its women, and `metric(df, *arguments, **options)` or the `reason` for none.
-
-    The keys are rows, women, positive_women, estimate, low, high, reason ("" where there is a metric), and small,
-    which is true for fewer than `FEW` women with cancer, or with a row without.
-    """
-    women = Women.of(df, "patient_id")
-    found = UNDEFINED if reason else metric(df, *arguments, **options)
-    return {
-        "rows": len(df),
-        "women": women.total,
-        "positive_women": women.positives,
-        "estimate": found.estimate,
-        "low": found.low,
-        "high": found.high,
-        "small": women.rarer < FEW,
-        "reason": reason,
-    }
