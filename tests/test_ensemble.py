@@ -241,11 +241,14 @@ def other_test_women(runs_dir: Path) -> list[Run]:
 
 
 REFUSED = {
-    "other validation women": (other_women, "10 of the 60 women whom run 20261123-110000-single is judged on are not"),
+    "other validation women": (
+        other_women,
+        "10 of the 60 women that run 20261123-110000-single is evaluated on are not",
+    ),
     "other folds": (other_folds, "assigned the validation women to different folds"),
     "a woman in two folds": (one_woman_in_two_folds, "are in the validation of two folds, first patient_id"),
-    "another split": (validation_for_one_is_test_for_another, "images are scored by one of the two runs alone: run"),
-    "other test women": (other_test_women, "images are scored by one of the two runs alone: run"),
+    "another split": (validation_for_one_is_test_for_another, "images are scored by only one of the two runs: run"),
+    "other test women": (other_test_women, "images are scored by only one of the two runs: run"),
     "a fold twice": (lambda runs_dir: [*(runs := fold_runs(runs_dir, "a")), runs[0]], "are the same fold of the same"),
     "a run twice": (lambda runs_dir: single_runs(runs_dir, [1]) * 2, "is named twice"),
 }

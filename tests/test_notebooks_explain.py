@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rsna_nb import explain, inference
+from rsna_nb import evaluation, explain, inference
 from rsna_nb.config import RunConfig
-from rsna_nb.evaluation import single_run as evaluation
 from rsna_nb.explain import explanation, pointing
 from rsna_nb.notebook import UnavailableError, attempt
 from rsna_nb.prepare import store_path

@@ -1,4 +1,4 @@
-"""What a cross-validation's scores are worth, on predictions made by hand."""
+"""Metrics of the scores of a cross-validation, on predictions made by hand."""
 
 import json
 from pathlib import Path
@@ -46,7 +46,7 @@ def concordance_within(breasts: pd.DataFrame) -> float:
 
 def test_within_folds_compares_each_pair_of_a_fold_once_and_no_other(predictions):
     breasts = out_of_fold.breasts_of(predictions)
-    found = metrics.fold_figures(breasts, n=DRAWS)
+    found = metrics.fold_metrics(breasts, n=DRAWS)
     aucs = [roc_auc_score(own["cancer"], own["score"]) for _, own in breasts.groupby("fold")]
     assert found["within folds"].estimate == pytest.approx(concordance_within(breasts))
     assert found["mean of folds"].estimate == pytest.approx(np.mean(aucs))
@@ -57,9 +57,9 @@ def test_within_folds_compares_each_pair_of_a_fold_once_and_no_other(predictions
 
 
 def test_a_folds_scale_changes_the_pooled_auc_alone(predictions):
-    before = metrics.fold_figures(predictions, n=DRAWS)
+    before = metrics.fold_metrics(predictions, n=DRAWS)
     scale = 1 + predictions["fold"]
-    after = metrics.fold_figures(predictions.assign(score=predictions["score"] ** scale / scale), n=DRAWS)
+    after = metrics.fold_metrics(predictions.assign(score=predictions["score"] ** scale / scale), n=DRAWS)
     for name in ("within folds", "mean of folds"):
         np.testing.assert_array_equal(after[name].draws, before[name].draws)
     assert after["pooled"].estimate != before["pooled"].estimate
@@ -67,7 +67,7 @@ def test_a_folds_scale_changes_the_pooled_auc_alone(predictions):
 
 def test_draws_are_of_women_and_weigh_the_pairs_of_each_fold(predictions):
     breasts = out_of_fold.breasts_of(predictions)
-    found = metrics.fold_figures(breasts, n=3, seed=5)["within folds"]
+    found = metrics.fold_metrics(breasts, n=3, seed=5)["within folds"]
     women = metrics.Women.of(breasts, "patient_id")
     for counts, draw in zip(women.drawn(3, 5), found.draws, strict=True):
         assert draw == pytest.approx(concordance_within(breasts.loc[breasts.index.repeat(counts[women.codes])]))
@@ -76,7 +76,7 @@ def test_draws_are_of_women_and_weigh_the_pairs_of_each_fold(predictions):
 def test_a_fold_without_cancer_has_no_pairs_and_the_mean_of_folds_is_not_defined(predictions):
     breasts = out_of_fold.breasts_of(predictions)
     breasts = breasts[(breasts["cancer"] == 0) | (breasts["fold"] > 0)]
-    found = metrics.fold_figures(breasts, n=DRAWS)
+    found = metrics.fold_metrics(breasts, n=DRAWS)
     assert found["within folds"].estimate == pytest.approx(concordance_within(breasts))
     assert np.isnan(found["mean of folds"].estimate)
 
@@ -101,7 +101,7 @@ def test_which_folds_are_missing_is_said_with_what_to_do(predictions, tmp_path):
     runs = runs_of(predictions, tmp_path)
     assert "All 3 folds are finished" in out_of_fold.which(runs, 3).text
     text = out_of_fold.which({1: runs[1]}, 3).text
-    assert "Of 3 folds 2 are missing: 0, 2." in text
+    assert "2 of 3 folds are missing: 0, 2" in text
     assert "`-p fold 0`" in text
 
 
@@ -142,30 +142,30 @@ def test_sites_and_machines_have_their_auc_within_folds_or_a_reason(predictions)
     assert table.loc[("machine", "50"), "reason"] == "no women with cancer"
     assert np.isnan(table.loc[("machine", "50"), "estimate"])
     none = out_of_fold.sites_and_machines(predictions.assign(site_id=np.nan, machine_id=np.nan), DRAWS)
-    assert none["reason"].tolist() == ["the table does not say"] * 2
+    assert none["reason"].tolist() == ["empty in predictions.csv"] * 2
 
 
 @pytest.fixture
-def left_out(predictions, tmp_path) -> pd.DataFrame:
-    """Site 2 judged by a model that never saw it, whose scores are those of the folds, turned round for a quarter."""
+def without_group(predictions, tmp_path) -> pd.DataFrame:
+    """Site 2 by a model that never saw it: the scores of the folds, reversed for a quarter of the images."""
     groups = pd.DataFrame({"value": ["1", "2"], "reason": ["the train split would have no image with cancer", ""]})
     own = predictions[predictions["site_id"] == 2].assign(run="")
     own["score"] = own["score"].where(own.index % 4 != 1, 1 - own["score"])
     runs = {str(site): run for site, run in runs_of(own, tmp_path / "sites", "site_id").items()}
-    return out_of_fold.left_out_table(groups, runs, predictions, DRAWS).set_index("value")
+    return out_of_fold.leave_one_group_out_table(groups, runs, predictions, DRAWS).set_index("value")
 
 
-def test_a_site_left_out_is_beside_the_same_breasts_out_of_fold(left_out, predictions):
+def test_a_site_never_seen_is_beside_the_same_breasts_out_of_fold(without_group, predictions):
     same = out_of_fold.breasts_of(predictions[predictions["site_id"] == 2])
-    row = left_out.loc["2"]
+    row = without_group.loc["2"]
     assert row["out of fold"].estimate == pytest.approx(concordance_within(same))
-    assert row["difference"].estimate == pytest.approx(row["left out"].estimate - row["out of fold"].estimate)
+    assert row["difference"].estimate == pytest.approx(row["never seen"].estimate - row["out of fold"].estimate)
     assert row["run"] == "run-2"
-    assert pd.isna(left_out.loc["1", "left out"])
-    assert left_out.loc["1", "reason"].startswith("the train split")
+    assert pd.isna(without_group.loc["1", "never seen"])
+    assert without_group.loc["1", "reason"].startswith("the train split")
 
 
-def test_figures_say_in_words_what_they_show(left_out, predictions):
+def test_figures_say_in_words_what_they_show(without_group, predictions):
     auc = out_of_fold.overall(predictions, DRAWS).loc["AUC", ["within folds", "mean of folds", "pooled"]]
     folds, breasts = out_of_fold.fold_table(predictions, DRAWS), out_of_fold.breasts_of(predictions)
     forest = plots.fold_forest(folds, auc)
@@ -177,7 +177,7 @@ def test_figures_say_in_words_what_they_show(left_out, predictions):
     roc = plots.fold_roc(breasts, auc)
     assert str(auc["pooled"]) in roc.get_label()
     assert len(roc.axes[0].lines) == 3 + 2
-    sites = plots.left_out_forest(left_out.reset_index(), "site_id")
+    sites = plots.leave_one_group_out_forest(without_group.reset_index(), "site_id")
     assert "1: the train split would have no image with cancer" in sites.get_label()
 
 

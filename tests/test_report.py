@@ -3,6 +3,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -61,7 +62,6 @@ class Tags(HTMLParser):
 def test_the_page_stands_alone_and_shows_no_code(page, run):
     text = page.read_text()
     tags = Tags(text)
-    assert page == run.path / "report.html"
     assert not tags.of("script")
     assert not tags.of("iframe")
     for _, attributes in tags.found:
@@ -71,6 +71,8 @@ def test_the_page_stands_alone_and_shows_no_code(page, run):
     assert not re.search(r"@import|url\(", text)
     assert "attempt(" not in text
     assert "import " not in text
+    words = re.sub(r"data:[^\"']*", "", text).lower()
+    assert not [name for name in ("http:", "https:", "mathjax", "require.js") if name in words]
     assert run.id in text[: text.index("</title>")]
 
 
@@ -84,17 +86,32 @@ def test_every_figure_has_alt_text_with_numbers(page):
 
 def test_the_table_of_contents_leads_to_every_section(page):
     tags = Tags(page.read_text())
-    links = [link["href"] for link in tags.of("a") if link["href"].startswith("#")]
+    links = [link["href"] for link in tags.of("a") if link["href"].startswith("#") and "class" not in link]
     places = {f"#{heading['id']}" for heading in tags.of("h2") if "id" in heading}
     assert len(links) == len(set(links)) == 11
     assert set(links) == places
 
 
 def test_the_evaluation_is_beside_the_page(page, run):
-    written = json.loads((run.path / "evaluation.json").read_text())
-    assert written["run"] == run.id
-    assert written["women"] == 60
-    assert (run.path / "evaluate.ipynb").is_file()
+    (written,) = run.path.glob("evaluation*.json")
+    assert json.loads(written.read_text())["run"] == run.id
+    assert json.loads(written.read_text())["women"] == 60
+    assert page.with_name(page.name.replace("report", "evaluate")).with_suffix(".ipynb").is_file()
+
+
+def test_the_name_of_the_page_says_which_parameters_are_not_the_default(page, run):
+    """So that a report with other parameters overwrites none that was made before."""
+    assert page.parent == run.path
+    assert page.name == "report-draws-50.html"
+
+
+def test_running_the_report_as_a_module_warns_of_nothing(tmp_path):
+    """A face that imports the report makes `python -m` print a RuntimeWarning."""
+    command = [sys.executable, "-W", "error", "-m", "rsna_nb.evaluation.report", "nothing", "--runs-dir", tmp_path]
+    answer = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+    assert answer.returncode == 1
+    assert "there is no run nothing" in answer.stderr
+    assert "Warning" not in answer.stderr
 
 
 def chromium(page: Path, folder: Path) -> tuple[list[str], set[str]]:
@@ -160,16 +177,16 @@ def test_words_are_markdown_and_raw_html_is_only_shown():
     assert not tags.of("script")
     assert not tags.of("img")
     assert len(tags.of("table")) == 1
-    assert [link["href"] for link in tags.of("a")] == ["#one-amp-two-1"]
+    assert [link["href"] for link in tags.of("a") if "class" not in link] == [f"#{tags.of('h2')[1]['id']}"]
 
 
-def test_what_is_left_out_is_shown_as_its_reason():
+def test_what_is_unavailable_is_shown_as_its_reason():
     text = render(with_output({"text/markdown": "*Left out: too few.*", "text/plain": "Unavailable('too few')"}))
     assert "<em>Left out: too few.</em>" in text
     assert "Unavailable" not in text
 
 
-def test_cells_for_the_notebook_alone_are_left_out():
+def test_cells_for_the_notebook_alone_are_not_on_the_page():
     cells = [new_markdown_cell("    make report", metadata={"tags": ["remove_cell"]}), new_markdown_cell("kept")]
     text = render(new_notebook(cells=cells))
     assert "kept" in text
@@ -182,7 +199,7 @@ def test_a_notebook_that_stops_says_why_and_makes_no_page(tmp_path):
         ReportError, match=r"04_evaluate stopped: MetricsError: .*predictions\.csv: score is outside 0-1"
     ):
         report.make_report(run, draws=20)
-    assert not (run.path / "report.html").exists()
+    assert not list(run.path.glob("report*.html"))
 
 
 def test_the_command_prints_where_the_page_is_or_one_line_that_says_why_not(tmp_path):
@@ -195,15 +212,16 @@ def test_the_figures_that_there_are_make_a_png_and_none_is_an_error_that_names_t
     run = write_run(tmp_path / "run", predictions_of())
     png = base64.b64encode(cv2.imencode(".png", np.zeros((4, 6), np.uint8))[1].tobytes()).decode()
     roc = with_output({"image/png": png}, **{"image/png": {"alt": "ROC curve by breast"}})
-    nbformat.write(roc, run.path / "evaluate.ipynb")
-    report.save_figure(run, tmp_path / "x.png")
+    notebook = run.path / "evaluate.ipynb"
+    nbformat.write(roc, notebook)
+    report.save_figure(notebook, tmp_path / "x.png")
     assert (tmp_path / "x.png").stat().st_size > 0
-    nbformat.write(new_notebook(), run.path / "evaluate.ipynb")
+    nbformat.write(new_notebook(), notebook)
     with pytest.raises(ReportError, match=r"y\.png is not made: .* has no figure ROC or Mammograms, hits"):
-        report.save_figure(run, tmp_path / "y.png")
+        report.save_figure(notebook, tmp_path / "y.png")
 
 
-def test_another_notebook_folder_is_asked_for(run, monkeypatch, tmp_path):
+def test_without_the_notebook_a_checkout_is_asked_for(run, monkeypatch, tmp_path):
     monkeypatch.setattr(report, "NOTEBOOK", tmp_path / "04_evaluate.ipynb")
     with pytest.raises(ReportError, match="reports are made in a checkout"):
         report.make_report(run)

@@ -9,9 +9,8 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from rsna_nb import plots, runs
+from rsna_nb import evaluation, plots, runs
 from rsna_nb.config import ConfigError, RunConfig
-from rsna_nb.evaluation import single_run as evaluation
 from rsna_nb.experiments import search_space, tuning
 from rsna_nb.experiments.search_space import CategoricalDistribution, FloatDistribution, space_of
 from rsna_nb.experiments.study import StudyError, StudySpec, at_work, next_trial, open_study, table
@@ -125,7 +124,7 @@ def test_the_best_settings_are_compared_with_the_first_on_the_same_test_women(sh
     else:
         evaluated = evaluation.evaluate(tuning.best_run(plan, study))
         assert evaluated.split == "test"
-        figures = evaluation.main_figures(evaluated, 50)
+        figures = evaluation.main_metrics(evaluated, 50)
         assert found.loc["AUC", "best settings"].estimate == figures.loc["breast, mean", "AUC"].estimate
         difference = found.loc["AUC", "best settings"].estimate - found.loc["AUC", "first settings"].estimate
         assert found.loc["AUC", "difference"].estimate == pytest.approx(difference)

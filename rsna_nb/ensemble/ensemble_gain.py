@@ -154,8 +154,8 @@ def _fold_gain(pool: ModelPool, runs: Sequence[Run], statistic: str, n: int) -> 
 
     found = metrics.resampled(women, [mean, whole, lambda weights: whole(weights) - mean(weights)], n, seed=0)
     return tuple(
-        # The third figure is a difference, which has no logit.
-        metrics.normal_interval(estimate, draws, women.positives, women.rarer, on_logits=number < 2)
+        # The third figure is a difference, which is no share.
+        metrics.draws_interval(estimate, draws, women.positives, women.rarer, is_share=number < 2)
         for number, (estimate, draws) in enumerate(found)
     )
 

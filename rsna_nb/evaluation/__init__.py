@@ -1,48 +1,49 @@
-"""Predictions of runs -> the figures and sentences of 02, 04 and 05, and the HTML report."""
+"""Predictions of runs -> the metrics, tables and sentences of notebooks 02, 04 and 05, and the HTML report."""
 
-from rsna_nb.evaluation import comparison, imbalance, out_of_fold, single_run, summary
+from rsna_nb.evaluation import comparison, imbalance, out_of_fold, summary
 from rsna_nb.evaluation.comparison import differences, on_the_same_images, paired, refuse_seen
-from rsna_nb.evaluation.imbalance import constant_loss, group_names, in_order
-from rsna_nb.evaluation.out_of_fold import with_fold
-from rsna_nb.evaluation.single_run import (
-    PREPARE_FIRST,
-    STATISTICS,
-    Calibration,
+from rsna_nb.evaluation.evaluated_run import (
     Evaluation,
     class_weights,
-    data_folder,
     evaluate,
     find_run,
     held_out,
-    main_intervals,
     weighs_nothing,
+    with_fold,
 )
-from rsna_nb.evaluation.summary import plain
+from rsna_nb.evaluation.examples import PREPARE_FIRST, data_folder, examples
+from rsna_nb.evaluation.imbalance import constant_loss, group_names, in_order
+from rsna_nb.evaluation.results import plain, write_results
+from rsna_nb.evaluation.run_metrics import STATISTICS, Calibration, bands, calibrate, main_intervals, main_metrics
 
 __all__ = [
     "PREPARE_FIRST",
     "STATISTICS",
     "Calibration",
     "Evaluation",
+    "bands",
+    "calibrate",
     "class_weights",
     "comparison",
     "constant_loss",
     "data_folder",
     "differences",
     "evaluate",
+    "examples",
     "find_run",
     "group_names",
     "held_out",
     "imbalance",
     "in_order",
     "main_intervals",
+    "main_metrics",
     "on_the_same_images",
     "out_of_fold",
     "paired",
     "plain",
     "refuse_seen",
-    "single_run",
     "summary",
     "weighs_nothing",
     "with_fold",
+    "write_results",
 ]

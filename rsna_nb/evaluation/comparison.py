@@ -1,17 +1,21 @@
-"""A run's figures beside others: group by group of women, beside a guess without a picture, beside another run.
+"""A run beside others: its AUC by group of women, and its metrics beside a baseline and beside another run.
 
-All are by breast, with intervals over women.
+The unit is the breast, and intervals are over women.
 """
+
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from sklearn.linear_model import LogisticRegression
 
 from rsna_nb import metrics
+from rsna_nb.evaluation.evaluated_run import Evaluation, evaluate, scored_breasts
 from rsna_nb.evaluation.imbalance import group_names, in_order, one_hot
-from rsna_nb.evaluation.single_run import STATISTICS, Evaluation, evaluate, main_intervals
-from rsna_nb.metrics import MetricsError, assign_folds, by_breast
-from rsna_nb.notebook import UnavailableError
+from rsna_nb.evaluation.run_metrics import RAW_PF1, main_intervals, score_columns
+from rsna_nb.metrics import Interval, MetricsError, Women, assign_folds, bootstrap
+from rsna_nb.notebook import UnavailableError, attempt
 from rsna_nb.runs import Run
 
 GROUPS = {
@@ -23,46 +27,78 @@ GROUPS = {
     "implant": "implant",
     "invasive": "cancer",
 }
+FEW = 10  # women with cancer, or with a breast without, below which an interval is rough
 
 
 def by_group(predictions: pd.DataFrame, column: str) -> pd.DataFrame:
-    """The breasts of each value of a column, `value` naming it: scored by the images that have it.
+    """The breasts of each value of a column, named in the column `value`, scored by the images that have the value.
 
-    Of "invasive" the values are kinds of cancer, each beside all breasts without.
+    For "invasive" the values are kinds of cancer, each set against all breasts without cancer.
     """
     if column == "invasive":
         clear, kinds = predictions["cancer"] == 0, {"invasive": 1, "not invasive": 0}
-        parts = {name: clear | (predictions[column] == kind) for name, kind in kinds.items()}
+        groups = {name: clear | (predictions[column] == kind) for name, kind in kinds.items()}
     else:
         names = group_names(predictions[column])
         words = {"0": "no", "1": "yes"} if column == "implant" else {}
-        parts = {words.get(name, name): names == name for name in in_order(names)}
-    tables = [by_breast(predictions[rows]).assign(value=name) for name, rows in parts.items()]
-    return pd.concat(tables).astype({"value": pd.CategoricalDtype(list(parts), ordered=True)})
+        groups = {words.get(name, name): names == name for name in in_order(names)}
+    tables = [scored_breasts(predictions[rows]).assign(value=name) for name, rows in groups.items()]
+    return pd.concat(tables).astype({"value": pd.CategoricalDtype(list(groups), ordered=True)})
 
 
 def subgroups(evaluation: Evaluation, n: int) -> pd.DataFrame:
-    """The AUC by breast in each group of women: `metrics.subgroups` with the column `group` before it.
+    """The AUC by breast in each group of women (`group_rows`), each from draws of its own women."""
+    return group_rows(evaluation.predictions, GROUPS, lambda breasts: bootstrap(breasts, "auc", n=n))
 
-    A column that predictions.csv lacks, or that is empty, is a row with that reason.
+
+def group_rows(
+    predictions: pd.DataFrame, groups: Mapping[str, str], metric: Callable[[pd.DataFrame], Interval]
+) -> pd.DataFrame:
+    """A metric in each value of some columns; a woman can be in several.
+
+    Parameters
+    ----------
+    predictions
+        The images, a row each.
+    groups
+        The name of the group for each column.
+    metric
+        A function from the breasts of a value to an Interval; it raises `UnavailableError` where there is none.
+
+    Returns
+    -------
+    The columns group, value, women, positive_women, estimate, low, high, reason ("" where there is a metric), and
+    small, which is true for fewer than `FEW` women with cancer, or with a breast without. A column that is missing or
+    empty gives a row with that reason.
     """
-    tables, predictions = [], evaluation.predictions
-    for column, group in GROUPS.items():
+    rows: list[dict[str, Any]] = []
+    for column, group in groups.items():
         if column not in predictions or predictions[column].isna().all():
             reason = "empty in predictions.csv" if column in predictions else "not in predictions.csv"
-            tables.append(pd.DataFrame([{"value": "", "reason": reason, "small": False}]).assign(group=group))
-        else:
-            found = metrics.subgroups(by_group(predictions, column), "value", n=n)
-            tables.append(found.astype({"value": str}).assign(group=group))
-    df = pd.concat(tables, ignore_index=True)
-    return df[["group", "value", "women", "positive_women", "estimate", "low", "high", "small", "reason"]]
+            rows.append({"group": group, "value": "", "small": False, "reason": reason})
+            continue
+        for value, breasts in by_group(predictions, column).groupby("value", observed=True):
+            women, found = Women.of(breasts, "patient_id"), attempt(_of_both_kinds, breasts, metric)
+            row = {"group": group, "value": str(value), "women": women.total, "positive_women": women.positives}
+            row |= {name: getattr(found, name, np.nan) for name in ("estimate", "low", "high")}
+            rows.append(row | {"small": women.rarer < FEW, "reason": getattr(found, "reason", "")})
+    columns = ["group", "value", "women", "positive_women", "estimate", "low", "high", "small", "reason"]
+    return pd.DataFrame(rows).reindex(columns=columns)
+
+
+def _of_both_kinds(breasts: pd.DataFrame, metric: Callable[[pd.DataFrame], Interval]) -> Interval:
+    if breasts["cancer"].nunique() < 2:
+        raise UnavailableError("all have cancer" if breasts["cancer"].all() else "no women with cancer")
+    return metric(breasts)
 
 
 def baseline(evaluation: Evaluation) -> pd.DataFrame:
     """The breasts scored without a picture: a logistic regression on age and machine, fitted on other women.
 
-    Five fits' scores in one table: where age and machine tell nothing the AUC is on average a little below 0.5
-    (0.494 over 40 draws of 112 women), as a fold with more cancers is scored by the others, which have fewer.
+    Five fits score five folds. Where age and machine say nothing, the AUC is on average slightly below 0.5 (0.494 in
+    40 sets of 112 women), because a fold with more cancers is scored by models that saw fewer.
+
+    `UnavailableError` where age and machine are missing, or the same for all.
     """
     first = evaluation.predictions.groupby(["patient_id", "laterality"], as_index=False).first()
     if "age" in first:
@@ -75,23 +111,42 @@ def baseline(evaluation: Evaluation) -> pd.DataFrame:
     for value in np.unique(fold):
         model = LogisticRegression(max_iter=1000).fit(inputs[fold != value], cancer[fold != value])
         scores[fold == value] = model.predict_proba(inputs[fold == value])[:, 1]
-    return evaluation.breasts.assign(score=scores)
+    probabilities = {name: scores for name in ("score", "corrected_score") if name in evaluation.breasts}
+    return evaluation.breasts.assign(**probabilities)
 
 
 def differences(a: pd.DataFrame, b: pd.DataFrame, names: tuple[str, str], n: int) -> pd.DataFrame:
-    """Figures of `a` and of `b`, and b's less a's on the same draws of women: a row each figure, of Intervals.
+    """The metrics of `a` and `b`, and those of b minus those of a on the same draws of women.
 
-    The columns are `names`, which say what a and b are, and "difference".
+    Parameters
+    ----------
+    a, b
+        Tables of the same breasts. pF1 is that of the column corrected_score if both have it.
+    names
+        What a and b are called; they name the columns.
+    n
+        The number of draws.
+
+    Returns
+    -------
+    A row for each metric; the columns are `names` and "difference", all of Intervals.
     """
+    if ("corrected_score" in a) != ("corrected_score" in b):  # pF1 compares only scores of one scale
+        a, b = (df.drop(columns="corrected_score", errors="ignore") for df in (a, b))
+        return differences(a, b, names, n).rename(index={"pF1": RAW_PF1})
     first, second = (main_intervals(df, n) for df in (a, b))
-    rows = {
-        words: (first[words], second[words], metrics.difference(a, b, name, n=n)) for name, words in STATISTICS.items()
-    }
+    rows = {}
+    for words, (name, column) in score_columns(a).items():
+        change = metrics.difference(a.assign(score=a[column]), b.assign(score=b[column]), name, n=n)
+        rows[words] = (first[words], second[words], change)
     return pd.DataFrame.from_dict(rows, orient="index", columns=[*names, "difference"])
 
 
 def compared(evaluation: Evaluation, other: Run | None, n: int) -> pd.DataFrame:
-    """`differences` of the run and another, on the women that both are judged on; `UnavailableError` where refused."""
+    """`differences` of the run and another, on the women that both are evaluated on.
+
+    `UnavailableError` without another run, or where the comparison is refused (`paired`).
+    """
     if other is None:
         raise UnavailableError("no other run was named (parameter compare)")
     if other.path.resolve() == evaluation.run.path.resolve():
@@ -101,52 +156,61 @@ def compared(evaluation: Evaluation, other: Run | None, n: int) -> pd.DataFrame:
 
 
 def paired(evaluation: Evaluation, other: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The breasts that both runs are judged on, with the scores of each: (this run's, the other's).
+    """The breasts that both runs are evaluated on, with the scores of each: (this run's, the other's).
 
     Raises
     ------
     MetricsError
-        Where a run may have trained on women whom the other is judged on: those that its own predictions lack.
+        Where a run may have trained on women that the other is evaluated on, because its own predictions lack them;
+        or where the runs are evaluated on different splits, or have different images or labels.
     """
-    judged = evaluate(other)
-    if judged.split != evaluation.split:
+    evaluated = evaluate(other)
+    if evaluated.split != evaluation.split:
         raise MetricsError(
-            f"run {evaluation.run.id} is judged on {evaluation.split} women, run {other.id} on {judged.split} women: "
-            "the checkpoint of one may have been chosen on women that the other has never seen"
+            f"run {evaluation.run.id} is evaluated on {evaluation.split} women, run {other.id} on {evaluated.split} "
+            "women: the checkpoint of one may have been chosen on women that the other has never seen"
         )
-    own, theirs = (evaluation.predictions, f"run {evaluation.run.id}"), (judged.predictions, f"run {other.id}")
+    own, theirs = (evaluation.predictions, f"run {evaluation.run.id}"), (evaluated.predictions, f"run {other.id}")
+    # what a run kept out of its training are all rows of its predictions.csv, whichever split it is evaluated on
     refuse_seen(*own, other.predictions, theirs[1])
     refuse_seen(*theirs, evaluation.run.predictions, own[1])
     both = on_the_same_images(*own, *theirs)
-    return by_breast(both), by_breast(both.assign(score=both["score_other"]))
+    renamed = {"score": "score_other", "corrected_score": "corrected_score_other"}
+    second = both.drop(columns=renamed, errors="ignore").rename(columns={new: old for old, new in renamed.items()})
+    return scored_breasts(both), scored_breasts(second)
 
 
-def refuse_seen(judged: pd.DataFrame, whose: str, kept_out: pd.DataFrame, other: str) -> None:
-    """`MetricsError` where `other`, which kept these rows out of its training, may have seen women that are judged."""
-    women = set(judged["patient_id"])
+def refuse_seen(evaluated: pd.DataFrame, whose: str, kept_out: pd.DataFrame, other: str) -> None:
+    """Raise `MetricsError` if `other` may have trained on women that `whose` is evaluated on.
+
+    `evaluated` are the rows of `whose`, `kept_out` those that `other` kept out of its training.
+    """
+    women = set(evaluated["patient_id"])
     unseen = women - set(kept_out["patient_id"])
     if unseen:
         raise MetricsError(
-            f"{len(unseen)} of the {len(women)} women whom {whose} is judged on are not among "
+            f"{len(unseen)} of the {len(women)} women that {whose} is evaluated on are not among "
             f"those that {other} kept out of its training: it trained on them, or may have. Compare runs "
             "of the same data, seed, fractions and fold"
         )
 
 
 def on_the_same_images(own: pd.DataFrame, whose: str, other: pd.DataFrame, others: str) -> pd.DataFrame:
-    """`own` with the other's scores of the same images in `score_other`; `MetricsError` where images or labels differ.
+    """`own` with the other's scores of the same images in `score_other` (and `corrected_score_other`, if known).
 
-    `whose` and `others` name the two.
+    `whose` and `others` name the two in the message of the `MetricsError`, where images or labels differ.
     """
     key = ["patient_id", "image_id"]
-    scores = other[[*key, "laterality", "cancer", "score"]]
-    both = own.merge(scores, on=key, suffixes=("", "_other"))
+    given = [name for name in ("score", "corrected_score") if name in other]
+    scores = other[[*key, "laterality", "cancer", *given]]
+    scores = scores.rename(columns={name: f"{name}_other" for name in ("laterality", "cancer", *given)})
+    both = own.merge(scores, on=key)
     missing = len(own) + len(scores) - 2 * len(both)
     if missing:
-        raise MetricsError(f"{missing} images are scored by one of the two runs alone: {whose} and {others}")
+        raise MetricsError(f"{missing} images are scored by only one of the two runs: {whose} and {others}")
     if not (both["cancer"].eq(both["cancer_other"]) & both["laterality"].eq(both["laterality_other"])).all():
         raise MetricsError(
-            f"images of the same id have other labels in the two runs, {whose} and {others}: "
+            f"images of the same id have different labels in the two runs, {whose} and {others}: "
             "their data are not the same"
         )
     return both

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import pandas as pd
 
-from rsna_nb import dicom, metrics
+from rsna_nb import dicom, inference, metrics
 from rsna_nb.evaluation import Evaluation, data_folder, plain
 from rsna_nb.explain import deletion, pointing
 from rsna_nb.explain.geometry import Geometry

@@ -146,7 +146,7 @@ def hit_rates(hits: pd.DataFrame, n: int = 2000, seed: int = 0) -> dict[str, Int
         # Divided after the sum, because a mean of weights that sum to 1 makes a share of all hits a little less than 1.
         draws = weights @ values.to_numpy() / weights.sum(axis=1)
         count, share = women.positives, float(values.mean())
-        found = metrics.normal_interval(share, draws, count, count, on_logits=is_share)
+        found = metrics.draws_interval(share, draws, count, count, is_share=is_share)
         if not is_share or share not in (0, 1):
             return found
         low, high = metrics.exact_limits(share, count)

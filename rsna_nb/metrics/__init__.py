@@ -1,24 +1,18 @@
-"""How good the scores are, and how sure we can be of it."""
+"""How good scores are, and how sure that is: metrics, intervals over women, thresholds and calibration."""
 
 from rsna_nb.metrics import calibration, operating
 from rsna_nb.metrics.calibration import logit, prior_correction, reliability, wilson
-from rsna_nb.metrics.figures import PREPARE, MetricsError, auc, average_precision, checked, in_parts, pf1
-from rsna_nb.metrics.folds import fold_figures, parts_of, within_folds
+from rsna_nb.metrics.folds import fold_metrics, within_folds
 from rsna_nb.metrics.intervals import (
-    UNDEFINED,
-    Interval,
     Women,
     bootstrap,
-    bootstrap_many,
     difference,
     evaluator,
-    exact_limits,
-    group_row,
     matched,
-    normal_interval,
     resampled,
-    subgroups,
+    resampled_intervals,
 )
+from rsna_nb.metrics.limits import UNDEFINED, Interval, draws_interval, exact_limits
 from rsna_nb.metrics.operating import (
     PUBLISHED,
     RATES,
@@ -37,9 +31,11 @@ from rsna_nb.metrics.predictions import (
     class_weights,
     class_weights_of,
     cross_entropy,
+    refuse,
     summary,
 )
 from rsna_nb.metrics.training_weights import training_class_weights
+from rsna_nb.metrics.weighted import PREPARE, MetricsError, auc, average_precision, pf1
 
 __all__ = [
     "PREPARE",
@@ -55,35 +51,31 @@ __all__ = [
     "auc",
     "average_precision",
     "bootstrap",
-    "bootstrap_many",
     "by_breast",
     "by_image",
     "calibration",
     "check_predictions",
-    "checked",
     "class_weights",
     "class_weights_of",
     "clustered_auc",
     "cross_entropy",
     "cross_fitted",
     "difference",
+    "draws_interval",
     "evaluator",
     "exact_limits",
-    "fold_figures",
-    "group_row",
-    "in_parts",
+    "fold_metrics",
     "logit",
     "matched",
-    "normal_interval",
     "operating",
-    "parts_of",
     "pf1",
     "prior_correction",
     "rate_intervals",
+    "refuse",
     "reliability",
     "resampled",
+    "resampled_intervals",
     "share_below",
-    "subgroups",
     "summary",
     "threshold_by_f1",
     "training_class_weights",

@@ -1,64 +1,76 @@
-"""Figures of scores that models of different folds gave: the models share no scale, so that a pooled figure also
-measures how far their scales are apart (Forman & Scholz 2010, SIGKDD Explorations 12:49)."""
+"""Metrics of out-of-fold scores, where each fold was scored by another model.
+
+The models share no scale, so a pooled metric also measures how far their scales are apart (Forman & Scholz 2010,
+SIGKDD Explorations 12:49).
+"""
 
 import numpy as np
 import pandas as pd
 
-from rsna_nb.metrics.figures import PREPARE, Evaluate, divided
-from rsna_nb.metrics.intervals import Interval, Women, normal_interval, resampled
+from rsna_nb.metrics.intervals import Women, resampled_intervals
+from rsna_nb.metrics.limits import Interval
 from rsna_nb.metrics.predictions import check_predictions
+from rsna_nb.metrics.weighted import PREPARE, Evaluate, divided
 
-Parts = list[tuple[np.ndarray, Evaluate]]  # of each fold: positions of its rows, and its figure by their weights
+Folds = list[tuple[np.ndarray, Evaluate]]  # of each fold: the positions of its rows, and its metric by their weights
 
 
-def fold_figures(
+def fold_metrics(
     predictions: pd.DataFrame, statistic: str = "auc", n: int = 2000, seed: int = 0
 ) -> dict[str, Interval]:
-    """A figure of out-of-fold scores in three ways, with intervals from the same `n` draws of women.
+    """A metric of out-of-fold scores, taken together in three ways, with intervals from the same draws of women.
 
-    "within folds" (AUC alone) compares scores of one fold only: the chance that a positive scores above a negative of
-    its own fold, all such pairs alike. "mean of folds" gives each fold the same weight. "pooled" takes all scores as
-    if one model had given them. The intervals leave out that other training women give another model.
+    "within folds" (AUC only) is the chance that a positive scores above a negative of its own fold; all such pairs
+    weigh the same. "mean of folds" gives each fold the same weight. "pooled" takes all scores as if one model had
+    given them. The intervals do not include that other training women would give other models.
 
     Parameters
     ----------
     predictions
-        A row an image or a breast, with patient_id, cancer, score and fold.
+        A row for each image or breast, with patient_id, cancer, score and fold.
     statistic
         "auc", "average_precision" or "pf1".
+    n, seed
+        The number of draws, 2 or more, and the seed of the random generator.
+
+    Raises
+    ------
+    MetricsError
+        For a fault of the table (`check_predictions`).
     """
     predictions = check_predictions(predictions, ["patient_id", "cancer", "score", "fold"])
     positive, scores = predictions["cancer"].to_numpy() == 1, predictions["score"].to_numpy()
-    parts = parts_of(predictions["fold"].to_numpy(), positive, scores, statistic)
-    evaluates = {"within folds": within_folds(positive, parts)} if statistic == "auc" else {}
-    evaluates |= {"mean of folds": mean_of_folds(parts), "pooled": PREPARE[statistic](positive, scores)}
-    women = Women.of(predictions, "patient_id")
-    figures = resampled(women, list(evaluates.values()), n, seed)
-    return {
-        name: normal_interval(estimate, draws, women.positives, women.rarer)
-        for name, (estimate, draws) in zip(evaluates, figures, strict=True)
+    folds = _by_fold(predictions["fold"].to_numpy(), positive, scores, statistic)
+    evaluates = {"within folds": _within(positive, folds)} if statistic == "auc" else {}
+    evaluates |= {
+        "mean of folds": lambda weights: np.mean([evaluate(weights[:, rows]) for rows, evaluate in folds], axis=0),
+        "pooled": PREPARE[statistic](positive, scores),
     }
+    return resampled_intervals(Women.of(predictions, "patient_id"), evaluates, n, seed)
 
 
-def parts_of(fold: np.ndarray, positive: np.ndarray, scores: np.ndarray, statistic: str) -> Parts:
-    places = [np.flatnonzero(fold == value) for value in np.unique(fold)]
-    return [(rows, PREPARE[statistic](positive[rows], scores[rows])) for rows in places]
+def within_folds(fold: np.ndarray, positive: np.ndarray, scores: np.ndarray) -> Evaluate:
+    """Prepare the AUC over pairs of one fold: from weights (draws, n) to (draws,).
+
+    It is the mean of the folds' AUCs, weighted by their number of pairs. A fold of one class has no pairs.
+    """
+    return _within(positive, _by_fold(fold, positive, scores, "auc"))
 
 
-def mean_of_folds(parts: Parts) -> Evaluate:
-    return lambda weights: np.mean([evaluate(weights[:, rows]) for rows, evaluate in parts], axis=0)
-
-
-def within_folds(positive: np.ndarray, parts: Parts) -> Evaluate:
-    """The AUC of the pairs of one fold: the folds' AUCs weighted by their pairs; a fold of one class has none."""
-
+def _within(positive: np.ndarray, folds: Folds) -> Evaluate:
     def evaluate(weights: np.ndarray) -> np.ndarray:
         won, pairs = np.zeros(len(weights)), np.zeros(len(weights))
-        for rows, auc in parts:
+        for rows, auc in folds:
             own = weights[:, rows]
             count = (own @ positive[rows]) * (own @ ~positive[rows])
+            # the AUC of a fold without pairs is NaN, and would make the sum NaN
             won += np.where(count > 0, auc(own), 0) * count
             pairs += count
         return divided(won, pairs)
 
     return evaluate
+
+
+def _by_fold(fold: np.ndarray, positive: np.ndarray, scores: np.ndarray, statistic: str) -> Folds:
+    places = [np.flatnonzero(fold == value) for value in np.unique(fold)]
+    return [(rows, PREPARE[statistic](positive[rows], scores[rows])) for rows in places]

@@ -1,4 +1,4 @@
-"""Which breasts to recall: thresholds, what they give, and how much choosing them on the same women flatters.
+"""Which breasts to recall: thresholds, what they give, and how optimistic it is to choose them on the same women.
 
 `labels` are 0 or 1 and `scores` probabilities, both of shape (n,). A breast is recalled where score >= threshold, so
 equal scores are recalled together.
@@ -12,18 +12,19 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from rsna_nb.metrics.figures import MetricsError, checked, in_parts
-from rsna_nb.metrics.intervals import Women, exact_limits, normal_interval
+from rsna_nb.metrics.intervals import Women
+from rsna_nb.metrics.limits import draws_interval
 from rsna_nb.metrics.predictions import check_predictions
+from rsna_nb.metrics.weighted import MetricsError, checked, in_chunks
 
 Choose = Callable[[np.ndarray, np.ndarray], float]  # (labels, scores) -> threshold
 
-RECALL_RATES = (0.015, 0.024, 0.035, 0.10)  # the first three: the best single, top 3 and top 10 of PUBLISHED
+RECALL_RATES = (0.015, 0.024, 0.035, 0.10)  # the first three are those of best single, top 3 and top 10 in PUBLISHED
 SPECIFICITIES = (0.8, 0.9, 0.95)
 RATES = ["sensitivity", "specificity", "ppv", "recall_rate"]
 
-# The RSNA challenge's algorithms on the hidden test set, recall of a breast "if any" algorithm recalls it; Radiology
-# 2025. Table and figure call them by their letters, in the order of their recall rates.
+# Algorithms of the RSNA challenge on its hidden test set (Radiology 2025). Several algorithms together recall a breast
+# if any of them does. Table and figure refer to a row by its letter, in the order of the recall rates.
 PUBLISHED = pd.DataFrame(
     [
         ("median of 1,537 algorithms", 0.017, 0.276, 0.987, 0.369),
@@ -38,7 +39,7 @@ PUBLISHED.insert(0, "letter", list("abcd"))
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """What recalling at a threshold gives. A rate is NaN where it has no rows: ppv where nothing is recalled."""
+    """The rates and counts that a threshold gives. A rate is NaN where it has no rows, as PPV without a recall."""
 
     threshold: float
     sensitivity: float
@@ -52,44 +53,52 @@ class OperatingPoint:
 
     @classmethod
     def of_calls(cls, labels: ArrayLike, calls: ArrayLike, threshold: float) -> "OperatingPoint":
-        """From the calls themselves, bool (n,)."""
-        counts = outcomes(labels, calls).sum(axis=0)
-        tp, fp, fn, tn = counts.tolist()
-        sensitivity, specificity, ppv, recall_rate = rates(counts).tolist()
-        return cls(float(threshold), sensitivity, specificity, ppv, recall_rate, tp, fp, fn, tn)
+        """Count the calls themselves, bool (n,); `threshold` is only noted."""
+        counts = _outcomes(labels, calls).sum(axis=0)
+        return cls(float(threshold), *_rates(counts).tolist(), *counts.tolist())
 
     @property
     def f1(self) -> float:
-        """The harmonic mean of sensitivity and ppv, 0 where nothing is recalled, NaN without a positive."""
+        """The harmonic mean of sensitivity and PPV: 0 where nothing is recalled, NaN without a positive."""
         return 2 * self.tp / (2 * self.tp + self.fp + self.fn) if self.tp + self.fn else float("nan")
 
 
-def outcomes(labels: ArrayLike, calls: ArrayLike) -> np.ndarray:
-    """True positive, false positive, false negative, true negative: 0 or 1, (n, 4)."""
+def _outcomes(labels: ArrayLike, calls: ArrayLike) -> np.ndarray:
+    """Whether each row is a true positive, false positive, false negative, true negative: 0 or 1, (n, 4)."""
     positive, called = np.asarray(labels) == 1, np.asarray(calls, dtype=bool)
-    return np.stack([positive & called, ~positive & called, positive & ~called, ~positive & ~called], axis=-1).astype(
-        int
-    )
+    kinds = [positive & called, ~positive & called, positive & ~called, ~positive & ~called]
+    return np.stack(kinds, axis=-1).astype(int)
 
 
-def rates(counts: np.ndarray) -> np.ndarray:
-    """Sensitivity, specificity, PPV and recall rate (4, ...) of tp, fp, fn and tn (..., 4); NaN for 0 / 0."""
+def _rates(counts: np.ndarray) -> np.ndarray:
+    """`RATES` (4, ...) of tp, fp, fn and tn (..., 4); NaN for 0 / 0."""
     tp, fp, fn, tn = np.moveaxis(np.asarray(counts, dtype=float), -1, 0)
     with np.errstate(invalid="ignore"):
         return np.stack([tp / (tp + fn), tn / (tn + fp), tp / (tp + fp), (tp + fp) / (tp + fp + fn + tn)])
 
 
 def at_threshold(labels: ArrayLike, scores: ArrayLike, threshold: float) -> OperatingPoint:
-    """What recalling where score >= threshold gives."""
+    """The operating point of recalling where score >= threshold.
+
+    Examples
+    --------
+    >>> point = at_threshold([0, 0, 1, 1], [0.1, 0.6, 0.4, 0.9], threshold=0.4)
+    >>> point.sensitivity, point.specificity, point.recall_rate
+    (1.0, 0.5, 0.75)
+    """
     positive, values = checked(labels, scores)
     return OperatingPoint.of_calls(positive, values >= threshold, threshold)
 
 
 def curve(labels: ArrayLike, scores: ArrayLike) -> pd.DataFrame:
-    """Every threshold that makes a difference, ascending, and what it gives: ROC and PR are drawn from it.
+    """Every threshold that makes a difference, ascending, and what it gives; ROC and PR curves are drawn from it.
 
-    A row each distinct score, and one just above the highest, which recalls nothing. The columns are threshold, tp,
-    fp, fn, tn, sensitivity, specificity, ppv, recall_rate and f1.
+    scikit-learn's curves have neither the counts nor the recall rate, and its two curves have different thresholds.
+
+    Returns
+    -------
+    A row for each distinct score, and one just above the highest, which recalls nothing. The columns are threshold,
+    tp, fp, fn, tn, sensitivity, specificity, ppv, recall_rate and f1.
     """
     positive, values = np.asarray(labels) == 1, np.asarray(scores, dtype=float)
     if not len(values) or np.isnan(values).any():
@@ -97,17 +106,18 @@ def curve(labels: ArrayLike, scores: ArrayLike) -> pd.DataFrame:
             f"a threshold needs scores that are numbers: {np.isnan(values).sum()} of {len(values)} are NaN"
         )
     thresholds = np.unique(values)
+    # the next float above the highest score: at infinity no score axis could show it
     thresholds = np.append(thresholds, np.nextafter(thresholds[-1], np.inf))
     tp, fp = (side.size - np.searchsorted(np.sort(side), thresholds) for side in (values[positive], values[~positive]))
     counts = np.stack([tp, fp, tp[0] - tp, fp[0] - fp], axis=1)
-    df = pd.DataFrame(counts, columns=["tp", "fp", "fn", "tn"]).assign(**dict(zip(RATES, rates(counts), strict=True)))
+    df = pd.DataFrame(counts, columns=["tp", "fp", "fn", "tn"]).assign(**dict(zip(RATES, _rates(counts), strict=True)))
     df["f1"] = 2 * tp / np.maximum(2 * tp + fp + df["fn"], 1) if tp[0] else np.nan
     df.insert(0, "threshold", thresholds)
     return df
 
 
 def threshold_by_f1(labels: ArrayLike, scores: ArrayLike) -> float:
-    """The score with the largest F1, the highest of several; `MetricsError` without a positive."""
+    """The score with the largest F1, the highest one of several; `MetricsError` without a positive."""
     df = curve(labels, scores)
     if df["f1"].isna().any():
         raise MetricsError("F1 has no best threshold without a positive")
@@ -117,18 +127,18 @@ def threshold_by_f1(labels: ArrayLike, scores: ArrayLike) -> float:
 def threshold_at_recall_rate(labels: ArrayLike, scores: ArrayLike, rate: float) -> float:
     """The lowest score that recalls no more than `rate` (0-1) of all rows.
 
-    Where a tie straddles the rate none of the tie is recalled; where the highest scores are such a tie, nothing is,
-    and the threshold is just above them.
+    Equal scores are recalled together. If recalling them would exceed the rate, none of them is; if they are the
+    highest scores, nothing is recalled, and the threshold lies just above them.
     """
     df = curve(labels, scores)
-    within = df["recall_rate"] <= rate + 1e-12
+    within = df["recall_rate"] <= rate + 1e-12  # 3 / 100 recalled is not above a rate of 0.03 by rounding
     return float(df.loc[within, "threshold"].min())
 
 
 def threshold_at_specificity(labels: ArrayLike, scores: ArrayLike, specificity: float) -> float:
     """The lowest score whose specificity is `specificity` (0-1) or more; `MetricsError` without a negative.
 
-    Equal scores go together, so that the specificity can be well above what is asked for, and nothing recalled.
+    Equal scores are recalled together, so the specificity can be well above what is asked for.
     """
     df = curve(labels, scores)
     if df["specificity"].isna().any():
@@ -137,10 +147,15 @@ def threshold_at_specificity(labels: ArrayLike, scores: ArrayLike, specificity: 
 
 
 def assign_folds(predictions: pd.DataFrame, folds: int = 5, seed: int = 0) -> np.ndarray:
-    """The fold of each row: the column `fold` where it has two values or more, else women dealt to 0 to `folds` - 1.
+    """The fold of each row (rows,): the column `fold` if it has two values or more, else 0 to `folds` - 1 by woman.
 
-    Women are shuffled and dealt in turn, those with cancer first, so that each fold has its share.
-    `MetricsError` where a woman is in two folds of the column, or with fewer than two women with cancer.
+    Women are shuffled and assigned in turn, those with cancer first, so that each fold has its share of them.
+    scikit-learn's StratifiedGroupKFold balances rows; here each woman counts once.
+
+    Raises
+    ------
+    MetricsError
+        With fewer than two women with cancer, or where the column has an empty value or two folds for a woman.
     """
     cancer = predictions.groupby("patient_id")["cancer"].max()
     if cancer.sum() < 2:
@@ -150,8 +165,9 @@ def assign_folds(predictions: pd.DataFrame, folds: int = 5, seed: int = 0) -> np
         if predictions["fold"].isna().any() or several.max() > 1:
             raise MetricsError(f"the column fold is empty or has two folds for a woman: patient_id {several.idxmax()}")
         return predictions["fold"].to_numpy()
-    dealt = cancer.sample(frac=1, random_state=seed).sort_values(ascending=False, kind="stable")
-    fold_of = pd.Series(np.arange(len(dealt)) % folds, index=dealt.index)
+    # a stable sort keeps the shuffled order within those with and those without cancer
+    ordered = cancer.sample(frac=1, random_state=seed).sort_values(ascending=False, kind="stable")
+    fold_of = pd.Series(np.arange(len(ordered)) % folds, index=ordered.index)
     return predictions["patient_id"].map(fold_of).to_numpy()
 
 
@@ -159,20 +175,29 @@ def assign_folds(predictions: pd.DataFrame, folds: int = 5, seed: int = 0) -> np
 class CrossFit:
     """Calls by thresholds chosen on other women, and what choosing on the same women would have claimed."""
 
-    calls: np.ndarray  # bool, a row each
-    thresholds: np.ndarray  # of each fold
-    point: OperatingPoint  # of the calls of all folds; its threshold is the folds' median
+    calls: np.ndarray  # bool (rows,)
+    thresholds: np.ndarray  # one for each fold
+    point: OperatingPoint  # of the calls of all folds; its threshold is the median over the folds
     in_sample: OperatingPoint  # with the threshold chosen on all rows
-    optimism: dict[str, float]  # in_sample less point: sensitivity, specificity, ppv, recall_rate, f1
+    optimism: dict[str, float]  # in_sample minus point: sensitivity, specificity, ppv, recall_rate, f1
 
 
 def cross_fitted(breasts: pd.DataFrame, choose: Choose, folds: int = 5, seed: int = 0) -> CrossFit:
-    """Call each fold's women by the threshold that `choose(labels, scores)` picks on all other women.
+    """Call the breasts of each fold by the threshold that `choose` picks on all other women.
 
     Parameters
     ----------
     breasts
-        A row a breast (or an image) with patient_id, cancer and score; folds as `assign_folds` makes or finds them.
+        A row for each breast (or image), with patient_id, cancer and score.
+    choose
+        A function from labels and scores to a threshold, such as `threshold_by_f1`.
+    folds, seed
+        How women are assigned to folds where the table has no column fold (`assign_folds`).
+
+    Raises
+    ------
+    MetricsError
+        For a fault of the table, or fewer than two women with cancer.
     """
     breasts = check_predictions(breasts, ["patient_id", "cancer", "score"])
     labels, scores = breasts["cancer"].to_numpy(), breasts["score"].to_numpy()
@@ -188,8 +213,7 @@ def cross_fitted(breasts: pd.DataFrame, choose: Choose, folds: int = 5, seed: in
     return CrossFit(calls, np.array(thresholds), point, in_sample, optimism)
 
 
-def rules() -> dict[str, Choose]:
-    """The rules of `operating_table` by name."""
+def _rules() -> dict[str, Choose]:
     by_rate = {f"recall rate {rate:.1%}": partial(threshold_at_recall_rate, rate=rate) for rate in RECALL_RATES}
     by_specificity = {
         f"specificity {value:.0%}": partial(threshold_at_specificity, specificity=value) for value in SPECIFICITIES
@@ -198,14 +222,23 @@ def rules() -> dict[str, Choose]:
 
 
 def operating_table(breasts: pd.DataFrame, n: int = 2000, seed: int = 0) -> pd.DataFrame:
-    """What each rule gives, a row each: chosen on the same women, and chosen on others, with intervals.
+    """The rates of several rules for choosing a threshold, a row for each rule.
 
-    The columns are rule, threshold (the folds' median), and for each of sensitivity, specificity, ppv and
-    recall_rate `<rate>_in_sample`, `<rate>` (cross-fitted), `<rate>_low` and `<rate>_high`. The intervals are from
-    `n` draws of women with the calls held fixed: that the threshold would differ in another sample is not in them.
+    Parameters
+    ----------
+    breasts
+        A row for each breast, with patient_id, cancer and score.
+    n, seed
+        The number of draws of women, and the seed of draws and folds.
+
+    Returns
+    -------
+    The columns rule, threshold (median over the folds), and for each of `RATES` `<rate>_in_sample` (chosen on the
+    same women), `<rate>` (cross-fitted), `<rate>_low` and `<rate>_high`. The intervals hold the calls fixed: they do
+    not include that the threshold would differ in another sample.
     """
     breasts = check_predictions(breasts, ["patient_id", "cancer", "score"])
-    fits = {rule: cross_fitted(breasts, choose, seed=seed) for rule, choose in rules().items()}
+    fits = {rule: cross_fitted(breasts, choose, seed=seed) for rule, choose in _rules().items()}
     limits = rate_intervals(breasts, [fit.calls for fit in fits.values()], n, seed)
     rows = []
     for (rule, fit), intervals in zip(fits.items(), limits, strict=True):
@@ -220,24 +253,19 @@ def operating_table(breasts: pd.DataFrame, n: int = 2000, seed: int = 0) -> pd.D
 def rate_intervals(
     breasts: pd.DataFrame, calls: list[np.ndarray], n: int = 2000, seed: int = 0
 ) -> list[list[tuple[float, float]]]:
-    """(low, high) of sensitivity, specificity, ppv and recall rate for each of `calls`, bool (rows,).
+    """Intervals (low, high) of `RATES` for each of `calls`, bool (rows,), over `n` draws of women.
 
-    Each hangs on its own women: those with a breast with cancer, with one without, with one recalled, and all.
+    Different women limit each rate: those with a breast with cancer, with one without, with one recalled, and all.
     """
     women = Women.of(breasts, "patient_id")
-    each = [outcomes(breasts["cancer"], called) for called in calls]
-    by_woman = pd.DataFrame(np.hstack(each)).groupby(women.codes).sum().to_numpy(dtype=float)  # (women, 4 calls)
-    sums = np.concatenate([counts @ by_woman for counts in in_parts(women.drawn(n, seed))]).reshape(n, -1, 4)
+    each = [_outcomes(breasts["cancer"], called) for called in calls]
+    # the calls are fixed, so a draw only adds the women's counts: one product for all rules and draws
+    by_woman = pd.DataFrame(np.hstack(each)).groupby(women.codes).sum().to_numpy(dtype=float)  # (women, 4 x calls)
+    sums = np.concatenate([counts @ by_woman for counts in in_chunks(women.drawn(n, seed))]).reshape(n, -1, 4)
     found = []
     for i, called in enumerate(calls):
-        recalled = len(np.unique(women.codes[called]))
-        groups = [women.positives, women.negatives, recalled, women.total]
-        figures = zip(rates(each[i].sum(axis=0)), rates(sums[:, i]), groups, strict=True)
-        intervals = [normal_interval(float(whole), draws, women.positives, count) for whole, draws, count in figures]
-        found.append(
-            [
-                exact_limits(interval.estimate, count) if interval.estimate in (0, 1) else (interval.low, interval.high)
-                for interval, count in zip(intervals, groups, strict=True)
-            ]
-        )
+        groups = [women.positives, women.negatives, len(np.unique(women.codes[called])), women.total]
+        parts = zip(_rates(each[i].sum(axis=0)).tolist(), _rates(sums[:, i]), groups, strict=True)
+        intervals = [draws_interval(whole, draws, women.positives, count) for whole, draws, count in parts]
+        found.append([(interval.low, interval.high) for interval in intervals])
     return found

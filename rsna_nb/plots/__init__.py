@@ -13,7 +13,7 @@ from rsna_nb.plots.evaluation import (
     score_distributions,
 )
 from rsna_nb.plots.explain import file_overlay, overlays, perturbation_curves, pointing_scores
-from rsna_nb.plots.folds import fold_forest, fold_roc, left_out_forest
+from rsna_nb.plots.folds import fold_forest, fold_roc, leave_one_group_out_forest
 from rsna_nb.plots.imbalance import (
     accuracy_trap,
     batch_positives,
@@ -39,7 +39,7 @@ __all__ = [
     "file_overlay",
     "fold_forest",
     "fold_roc",
-    "left_out_forest",
+    "leave_one_group_out_forest",
     "operating_points",
     "overlays",
     "paired_differences",

@@ -1,9 +1,10 @@
 """How good a run is, for whom, and how sure that is. Each figure is narrow enough for a telephone and has alt text.
 
-`breasts` are tables with a row a breast, cancer (0 or 1) and score (0-1).
+`breasts` are tables with a row for each breast, cancer (0 or 1) and score (0-1).
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -20,37 +21,43 @@ from rsna_nb.plots.style import BLUE, GREEN, GREY, ORANGE, with_alt, without_box
 
 SQUARE = (5.2, 5.0)  # inches
 FAINT = "#BBBBBB"
-CLOSEST = 1e-4  # to 0 and 1 that a score is drawn
+CLOSEST = 1e-4  # scores are drawn at least this far from 0 and 1, whose logits are infinite
+SPECIFICITY, SENSITIVITY = "1 - specificity (%)", "Sensitivity (%)"
 
 
 def roc_curve(breasts: pd.DataFrame, bands: pd.DataFrame, auc: Interval) -> Figure:
-    """Sensitivity by the share of healthy breasts recalled, with the band of each place (`evaluation.bands`)."""
+    """ROC curve by breast, with the band of the draws at each place (`evaluation.bands`)."""
     curve, band = operating.curve(breasts["cancer"], breasts["score"]), bands[bands["curve"] == "roc"]
     figure, axis = plt.subplots(figsize=SQUARE, layout="constrained")
-    draw_band(axis, band)
+    _draw_band(axis, band)
     axis.plot(1 - curve["specificity"], curve["sensitivity"], color=BLUE, label=f"AUC {auc}")
-    axis.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="guessing")
-    in_percent(axis, "recalled of breasts without cancer (1 - specificity, %)", "found of breasts with cancer (%)")
-    figure.legend(frameon=False, loc="outside lower center", ncols=2, fontsize=9)
-    found = value_at(band, 0.1)
+    finish_roc(figure, axis)
+    found = _value_at(band, 0.1)
     return with_alt(
         figure, f"ROC curve by breast, AUC {auc}. Recalling 10 % of the breasts without cancer finds {found}."
     )
 
 
+def finish_roc(figure: Figure, axis: Axes) -> None:
+    """The diagonal, the labels and the legend of a ROC curve."""
+    axis.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="guessing")
+    in_percent(axis, SPECIFICITY, SENSITIVITY)
+    figure.legend(frameon=False, loc="outside lower center", ncols=2, fontsize=9)
+
+
 def precision_recall_curve(breasts: pd.DataFrame, bands: pd.DataFrame, average_precision: Interval) -> Figure:
-    """Share of recalled breasts that have cancer by the share of cancers found, with the band of each place."""
+    """PPV by sensitivity, by breast, with the band of the draws at each place (`evaluation.bands`)."""
     curve, band = operating.curve(breasts["cancer"], breasts["score"]), bands[bands["curve"] == "pr"]
-    band = band[band["x"] * breasts["cancer"].sum() >= 1]  # left of it there is no cancer to count
+    band = band[band["x"] * breasts["cancer"].sum() >= 1]  # left of it not even one cancer is found
     figure, axis = plt.subplots(figsize=SQUARE, layout="constrained")
-    draw_band(axis, band)
+    _draw_band(axis, band)
     label = f"average precision {average_precision}"
     axis.step(curve["sensitivity"], curve["ppv"], color=BLUE, where="post", label=label)
     share = breasts["cancer"].mean()
     axis.axhline(share, color=GREY, linestyle=":", label=f"guessing: {share:.1%} have cancer")
-    in_percent(axis, "found of breasts with cancer (sensitivity, %)", "with cancer, of recalled breasts (PPV, %)")
+    in_percent(axis, SENSITIVITY, "PPV (%)")
     figure.legend(frameon=False, loc="outside lower center", ncols=2, fontsize=9)
-    found = value_at(band, 0.5)
+    found = _value_at(band, 0.5)
     return with_alt(
         figure,
         f"Precision-recall curve by breast, average precision {average_precision}, where guessing gives {share:.3f}. "
@@ -58,19 +65,19 @@ def precision_recall_curve(breasts: pd.DataFrame, bands: pd.DataFrame, average_p
     )
 
 
-def draw_band(axis: Axes, band: pd.DataFrame) -> None:
+def _draw_band(axis: Axes, band: pd.DataFrame) -> None:
     axis.fill_between(
         band["x"], band["low"], band["high"], color=BLUE, alpha=0.2, linewidth=0, label="middle 95 % of draws"
     )
 
 
-def value_at(band: pd.DataFrame, x: float) -> str:
+def _value_at(band: pd.DataFrame, x: float) -> str:
     row = band.iloc[(band["x"] - x).abs().argmin()]
     return f"{row['estimate']:.0%} ({row['low']:.0%} to {row['high']:.0%})"
 
 
 def in_percent(axis: Axes, x: str, y: str) -> None:
-    """Shares 0-1 on both axes, written as percent."""
+    """Label both axes, and write their shares of 0-1 as percent."""
     axis.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02), xlabel=x, ylabel=y)
     for side in (axis.xaxis, axis.yaxis):
         side.set_major_formatter(PercentFormatter(1, symbol=""))
@@ -78,63 +85,56 @@ def in_percent(axis: Axes, x: str, y: str) -> None:
 
 
 def score_distributions(breasts: pd.DataFrame, fit: CrossFit) -> Figure:
-    """The scores of breasts with and without cancer, each as shares of its own kind, and the threshold."""
+    """Histograms of the scores with and without cancer, each summing to 100 %, and the median threshold."""
     edges = logit_bins(breasts["score"])
     figure, axis = plt.subplots(figsize=(5.4, 3.6), layout="constrained")
-    counts = {}
+    medians = []
     for value, colour, name in ((0, BLUE, "without cancer"), (1, ORANGE, "with cancer")):
         scores = breasts.loc[breasts["cancer"] == value, "score"]
         rows, weights = logit(scores, CLOSEST), np.full(len(scores), 1 / len(scores))
         axis.hist(rows, edges, weights=weights, color=colour, alpha=0.25)
         axis.hist(rows, edges, weights=weights, color=colour, histtype="step", label=f"{name} ({len(rows):,})")
-        counts[name] = scores.median()
+        medians.append(f"{scores.median():.3f} {name}")
     finish_scores(axis, edges, fit.point.threshold, "threshold")
-    medians = ", ".join(f"{median:.3f} {name}" for name, median in counts.items())
-    return with_alt(figure, f"Two histograms of the scores, by breast: the medians are {medians}.")
+    return with_alt(figure, f"Two histograms of the scores, by breast: the medians are {', '.join(medians)}.")
 
 
 def logit_bins(scores: ArrayLike) -> list[float]:
-    """Edges of 30 bins of scores, on the logit scale."""
+    """The edges of 30 bins of the scores' logits."""
     logits = logit(scores, CLOSEST)
     return [float(edge) for edge in np.linspace(logits.min() - 0.1, logits.max() + 0.1, 31)]
 
 
 def finish_scores(axis: Axes, edges: list[float], threshold: float | None, label: str) -> None:
-    """The axes of a histogram of logits in shares: scores below, percent at the left; and the threshold, if any."""
+    """Label a histogram of logits with the scores that they stand for, and draw the threshold, if any."""
     if threshold is not None:
         axis.axvline(float(logit(threshold, CLOSEST)), color=GREY, linestyle="--", label=label)
     places = np.array([0.0001, 0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999])
     places = places[(logit(places) >= edges[0]) & (logit(places) <= edges[-1])]
     axis.set_xticks(logit(places), [f"{place:g}" for place in places])
     axis.yaxis.set_major_formatter(PercentFormatter(1, symbol="", decimals=0))
-    axis.set(xlabel="score (0-1, on a logit scale)", ylabel="breasts of each kind (%)")
+    axis.set(xlabel="Score (0-1, logit scale)", ylabel="Breasts of each kind (%)")
     without_box(axis)
     axis.legend(frameon=False, fontsize=9)
 
 
 def operating_points(breasts: pd.DataFrame, table: pd.DataFrame, published: pd.DataFrame) -> Figure:
-    """Cancers found by breasts recalled: the run's curve, its points (`operating.operating_table`), published ones."""
+    """Sensitivity by recall rate: every threshold, the points of `operating.operating_table`, published systems."""
     curve = operating.curve(breasts["cancer"], breasts["score"])
     figure, axis = plt.subplots(figsize=(5.4, 4.6), layout="constrained")
     axis.plot(curve["recall_rate"], curve["sensitivity"], color=BLUE, alpha=0.5, label="this run, every threshold")
-    axis.errorbar(
-        table["recall_rate"],
-        table["sensitivity"],
-        xerr=reach(table, "recall_rate"),
-        yerr=reach(table, "sensitivity"),
-        fmt="o",
-        color=BLUE,
-        markersize=4,
-        linewidth=1,
-        label="thresholds chosen on other women",
-    )
+    style: dict[str, Any] = {"fmt": "o", "color": BLUE, "markersize": 4, "linewidth": 1}
+    ends = _reach(table, "sensitivity"), _reach(table, "recall_rate")
+    label = "thresholds chosen on other women"
+    # errorbar takes the y errors first
+    axis.errorbar(table["recall_rate"], table["sensitivity"], *ends, label=label, **style)
     places = published["recall_rate"], published["sensitivity"]
     axis.scatter(*places, marker="D", color=ORANGE, label="published, other women")
     for letter, x, y in zip(published["letter"], *places, strict=True):
         axis.annotate(letter, (x, y), (-9, 4), textcoords="offset points", color=ORANGE)
-    rates = np.geomspace(0.005, 1, 100)
+    rates = np.geomspace(0.005, 1, 100)  # a straight line of guessing is a curve on a logarithmic axis
     axis.plot(rates, rates, color=GREY, linestyle=":", label="guessing")
-    in_percent(axis, "breasts recalled (%, logarithmic)", "found of breasts with cancer (%)")
+    in_percent(axis, "Recall rate (%, logarithmic)", SENSITIVITY)
     axis.set(xscale="log", xlim=(0.005, 1.05))
     axis.set_xticks([0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1], ["1", "2", "5", "10", "20", "50", "100"])
     axis.minorticks_off()
@@ -145,18 +145,18 @@ def operating_points(breasts: pd.DataFrame, table: pd.DataFrame, published: pd.D
     )
 
 
-def reach(table: pd.DataFrame, name: str) -> np.ndarray:
-    """(2, rows): how far the interval goes below and above, 0 where there is none."""
+def _reach(table: pd.DataFrame, name: str) -> np.ndarray:
+    """How far the interval goes below and above, (2, rows); 0 where there is none."""
     return np.nan_to_num(np.stack([table[name] - table[f"{name}_low"], table[f"{name}_high"] - table[name]]).clip(0))
 
 
 def confusion_matrix(fit: CrossFit) -> Figure:
-    """Breasts by truth and call, thresholds chosen on other women; shades are shares of each row."""
+    """Breasts by cancer and call, with thresholds chosen on other women; shades are shares of each row."""
     point = fit.point
     counts = np.array([[point.tp, point.fn], [point.fp, point.tn]])
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     figure, axis = plt.subplots(figsize=(5.2, 3.2), layout="constrained")
-    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1.4, aspect="auto")
+    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1.4, aspect="auto")  # 1.4: black text stays readable on all cells
     for (row, column), count in np.ndenumerate(counts):
         share = f"{shares[row, column]:.1%} of the row"
         axis.text(column, row - 0.08, f"{count:,}", ha="center", va="center", fontsize=17)
@@ -171,7 +171,10 @@ def confusion_matrix(fit: CrossFit) -> Figure:
 
 
 def reliability_curves(calibrated: Calibration, bins: int = 10) -> Figure:
-    """Share with cancer by mean score of bins of equal mass, with Wilson's intervals; square-root axes."""
+    """Share with cancer by mean score in each bin, for the versions in `calibrated.scores`.
+
+    Both axes have a square-root scale, because most scores are near 0.
+    """
     labels = calibrated.labels
     figure, axis = plt.subplots(figsize=SQUARE, layout="constrained")
     axis.plot([0, 1], [0, 1], color=FAINT, label="calibrated")
@@ -179,18 +182,10 @@ def reliability_curves(calibrated: Calibration, bins: int = 10) -> Figure:
     for (name, values), colour, marker in zip(calibrated.scores.items(), (GREY, BLUE, GREEN), "osD", strict=False):
         table = reliability(labels, values, bins)
         ends = np.stack([table["observed"] - table["low"], table["high"] - table["observed"]]).clip(0)
-        axis.errorbar(
-            table["mean_score"],
-            table["observed"],
-            ends,
-            color=colour,
-            marker=marker,
-            markersize=4,
-            elinewidth=0.8,
-            label=name,
-        )
+        style: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 4, "elinewidth": 0.8, "label": name}
+        axis.errorbar(table["mean_score"], table["observed"], ends, **style)
         words.append(f"{name}, mean score {np.mean(values):.3f}")
-    in_percent(axis, "mean score of the bin (%, square-root scale)", "with cancer (%, square-root scale)")
+    in_percent(axis, "Mean score of the bin (%, square-root scale)", "Observed share with cancer (%)")
     for scaled in (axis.set_xscale, axis.set_yscale):
         scaled("function", functions=(lambda x: np.sqrt(np.maximum(x, 0)), np.square))
     ticks = [0, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1]
@@ -202,7 +197,7 @@ def reliability_curves(calibrated: Calibration, bins: int = 10) -> Figure:
 
 
 def example_breasts(examples: Mapping[str, pd.DataFrame], kind: str, columns: int = 3) -> Figure:
-    """The pictures of one kind of `evaluation.examples`, each under its breast's score, its side and its view.
+    """The pictures of one kind of `evaluation.examples`, each under its breast's score, side and view.
 
     `UnavailableError` where there are none.
     """

@@ -1,4 +1,4 @@
-"""A cross-validation: each fold beside all of them, and each site or machine beside the models that knew it."""
+"""A cross-validation: each fold beside all of them, and each site or machine beside models that never saw it."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -7,14 +7,14 @@ from matplotlib.figure import Figure
 
 from rsna_nb.metrics import operating
 from rsna_nb.plots.comparison import draw_intervals
-from rsna_nb.plots.evaluation import SQUARE, in_percent
+from rsna_nb.plots.evaluation import SQUARE, finish_roc
 from rsna_nb.plots.style import BLUE, GREY, ORANGE, TITLES, with_alt, without_box
 
 
 def fold_forest(folds: pd.DataFrame, overall: pd.Series) -> Figure:
-    """The AUC of each fold (`out_of_fold.fold_table`), and below that of all, taken together in three ways.
+    """The AUC of each fold (`out_of_fold.fold_table`), and below it that of all folds, taken together in three ways.
 
-    `overall` are Intervals by name, as `metrics.fold_figures` gives them.
+    `overall` holds Intervals by name, as `metrics.fold_metrics` returns them.
     """
     places = np.arange(len(folds)), len(folds) + 0.6 + np.arange(len(overall))
     names = [f"fold {fold}" for fold in folds.index]
@@ -29,7 +29,7 @@ def fold_forest(folds: pd.DataFrame, overall: pd.Series) -> Figure:
     axis.set(xlabel=f"AUC by breast (dashed: {overall.index[0]})", ylim=(places[1][-1] + 0.6, -0.6))
     axis.set_xlim(right=1.005)
     counts = [f"{women:,} ({cancer:,})" for women, cancer in zip(folds["women"], folds["with cancer"], strict=True)]
-    for place, text in zip([-0.95, *range(len(folds))], ["women (cancer)", *counts], strict=True):
+    for place, text in zip([-0.95, *range(len(folds))], ["Women (cancer)", *counts], strict=True):
         axis.text(1.02, place, text, transform=axis.get_yaxis_transform(), va="center", fontsize=9, color=GREY)
     without_box(axis)
     own = "; ".join(f"{name} {auc}" for name, auc in zip(names, folds["AUC"], strict=True))
@@ -38,23 +38,18 @@ def fold_forest(folds: pd.DataFrame, overall: pd.Series) -> Figure:
 
 
 def fold_roc(breasts: pd.DataFrame, overall: pd.Series) -> Figure:
-    """The ROC curve of each fold, thin, and of all scores as if one model had given them.
+    """The ROC curve of each fold, thin, and of all scores pooled as if one model had given them.
 
-    `breasts` have cancer, score and fold.
+    `breasts` have cancer, score and fold; `overall` is that of `fold_forest`.
     """
     figure, axis = plt.subplots(figsize=SQUARE, layout="constrained")
-    folds = [own for _, own in breasts.groupby("fold")]
-    for number, own in enumerate(folds):
-        curve = operating.curve(own["cancer"], own["score"])
-        label = "" if number else f"each of {len(folds)} folds"
-        axis.plot(1 - curve["specificity"], curve["sensitivity"], color=GREY, linewidth=0.8, label=label)
-    curve = operating.curve(breasts["cancer"], breasts["score"])
+    folds = [_roc_points(own) for _, own in breasts.groupby("fold")]
+    for number, points in enumerate(folds):
+        axis.plot(*points, color=GREY, linewidth=0.8, label="" if number else f"each of {len(folds)} folds")
     pooled = overall["pooled"]
-    axis.plot(1 - curve["specificity"], curve["sensitivity"], color=BLUE, linewidth=2, label=f"pooled: AUC {pooled}")
-    axis.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="guessing")
-    in_percent(axis, "recalled of breasts without cancer (1 - specificity, %)", "found of breasts with cancer (%)")
-    figure.legend(frameon=False, loc="outside lower center", ncols=2, fontsize=9)
-    found = [float(np.interp(0.1, *roc_points(own))) for own in folds]
+    axis.plot(*_roc_points(breasts), color=BLUE, linewidth=2, label=f"pooled: AUC {pooled}")
+    finish_roc(figure, axis)
+    found = [float(np.interp(0.1, *points)) for points in folds]
     return with_alt(
         figure,
         f"ROC curves by breast of {len(folds)} folds and pooled, pooled AUC {pooled}. Recalling 10 % of the breasts "
@@ -62,18 +57,24 @@ def fold_roc(breasts: pd.DataFrame, overall: pd.Series) -> Figure:
     )
 
 
-def roc_points(breasts: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+def _roc_points(breasts: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """(1 - specificity, sensitivity), both ascending."""
     curve = operating.curve(breasts["cancer"], breasts["score"])[::-1]
     return 1 - curve["specificity"].to_numpy(), curve["sensitivity"].to_numpy()
 
 
-def left_out_forest(table: pd.DataFrame, column: str) -> Figure:
-    """The AUC of each group by models that never saw it, beside models that did (`out_of_fold.left_out_table`)."""
+def leave_one_group_out_forest(table: pd.DataFrame, column: str) -> Figure:
+    """The AUC of each group by a model that never saw it, beside models that did.
+
+    `table` is that of `out_of_fold.leave_one_group_out_table`, and `column` the one that the groups are values of.
+    """
     places, known = np.arange(len(table)), table["reason"].to_numpy() == ""
     group = TITLES.get(column, column)
     figure, axis = plt.subplots(figsize=(5.4, 1.2 + 0.45 * len(table)), layout="constrained")
-    pairs = (("out of fold", GREY, -0.15, "others of it in training"), ("left out", BLUE, 0.15, "never seen"))
+    pairs = (
+        ("out of fold", GREY, -0.15, "others of the group in training"),
+        ("never seen", BLUE, 0.15, "group never seen in training"),
+    )
     for name, colour, shift, label in pairs:
         draw_intervals(axis, table.loc[known, name], places[known] + shift, colour, label)
     left = axis.get_xlim()[0] if known.any() else 0.4
@@ -84,7 +85,7 @@ def left_out_forest(table: pd.DataFrame, column: str) -> Figure:
     without_box(axis)
     figure.legend(frameon=False, loc="outside upper center", ncols=2, fontsize=9)
     words = [
-        f"{row['value']}: {row['left out']} left out, {row['out of fold']} out of fold"
+        f"{row['value']}: {row['never seen']} never seen, {row['out of fold']} out of fold"
         if not row["reason"]
         else f"{row['value']}: {row['reason']}"
         for row in table.to_dict("records")

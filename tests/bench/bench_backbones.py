@@ -26,12 +26,6 @@ ALONE = os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"}
 SAME = 1e-6  # largest difference of scores that counts as equal
 
 
-def peak_memory() -> int:
-    """Most resident memory of this process so far, VmHWM, in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-
-
 def measure(name: str, size: int, steps: int, batch: int) -> dict[str, str]:
     """A row of the table; AssertionError if a step changes nothing or the saved network gives other scores."""
     import keras

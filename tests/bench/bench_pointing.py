@@ -17,9 +17,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from rsna_nb import explain, inference, metrics, synthetic
+from rsna_nb import evaluation, explain, inference, metrics, synthetic
 from rsna_nb.config import RunConfig
-from rsna_nb.evaluation import single_run as evaluation
 from rsna_nb.explain.explanation import explain_images
 from rsna_nb.explain.maps import METHODS, heat_maps, read_images
 from rsna_nb.explain.pointing import count_hits

@@ -1,0 +1,57 @@
+"""The breasts that a radiologist wants to see first: the clearest hits, the worst misses and false alarms."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from rsna_nb.config import resolve
+from rsna_nb.evaluation.evaluated_run import Evaluation
+from rsna_nb.metadata import DEMO_DIR, kaggle
+from rsna_nb.metrics import CrossFit
+from rsna_nb.notebook import UnavailableError
+from rsna_nb.prepare import image_file, store_path
+from rsna_nb.runs import Run
+
+PREPARE_FIRST = "run notebooks/00_prepare.ipynb with this data_dir and img_size"
+
+
+def data_folder(run: Run) -> Path:
+    """The folder of the run's data, as `metadata.find_data` would choose it; nothing is generated."""
+    return resolve(run.config.data_dir) if run.config.data_dir else kaggle.mounted() or resolve(DEMO_DIR)
+
+
+def examples(evaluation: Evaluation, fit: CrossFit, count: int) -> dict[str, pd.DataFrame]:
+    """Up to `count` breasts of each kind, with their highest-scoring image in the column `file`.
+
+    Returns
+    -------
+    By kind: "hits" (cancer, recalled; highest scores first), "misses" (cancer, not recalled; lowest first) and "false
+    alarms" (no cancer, recalled; highest first).
+
+    Raises
+    ------
+    UnavailableError
+        For a count of 0, or where the store lacks a picture.
+    """
+    if count < 1:
+        raise UnavailableError("no pictures were asked for (the parameter pictures is 0)")
+    run, breasts = evaluation.run, evaluation.breasts.assign(called=fit.calls)
+    store = store_path(resolve(run.config.store_dir), data_folder(run), run.config.img_size)
+    if not store.is_dir():
+        raise UnavailableError(f"the store of prepared pictures {store} is not there: {PREPARE_FIRST}")
+    # stable: images of equal scores stay in the order of the table, so that reports are the same every time
+    images = evaluation.predictions.sort_values("score", ascending=False, kind="stable")
+    images = images.drop_duplicates(["patient_id", "laterality"]).rename(columns={"score": "image_score"})
+    images = images.drop(columns=["cancer", "corrected_score"], errors="ignore")
+    df = breasts.merge(images, on=["patient_id", "laterality"])
+    df["file"] = [str(image_file(store, *ids)) for ids in zip(df["patient_id"], df["image_id"], strict=True)]
+    cancer, called = df["cancer"] == 1, df["called"]
+    found = {
+        "hits": df[cancer & called].nlargest(count, "score"),
+        "misses": df[cancer & ~called].nsmallest(count, "score"),
+        "false alarms": df[~cancer & called].nlargest(count, "score"),
+    }
+    gone = [file for rows in found.values() for file in rows["file"] if not Path(file).is_file()]
+    if gone:
+        raise UnavailableError(f"{len(gone)} pictures are not in the store, first {gone[0]}: {PREPARE_FIRST}")
+    return found
