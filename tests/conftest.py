@@ -3,10 +3,12 @@
 Tests on real files run if the folder RSNA_NB_SAMPLES (default: ../shared) has them; otherwise they are skipped.
 """
 
+import logging
 import os
 
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # the expected numbers were computed on a CPU
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import imagecodecs
@@ -64,6 +66,16 @@ ENCODERS = {
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start with the files that take longest. If one started last, the other worker would wait for it idle."""
     items.sort(key=lambda item: [not item.path.stem.startswith(name) for name in LONGEST])
+
+
+@pytest.fixture(autouse=True)
+def quiet_log() -> Iterator[None]:
+    """Undo what `runs.log_to_console` did to the package's log, for the tests that follow in the same process."""
+    yield
+    log = logging.getLogger("rsna_nb")
+    log.setLevel(logging.NOTSET)
+    for handler in list(log.handlers):
+        log.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")

@@ -101,7 +101,7 @@ def test_other_settings_are_refused_by_name(stopped):
     other = stopped.config.replace(**own, epochs=50)
     with pytest.raises(RunError, match=r"the settings given differ from .*epochs 5 .*50"):
         train(other)
-    with pytest.raises(ConfigError, match=r"goes on with its own settings: leave out epochs 50 \(the run has 5\)"):
+    with pytest.raises(ConfigError, match=r"continues with its own settings: remove epochs 50 \(the run has 5\)"):
         RunConfig.resumed(own | {"epochs": 50})
 
 

@@ -87,7 +87,7 @@ def test_a_stopped_fold_goes_on_and_the_finished_one_is_not_trained_again(recipe
     found = cross_validation.cross_validate(config.replace(run_name="later"))
     assert {fold: run.id for fold, run in found.items()} == {0: first.id, 1: second.id}
     np.testing.assert_array_equal(found[1].predictions["score"], finished[1].predictions["score"])
-    assert "goes on" in second.file("logs/train.log").read_text()
+    assert "is resumed" in second.file("logs/train.log").read_text()
 
 
 @pytest.mark.slow

@@ -86,9 +86,9 @@ def test_many_files_are_read_by_processes_with_the_same_scores_in_the_same_order
     table = load_metadata(generated)
     bad = tmp_path / "bad.dcm"
     bad.write_text("no DICOM")
-    paths = [*table["path"][:20], bad, *table["path"][20 : reading.FEW + 5]]
+    paths = [*table["path"][:20], bad, *table["path"][20 : reading.MAX_HERE + 5]]
     in_parallel = inference.predict(run, paths)
-    monkeypatch.setattr(reading, "FEW", len(paths))
+    monkeypatch.setattr(reading, "MAX_HERE", len(paths))
     pd.testing.assert_frame_equal(in_parallel, inference.predict(run, paths), atol=1e-6)
     assert in_parallel["error"][20] == "not a DICOM file"
     assert in_parallel["score"].isna().sum() == 1

@@ -48,7 +48,7 @@ def test_fine_tuning_begins_at_the_best_head_and_trains_from_the_layer_named(fro
     assert all("stage_3" in name for name in changed)
 
 
-@keras.saving.register_keras_serializable("tests")
+@keras.saving.register_keras_serializable("tests.phases")
 class Subclassed(keras.Model):
     """A backbone without a graph that anyone could walk."""
 

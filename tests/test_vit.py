@@ -229,7 +229,7 @@ def run(settings) -> runs.Run:
 
 def test_a_run_trains_from_the_feature_bank_and_then_from_the_block_named(settings, run):
     log = run.file("logs/train.log").read_text()
-    assert "the head learns from the feature bank" in log
+    assert "the head trains on the feature bank" in log
     assert "feature bank vit_tiny-avg-" in log
     assert run.history["phase"].tolist() == ["head"] * 2 + ["fine_tuning"] * 2
     assert run.metrics["best_epoch"] > 2, "otherwise the best model is not a fine-tuned one"

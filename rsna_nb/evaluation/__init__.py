@@ -14,7 +14,7 @@ from rsna_nb.evaluation.evaluated_run import (
 from rsna_nb.evaluation.examples import PREPARE_FIRST, data_folder, examples
 from rsna_nb.evaluation.imbalance import constant_loss, group_names, in_order
 from rsna_nb.evaluation.results import plain, write_results
-from rsna_nb.evaluation.run_metrics import STATISTICS, Calibration, bands, calibrate, main_intervals, main_metrics
+from rsna_nb.evaluation.run_metrics import STATISTICS, Calibration, bands, calibrate, main_metrics
 
 __all__ = [
     "PREPARE_FIRST",
@@ -35,7 +35,6 @@ __all__ = [
     "held_out",
     "imbalance",
     "in_order",
-    "main_intervals",
     "main_metrics",
     "on_the_same_images",
     "out_of_fold",

@@ -52,6 +52,7 @@ class Plan:
 
     @property
     def folder(self) -> Path:
+        """The study's folder, which holds the run folders of its trials."""
         return resolve(self.config.runs_dir) / "studies" / self.name
 
     @property

@@ -3,14 +3,12 @@
 from rsna_nb.metadata import kaggle
 from rsna_nb.metadata.checks import BREAST, MetadataError
 from rsna_nb.metadata.folders import DEMO_DIR, find_data, results_folder
-from rsna_nb.metadata.layout import Layout
 from rsna_nb.metadata.table import INPUTS, load_metadata, model_inputs
 
 __all__ = [
     "BREAST",
     "DEMO_DIR",
     "INPUTS",
-    "Layout",
     "MetadataError",
     "find_data",
     "kaggle",
