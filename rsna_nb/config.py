@@ -136,8 +136,8 @@ class RunConfig(
     # Optimizer
     epochs: int = Field(35, ge=1)
     """passes over the training images"""
-    batch_size_per_gpu: int = Field(256, ge=1)
-    """images a GPU in a batch; the default is lowered until an epoch has 10 steps"""
+    batch_size_per_gpu: int = Field(0, ge=0)
+    """images per GPU in a batch; 0: 256, halved (down to 8) until an epoch has 10 steps"""
     gradient_accumulation: int = Field(1, ge=1, lt=65)
     """batches whose gradients make one optimizer step; 1 disables accumulation"""
     learning_rate: float = Field(1e-3, ge=1e-12, lt=10)
@@ -325,7 +325,8 @@ class RunConfig(
         path = resolve(asked.runs_dir) / asked.resume / "config" / "config.json"
         if not path.is_file():
             raise ConfigError(f"resume: there is no run {asked.resume} in {resolve(asked.runs_dir)}")
-        own = cls.from_json(path).replace(resume=asked.resume, runs_dir=asked.runs_dir)
+        folders = {name: value for name, value in given.items() if name in FOLDERS}
+        own = cls.from_json(path).replace(**folders | {"resume": asked.resume, "runs_dir": asked.runs_dir})
         wanted = own.replace(**given)
         faults = [
             f"{name} {getattr(wanted, name)!r} (the run has {getattr(own, name)!r})"
@@ -371,6 +372,9 @@ class RunConfig(
         return height, width
 
 
+# Settings that may differ when a run is resumed: folders have other names on another computer. What is in them is
+# compared by fingerprints.
+FOLDERS = ("data_dir", "store_dir", "runs_dir", "resume")
 DEFAULTS: dict[str, Any] = {name: field.default for name, field in RunConfig.model_fields.items()}
 
 
@@ -404,8 +408,8 @@ def _as_kind(value: Any, kind: type, is_size: bool = False) -> Any:
     """`value` as `kind` where its meaning is clear; anything else is returned as it is."""
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
-    if is_size and isinstance(value, tuple):
-        return list(value)
+    if is_size and isinstance(value, list | tuple):
+        return [side.item() if isinstance(side, np.generic) else side for side in value]
     if kind is str and isinstance(value, Path):
         return str(value)
     if not isinstance(value, str):
@@ -452,6 +456,8 @@ def _faults_of_own(
     """Give a notebook's own parameters the types of its cell; return what is wrong with them, and misspelt names."""
     faults = [_unknown(name, own) for name in values if name not in own and name not in DEFAULTS]
     faults = [fault + ("" if "(" in fault else _OF_YOUR_OWN) for fault in faults]
+    if parameters.is_begun and not parameters.is_ended:
+        faults.append("the parameters cell stopped before its end: run it again first")
     for name in own:
         kind = parameters.kind(name)
         # papermill makes a number of an id of digits, and a whole number of 1.0 that is written as 1.
@@ -461,6 +467,10 @@ def _faults_of_own(
                 value = kind(value)
             if type(value) is not kind:
                 faults.append(f"{name} must be of type {kind.__name__}, not {type(value).__name__} {value!r}")
+            elif (
+                name == "draws" and isinstance(value, int) and value < 2
+            ):  # a later cell would find that out after hours of training
+                faults.append(f"draws must be 2 or more bootstrap samples, not {value}")
             namespace[name] = value
     return faults
 

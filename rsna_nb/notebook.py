@@ -3,6 +3,7 @@
 from collections.abc import Callable, Container, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,7 @@ class Parameters:
         """`others` are the names of plain variables that the notebook had before its parameters cell."""
         self.others = set(others)
         self.names: set[str] = set()
+        self.settings: set[str] = set()
         self.cell: dict[str, Any] = {}
         self.file_values: dict[str, Any] = {}
         self.file: str | Path = ""
@@ -84,11 +86,14 @@ class Parameters:
     @classmethod
     def begin(cls, namespace: MutableMapping[str, Any], settings: Iterable[str]) -> None:
         """Before the cell: delete the variables that its last run set, and note the others."""
-        # Without this a line that was deleted from the cell would still count when the cell is run again.
-        for name in {*settings, *cls.of(namespace).names} & _plain(namespace).keys():
+        # Without this a line that was deleted from the cell would still count when the cell is run again. `cell` is
+        # forgotten too: the cell may have run twice before anything read it.
+        known = cls.of(namespace)
+        stale = {*settings, *known.names, *known.cell}
+        for name in stale & _plain(namespace, stale).keys():
             del namespace[name]
         namespace[_KEY] = begun = cls(_plain(namespace))
-        begun.is_begun = True
+        begun.is_begun, begun.settings = True, set(settings)
 
     def end(
         self,
@@ -149,7 +154,11 @@ class Parameters:
         return name not in self.after_cell or not _same(self.now[name], self.after_cell[name])
 
     def _new(self, namespace: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in _plain(namespace, self.names).items() if name not in self.others}
+        return {
+            name: value
+            for name, value in _plain(namespace, self.names | self.settings).items()
+            if name not in self.others
+        }
 
 
 def _plain(namespace: Mapping[str, Any], names: Container[str] = ()) -> dict[str, Any]:
@@ -160,7 +169,9 @@ def _plain(namespace: Mapping[str, Any], names: Container[str] = ()) -> dict[str
     return {
         name: value
         for name, value in namespace.items()
-        if name in names or (not name.startswith("_") and isinstance(value, kinds))
+        # A notebook may import a module that has a setting's name, such as `imbalance`.
+        if (name in names and not isinstance(value, ModuleType))
+        or (not name.startswith("_") and isinstance(value, kinds))
     }
 
 

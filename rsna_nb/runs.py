@@ -27,15 +27,13 @@ from typing import Any
 
 import pandas as pd
 
-from rsna_nb.config import ConfigError, RunConfig, resolve
+from rsna_nb.config import FOLDERS, ConfigError, RunConfig, resolve
 from rsna_nb.notebook import UnavailableError
 from rsna_nb.system import write_whole
 
 log = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).parent
-# Settings that may differ on another machine, or when a run is resumed: the content of the folders is compared instead.
-FOLDERS = ("data_dir", "store_dir", "runs_dir", "resume")
 # Packages whose versions can change a result.
 _PACKAGES = (
     "rsna_nb tensorflow keras numpy pandas scikit-learn pydicom imagecodecs papermill opencv-python-headless".split()
@@ -203,6 +201,7 @@ def fingerprints(metadata: pd.DataFrame, ledger: pd.DataFrame) -> dict[str, str]
     # Paths differ between machines, and times between two preparations of the same files.
     return {
         "table_fingerprint": fingerprint(metadata.drop(columns="path")),
+        "data_fingerprint": fingerprint(metadata.drop(columns=["path", "split"])),
         "store_fingerprint": fingerprint(ledger.drop(columns=["milliseconds", "source_mtime"])),
     }
 

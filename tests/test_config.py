@@ -241,6 +241,54 @@ def test_no_name_in_a_file_takes_the_place_of_another_variable(tmp_path):
         RunConfig.from_notebook(namespace, "settings")
 
 
+def test_a_cell_that_ran_twice_before_it_was_read_is_checked_like_one_that_ran_once(recipe):
+    cell = CELL.replace("epochs: int", "epochz: int")
+    with pytest.raises(ConfigError, match="epochz is not a setting"):
+        RunConfig.from_notebook(notebook(cell=cell, used=notebook(cell=cell)), "settings")
+    again = notebook(settings=recipe, used=notebook(settings=recipe))
+    assert RunConfig.from_notebook(again, "settings").epochs == 7
+
+
+def test_a_cell_that_stopped_before_its_end_is_an_error():
+    namespace: dict = {}
+    with pytest.raises(ZeroDivisionError):
+        exec(CELL.replace("epochs: int = 35", "epochs: int = 1 // 0"), namespace)
+    with pytest.raises(ConfigError, match="run it again"):
+        RunConfig.from_notebook(namespace, "settings")
+
+
+@pytest.mark.parametrize("line", ["epochs = {5}", "learning_rate = Decimal('x1')", "img_size = np.array([1024, 500])"])
+def test_a_value_that_no_setting_can_have_is_an_error_and_not_ignored(line):
+    namespace = notebook()
+    exec("import numpy as np\nDecimal = type('Decimal', (), {'__init__': lambda self, text: None})", namespace)
+    exec(line, namespace)
+    with pytest.raises(ConfigError, match=line.split()[0]):
+        RunConfig.from_notebook(namespace, "settings")
+
+
+def test_numpy_values_of_a_notebook_are_settings():
+    namespace = notebook()
+    exec("import numpy as np\nimg_size, epochs = np.array([1024, 512]), np.array(5)", namespace)
+    config = RunConfig.from_notebook(namespace, "settings")
+    assert (config.img_size, config.epochs) == ([1024, 512], 5)
+    assert RunConfig(img_size=[np.int64(1024), np.int64(512)]).img_size == [1024, 512]
+
+
+def test_too_few_draws_are_named_before_anything_is_trained():
+    cell = parameters_cell(NOTEBOOKS / "04_evaluate.ipynb")
+    with pytest.raises(ConfigError, match="draws must be 2 or more"):
+        RunConfig.from_notebook(notebook(cell=cell, below="draws = -5"), "run", "compare", "draws", "pictures")
+
+
+def test_a_run_is_resumed_where_its_folders_have_other_names(tmp_path):
+    RunConfig(data_dir="/here", epochs=3).to_json(tmp_path / "20261123-101530" / "config" / "config.json")
+    asked = {"resume": "20261123-101530", "runs_dir": str(tmp_path), "data_dir": "/there"}
+    config = RunConfig.resumed(asked)
+    assert (config.data_dir, config.epochs) == ("/there", 3)
+    with pytest.raises(ConfigError, match=r"epochs 4 \(the run has 3\)"):
+        RunConfig.resumed(asked | {"epochs": 4})
+
+
 def test_a_mended_misspelling_is_forgotten():
     namespace = notebook(below="epochz = 3")
     with pytest.raises(ConfigError):

@@ -165,6 +165,8 @@ def test_results_of_other_data_names_columns_or_draws_have_a_folder_of_their_own
     found += [results(config.replace(**{name: value})) for name, value in others.items()]
     assert len(set(found)) == len(found)
     assert results(config.replace(fold=1)) == found[0]  # the folds of a cross-validation share one
+    assert results(config, folds=[0, 1]) == found[0]
+    assert results(config, folds=[0]) not in found  # some folds never overwrite the results of all
     assert all(folder.parent == tmp_path / "runs" / "cross_validation" for folder in found)
 
 

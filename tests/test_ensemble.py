@@ -159,6 +159,16 @@ def test_pf1_is_of_scores_whose_class_weights_are_corrected_for_and_ranks_stay_r
     assert found.estimate == pytest.approx(pf1(raw["cancer"], raw["score"]))
 
 
+def test_folds_of_one_recipe_on_other_data_are_no_member_together(tmp_path):
+    runs = fold_runs(tmp_path, "a")
+    for run in runs:
+        run.write_json("config/environment.json", {"data_fingerprint": "same"})
+    assert len(model_pool.gather(runs).members) == 1
+    runs[0].write_json("config/environment.json", {"data_fingerprint": "other"})
+    with pytest.raises(MetricsError):
+        model_pool.gather(runs)
+
+
 def test_gains_are_differences_to_the_best_single_member_in_every_way(tmp_path):
     pool = model_pool.gather([*fold_runs(tmp_path, "a"), *fold_runs(tmp_path, "b", 10, dropout=0.5)])
     found = ensemble_gain.gains(pool, 50)

@@ -459,6 +459,13 @@ def test_an_evaluation_with_other_parameters_does_not_overwrite_the_first(run):
     assert evaluation.write_results(run, {}, compare="", draws=2000).name == "evaluation.json"
 
 
+def test_runs_of_one_id_in_two_folders_have_results_of_two_names(tmp_path):
+    names = {
+        results.result_path(Run(tmp_path), "evaluation.json", compare=f"studies/{study}/trial-1").name for study in "ab"
+    }
+    assert len(names) == 2
+
+
 def test_the_parameters_in_the_names_of_results_are_those_of_the_notebook():
     notebook = nbformat.read(NOTEBOOKS / "04_evaluate.ipynb", as_version=4)
     (cell,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))

@@ -193,13 +193,14 @@ def test_a_share_knows_the_devices_of_its_machine():
         (255, 1, 4, 10, 8),
         (2, 64, 3, 10, 9),
         (255, 1, 10, 10, 10),
-        (256, 1, 1, 2560, 256),  # the default, of 10 steps
-        (256, 1, 1, 2559, 128),
-        (256, 1, 2, 2560, 256),
-        (256, 2, 1, 2560, 256),
-        (256, 1, 1, 256, 16),
-        (256, 1, 1, 20, 8),
-        (256, 1, 10, 20, 20),
+        (256, 1, 1, 300, 256),  # a given number is used as it is
+        (0, 1, 1, 2560, 256),  # 0 leaves it to the data
+        (0, 1, 1, 2559, 128),
+        (0, 1, 2, 2560, 256),
+        (0, 2, 1, 2560, 256),
+        (0, 1, 1, 256, 16),
+        (0, 1, 1, 20, 8),
+        (0, 1, 10, 20, 20),
     ],
 )
 def test_the_global_batch_divides_by_the_replicas_fits_the_data_and_follows_from_few_images(

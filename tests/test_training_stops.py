@@ -156,12 +156,11 @@ def test_sigterm_stops_after_the_step_and_says_from_where_to_go_on(frozen_settin
     assert f"from epoch {len(stopped.history) + 1}" in last or "at the end of an epoch" in last
 
 
-def test_the_default_batch_is_lowered_for_few_images_and_any_other_is_used_as_it_is(frozen_settings, tmp_path):
+def test_the_default_batch_follows_from_the_data_and_a_given_one_is_used_as_it_is(frozen_settings, tmp_path):
     same = frozen_settings | {"runs_dir": str(tmp_path), "epochs": 1}
-    default, given = (train(RunConfig(**same | {"batch_size_per_gpu": size})) for size in (256, 255))
+    default, given = (train(RunConfig(**same | {"batch_size_per_gpu": size})) for size in (0, 256))
     log = default.file("logs/train.log").read_text()
-    assert "lowered from its default 256 to 8" in log
-    assert default.config.batch_size_per_gpu == 256, "a resumed run takes its batch from the state"
+    assert "8 images per GPU in a batch, from the number of training images" in log
     log = given.file("logs/train.log").read_text()
     assert "the global batch is cut to the training images there are" in log
     assert "WARNING only 1 steps an epoch" in log

@@ -39,22 +39,23 @@ def write(ensemble: Ensemble, runs_dir: str | Path, found: Mapping[str, Any]) ->
     }
     folder = runs_dir / FOLDER / ensemble.name
     predictions = ensemble.predictions.to_csv(index=False).encode()
+    content |= plain(found)
     if _is_other(folder, content, predictions):
         raise ConfigError(
-            f"name: {folder} holds another ensemble of that name, by other runs, weights or scores. Give another "
-            "name, or remove the folder"
+            f"name: {folder} holds another ensemble of that name, with other runs, weights, scores or results. Give "
+            "another name, or remove the folder"
         )
     # ensemble.json comes last: where it is, the ensemble is complete.
     write_whole(folder / "predictions.csv", predictions)
-    write_whole(folder / "ensemble.json", (json.dumps(content | plain(found), indent=2) + "\n").encode())
+    write_whole(folder / "ensemble.json", (json.dumps(content, indent=2) + "\n").encode())
     return folder
 
 
 def _is_other(folder: Path, content: dict[str, Any], predictions: bytes) -> bool:
-    """Whether a folder holds another ensemble; what was found of the ensemble is not compared."""
+    """Whether a folder holds another ensemble, or other results of the same one."""
     try:
         before = json.loads((folder / "ensemble.json").read_text())
-        same = {name: before.get(name) for name in content} == content
+        same = {name: before.get(name) for name in content} == json.loads(json.dumps(content))
         return not same or (folder / "predictions.csv").read_bytes() != predictions
     except FileNotFoundError:  # nothing yet, or a write that was cut off
         return False

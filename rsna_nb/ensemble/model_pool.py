@@ -3,6 +3,7 @@
 A member is one run, or the fold runs of one recipe: runs whose settings differ only in fold, name and folders.
 """
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -119,6 +120,12 @@ def _split_settings(config: RunConfig) -> tuple[object, ...]:
     return data, config.limit_patients, config.test_fraction, config.split_seed, config.fold >= 0, shares
 
 
+def _data_of(run: Run) -> str:
+    """The fingerprint of the table that the run was trained on, whatever its folder is called."""
+    path = run.path / "config" / "environment.json"
+    return str(json.loads(path.read_text()).get("data_fingerprint", "")) if path.is_file() else ""
+
+
 def gather(runs: Sequence[Run]) -> ModelPool:
     """The pool of the members that the runs make, in their order.
 
@@ -130,7 +137,8 @@ def gather(runs: Sequence[Run]) -> ModelPool:
     """
     by_member: dict[str, dict[int, Run]] = {}
     for run in runs:
-        known = by_member.setdefault(str(recipe(run.config)) if run.config.fold >= 0 else run.id, {})
+        # Folds of one recipe on other data are another member, whose split differs and is refused below.
+        known = by_member.setdefault(f"{recipe(run.config)} {_data_of(run)}" if run.config.fold >= 0 else run.id, {})
         if run.config.fold in known:
             raise MetricsError(
                 f"runs {known[run.config.fold].id} and {run.id} are the same fold of the same recipe: name one of them"

@@ -75,6 +75,8 @@ def with_flips(ensemble: Ensemble, flips: bool = True) -> Ensemble:
     try:
         rows = validation_images(ensemble, choose_data(ensemble))
     except (SubmissionError, MetadataError) as error:
+        if ensemble.way == "rank":  # new scores with flips would be ranked among validation scores without
+            raise ConfigError(f"flips: an ensemble of ranks needs its validation images ({error})") from error
         raise SubmissionError(f"the validation images cannot be scored with flips: {error}") from error
     scores = pool.scores[pool.of("validation")].reset_index(drop=True)
     for run in pool.runs:

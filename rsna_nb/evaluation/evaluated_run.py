@@ -109,18 +109,18 @@ def class_weights(run: Run) -> dict[int, float]:
     run had none, or they are not known.
     """
     config = run.config
-    if config.positive_label < 1:
-        raise MetricsError(
-            f"scores are not probabilities: the run was trained with positive_label {config.positive_label:g}"
-        )
-    if config.imbalance not in ("class_weight", "balanced_batches"):
-        raise MetricsError(f'the run was trained without class weights (imbalance "{config.imbalance}")')
     try:
         images, positives = (int(run.metrics[name]["train"]) for name in ("images", "positives"))
-        share = 0.5 if config.imbalance == "class_weight" else float(run.metrics["sampled_share"])
-        return metrics.class_weights_of(images, positives, share)
+        sampled_share = float(run.metrics["sampled_share"]) if config.imbalance == "balanced_batches" else 0.5
+        weights = metrics.training_class_weights(config, images, positives, sampled_share)
     except (KeyError, TypeError, ValueError) as error:  # damaged JSON and MetricsError are ValueErrors
         raise MetricsError(f"metrics.json does not say how many training images there were: {error}") from error
+    if weights is None:
+        raise MetricsError(
+            "the run was trained without class weights, or its scores are not probabilities "
+            f'(imbalance "{config.imbalance}", positive_label {config.positive_label:g})'
+        )
+    return weights
 
 
 def weighs_nothing(run: Run) -> bool:

@@ -1,5 +1,6 @@
 """Results as files in the run folder: JSON, under a name of their own for each set of parameters."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
@@ -28,11 +29,19 @@ def result_path(run: Run, name: str, **parameters: Any) -> Path:
     >>> run = Run(Path("runs/20261123-101530-demo"))
     >>> result_path(run, "evaluation.json", compare="", draws=2000).name
     'evaluation.json'
-    >>> result_path(run, "evaluation.json", compare="runs/20261124-090000-demo", draws=200).name
+    >>> result_path(run, "evaluation.json", compare="20261124-090000-demo", draws=200).name
     'evaluation-compare-20261124-090000-demo-draws-200.json'
     """
-    given = [f"-{key}-{Path(str(value)).name}" for key, value in parameters.items() if value != DEFAULTS[key]]
+    given = [f"-{key}-{_as_name(value)}" for key, value in parameters.items() if value != DEFAULTS[key]]
     return run.path / f"{Path(name).stem}{''.join(given)}{Path(name).suffix}"
+
+
+def _as_name(value: Any) -> str:
+    """A parameter in a file's name: of a path its last part, and four letters that tell equal ones apart."""
+    path = Path(str(value))
+    if path.parent == Path():
+        return path.name
+    return f"{path.name}-{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:4]}"
 
 
 def write_results(run: Run, results: Mapping[str, Any], **parameters: Any) -> Path:

@@ -20,8 +20,8 @@ import keras
 import pandas as pd
 
 from rsna_nb import runs, splits
-from rsna_nb.config import ConfigError, RunConfig, resolve
-from rsna_nb.runs import FOLDERS, Run, load_run, readable_runs, recipe
+from rsna_nb.config import FOLDERS, ConfigError, RunConfig, resolve
+from rsna_nb.runs import Run, load_run, readable_runs, recipe
 from rsna_nb.splits import SplitError
 from rsna_nb.system import locked
 from rsna_nb.training import explained_loss, find_devices, prepare, split_table, train
@@ -204,12 +204,15 @@ def _lock(config: RunConfig, data: _Data) -> Path:
     return folder / f"{data.key(config)}-{config.leave_out or config.fold}"
 
 
-def results_folder(config: RunConfig, column: str = "", draws: int = 0) -> Path:
+def results_folder(config: RunConfig, column: str = "", draws: int = 0, folds: Iterable[int] = ()) -> Path:
     """The folder for out_of_fold.csv and cross_validation.json, beside the runs.
 
     Other results get another folder, so that none are overwritten: those of other settings, another table, other
-    pictures, another `run_name`, another column of groups left out, or another number of draws.
+    pictures, another `run_name`, another column of groups left out, another number of draws, and those of `folds` that
+    are not all of the folds yet.
     """
     data = _Data.of(_settings(config, fold=0))
     name = config.run_name or config.backbone  # for people; the key tells results apart
-    return resolve(config.runs_dir) / "cross_validation" / f"{name}-{data.key(config, config.run_name, column, draws)}"
+    some = sorted(folds) if len(set(folds)) < config.n_folds else []
+    key = data.key(config, config.run_name, column, draws, some)
+    return resolve(config.runs_dir) / "cross_validation" / f"{name}-{key}"

@@ -201,7 +201,8 @@ def _retry_killed(study: optuna.Study, folder: Path) -> None:
     for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
         # A killed process holds no lock, on whichever machine it ran. Without a name it died before it had one.
         if not is_held(folder / "workers" / trial.user_attrs.get("worker", "none")):
-            study.tell(trial.number, state=TrialState.FAIL)
+            # Its process may have told its result and left since the trials were listed.
+            study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
     known = study.get_trials(deepcopy=False)
     for trial in known:
         kills = trial.user_attrs.get("kills", 0) + 1

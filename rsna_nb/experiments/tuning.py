@@ -17,14 +17,14 @@ import keras
 import pandas as pd
 
 from rsna_nb import runs, training
-from rsna_nb.config import ConfigError, RunConfig, is_folder_name, resolve
+from rsna_nb.config import FOLDERS, ConfigError, RunConfig, is_folder_name, resolve
 from rsna_nb.evaluation import differences, evaluate, paired
 from rsna_nb.experiments import study as studies
 from rsna_nb.experiments.search_space import Space, draw, in_words, own_values, space_of
 from rsna_nb.experiments.study import STATES, StudyError, StudySpec, Trial, TrialState, importances, optuna, table
 from rsna_nb.metrics import MetricsError
 from rsna_nb.model import build_model, layers_from
-from rsna_nb.runs import FOLDERS, Run
+from rsna_nb.runs import Run
 from rsna_nb.system import write_whole
 from rsna_nb.training import MODES, Logs, SignalError, TrainingError
 
@@ -117,6 +117,9 @@ def plan(
     space = space_of(config, search, backbones)
     if objective == "val_loss" and "imbalance" in space:
         raise ConfigError("objective val_loss depends on the weights of imbalance, so it cannot choose among them")
+    mixed_scales = "focal" in getattr(space.get("imbalance"), "choices", ()) or config.positive_label < 1
+    if objective == "val_pf1" and "imbalance" in space and mixed_scales:
+        raise ConfigError("objective val_pf1 depends on the scale of the scores, which imbalance changes")
     return Plan(config, name, space)
 
 

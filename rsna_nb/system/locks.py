@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 def locked(folder: Path) -> Iterator[None]:
     """Hold a folder, which is made if it is missing; a second process waits until the first one leaves it."""
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
+    lock = _lock(folder)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -35,7 +35,13 @@ def is_held(folder: Path) -> bool:
     if not (folder / ".lock").is_file():
         return False
     try:
-        with FileLock(folder / ".lock").acquire(timeout=0):
+        with _lock(folder).acquire(timeout=0):
             return False
     except Timeout:
         return True
+
+
+def _lock(folder: Path) -> FileLock:
+    # Where the file system has no flock, an error is better than filelock's lock by a file's existence: that one would
+    # stay when its process is killed, and the folder would be held for ever.
+    return FileLock(folder / ".lock", fallback_to_soft=False)

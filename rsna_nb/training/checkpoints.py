@@ -17,8 +17,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from rsna_nb.config import RunConfig
-from rsna_nb.runs import FOLDERS, Run, RunError, differences
+from rsna_nb.config import FOLDERS, RunConfig
+from rsna_nb.runs import Run, RunError, differences
 from rsna_nb.system import DamagedFileError, put, read_arrays, write_arrays
 from rsna_nb.training.callbacks import MODES, Logs, Validate
 from rsna_nb.training.training_model import TrainingModel

@@ -13,7 +13,7 @@ from rsna_nb.config import ConfigError, RunConfig
 VARIANTS = 4  # as it is (0), mirrored left to right (1), top to bottom (2), both (3)
 AUGMENTATION_PARAMETERS = 11  # random numbers that `augmentation.augment` needs for each image
 FEW_STEPS = 10  # an epoch with fewer steps learns little: 256 images in one step cost 0.02 AUC
-SMALLEST_BATCH = 8  # that the default is lowered to
+LARGEST_BATCH, SMALLEST_BATCH = 256, 8  # per GPU, where the setting leaves the batch to the data
 
 
 @dataclass(frozen=True)
@@ -31,18 +31,18 @@ class Share:
 
 
 def batch_size(config: RunConfig, replicas: int, images: int) -> int:
-    """The `batch_size_per_gpu` in use: the setting, or, if that is its default, what suits so few images.
+    """The images per GPU in a batch: the setting `batch_size_per_gpu`, or what suits the data where that is 0.
 
-    The default is halved, down to 8, until an epoch has 10 steps. Any other value is returned as it is.
+    Then it is 256, halved, down to 8, until an epoch has 10 steps.
 
     >>> [batch_size(RunConfig(), replicas=1, images=count) for count in (43000, 1800, 256, 20)]
     [256, 128, 16, 8]
     >>> batch_size(RunConfig(batch_size_per_gpu=128), replicas=1, images=256)
     128
     """
-    size = config.batch_size_per_gpu
-    if size != RunConfig().batch_size_per_gpu:
-        return size
+    if config.batch_size_per_gpu:
+        return config.batch_size_per_gpu
+    size = LARGEST_BATCH
     while size > SMALLEST_BATCH and images // (size * config.gradient_accumulation * replicas) < FEW_STEPS:
         size //= 2
     return size

@@ -17,7 +17,7 @@ from rsna_nb.training.checkpoints import BestCheckpoint, Progress
 from rsna_nb.training.data import Data
 from rsna_nb.training.distribution import Devices
 from rsna_nb.training.inputs import Examples
-from rsna_nb.training.sampling import FEW_STEPS, Sampling, batch_size, global_batch
+from rsna_nb.training.sampling import FEW_STEPS, LARGEST_BATCH, SMALLEST_BATCH, Sampling, batch_size, global_batch
 from rsna_nb.training.training_model import TrainingModel
 
 log = logging.getLogger(__name__)
@@ -71,12 +71,11 @@ class TrainingSession:
 
     def _first_progress(self) -> Progress:
         replicas, images = self.devices.replicas, len(self.training)
-        batch, asked = global_batch(self.config, replicas, images), self.config.batch_size_per_gpu
-        used = batch_size(self.config, replicas, images)
-        if used < asked:
-            log.warning(
-                f"batch_size_per_gpu is lowered from its default {asked} to {used}: {images} training images would "
-                f"make fewer than {FEW_STEPS} steps an epoch (any other value is used as it is)"
+        batch, used = global_batch(self.config, replicas, images), batch_size(self.config, replicas, images)
+        if not self.config.batch_size_per_gpu:
+            log.info(
+                f"{used} images per GPU in a batch, from the number of training images ({images}): the largest of "
+                f"{LARGEST_BATCH} and its halves that gives an epoch {FEW_STEPS} steps, at least {SMALLEST_BATCH}"
             )
         if batch < used * self.config.gradient_accumulation * replicas:
             log.warning("the global batch is cut to the training images there are, %d", batch)
