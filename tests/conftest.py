@@ -6,6 +6,7 @@ Tests on real files run if the folder RSNA_NB_SAMPLES (default: ../shared) has t
 import logging
 import os
 
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")  # the workers share the cores
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # the expected numbers were computed on a CPU
 
 from collections.abc import Iterator
@@ -87,6 +88,12 @@ def generated(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
 
 
 @pytest.fixture(scope="session")
+def stores(generated: Path) -> str:
+    """The folder of the prepared images of `generated`, which all tests and workers share: a file is read once."""
+    return str(generated.parent / "stores")
+
+
+@pytest.fixture(scope="session")
 def small_weights(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A weights file of the small network, for tests that freeze its backbone."""
     import keras  # imported here because most tests need no TensorFlow
@@ -100,10 +107,10 @@ def small_weights(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session")
-def training_folders(generated: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def training_folders(generated: Path, stores: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Settings of the generated data, with a store that all tests share and a folder for runs."""
     folder = tmp_path_factory.mktemp("training")
-    return {"data_dir": str(generated), "store_dir": str(folder / "stores"), "runs_dir": str(folder / "runs")}
+    return {"data_dir": str(generated), "store_dir": stores, "runs_dir": str(folder / "runs")}
 
 
 @pytest.fixture(scope="session")

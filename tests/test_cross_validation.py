@@ -29,11 +29,11 @@ STEPS = 12  # of a fold: 2 epochs of 6
 
 
 @pytest.fixture(scope="module")
-def recipe(generated, small_weights, tmp_path_factory) -> dict:
+def recipe(generated, stores, small_weights, tmp_path_factory) -> dict:
     """Settings for two folds of a frozen network, which use the feature bank."""
     folder = tmp_path_factory.mktemp("folds")
     frozen = {"weights": small_weights, "freeze_backbone": True, "n_folds": 2, "epochs": 2}
-    folders = {"data_dir": str(generated), "store_dir": str(folder / "stores"), "runs_dir": str(folder / "runs")}
+    folders = {"data_dir": str(generated), "store_dir": stores, "runs_dir": str(folder / "runs")}
     return SMALL | frozen | folders
 
 

@@ -20,9 +20,9 @@ from tests.small import SMALL
 
 
 @pytest.fixture(scope="module")
-def settings(generated, tmp_path_factory) -> dict:
+def settings(generated, stores, tmp_path_factory) -> dict:
     folder = tmp_path_factory.mktemp("inference")
-    folders = {"data_dir": str(generated), "store_dir": str(folder / "stores"), "runs_dir": str(folder / "runs")}
+    folders = {"data_dir": str(generated), "store_dir": stores, "runs_dir": str(folder / "runs")}
     return SMALL | folders | {"epochs": 1}
 
 

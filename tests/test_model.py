@@ -295,7 +295,9 @@ def test_an_unknown_backbone_is_named_with_its_neighbours():
         build_backbone("resnet50v3", 64)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize(
+    "precision", ["float32", *(pytest.param(name, marks=pytest.mark.slow) for name in ("bfloat16", "float16"))]
+)
 def test_the_last_layer_is_float32_and_the_global_policy_is_restored(precision):
     config = RunConfig(backbone="small", weights="none", freeze_backbone=False, img_size=64, pooling="max")
     model = build_model(config, precision)
@@ -304,7 +306,9 @@ def test_the_last_layer_is_float32_and_the_global_policy_is_restored(precision):
     assert keras.config.dtype_policy().name == "float32"
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize(
+    "precision", ["float32", *(pytest.param(name, marks=pytest.mark.slow) for name in ("bfloat16", "float16"))]
+)
 def test_training_works_in_every_precision_with_averages_and_clipping(precision):
     settings = {"backbone": "small", "weights": "none", "freeze_backbone": False, "img_size": 64}
     config = RunConfig(**settings, ema=0.5, clip_norm=1.0, learning_rate=1e-2)

@@ -21,10 +21,10 @@ ENSEMBLE, SUBMIT = NOTEBOOKS / "07_ensemble.ipynb", NOTEBOOKS / "09_submit.ipynb
 
 
 @pytest.fixture(scope="module")
-def folds(generated, tmp_path_factory) -> list[Run]:
+def folds(generated, stores, tmp_path_factory) -> list[Run]:
     """The two folds of a recipe of one epoch, with test women."""
     folder = tmp_path_factory.mktemp("folds")
-    folders = {"data_dir": str(generated), "store_dir": str(folder / "stores"), "runs_dir": str(folder / "runs")}
+    folders = {"data_dir": str(generated), "store_dir": stores, "runs_dir": str(folder / "runs")}
     settings = SMALL | folders | {"epochs": 1, "n_folds": 2, "test_fraction": 0.25, "run_name": "tiny"}
     return [train(RunConfig(**settings, fold=fold)) for fold in range(2)]
 

@@ -46,13 +46,14 @@ def published(backbone: str, folder: Path) -> str:
     return str(path)
 
 
-@pytest.fixture(scope="module")
-def stores(tmp_path_factory) -> str:
-    """A folder of prepared images that the recipes share."""
-    return str(tmp_path_factory.mktemp("stores"))
+# The larger networks take 10 to 20 s each. All recipes are read and checked in test_notebooks.
+LARGE = ("strong", "vit", "yolo11")
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem in LARGE)) for path in RECIPES],
+)
 def test_a_recipe_trains_for_one_step(path, light, generated, stores, tmp_path):
     keras.utils.set_random_seed(0)
     recipe = RunConfig.from_json(path)

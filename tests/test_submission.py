@@ -21,10 +21,10 @@ from tests.test_evaluation import predictions_of, write_run
 
 
 @pytest.fixture(scope="module")
-def runs(generated, tmp_path_factory) -> list[Run]:
+def runs(generated, stores, tmp_path_factory) -> list[Run]:
     """Two runs of one epoch on the same split."""
     folder = tmp_path_factory.mktemp("submission")
-    folders = {"data_dir": str(generated), "store_dir": str(folder / "stores"), "runs_dir": str(folder / "runs")}
+    folders = {"data_dir": str(generated), "store_dir": stores, "runs_dir": str(folder / "runs")}
     settings = SMALL | folders | {"epochs": 1}
     return [train(RunConfig(**settings, seed=seed, run_name=f"seed{seed}")) for seed in (1, 2)]
 

@@ -54,6 +54,7 @@ def on_two_devices(frozen_settings, tmp_path_factory) -> dict[str, runs.Run]:
     return dict(zip(RECIPES, train_on(2, configs, folder), strict=True))
 
 
+@pytest.mark.slow  # the fast tests compare a single step: test_two_devices_make_the_step_of_one in test_training_model
 @pytest.mark.parametrize("name", RECIPES)
 def test_two_devices_give_the_metrics_of_one(frozen_settings, on_two_devices, name):
     recipe, two = RECIPES[name], on_two_devices[name]

@@ -27,9 +27,9 @@ STEPS = 5  # an epoch of the small data has
 
 
 @pytest.fixture(scope="module")
-def settings(generated, tmp_path_factory) -> dict:
+def settings(generated, stores, tmp_path_factory) -> dict:
     folder = tmp_path_factory.mktemp("tuned")
-    folders = {"data_dir": str(generated), "store_dir": str(folder / "stores"), "runs_dir": str(folder / "runs")}
+    folders = {"data_dir": str(generated), "store_dir": stores, "runs_dir": str(folder / "runs")}
     return SMALL | folders | {"epochs": 1, "test_fraction": 0.3}
 
 
@@ -53,6 +53,7 @@ def shared(settings) -> tuple[tuning.Plan, optuna.Study]:
     return plan, tuning.tune(plan, 3)
 
 
+@pytest.mark.slow
 def test_a_killed_study_keeps_its_finished_trials_and_tries_the_killed_one_again(shared):
     trials = table(shared[1])
     assert trials["state"].tolist() == ["finished", "killed", "finished", "finished"]
@@ -64,6 +65,7 @@ def test_a_killed_study_keeps_its_finished_trials_and_tries_the_killed_one_again
     assert not list((left / "checkpoints").iterdir())  # its network takes no room
 
 
+@pytest.mark.slow
 def test_a_complete_study_runs_no_more_trials_and_each_trial_has_one_run(shared):
     plan, _ = shared
     trials = table(tuning.tune(plan, 3)).query("state == 'finished'")
@@ -92,6 +94,7 @@ def test_a_second_process_leaves_a_running_trial_alone_and_runs_the_others(setti
     assert len({trial.user_attrs["worker"] for trial in study.trials}) == 2
 
 
+@pytest.mark.slow
 def test_a_trial_has_the_objective_and_the_settings_of_its_run(shared):
     plan, study = shared
     for row in table(study).query("state == 'finished'").itertuples():
@@ -105,6 +108,7 @@ def test_a_trial_has_the_objective_and_the_settings_of_its_run(shared):
         assert not (run.path / "checkpoints" / "state.npz").exists()
 
 
+@pytest.mark.slow
 def test_all_trials_keep_the_same_test_women_out_of_training(shared):
     plan, study = shared
     kept_out = [
@@ -115,6 +119,7 @@ def test_all_trials_keep_the_same_test_women_out_of_training(shared):
     assert kept_out[0]
 
 
+@pytest.mark.slow
 def test_the_best_settings_are_compared_with_the_first_on_the_same_test_women(shared):
     plan, study = shared
     best = table(study).query("best")["trial"].item()
@@ -130,6 +135,7 @@ def test_the_best_settings_are_compared_with_the_first_on_the_same_test_women(sh
         assert found.loc["AUC", "difference"].estimate == pytest.approx(difference)
 
 
+@pytest.mark.slow
 def test_best_json_has_the_settings_of_the_best_trial(shared):
     plan, study = shared
     config = RunConfig.from_json(tuning.write_results(plan, study))
@@ -140,6 +146,7 @@ def test_best_json_has_the_settings_of_the_best_trial(shared):
     assert best.value == max(trial.value for trial in study.get_trials(states=[TrialState.COMPLETE]))
 
 
+@pytest.mark.slow
 def test_the_figures_show_every_trial(shared):
     plan, study = shared
     trials = table(study)
@@ -195,6 +202,7 @@ def test_a_wrong_data_folder_ends_the_study_before_any_trial(settings, tmp_path)
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_study_of_other_settings_or_of_another_table_is_not_gone_on_with(shared, settings):
     with pytest.raises(StudyError, match=r"study shared was started with other .*: img_size 64 and now 96\."):
         tuning.tune(plan_of(settings | {"img_size": 96}, "shared"), 6)

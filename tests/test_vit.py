@@ -215,7 +215,7 @@ def test_without_keras_hub_the_error_says_what_to_install(presets, monkeypatch):
 def settings(generated, presets, tmp_path_factory) -> dict:
     folder = tmp_path_factory.mktemp("training")
     own = {"backbone": "vit_tiny", "weights": presets["vit_tiny"], "freeze_backbone": True, "pooling": "avg"}
-    folders = {"data_dir": str(generated), "store_dir": str(folder / "stores"), "runs_dir": str(folder / "runs")}
+    folders = {"data_dir": str(generated), "store_dir": stores, "runs_dir": str(folder / "runs")}
     phases = {"epochs": 2, "fine_tune_epochs": 2, "fine_tune_from": "block_2", "fine_tune_learning_rate": 1e-3}
     phases |= {"learning_rate": 0.1}  # so coarse that fine-tuning improves on the head's training
     return SMALL | own | folders | phases | {"limit_patients": 14, "test_fraction": 0.2, "dropout": 0.0}
@@ -239,6 +239,7 @@ def test_a_run_trains_from_the_feature_bank_and_then_from_the_block_named(settin
     assert all(name.startswith("block_2_") or name == "norm" for name in changed)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_resumes_as_if_it_had_not_been_stopped(settings, run, tmp_path, monkeypatch):
     steps = run.metrics["images"]["train"] // settings["batch_size_per_gpu"]
     stop_at(3 * steps + 1, monkeypatch)  # in the last epoch, which fine-tunes

@@ -35,6 +35,7 @@ def test_a_task_that_ends_its_process_costs_that_task(bad, reason):
     assert sorted(answer for answer in answers if answer[0] != bad) == [(0, 0), (1, 1), (2, 4), (3, 9)]
 
 
+@pytest.mark.slow
 def test_a_task_that_works_too_long_is_ended_by_the_kernel():
     answers = dict(workers.run(square_or_worse, ["spin", 3], processes=2))
     assert answers == {"spin": Death("given up: took more than 10 s of work"), 3: 9}

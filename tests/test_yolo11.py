@@ -130,7 +130,7 @@ def tensors() -> dict[str, np.ndarray]:
     return reference.tensors
 
 
-@pytest.mark.parametrize("size", PUBLISHED)
+@pytest.mark.parametrize("size", ["n", "s", *(pytest.param(size, marks=pytest.mark.slow) for size in "mlx")])
 def test_the_number_of_parameters_is_the_published_one(size):
     backbone = build_backbone(f"yolo11{size}", 64, "none")
     of_classes = 1280 * 80 + 80
