@@ -295,9 +295,7 @@ def test_an_unknown_backbone_is_named_with_its_neighbours():
         build_backbone("resnet50v3", 64)
 
 
-@pytest.mark.parametrize(
-    "precision", ["float32", *(pytest.param(name, marks=pytest.mark.slow) for name in ("bfloat16", "float16"))]
-)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 def test_the_last_layer_is_float32_and_the_global_policy_is_restored(precision):
     config = RunConfig(backbone="small", weights="none", freeze_backbone=False, img_size=64, pooling="max")
     model = build_model(config, precision)

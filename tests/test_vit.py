@@ -212,7 +212,7 @@ def test_without_keras_hub_the_error_says_what_to_install(presets, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def settings(generated, presets, tmp_path_factory) -> dict:
+def settings(generated, stores, presets, tmp_path_factory) -> dict:
     folder = tmp_path_factory.mktemp("training")
     own = {"backbone": "vit_tiny", "weights": presets["vit_tiny"], "freeze_backbone": True, "pooling": "avg"}
     folders = {"data_dir": str(generated), "store_dir": stores, "runs_dir": str(folder / "runs")}
