@@ -1,4 +1,4 @@
-"""Reduced pictures are identical for every codec, and unusual codestreams are decoded in full."""
+"""Reduced images are identical for every codec, and unusual codestreams are decoded in full."""
 
 import io
 import struct

@@ -32,7 +32,7 @@ CURVES = 20  # images whose deletion and insertion curves are computed
 
 
 def measure(name: str, run: Run) -> None:
-    """Print the figures of a run."""
+    """Print the results of a run."""
     evaluated, model = evaluation.evaluate(run), inference.load_model(run)
     targets = explain.targets(evaluated)
     images = read_images(targets["file"])
