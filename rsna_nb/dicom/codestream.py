@@ -76,7 +76,7 @@ def _jpeg_header(codestream: bytes) -> FrameHeader:
 
 
 def _segments(codestream: bytes, position: int) -> Iterator[tuple[int, int]]:
-    """Yield each marker and its position, beginning at `position`. Raises `ValueError` at bytes that are not a marker."""
+    """Yield each marker from `position` on, and its position; `ValueError` at bytes that are not a marker."""
     while codestream[position] == 0xFF:
         marker = codestream[position + 1]
         if marker == 0xFF:  # a fill byte (T.81, B.1.1.2)

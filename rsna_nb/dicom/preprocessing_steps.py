@@ -1,4 +1,4 @@
-"""The steps from a file to an image, with the image after each. reader.py takes the same steps and keeps only the last."""
+"""The steps from a file to an image, with the image after each. reader.py takes the same steps and keeps the last."""
 
 import warnings
 from collections.abc import Sequence

@@ -144,8 +144,8 @@ class Search:
     breast
         The breast's box and mask in that image.
     declared
-        The VOI transformation that the file declares. It has no `apply` if the file declares none, or if the image would
-        have one grey level.
+        The VOI transformation that the file declares. It has no `apply` if the file declares none, or if the image
+        would have one grey level.
     rough
         The transformation with which the breast was found: the declared one, else percentiles of the small image.
     """

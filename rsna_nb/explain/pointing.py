@@ -143,7 +143,7 @@ def hit_rates(hits: pd.DataFrame, n: int = 2000) -> dict[str, Interval]:
     weights = women.drawn(n, seed=0)[:, women.codes].astype(float)
 
     def interval(values: pd.Series, is_share: bool) -> Interval:
-        # Divided after the sum: with weights that sum to 1, rounding would make a share of all hits a little less than 1.
+        # Divided after the sum: with weights that sum to 1, rounding would make a share of 1 a little less.
         draws = weights @ values.to_numpy() / weights.sum(axis=1)
         count, share = women.positives, float(values.mean())
         found = metrics.draws_interval(share, draws, count, count, is_share=is_share)

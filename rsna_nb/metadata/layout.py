@@ -34,7 +34,9 @@ TableName = Annotated[str, AfterValidator(_checked_table)]
 
 
 class Layout(BaseModel):
-    """How a data set names its table, images, columns and values. The defaults are RSNA's; a `columns.json` in the data folder changes them.
+    """How a data set names its table, images, columns and values.
+
+    The defaults are RSNA's; a `columns.json` in the data folder changes them.
 
     Attributes
     ----------

@@ -4,7 +4,8 @@
 
 It compares rsna_nb, pydicom with pylibjpeg, dicomsdl, and the bare entropy decode. The first table gives medians with
 one thread: each recipe has a process of its own, and they take turns of five files. The second table gives images per
-second with 1, 2 and all processes. Real files are those of tests/conftest.py; without them only generated ones are read.
+second with 1, 2 and all processes. Real files are those of tests/conftest.py; without them only generated ones are
+read.
 """
 
 import argparse
@@ -356,9 +357,7 @@ def main() -> None:
     cv2.setNumThreads(1)
     if len(recipes()) < 3:
         print("A recipe is not installed and shown as a dash below: pip install -e '.[bench]'")
-    print(
-        f"{processors()} cores, load average {os.getloadavg()[0]:.1f} before: above 0.5, other processes disturb the timing\n"
-    )
+    print(f"{processors()} cores, load average {os.getloadavg()[0]:.1f}: above 0.5, others disturb the timing\n")
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         files = {**real_files(place), **generated_files(place)}

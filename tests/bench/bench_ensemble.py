@@ -1,4 +1,4 @@
-"""What an ensemble of the demo recipe's fold models gains over a single fold model, on women in none of their training data.
+"""What an ensemble of the demo recipe's fold models gains over a single one, on women in none of their training data.
 
 A quarter of the women are set aside for testing, the others are split into folds. There is one run per fold, with the
 settings of the demo.

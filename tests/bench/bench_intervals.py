@@ -1,15 +1,15 @@
-"""How often 95 % intervals cover the truth, how wide they are, and what 2,000 bootstrap samples of the RSNA data set cost.
+"""How often 95 % intervals cover the truth, how wide they are, and what 2,000 samples of the RSNA data set cost.
 
     OPENBLAS_NUM_THREADS=1 python tests/bench/bench_intervals.py [data sets, 1000] [bootstrap samples, 400]
 
 Coverage: simulated women with two breasts, one of them with cancer if the woman has it. A breast's score is
 woman + breast, each with half of the variance, plus a shift if it has cancer; the AUC of breast against breast is then
-Phi(shift / sqrt(2)). Four 95 % intervals from the same bootstrap samples: percentile, BCa (bias-corrected and accelerated:
-Efron 1987, J. Am. Stat. Assoc. 82:171), normal on the logit scale with Student's t and the larger of two deviations
-(the rule of this project before), and `metrics.draws_interval`. The target is a coverage of 92 to 99 % at the smallest
-width; the standard error of a coverage of 95 % is 0.7 % with 1,000 data sets.
+Phi(shift / sqrt(2)). Four 95 % intervals from the same bootstrap samples: percentile, BCa (bias-corrected and
+accelerated: Efron 1987, J. Am. Stat. Assoc. 82:171), normal on the logit scale with Student's t and the
+larger of two deviations (this project's earlier rule), and `metrics.draws_interval`. The target is a coverage of 92 to
+99 % at the smallest width; the standard error of a coverage of 95 % is 0.7 % with 1,000 data sets.
 
-Cost: `resampled_intervals` with auc, average_precision and pf1, 2,000 bootstrap samples of 11,913 women with 54,706 images: the
+Cost: `resampled_intervals` with auc, average_precision and pf1, 2,000 samples of 11,913 women with 54,706 images: the
 target is below 10 s on one core and below 2 GB.
 """
 
@@ -112,7 +112,7 @@ if __name__ == "__main__":
     sets, n = [int(value) for value in sys.argv[1:]] + [1000, 400][len(sys.argv) - 1 :]
     cost()
     print(
-        f"\n{sets} data sets, {n} bootstrap samples: share of intervals that cover the true AUC, lie above it, lie below it, width"
+        f"\n{sets} data sets, {n} samples: share of intervals that cover the true AUC, lie above or below it, width"
     )
     print(f"{'AUC':<4} {'positive':>8} {'women':>6}  {'interval':<16} {'covers':>8} {'above':>8} {'below':>8}", end=" ")
     print(f"{'width':>8} {'none':>8}")
