@@ -24,7 +24,7 @@ EXPLORE, IMBALANCE = NOTEBOOKS / "01_explore.ipynb", NOTEBOOKS / "02_class_imbal
 
 
 def papermill_run(notebook: Path, folder: Path, *arguments: object, memory: int = 0) -> subprocess.CompletedProcess:
-    """papermill as a shell in `folder` runs it, its processes limited to so many bytes each."""
+    """Run papermill as from a shell in `folder`. `memory` limits the bytes of each process; 0 does not."""
     command = [sys.executable, "-m", "papermill", notebook, folder / "out.ipynb", *arguments, "--no-progress-bar"]
     return subprocess.run(
         [str(part) for part in command],

@@ -34,7 +34,7 @@ class Transformer:
     width
         Channels of a token.
     preset
-        keras-hub's name of the published weights; "" where there are none.
+        keras-hub's name of the published weights; "" if there are none.
     registers
         Number of register tokens.
     """

@@ -74,7 +74,7 @@ def targets(evaluation: Evaluation) -> pd.DataFrame:
     Raises
     ------
     UnavailableError
-        If there are no such images, or as `known_boxes` does.
+        If no image with cancer has a known lesion, or if `known_boxes` raises it.
     """
     run = evaluation.run
     df = evaluation.predictions[evaluation.predictions["cancer"] == 1]

@@ -38,7 +38,7 @@ def table_overview(table: pd.DataFrame) -> Figure:
     axes[0, 0].hist(ages, bins=np.arange(20, 100, 5), color=BLUE, edgecolor="white")
     axes[0, 0].set_title("Women by age", loc="left", fontsize=10)
     axes[0, 0].set(xlabel="Age (years)", ylabel="Women")
-    # Where there are few women, there would be ticks at half a woman.
+    # With few women, there would be ticks at half a woman.
     axes[0, 0].yaxis.get_major_locator().set_params(integer=True)
     without_box(axes[0, 0])
     for axis, (title, counts) in zip(axes.flat[1:], counted.items(), strict=True):

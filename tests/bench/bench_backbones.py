@@ -62,7 +62,7 @@ def measure(name: str, size: int, steps: int, batch: int) -> dict[str, str]:
         "image": f"{side}" if side == size else f"{side} ({size} is too small)",
         "parameters": f"{model.count_params():,}",
         "arrays trained": changed,
-        "seconds a step": f"{seconds:.2f}",
+        "seconds per step": f"{seconds:.2f}",
         "peak MiB": f"{peak_memory() / 2**20:.0f}",
     }
 

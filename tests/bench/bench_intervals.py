@@ -105,15 +105,13 @@ def cost(women: int = 11913, rows: int = 54706, positives: int = 486) -> None:
     wall, processor = time.perf_counter() - wall, time.process_time() - processor
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"{rows} rows, {df['cancer'].sum()} positive: {', '.join(f'{name} {i}' for name, i in found.items())}")
-    print(f"2,000 draws, three metrics: {wall:.2f} s, {processor:.2f} s of CPU time; peak memory {memory:.2f} GiB")
+    print(f"2,000 samples, three metrics: {wall:.2f} s, {processor:.2f} s of CPU time; peak memory {memory:.2f} GiB")
 
 
 if __name__ == "__main__":
     sets, n = [int(value) for value in sys.argv[1:]] + [1000, 400][len(sys.argv) - 1 :]
     cost()
-    print(
-        f"\n{sets} data sets, {n} samples: share of intervals that cover the true AUC, lie above or below it, width"
-    )
+    print(f"\n{sets} data sets, {n} samples: share of intervals that cover the true AUC, lie above or below it, width")
     print(f"{'AUC':<4} {'positive':>8} {'women':>6}  {'interval':<16} {'covers':>8} {'above':>8} {'below':>8}", end=" ")
     print(f"{'width':>8} {'none':>8}")
     for share in SHARES:
