@@ -11,7 +11,7 @@ import numpy as np
 # Grey levels, 0 to 255, of the image that is searched for the breast:
 AIR_LIMIT = 64  # air is darker than this: the windowed background of a mammogram is close to 0
 TISSUE_STEP = 5  # tissue is brighter than air by more than this
-NARROW, WIDE = 3, 16  # half of the levels within WIDE of the most frequent level of air lie within NARROW of it
+NARROW, WIDE = 3, 16  # air: half of the pixels within WIDE of its level lie within NARROW of it
 WHITE, UNIFORM = 230, 5  # a line of a border is brighter than WHITE, or its levels differ by at most UNIFORM
 
 

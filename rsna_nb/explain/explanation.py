@@ -60,7 +60,7 @@ class ExplainedImages:
 def explain_images(model: keras.Model, run: Run, rows: pd.DataFrame, method: str, flips: bool) -> ExplainedImages:
     """Compute the maps of the prepared images whose paths are in the column `file` of `rows`.
 
-    Unknown lesions have no boxes.
+    Images without known lesions get no boxes.
     """
     images = read_images(rows["file"])
     boxes = attempt(pointing.known_boxes, run, list(zip(rows["patient_id"], rows["image_id"], strict=True)))
