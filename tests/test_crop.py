@@ -42,7 +42,7 @@ def drawn(
 
 
 def box_in_file(path: Path, picture: np.ndarray, machine: Machine, right: bool) -> Box:
-    """Write the picture as a file of the machine, mirrored if `right`, and return the box that is found in it."""
+    """Write the image as a file of the machine, mirrored if `right`, and return the box that is found in it."""
     stored = np.rint(np.clip(picture, 0, 1) * MAX_VALUE).astype(np.uint16)
     uncompressed = replace(machine, syntax=ExplicitVRLittleEndian)
     files.write_dicom(path, stored[:, ::-1] if right else stored, uncompressed, {"SOPInstanceUID": "1.2.3"})
@@ -54,7 +54,7 @@ def box_in_file(path: Path, picture: np.ndarray, machine: Machine, right: bool) 
 def assert_box_fits_the_breast(box: Box, mask: np.ndarray) -> None:
     """Assert that the box holds 99.5 % of the breast and is at most 1.15 times as large as the breast's own box.
 
-    That box may be larger by one pixel on each side, of the small picture that is searched for the breast.
+    That box may be larger by one pixel on each side, of the small image that is searched for the breast.
     """
     x_min, y_min, x_max, y_max = box
     held = mask[y_min:y_max, x_min:x_max].sum() / mask.sum()
@@ -90,7 +90,7 @@ def test_the_box_is_the_same_in_all_transfer_syntaxes(tmp_path):
     assert_box_fits_the_breast(boxes.pop(), mask[1:, 1:])
 
 
-# What can be around a breast. Each function changes a picture and its mask in place; covered parts of the breast count
+# What can be around a breast. Each function changes an image and its mask in place; covered parts of the breast count
 # as lost.
 
 

@@ -99,7 +99,7 @@ def test_a_window_gives_the_same_values_as_pydicom(tmp_path, breast, attributes)
 
 
 def test_a_negative_rescale_slope_is_followed(tmp_path, breast):
-    """pydicom inverts such a picture, because it takes the largest stored value for the largest output."""
+    """pydicom inverts such an image, because it takes the largest stored value for the largest output."""
     attributes = {"WindowCenter": -2000, "WindowWidth": 1501, "RescaleSlope": -1, "RescaleIntercept": 0}
     path = write_dicom(tmp_path / "x.dcm", breast, **attributes)
     expected = np.clip((-breast.astype(float) + 2000.5) / 1500 + 0.5, 0, 1)

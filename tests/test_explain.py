@@ -165,9 +165,7 @@ def test_what_cannot_be_mapped_is_refused_with_the_reason(tmp_path):
     features = keras.Sequential([image, layers.Conv2D(2, 4, 4)], name="backbone")(image)
     flat = layers.Flatten(name="pooled")(features)
     model = keras.Model(image, layers.Dense(1, name="cancer")(layers.Dropout(0.1, name="dropout")(flat)))
-    with pytest.raises(
-        ValueError, match="pooling by Flatten the logit is no sum over positions: use the method grad_cam"
-    ):
+    with pytest.raises(ValueError, match=r"pooling by Flatten .*: use the method grad_cam"):
         maps._class_activation(model, spotted(1, 1))
     with pytest.raises(UnavailableError, match=r"1\.png is missing or damaged"):
         maps.read_images([tmp_path / "1.png"])

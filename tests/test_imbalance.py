@@ -26,7 +26,7 @@ MACHINES = [
     (2, 48, 8_699, 179),
 ]
 WOMEN, BREASTS_WITH_CANCER, WITH_BOTH = 11_913, 492, 6
-EXTRA_VIEWS = {"MLO": 4_077, "CC": 2_939, "AT": 19, "LM": 10, "ML": 8, "LMO": 1}  # beyond a CC and an MLO a breast
+EXTRA_VIEWS = {"MLO": 4_077, "CC": 2_939, "AT": 19, "LM": 10, "ML": 8, "LMO": 1}  # beyond one CC and one MLO per breast
 
 
 def shared_out(total: int, weights: pd.Series) -> pd.Series:
@@ -46,7 +46,7 @@ def rsna_table() -> pd.DataFrame:
     number = breasts.groupby("machine").cumcount()
     breasts["patient_id"] = 10_000 + breasts.index // 2
     breasts["laterality"] = np.where(number % 2, "R", "L")
-    # The first machine has the women with cancer in both breasts; the others' come one a woman.
+    # The first machine has the women with cancer in both breasts; all other women have it in one.
     turn = np.where(
         breasts["machine"] == 0, np.where(number < 2 * WITH_BOTH, number, number // 2 + WITH_BOTH), number // 2
     )
@@ -194,9 +194,9 @@ def test_a_clustered_interval_covers_the_true_auc_where_a_womans_breasts_are_ali
 def test_columns_of_train_csv_alone_give_the_diagnosis_away(rsna):
     found = imbalance.shortcuts(rsna, seed=0).set_index(["kind", "column"])
     assert (found["unavailable"] == "").all()
-    assert found.loc[("train.csv", "all in train.csv only"), "auc"] == 1
+    assert found.loc[("train.csv", imbalance.TOGETHER["train.csv"]), "auc"] == 1
     assert found.loc[("train.csv", "biopsy"), "auc"] > 0.95
-    assert 0.6 < found.loc[("before", "age"), "auc"] < found.loc[("before", "all known before"), "auc"] < 0.75
+    assert 0.6 < found.loc[("before", "age"), "auc"] < found.loc[("before", imbalance.TOGETHER["before"]), "auc"] < 0.75
     assert found.loc[("train.csv", "density"), "low"] < 0.5 < found.loc[("train.csv", "density"), "high"]
 
 

@@ -37,7 +37,7 @@ def test_the_test_table_has_no_label(generated):
         ("patient_id", "00", "row 3: patient_id 00 looks like another way to write 0"),
         ("patient_id", "0.0", "row 3: patient_id 0.0 looks like another way to write 0"),
         ("image_id", "", "row 3: image_id is empty"),
-        ("image_id", "00", "row 3: image_id 00 stands in row 2 already"),
+        ("image_id", "00", "row 3: image_id 00 already occurs in row 2"),
         ("laterality", "left", "row 3: laterality is 'left', not L or R"),
         ("laterality", "", "row 3: laterality is empty"),
         ("view", "", "row 3: view is empty"),
@@ -135,7 +135,7 @@ def test_a_column_that_stands_twice_is_a_fault(write):
     folder = write(table_of(3, 1))
     lines = (folder / "train.csv").read_text().splitlines()
     (folder / "train.csv").write_text("\n".join([lines[0] + ",cancer", *(line + ",0" for line in lines[1:])]))
-    with pytest.raises(MetadataError, match="column cancer stands in the table twice"):
+    with pytest.raises(MetadataError, match="column cancer occurs in the table twice"):
         load_metadata(folder, check_files=False)
 
 
@@ -182,7 +182,7 @@ def test_an_empty_folder_is_named(tmp_path):
 def test_a_table_is_read_without_its_images_only_when_asked(write):
     folder = write(table_of(3, 1))
     assert len(load_metadata(folder, check_files=False)) == 12
-    with pytest.raises(MetadataError, match="none of its 12 images is there"):
+    with pytest.raises(MetadataError, match="none of its 12 images"):
         load_metadata(folder)
 
 
@@ -249,7 +249,7 @@ def test_a_column_map_serves_cbis_ddsm_with_a_row_a_finding(tmp_path):
         ({"images": "../{image_id}.dcm"}, "leaves the data folder"),
         ({"images": "{nowhere}.dcm"}, "nowhere"),
         ({"tables": "x"}, "columns.json: tables 'x'"),
-        ({"table": "{splt}.csv"}, r"columns.json: table '\{splt\}.csv': only \{split\} can stand in braces"),
+        ({"table": "{splt}.csv"}, r"columns.json: table '\{splt\}.csv': only \{split\} may be used"),
         ({"images": "a/{image_id.dcm"}, "columns.json: images 'a/.image_id.dcm': expected '}'"),
         ({"images": "{}.dcm"}, "images '{}.dcm': a column's name is missing between braces"),
         ({"columns": {"view": "{view"}}, "columns.view '{view'"),

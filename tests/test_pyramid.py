@@ -1,4 +1,4 @@
-"""Reduced pictures are identical for every codec, and unusual codestreams are decoded in full."""
+"""Reduced images are identical for every codec, and unusual codestreams are decoded in full."""
 
 import io
 import struct
@@ -174,7 +174,7 @@ def test_an_unusual_codestream_is_decoded_in_full(tmp_path, options):
 
 
 def test_several_tiles_are_decoded_in_full(tmp_path):
-    """Each tile is transformed by itself and mirrored at its own edges."""
+    """Each tile is transformed separately and mirrored at its own edges."""
     pixels, content = textured((641, 479), 8), io.BytesIO()
     Image.fromarray(pixels).save(content, "JPEG2000", irreversible=False, no_jp2=True, tile_size=(256, 256))
     path = write_dicom(tmp_path / "x.dcm", pixels, JPEG2000Lossless, BitsStored=8, HighBit=7)

@@ -28,7 +28,7 @@ LOOK = drawing.Look()
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small data set, drawn in this process."""
+    """A small data set, generated in this process."""
     return synthetic.generate(tmp_path_factory.mktemp("synthetic") / "data", workers=1, **SMALL)
 
 

@@ -179,7 +179,7 @@ def test_a_preset_of_another_network_is_refused_with_both_names(presets):
 
 
 def test_a_folder_that_is_no_preset_is_refused(presets, tmp_path):
-    with pytest.raises(WeightsError, match="is no preset"):
+    with pytest.raises(WeightsError, match="not a preset"):
         build_backbone("vit_tiny", 64, str(tmp_path))
     (tmp_path / "config.json").write_text('{"registered_name": "own>Net", "class_name": "Net", "config": {}}')
     with pytest.raises(WeightsError, match=r"cannot read the preset"):

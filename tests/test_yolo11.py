@@ -20,7 +20,7 @@ GREY = np.random.default_rng(0).random((1, *SHAPE, 1), dtype=np.float32)
 class Reference:
     """The network in NumPy, with PyTorch's order of axes and random tensors under the reference's names.
 
-    A tensor is drawn where it is first used, so `tensors` holds exactly those that the computation needs.
+    A tensor is generated where it is first used, so `tensors` holds exactly those that the computation needs.
     """
 
     def __init__(self, widths: tuple[int, ...], repeats: int, nested: tuple[bool, ...]) -> None:
@@ -170,15 +170,18 @@ def without(tensors: dict, name: str) -> dict:
 
 PE = "model.9.m.0.attn.pe.conv.weight"
 DAMAGES: dict[str, tuple[Callable[[dict], dict], list[str]]] = {
-    "missing": (lambda file: without(file, PE), [f": missing: {PE} (128, 1, 3, 3). By", "is of yolo11n"]),
-    "surplus": (lambda file: file | {"model.9.m.1.x": np.ones(2)}, [": not of this network: model.9.m.1.x (2,). By"]),
+    "missing": (lambda file: without(file, PE), [f": missing: {PE} (128, 1, 3, 3); expected", "of yolo11n"]),
+    "surplus": (
+        lambda file: file | {"model.9.m.1.x": np.ones(2)},
+        [": not of this network: model.9.m.1.x (2,); expected"],
+    ),
     "not of PyTorch's order": (
         lambda file: file | {"model.3.conv.weight": file["model.3.conv.weight"].transpose(2, 3, 1, 0)},
-        [": of another shape: model.3.conv.weight is (3, 3, 64, 64), not (64, 64, 3, 3). By"],
+        [": of another shape: model.3.conv.weight is (3, 3, 64, 64), not (64, 64, 3, 3); expected"],
     ),
     "another network's": (
         lambda file: {"conv1": np.ones(2)},
-        ["more; not of this network: conv1 (2,). By", "of no YOLO11"],
+        ["more; not of this network: conv1 (2,); expected", "another network"],
     ),
     "a scalar": (
         lambda file: file | {"model.0.conv.weight": np.float32(1)},
@@ -200,7 +203,7 @@ def test_a_tensor_that_does_not_fit_is_named(tensors, tmp_path, damage):
 
 def test_a_file_of_another_size_is_recognised(tensors, tmp_path):
     save_file(tensors, tmp_path / "n.safetensors")
-    with pytest.raises(WeightsError, match=r"model\.0\.conv\.weight is \(16, 3, 3, 3\), not \(64.* is of yolo11n"):
+    with pytest.raises(WeightsError, match=r"model\.0\.conv\.weight is \(16, 3, 3, 3\), not \(64.* are of yolo11n"):
         build_backbone("yolo11m", 64, str(tmp_path / "n.safetensors"))
 
 

@@ -84,14 +84,14 @@ def _read_preset(name: str, preset: str) -> keras.Model:
             f"its weights are read by keras-hub, which is not installed ({error}): pip install 'rsna_nb[vit]'"
         ) from error
     if preset != transformer.preset and not (Path(preset) / "config.json").is_file():
-        raise WeightsError("the folder is no preset, as keras-hub's save_to_preset writes it (no config.json)")
+        raise WeightsError("the folder is not a preset, as keras-hub's save_to_preset writes it (no config.json)")
     try:
         source = keras_hub.models.Backbone.from_preset(preset, dtype="float32")
     except Exception as error:  # kagglehub's errors and those of a damaged preset have no class in common
         raise WeightsError(
             f"keras-hub cannot read the preset {preset} ({error}). To use a published one without network, run "
             f'keras_hub.models.Backbone.from_preset("{transformer.preset or "..."}").save_to_preset(folder) on '
-            "another machine, copy the folder and set weights to it"
+            "another computer, copy the folder and set weights to it"
         ) from error
     kind = type(source).__name__.removesuffix("Backbone")
     wanted, found = transformer.arguments, {key: _argument(source, key) for key in transformer.arguments}
@@ -101,7 +101,9 @@ def _read_preset(name: str, preset: str) -> keras.Model:
     if found != wanted:
         same = [other for other, each in TRANSFORMERS.items() if (each.family, each.arguments) == (kind, found)]
         changed = [f"{key} is {found[key]}, not {wanted[key]}" for key in wanted if found[key] != wanted[key]]
-        raise WeightsError(f"the preset is {same[0] if same else f'another {kind}'}, not {name}: {', '.join(changed)}")
+        raise WeightsError(
+            f"the preset {f'is {same[0]}, not' if same else 'differs from'} {name}: {', '.join(changed)}"
+        )
     return source
 
 

@@ -33,7 +33,7 @@ EXPORT_YOLO11 = 'set weights to "none", or to a file exported as the first lines
 
 @dataclass(frozen=True)
 class Backbone:
-    """An entry of `BACKBONES`; a plain function stands for `Backbone(function)`.
+    """An entry of `BACKBONES`; a plain function is treated as `Backbone(function)`.
 
     A network that contains layers or models of your own classes is saved and loaded by Keras only if these are
     decorated with `keras.saving.register_keras_serializable`; import their module before you load a run.
@@ -49,7 +49,7 @@ class Backbone:
     imagenet
         Whether `build` accepts "imagenet" as `weights`.
     instead
-        What to do where it does not, for the error message.
+        What to do otherwise, for the error message.
     """
 
     build: Callable[..., keras.Model]
@@ -129,7 +129,7 @@ def _registered(name: str) -> Backbone:
 
 
 def _as_backbone(name: str, network: keras.Model, shape: tuple[int, int]) -> keras.Model:
-    """Check the network and return it under the name "backbone", by which a detector finds it."""
+    """Check the network and return it under the name "backbone", by which a model finds it."""
     if not isinstance(network, keras.Model):
         raise ValueError(f"backbone {name} must be built by a function that returns a keras.Model, not {network!r}")
     wanted = (None, *shape, 1)
@@ -141,11 +141,11 @@ def _as_backbone(name: str, network: keras.Model, shape: tuple[int, int]) -> ker
             "begin with keras.layers.Concatenate()([image, image, image])"
         )
     if network.name == "backbone" and takes == wanted:
-        return network  # one of the registry's own, or built like them
+        return network  # already as wanted
     image = keras.Input((*shape, 1), name="image")
     features = network(image)
     if len(getattr(features, "shape", ())) != 4:
-        raise ValueError(f"backbone {name} must return one feature map (h, w, channels) an image, not {features}")
+        raise ValueError(f"backbone {name} must return one feature map (h, w, channels) per image, not {features}")
     # An outer model carries the name, because a subclassed model may not keep it when it is saved and loaded.
     return keras.Model(image, features, name="backbone")
 

@@ -2,7 +2,7 @@
 
 Weights come from keras-hub (`presets`); the network that receives them is built here from Keras layers. keras-hub's own
 networks have a fixed size (ViT) or a square one (DINOv2, whose learned positions also change when they are saved), hold
-all blocks in one layer, which can be fine-tuned only as a whole, and need keras-hub wherever a saved network is loaded.
+all blocks in one layer, which can only be fine-tuned together, and need keras-hub wherever a saved network is loaded.
 
 ViT: Dosovitskiy et al. 2021 (arXiv:2010.11929), tiny and small as in Touvron et al. 2021 (arXiv:2012.12877). DINOv2:
 Oquab et al. 2023 (arXiv:2304.07193), with registers Darcet et al. 2023 (arXiv:2309.16588).
@@ -34,7 +34,7 @@ class Transformer:
     width
         Channels of a token.
     preset
-        keras-hub's name of the published weights; "" where there are none.
+        keras-hub's name of the published weights; "" if there are none.
     registers
         Number of register tokens.
     """
@@ -142,7 +142,7 @@ def build(transformer: Transformer, shape: tuple[int, int], epsilon: float = EPS
     for number in range(1, DEPTH + 1):
         x = _block(x, f"block_{number}", transformer, epsilon)
     x = layers.LayerNormalization(epsilon=epsilon, name="norm")(x)
-    # The class token and the registers have done their work in the attention: a feature map has patches only.
+    # The class token and the registers serve only the attention: a feature map consists of patches.
     x = layers.Cropping1D((transformer.registers + 1, 0), name="patches_alone")(x)
     return keras.Model(image, layers.Reshape((*grid, width), name="map")(x), name="backbone")
 

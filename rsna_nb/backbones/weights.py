@@ -1,4 +1,4 @@
-"""Weights files: how they get into a network, and what is wrong where they do not fit."""
+"""Loads weights files into networks, and explains why a file does not fit."""
 
 import math
 import os
@@ -17,7 +17,7 @@ import keras
 
 Shape = tuple[int, ...]
 DOWNLOAD_TIMEOUT = 30  # seconds without an answer; Keras itself would wait for ever
-FAULTS_SHOWN = 4  # of each kind
+FAULTS_SHOWN = 4  # per kind
 FORMATS = "a .weights.h5 or .keras file of Keras 3, or an .h5 file of earlier versions"
 
 
@@ -29,8 +29,8 @@ def load_weights(network: keras.Model, path: str | Path) -> None:
     """Load a Keras weights file into a network, whatever the file is called.
 
     Keras chooses how to read a file by its name, so a `.weights.h5` file that somebody renamed to `.h5` is refused with
-    a misleading count of layers. Here the content decides. Where the network is nothing but another network behind its
-    preprocessing, a file of the inner network, as Keras publishes them, is accepted as well.
+    a misleading count of layers. Here the content decides. If the network consists of another network and its
+    preprocessing, a file of the inner network, as Keras publishes it, is accepted as well.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def load_weights(network: keras.Model, path: str | Path) -> None:
     Raises
     ------
     WeightsError
-        If the file is no weights file, or holds other arrays than the network has; the message names them.
+        If the file is not a weights file, or holds other arrays than the network has; the message names them.
     """
     # A backbone of keras.applications is a scaling around the network whose file is published: both layouts are tried.
     inner = [layer for layer in network.layers if isinstance(layer, keras.Model)]
@@ -57,11 +57,11 @@ def load_weights(network: keras.Model, path: str | Path) -> None:
                 return
         expected = [_expected_shapes(candidate, file) for candidate in candidates]
     nearest = max(expected, key=lambda shapes: len(shapes.keys() & found.keys()))
-    raise WeightsError(differences(nearest, found) or "its arrays have the right shapes, but stand in another order")
+    raise WeightsError(differences(nearest, found) or "its arrays have the right shapes, but are in another order")
 
 
 def differences(expected: Mapping[str, Shape], found: Mapping[str, Shape]) -> str:
-    """Describe how the named arrays of a file differ from those that a network needs; "" where they agree."""
+    """Describe how the named arrays of a file differ from those that a network needs; "" if they agree."""
     faults = {
         "missing": [f"{name} {expected[name]}" for name in expected if name not in found],
         "of another shape": [

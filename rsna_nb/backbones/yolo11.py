@@ -14,7 +14,7 @@ falls under the same licence. Where ultralytics and safetensors are installed, t
     save_file({name: tensor.float().contiguous() for name, tensor in state.items()}, "yolo11n-cls.safetensors")
 
 Set `weights` to that file, or to an .npz file of the same arrays. The classes ("model.10.linear") and the counters of
-batches are not used; every other tensor must be there and fit.
+batches are not used; every other tensor must be present and fit.
 """
 
 import logging
@@ -69,8 +69,8 @@ SCALES = {
     "l": Scale(2, 1.0, 512, nested=True),
     "x": Scale(2, 1.5, 512, nested=True),
 }
-# For each stage: channels of the convolution that halves the image, channels of the C3k2 after it, the share of them
-# that its blocks have, and whether these are C3k blocks in every size.
+# For each stage: channels of the convolution that halves the image, channels of the C3k2 block after it, the share of
+# these inside it, and whether it contains C3k blocks in every size.
 STAGES = ((128, 256, 0.25, False), (256, 512, 0.25, False), (512, 512, 0.5, True), (1024, 1024, 0.5, True))
 HEAD_CHANNELS = 1280  # of the classifier's last convolution
 CHANNELS_PER_HEAD = 64  # of attention
@@ -207,21 +207,19 @@ def _assign(network: keras.Model, tensors: Mapping[str, np.ndarray], name: str) 
         each: tuple(variable.shape[axes.index(axis)] for axis in range(len(axes)))
         for each, (variable, axes) in variables.items()
     }
-    # The file is of the whole classifier, so its last layer and PyTorch's counters have no place here.
+    # The file holds the whole classifier: its last layer and PyTorch's counters are not needed.
     unused = [each for each in tensors if each.startswith("model.10.linear.") or each.endswith(".num_batches_tracked")]
     given = {each: tensor.shape for each, tensor in tensors.items() if each not in unused}
     if faults := differences(expected, given):
-        found = f"yolo11{_size_of(given)}" if _size_of(given) else "no YOLO11"
-        raise WeightsError(
-            f"{faults}. By its first layers the file is of {found}; wanted are the tensors of {name}-cls.pt"
-        )
+        found = f"yolo11{_size_of(given)}" if _size_of(given) else "another network"
+        raise WeightsError(f"{faults}; expected the tensors of {name}-cls.pt, but the first layers are of {found}")
     for each, (variable, axes) in variables.items():
         variable.assign(tensors[each].transpose(axes))
     log.info("%s: %d tensors loaded; not used: %s", name, len(variables), ", ".join(unused) or "none")
 
 
 def _size_of(shapes: Mapping[str, Shape]) -> str:
-    """The size whose first convolution and first stage a file has; "" where it is none of the five."""
+    """The size that has the first convolution and the first stage of a file; "" if none of the five has."""
     channels = shapes.get("model.0.conv.weight", ())[:1]
     repeats = 1 + any(name.startswith("model.2.m.1.") for name in shapes)
     fitting = (size for size, scale in SCALES.items() if ((scale.channels(64),), scale.repeats) == (channels, repeats))

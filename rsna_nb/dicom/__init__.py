@@ -1,8 +1,8 @@
-"""One DICOM file -> one picture: float32 (height, width) in 0-1, the breast bright on black.
+"""One DICOM file -> one image: float32 (height, width) in 0-1, the breast bright on black.
 
-`read_mammogram` and `read` are the ways in. `reading_steps` shows the same way step by step, and `headers` looks at
-many files without their pixels. A reader of another format belongs beside reader.py: it decodes a file into a
-`Pyramid`, calls `reader.read_frame`, returns its `Reading` and raises `DicomError`.
+`read_mammogram` returns the image; `read` also says how the file was read. `reading_steps` returns the intermediate
+images, and `headers` describes many files without reading their pixels. A reader of another format belongs next to
+reader.py: it decodes a file into a `Pyramid`, calls `reader.read_frame`, returns its `Reading` and raises `DicomError`.
 """
 
 from rsna_nb.dicom import headers, preprocessing_steps

@@ -1,6 +1,6 @@
 """The frame header of a JPEG, JPEG-LS or JPEG 2000 codestream, read before anything is decoded.
 
-A damaged size in the codestream or in the data set then costs no memory.
+A damaged size in the codestream or in the data set is found before any memory is allocated for it.
 """
 
 import struct
@@ -12,7 +12,7 @@ from pydicom import Dataset, uid
 
 from rsna_nb.dicom.errors import UnreadableError
 
-MAX_TILES = 1024  # of a JPEG 2000 codestream; a decoder allocates some KiB for each
+MAX_TILES = 1024  # in a JPEG 2000 codestream; a decoder allocates some KiB for each
 LOSSLESS_JPEG_2000 = (uid.JPEG2000Lossless, uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL)
 JPEG_2000 = (*LOSSLESS_JPEG_2000, uid.JPEG2000, uid.HTJ2K)
 END_OF_CODESTREAM = b"\xff\xd9"  # EOI of JPEG and JPEG-LS, EOC of JPEG 2000
@@ -21,14 +21,14 @@ NO_FRAME_HEADER = (0xC4, 0xC8, 0xCC)  # DHT, JPG and DAC lie among the markers S
 
 @dataclass(frozen=True)
 class FrameHeader:
-    """What a codestream says of itself.
+    """What the header of a codestream states.
 
     Attributes
     ----------
     shape
         (rows, columns).
     components, bits, is_signed
-        Samples of a pixel, bits of a sample, and whether samples are signed.
+        Samples per pixel, bits per sample, and whether samples are signed.
     levels
         How many times a JPEG 2000 codestream can be halved exactly as pyramid.py does it. 0 for other codecs, other
         wavelets, several tiles and other unusual codestreams.
@@ -46,7 +46,9 @@ class FrameHeader:
 
 def checked_header(codestream: bytes, dataset: Dataset) -> FrameHeader:
     """Return the codestream's header; `UnreadableError` if it is cut off or contradicts the data set."""
-    if END_OF_CODESTREAM not in codestream.rstrip(b"\0")[-64:]:  # decoders return what there is, without an error
+    if (
+        END_OF_CODESTREAM not in codestream.rstrip(b"\0")[-64:]
+    ):  # decoders return the part that exists, without an error
         raise UnreadableError("PixelData is cut off: the codestream has no end marker")
     syntax = dataset.file_meta.TransferSyntaxUID
     try:
@@ -74,7 +76,7 @@ def _jpeg_header(codestream: bytes) -> FrameHeader:
 
 
 def _segments(codestream: bytes, position: int) -> Iterator[tuple[int, int]]:
-    """Yield each marker and its position, beginning at `position`. Ends with a ValueError where no marker stands."""
+    """Yield each marker from `position` on, and its position; `ValueError` at bytes that are not a marker."""
     while codestream[position] == 0xFF:
         marker = codestream[position + 1]
         if marker == 0xFF:  # a fill byte (T.81, B.1.1.2)
@@ -104,7 +106,7 @@ def _jpeg_2000_header(codestream: bytes) -> FrameHeader:
 def _reversible_levels(codestream: bytes, position: int) -> tuple[int, int]:
     """Return the decomposition levels of the reversible 5/3 wavelet, and the position of the first tile-part.
 
-    The levels are 0 if the wavelet is another one, or if a component has a style of its own (COC).
+    The levels are 0 for other wavelets, and if a component has a coding style of its own (COC).
     """
     levels, has_own_style = 0, False
     for marker, place in _segments(codestream, position):
@@ -117,7 +119,7 @@ def _reversible_levels(codestream: bytes, position: int) -> tuple[int, int]:
 
 
 def _all_tiles_have_data(codestream: bytes, position: int, tiles: int) -> bool:
-    """Return whether each tile has a tile-part (T.800, A.4.2). Decoders fill a tile without one with one value."""
+    """Return whether each tile has a tile-part (T.800, A.4.2). Decoders fill a tile that has none with a constant."""
     found = set()
     while codestream[position : position + 2] == b"\xff\x90":
         tile, length = struct.unpack_from(">HI", codestream, position + 4)

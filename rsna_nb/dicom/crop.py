@@ -1,6 +1,6 @@
-"""Finds the breast in a mammogram and fits a picture into a size.
+"""Finds the breast in a mammogram, and resizes an image to a given shape.
 
-Pictures are float32 (height, width) in 0-1, air dark and tissue bright.
+Images are float32 (height, width) in 0-1, air dark and tissue bright.
 """
 
 from dataclasses import dataclass
@@ -8,23 +8,23 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-# Grey levels, 0 to 255, of the picture that is searched for the breast:
+# Grey levels, 0 to 255, of the image that is searched for the breast:
 AIR_LIMIT = 64  # air is darker than this: the windowed background of a mammogram is close to 0
 TISSUE_STEP = 5  # tissue is brighter than air by more than this
-NARROW, WIDE = 3, 16  # half of the levels within WIDE of the most frequent level of air lie within NARROW of it
+NARROW, WIDE = 3, 16  # air: half of the pixels within WIDE of its level lie within NARROW of it
 WHITE, UNIFORM = 230, 5  # a line of a border is brighter than WHITE, or its levels differ by at most UNIFORM
 
 
 @dataclass(frozen=True)
 class Breast:
-    """Where the breast is in a picture.
+    """Where the breast is in an image.
 
     Attributes
     ----------
     box
-        (x_min, y_min, x_max, y_max) in pixels, of which x_max and y_max lie just outside.
+        (x_min, y_min, x_max, y_max) in pixels; x_max and y_max are exclusive.
     mask
-        uint8 of the picture's shape: 1 in the breast and a margin around it, else 0.
+        uint8 of the image's shape: 1 in the breast and a margin around it, else 0.
     """
 
     box: tuple[int, int, int, int]
@@ -32,13 +32,13 @@ class Breast:
 
 
 def find_breast(picture: np.ndarray) -> Breast | None:
-    """Find the largest piece of tissue that is not a marker, a frame or a border; None if all is air.
+    """Find the largest region of tissue that is not a marker, a frame or a border; return None if all is air.
 
     The steps are: threshold above the air; erase uniform lines at the edges; open morphologically, which removes text
-    and thin lines even where they touch the breast; keep the largest component; grow it back to the rim that opening
-    took away.
+    and thin lines even where they touch the breast; keep the largest component; grow it back to the edge that opening
+    removed.
 
-    The picture must be small, 200 to 399 pixels along its longer side, so that a frame, a letter or a fold of skin has
+    The image must be small, 200 to 399 pixels along its longer side, so that a frame, a letter or a fold of skin has
     about the same width in pixels whatever the file's size.
     """
     grey = cv2.convertScaleAbs(picture, alpha=255)
@@ -60,7 +60,8 @@ def _air_threshold(grey: np.ndarray) -> int:
     """Return the grey level above which a pixel is tissue.
 
     It lies above the most frequent level of air by `TISSUE_STEP` and three times the spread of air. Smoothed air has
-    nearly one level, however noisy it is. If no dark level stands out, there is no air, and it is counted as 0.
+    nearly one level, however noisy it is. If no dark level is far more frequent than its
+    neighbours, the image has no air, and the level of air is set to 0.
     """
     counts = np.bincount(cv2.medianBlur(grey, 5).ravel(), minlength=256)
     air = int(np.argmax(counts[:AIR_LIMIT]))
@@ -73,14 +74,14 @@ def _erase_borders(grey: np.ndarray, tissue: np.ndarray, threshold: int) -> None
     """Set to 0 in `tissue`, in place, the rows and columns at the edges that belong to a frame or a border.
 
     Nearly all pixels of such a line are white or share one level above the air's, whereas tissue varies along a line.
-    A frame may begin up to a twentieth inside the picture, and a border takes up to a quarter of it.
+    A frame may begin up to a twentieth inside the image, and a border takes up to a quarter of it.
     """
-    for _ in range(5):  # each edge, and the first one again, now that the borders that cross it are cut off
+    for _ in range(5):  # each edge, and the first one again after the borders that cross it are cut off
         lines, length = grey.shape
         ordered = np.sort(grey[: lines // 4 + 1], axis=1)
         low, middle, high = ordered[:, length // 10], ordered[:, length // 2], ordered[:, length - 1 - length // 10]
         border = (low > WHITE) | ((middle > threshold) & (high - low <= UNIFORM))
-        border[-1] = False  # ends the border at a quarter of the picture
+        border[-1] = False  # limits the border to a quarter of the image
         start = int(np.argmax(border[: lines // 20 + 1]))
         end = start + int(np.argmin(border[start:]))
         tissue[:end] = 0
@@ -111,9 +112,9 @@ def _disc(radius: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Placement:
-    """The rectangle of a fitted picture that holds content, in its pixels; around it is 0.
+    """The rectangle of a fitted image that holds the content, in pixels; everything around it is 0.
 
-    `scale` is the enlargement: pixels of the fitted picture for each pixel of the content.
+    `scale` is the enlargement: pixels of the fitted image for each pixel of the content.
     """
 
     top: int
@@ -124,7 +125,7 @@ class Placement:
 
 
 def placement(box: tuple[int, int], shape: tuple[int, int]) -> Placement:
-    """Return where `fit` puts a picture of size `box` (height, width) in one of `shape`.
+    """Return where `fit` puts an image of size `box` (height, width) in one of `shape`.
 
     >>> placement((200, 100), (64, 64))
     Placement(top=0, left=16, height=64, width=32, scale=0.32)
@@ -135,7 +136,7 @@ def placement(box: tuple[int, int], shape: tuple[int, int]) -> Placement:
 
 
 def fit(picture: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Resize a picture into `shape` (height, width). The aspect is kept and the picture is centred on zeros."""
+    """Resize an image to `shape` (height, width). The aspect ratio is kept, and zeros fill the rest on both sides."""
     at = placement((picture.shape[0], picture.shape[1]), shape)
     fitted = np.zeros(shape, np.float32)
     inner = fitted[at.top : at.top + at.height, at.left : at.left + at.width]

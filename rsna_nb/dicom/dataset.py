@@ -1,4 +1,4 @@
-"""One DICOM file -> a data set that is known to hold one greyscale frame of a sane size."""
+"""One DICOM file -> a data set that is known to hold one greyscale frame of a plausible size."""
 
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def read_dataset(path: str | Path) -> pydicom.Dataset:
 
 
 def header_fault(path: str | Path, error: Exception) -> str:
-    """Say in words why a header could not be read; the error's own text stands behind a colon."""
+    """Say in words why a header could not be read, with the error's own text after a colon."""
     if isinstance(error, FileNotFoundError):
         return "the file is missing"
     if isinstance(error, InvalidDicomError):
@@ -54,7 +54,7 @@ def header_fault(path: str | Path, error: Exception) -> str:
 
 
 def _check_frame(dataset: pydicom.Dataset) -> None:
-    """Raise `UnreadableError` unless the data set holds one greyscale frame of 8 or 16 bits and a sane size."""
+    """Raise `UnreadableError` unless the data set holds one greyscale frame of 8 or 16 bits and a plausible size."""
     if "PixelData" not in dataset:
         raise UnreadableError("no PixelData (7FE0,0010): cut off, or not an image")
     photometric = dataset.get("PhotometricInterpretation", "absent")

@@ -1,7 +1,7 @@
 """PixelData -> stored values at the resolution that is needed.
 
-All arrays are (rows, columns) of integers. Every function raises `UnreadableError` if the pixel data are defective, and
-passes on pydicom's NotImplementedError if they have a value representation that does not exist.
+All arrays are (rows, columns) of integers. Every function raises `UnreadableError` if the pixel data are defective. It
+does not catch the NotImplementedError that pydicom raises for an unknown value representation.
 """
 
 import io
@@ -19,7 +19,7 @@ from rsna_nb.dicom.codestream import JPEG_2000, LOSSLESS_JPEG_2000, FrameHeader,
 from rsna_nb.dicom.errors import UnreadableError
 from rsna_nb.dicom.pyramid import Pyramid, in_range
 
-MAX_PIXELS = 40_000_000  # of a frame; the largest mammograms have 26 million, and decoding these takes up to 5 s
+MAX_PIXELS = 40_000_000  # per frame; the largest mammograms have 26 million, and decoding them takes up to 5 s
 
 JPEG = (uid.JPEGLossless, uid.JPEGLosslessSV1, uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit)
 JPEG_LS = (uid.JPEGLSLossless, uid.JPEGLSNearLossless)
@@ -45,7 +45,7 @@ def open_pyramid(dataset: Dataset) -> Pyramid:
 
 
 class Jpeg2000Pyramid(Pyramid):
-    """The levels of a JPEG 2000 codestream. Each is decoded by itself; if that fails, the full picture is halved."""
+    """The levels of a JPEG 2000 codestream. Each is decoded separately; if that fails, the full image is halved."""
 
     def __init__(self, codestream: bytes, header: FrameHeader, dataset: Dataset) -> None:
         self.shape, self.bits, self.signed = header.shape, dataset.BitsStored, False
@@ -144,8 +144,8 @@ def _decode_frame(dataset: Dataset, syntax: uid.UID) -> np.ndarray:
 def _is_damaged(stored: np.ndarray, bits: int, codestream: bytes) -> bool:
     """Return whether a JPEG Lossless frame is damaged.
 
-    libjpeg only warns, which imagecodecs does not pass on. Damage leaves samples out of range, or fills the rows that
-    are missing with mid-grey. As mid-grey rows can be real, a second, slower decoder has to confirm them.
+    libjpeg only warns of damage, and imagecodecs does not report its warnings. Damage leaves samples out of range, or
+    fills the missing rows with mid-grey. Mid-grey rows can be real, so a second, slower decoder has to confirm them.
     """
     if stored.max() >= 2**bits:
         return True

@@ -15,7 +15,7 @@ class DicomError(ValueError):
     path
         The file.
     reason
-        What is wrong with it. Text quoted from the file, which may name a person, stands behind the first colon.
+        What is wrong with it. Text quoted from the file, which may name a person, follows the first colon.
     """
 
     def __init__(self, path: str | Path, reason: str) -> None:
@@ -27,7 +27,7 @@ class DicomError(ValueError):
 
 
 def without_text(reason: str) -> str:
-    """Return a reason up to its first colon, behind which text from the file may be quoted.
+    """Return a reason up to its first colon, after which text from the file may be quoted.
 
     >>> without_text("not a greyscale image: PhotometricInterpretation (0028,0004) is RGB")
     'not a greyscale image'

@@ -1,4 +1,4 @@
-"""What kinds of DICOM files there are, from their headers alone. No pixel is read, and nothing that identifies a woman.
+"""The kinds of DICOM files in a data set, from their headers alone: no pixels, and nothing that identifies a woman.
 
 Only the attributes in `ATTRIBUTES` are read. None of them is among those that DICOM's basic confidentiality profile
 (PS3.15 Annex E) removes. A text value is kept only if it is one of the words that the standard defines, and of an
@@ -38,9 +38,9 @@ def scan(paths: Sequence[str], sample: int, seed: int) -> pd.DataFrame:
     paths
         DICOM files.
     sample
-        How many of them are read, drawn at random. 0, or more than there are, reads all.
+        Number of files to read, chosen at random. 0, or more than the number of `paths`, reads all.
     seed
-        Decides which ones are drawn.
+        Seeds the choice.
 
     Returns
     -------
@@ -73,7 +73,7 @@ def header(path: str) -> dict[str, Any]:
 
 
 def _allowed_values(dataset: pydicom.Dataset) -> dict[str, Any]:
-    """Return the allowed attributes of a data set, without any text of the file's own."""
+    """Return the allowed attributes of a data set, without any free text from the file."""
     syntax = pydicom.uid.UID(str(dataset.file_meta.get("TransferSyntaxUID", "")))
     row: dict[str, Any] = {"transfer_syntax": (syntax.keyword or "other") if syntax else "absent"}
     row |= {keyword: _number(dataset.get(keyword)) for keyword in NUMBERS}

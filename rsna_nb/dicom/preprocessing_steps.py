@@ -1,4 +1,4 @@
-"""The steps from a file to a picture, each with its intermediate picture. reader.py does the same without stopping."""
+"""The steps from a file to an image, with the image after each. reader.py takes the same steps and keeps the last."""
 
 import warnings
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ BRIGHTNESS = "brightness, 0-1"
 
 @dataclass(frozen=True)
 class Step:
-    """A picture (rows, columns) on the way: `name` is the step that made it, `unit` the unit of its values."""
+    """The image (rows, columns) after a step: `name` describes the step, `unit` is the unit of the values."""
 
     name: str
     picture: np.ndarray
@@ -27,7 +27,7 @@ class Step:
 
 
 def reading_steps(path: str, img_size: int | Sequence[int]) -> list[Step]:
-    """Read a file and keep five pictures: stored values, windowed, air dark, cropped and masked, resized.
+    """Read a file and keep five images: stored values, windowed, air dark, cropped and masked, resized.
 
     The first three show the whole frame at the resolution that is read for `img_size`. The last one is what
     `read_mammogram` returns.
@@ -38,7 +38,7 @@ def reading_steps(path: str, img_size: int | Sequence[int]) -> list[Step]:
         If the file is not a readable mammogram. The reason quotes no text from the file.
     """
     try:
-        reading = read(path, img_size)  # the one check of the file: what follows can rely on it
+        reading = read(path, img_size)  # checks the file, so that what follows need not
     except DicomError as error:
         raise DicomError(path, without_text(error.reason)) from None
     with warnings.catch_warnings():
@@ -61,20 +61,20 @@ def _steps_of(path: str, reading: Reading) -> list[Step]:
     return [
         Step(f"stored: {reading.bits} bits, {size}", stored, "stored value"),
         Step(f"windowed: {window}", voi.apply(values)),
-        Step(f"upright: {reading.photometric}", upright),
+        Step(f"polarity: {reading.photometric}", upright),
         Step("cropped and masked", found.cut_out(upright, level)[0] * mask),
-        Step("sized: {} x {}".format(*reading.picture.shape), reading.picture),
+        Step("resized: {} x {}".format(*reading.picture.shape), reading.picture),
     ]
 
 
 def pictures(paths: Sequence[str], img_size: int) -> dict[str, np.ndarray | str]:
-    """Read files in parallel. Maps each path to its picture, or to the reason in words why it has none."""
+    """Read files in parallel. Map each path to its image, or to the reason why the file cannot be read."""
     outcomes = workers.run(partial(picture, img_size=img_size), list(paths))
     return {path: outcome.reason if isinstance(outcome, workers.Death) else outcome for path, outcome in outcomes}
 
 
 def picture(path: str, img_size: int) -> np.ndarray | str:
-    """Read one file. Returns its picture, or the reason why it has none, without text from the file."""
+    """Read one file. Return its image, or the reason why it cannot be read, without text from the file."""
     try:
         return read_mammogram(path, img_size)
     except DicomError as error:

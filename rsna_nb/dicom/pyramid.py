@@ -1,8 +1,8 @@
-"""A picture at 1/2, 1/4, 1/8 of its size: the low band of the reversible 5/3 wavelet (ITU-T T.800, Annex F).
+"""An image at 1/2, 1/4, 1/8 of its size: the low band of the reversible 5/3 wavelet (ITU-T T.800, Annex F).
 
-A JPEG 2000 codestream contains these pictures, and decoding one of them costs a fraction of decoding the whole.
-Pictures of other codecs are halved by the same integer arithmetic. The result is identical bit by bit, so a picture
-does not show which codec, and so which machine, it comes from.
+A JPEG 2000 codestream contains these images, and decoding one of them costs a fraction of decoding the whole.
+Images of other codecs are halved by the same integer arithmetic. The result is identical bit by bit, so the codec,
+which could reveal the machine, leaves no trace in the image.
 
 The wavelet is written by hand because no library halves integers exactly as JPEG 2000 does: PyWavelets and OpenCV
 filter in floating point.
@@ -11,7 +11,7 @@ filter in floating point.
 import cv2
 import numpy as np
 
-BLOCK = 48  # rows of the halved picture that are made at a time: their memory fits a core's second-level cache
+BLOCK = 48  # rows of the halved image that are made at a time: their memory fits a core's second-level cache
 MARGIN = 4  # columns of air that are filtered with the breast: mirroring at their edge then mirrors air
 SHORT_BITS = 14  # values of b bits can be halved SHORT_BITS - b times in 16 bits, as each halving doubles their range
 
@@ -49,12 +49,12 @@ class Pyramid:
 
 
 def in_range(values: np.ndarray, bits: int, signed: bool) -> np.ndarray:
-    """Clip values to the range of so many bits."""
+    """Clip values to the range of `bits` bits."""
     return np.clip(values, *stored_range(bits, signed))
 
 
 def stored_range(bits: int, signed: bool) -> tuple[int, int]:
-    """Return the smallest and largest value of so many bits.
+    """Return the smallest and largest value of `bits` bits.
 
     >>> stored_range(12, signed=False), stored_range(12, signed=True)
     ((0, 4095), (-2048, 2047))
@@ -65,9 +65,9 @@ def stored_range(bits: int, signed: bool) -> tuple[int, int]:
 def halve(values: np.ndarray) -> np.ndarray:
     """Return the low band of signed integers (rows, columns), not clipped. Each side is half as long, rounded up.
 
-    Rows are filtered first, then columns, as T.800's forward transform does, with mirrored edges. The work goes block
-    by block in memory that is allocated once. Air of one value beside the breast is copied, because filtering would
-    not change it. Together they halve a mammogram of 3328 x 2560 in 12 ms, where plain NumPy takes 80 ms.
+    Rows are filtered first, then columns, as T.800's forward transform does, with mirrored edges. The work proceeds
+    block by block in memory that is allocated once. Air of one value next to the breast is copied, because filtering
+    would not change it. Together they halve a mammogram of 3328 x 2560 in 12 ms, where plain NumPy takes 80 ms.
     """
     height, width = values.shape
     rows, columns = -(-height // 2), -(-width // 2)
@@ -115,7 +115,7 @@ def _halve_block(block: np.ndarray, scratch: np.ndarray, low: np.ndarray) -> Non
 
 
 def _mirrored(length: int) -> np.ndarray:
-    """Return sample positions from two before the first to two behind the last pair, mirrored at both ends.
+    """Return sample positions from two before the first to two after the last pair, mirrored at both ends.
 
     >>> _mirrored(4).tolist()
     [2, 1, 0, 1, 2, 3, 2, 1]

@@ -1,10 +1,10 @@
-"""One DICOM file -> one picture: decoded, windowed, air dark, cropped to the breast and resized.
+"""One DICOM file -> one image: decoded, windowed, air dark, cropped to the breast and resized.
 
-Only the pixels that are needed are decoded. The breast is searched for in a picture of about 1/16 of the file's
-size. Then its bounding box is decoded at the coarsest resolution that still fills the requested size.
+Only the pixels that are needed are decoded. The breast is located in a reduced image whose longer side has 200 to 399
+pixels. Then its bounding box is decoded at the coarsest resolution that still fills the requested size.
 
-dataset.py reads the header, decode.py the pixels, pyramid.py halves them, voi.py makes brightness of them and crop.py
-finds the breast. All arrays are (rows, columns).
+dataset.py reads the header, decode.py the pixels, pyramid.py halves them, voi.py converts them to brightness and
+crop.py finds the breast. All arrays are (rows, columns).
 """
 
 import operator
@@ -26,14 +26,14 @@ from rsna_nb.dicom.errors import DicomError, UnreadableError
 from rsna_nb.dicom.pyramid import Pyramid, stored_range
 from rsna_nb.dicom.voi import Voi, declared_voi, modality_values, padding_mask, percentile_voi, range_voi, to_brightness
 
-SEARCH_SIDE = 200  # the longer side of the picture that is searched for the breast has 200 to 399 pixels
+SEARCH_SIDE = 200  # the longer side of the image that is searched for the breast has 200 to 399 pixels
 
 Box = tuple[int, int, int, int]  # x_min, y_min, x_max, y_max in pixels; the last column and row are x_max-1, y_max-1
 
 
 @dataclass(frozen=True)
 class Reading:
-    """A picture and how it was made.
+    """An image and how it was made.
 
     Attributes
     ----------
@@ -48,7 +48,7 @@ class Reading:
     rows, columns
         Size of the file's frame in pixels.
     level
-        The picture was made from the frame at 1/2^level of its size.
+        The image was made from the frame at 1/2^level of its size.
     crop
         The breast's bounding box in pixels of the full frame.
     """
@@ -76,8 +76,8 @@ def read_mammogram(path: str | Path, img_size: int | Sequence[int]) -> np.ndarra
 
     Returns
     -------
-    float32 (height, width) in 0-1. Air is 0 and dense tissue bright. The aspect is kept, and the breast is centred on
-    zeros.
+    float32 (height, width) in 0-1. Air is 0 and dense tissue bright. The aspect ratio is kept, and zeros fill the rest
+    on both sides.
 
     Raises
     ------
@@ -103,7 +103,7 @@ def read_mammogram(path: str | Path, img_size: int | Sequence[int]) -> np.ndarra
 
 
 def read(path: str | Path, img_size: int | Sequence[int]) -> Reading:
-    """Read a mammogram as `read_mammogram` does, and return with the picture what was found on the way."""
+    """Read a mammogram as `read_mammogram` does; return the image and how it was made."""
     shape = shape_of(img_size)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom warns of unusual values, which the code below checks itself
@@ -117,7 +117,7 @@ def read(path: str | Path, img_size: int | Sequence[int]) -> Reading:
         except (OSError, NotImplementedError, BytesLengthException) as error:  # an element that cannot be converted
             raise DicomError(path, f"cannot be read: {error}") from error
         except Exception as error:
-            raise DicomError(path, f"unforeseen defect: {type(error).__name__}: {error}") from error
+            raise DicomError(path, f"unexpected error: {type(error).__name__}: {error}") from error
 
 
 def shape_of(img_size: int | Sequence[int]) -> tuple[int, int]:
@@ -137,16 +137,17 @@ def shape_of(img_size: int | Sequence[int]) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Search:
-    """What the search for the breast found in the picture at `level`.
+    """What the search for the breast found in the image at `level`.
 
     Attributes
     ----------
     breast
-        The breast's box and mask in that picture.
+        The breast's box and mask in that image.
     declared
-        The VOI transformation that the file declares. It has no `apply` if there is none or if it shows nothing.
+        The VOI transformation that the file declares. It has no `apply` if the file declares none, or if the image
+        would have one grey level.
     rough
-        The one that the breast was found with: the declared one, else percentiles of the small picture.
+        The transformation with which the breast was found: the declared one, else percentiles of the small image.
     """
 
     level: int
@@ -160,7 +161,7 @@ class Search:
         return x_min, y_min, min(x_max, shape[1]), min(y_max, shape[0])
 
     def cut_out(self, picture: np.ndarray, level: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the part of a picture at `level` in the breast's box, and the breast's mask of 0 and 1 in it."""
+        """Return the part of an image at `level` in the breast's box, and the breast's mask of 0 and 1 in it."""
         x_min, y_min, x_max, y_max = self.breast.box
         finer = self.level - level
         box = picture[y_min << finer : y_max << finer, x_min << finer : x_max << finer]
@@ -168,12 +169,12 @@ class Search:
         return box, mask
 
     def voi(self, values: np.ndarray, mask: np.ndarray, padding: np.ndarray | None) -> Voi:
-        """Return the transformation of the picture: the declared one, else the range of the values in the mask."""
+        """Return the transformation of the image: the declared one, else the range of the values in the mask."""
         return self.declared if self.declared.apply else range_voi(values, mask, padding, self.declared) or self.rough
 
 
 def search(pyramid: Pyramid, dataset: pydicom.Dataset) -> Search:
-    """Find the breast in a small picture of the frame; `UnreadableError` if the frame shows none."""
+    """Find the breast in a small image of the frame; `UnreadableError` if the frame shows none."""
     level = max(0, int(log2(max(pyramid.shape) / SEARCH_SIDE)))
     stored = pyramid.level(level)
     if stored.min() == stored.max():
@@ -190,18 +191,18 @@ def search(pyramid: Pyramid, dataset: pydicom.Dataset) -> Search:
 
 
 def read_frame(pyramid: Pyramid, dataset: pydicom.Dataset, syntax: str, shape: tuple[int, int]) -> Reading:
-    """Make a picture of a frame. A reader of another format can begin here.
+    """Make an image of a frame. A reader of another format can call this.
 
     Parameters
     ----------
     pyramid
         The stored values.
     dataset
-        Says what the values mean. A data set with nothing but PhotometricInterpretation suffices.
+        States what the values mean. PhotometricInterpretation is enough.
     syntax
         Name of the file's format, for the reading's `transfer_syntax`.
     shape
-        (height, width) of the picture.
+        (height, width) of the image.
 
     Raises
     ------
@@ -217,13 +218,13 @@ def read_frame(pyramid: Pyramid, dataset: pydicom.Dataset, syntax: str, shape: t
     bright = to_brightness(values, dataset, voi, padding)
     picture = fit(np.multiply(bright, mask, out=bright), shape)
     if not picture.max() > 0:  # "not >" rather than "<=": a NaN, as a broken rescale slope makes it, fails too
-        raise UnreadableError(f"the picture is black: the header's rescaling or window ({voi.name}) is at fault")
+        raise UnreadableError(f"the image is black: check the header's rescaling or window ({voi.name})")
     photometric = dataset.PhotometricInterpretation
     return Reading(picture, syntax, photometric, voi.name, pyramid.bits, *pyramid.shape, level, crop)
 
 
 def _level_for(crop: Box, shape: tuple[int, int]) -> int:
-    """Return the coarsest level at which the crop has at least the pixels that it will have in a picture of `shape`."""
+    """Return the coarsest level at which the crop has at least the pixels that it will have in an image of `shape`."""
     x_min, y_min, x_max, y_max = crop
     reduction = max((y_max - y_min) / shape[0], (x_max - x_min) / shape[1])
     return max(0, int(log2(reduction)))

@@ -31,7 +31,7 @@ class Voi:
     Attributes
     ----------
     name
-        What the ledger says of it, such as "LINEAR 2048 4096".
+        Its name in the ledger, such as "LINEAR 2048 4096".
     apply
         Maps the output of the modality LUT to a new float32 array in 0-1. None if the transformation cannot be used.
     """
@@ -52,7 +52,7 @@ def to_brightness(values: Values, dataset: pydicom.Dataset, voi: Voi, padding: n
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         np.subtract(1, bright, out=bright)
     if padding is not None and padding.any():
-        # Halving mixes bright padding into the pixels beside it. Dark padding looks like air, so it needs no margin.
+        # Halving mixes bright padding into the pixels next to it. Dark padding looks like air, so it needs no margin.
         is_bright = bright[padding].max() > DARK
         bright[_with_margin(padding) if is_bright else padding] = 0
     return bright
@@ -61,7 +61,7 @@ def to_brightness(values: Values, dataset: pydicom.Dataset, voi: Voi, padding: n
 def padding_mask(stored: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray | None:
     """Return True where a pixel is padding (PS3.3 C.7.5.1.1.2), or None if the file declares no padding.
 
-    A strip of padding that is only a few pixels wide in a halved picture is not recognised.
+    A strip of padding that is only a few pixels wide in a halved image is not recognised.
     """
     value, limit = first_number(dataset, "PixelPaddingValue"), first_number(dataset, "PixelPaddingRangeLimit")
     if value is None:
@@ -84,7 +84,7 @@ def modality_values(stored: np.ndarray, dataset: pydicom.Dataset) -> Values:
             raise UnreadableError(f"defective ModalityLUTSequence (0028,3000): {error}") from error
     values = stored.astype(np.float32)
     slope, intercept = first_number(dataset, "RescaleSlope"), first_number(dataset, "RescaleIntercept")
-    if slope not in (None, 0, 1):  # a slope of 0 would erase the picture
+    if slope not in (None, 0, 1):  # a slope of 0 would erase the image
         values *= np.float32(slope)
     if intercept:
         values += np.float32(intercept)
@@ -103,7 +103,7 @@ def declared_voi(dataset: pydicom.Dataset, ends: np.ndarray) -> Voi:
 
     Returns
     -------
-    The transformation, without `apply` if the file declares none or an illegal one.
+    The transformation, without `apply` if the file declares none or an invalid one.
     """
     if _has_table(dataset, "VOILUTSequence"):
         try:
@@ -116,7 +116,7 @@ def declared_voi(dataset: pydicom.Dataset, ends: np.ndarray) -> Voi:
     if center is None or width is None:
         return Voi("none")
     function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
-    known = function if function in WINDOWS else "unknown function"  # text of the file's own may name a person
+    known = function if function in WINDOWS else "unknown function"  # other text from the file may name a person
     name = f"{known} {center:g} {width:g}"
     if function not in WINDOWS or width < (1 if function == "LINEAR" else 1e-6):
         return Voi(name)
@@ -155,7 +155,7 @@ def _min_max(low: np.floating, high: np.floating, declared: Voi) -> Voi:
 def _rescale(values: np.ndarray, low: np.floating, high: np.floating) -> np.ndarray:
     """Map `low` to 0 and `high` to 1, and clip.
 
-    A SIGMOID window needs it: its output never reaches 0 or 1, so that the background would stay grey.
+    A SIGMOID window needs it: its output never reaches 0 or 1, so the background would stay grey.
     """
     if (low, high) == (0, 1):
         return np.clip(values, 0, 1)
@@ -200,7 +200,7 @@ def _has_table(dataset: pydicom.Dataset, keyword: str) -> bool:
 def _voi_table(dataset: pydicom.Dataset) -> np.ndarray:
     """Return all outputs of the first VOI LUT."""
     entries, first, _ = dataset.VOILUTSequence[0].LUTDescriptor
-    return _apply_table(np.arange(first, first + (entries or 65536)), dataset)  # 0 entries stand for 2^16
+    return _apply_table(np.arange(first, first + (entries or 65536)), dataset)  # 0 entries means 2^16
 
 
 def _apply_table(values: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:

@@ -1,7 +1,7 @@
 """How rare cancer is, in which groups, and what that does to metrics, to the loss and to batches.
 
-A table is one as `metadata.load_metadata` returns it, one row an image. Shares with cancer are counted by breast unless
-a function says otherwise. All images of a breast share its label, so that an interval over images would be too narrow.
+`table` is as `metadata.load_metadata` returns it, one row per image. Shares with cancer are counted by breast unless a
+function says otherwise. All images of a breast share its label, so that an interval over images would be too narrow.
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,8 +22,8 @@ AGES = {"under 40": 0, "40 to 49": 40, "50 to 59": 50, "60 to 69": 60, "70 and o
 UNITS = {"images": ["image_id"], "breasts": BREAST, "women": ["patient_id"]}
 GROUPS = ["site_id", "machine_id", "view", "age", "density", "implant"]
 TRAIN_ONLY = ["density", "biopsy", "BIRADS", "invasive", "difficult_negative_case"]
-TOGETHER = {"before": "all known before", "train.csv": "all in train.csv only"}
-FOLDS, FEWEST_WOMEN = 5, 10  # women with cancer: two a fold
+TOGETHER = {"before": "all known before the diagnosis", "train.csv": "all columns only in train.csv"}
+FOLDS, FEWEST_WOMEN = 5, 10  # women with cancer: two per fold
 
 
 def with_shares(counts: pd.DataFrame) -> pd.DataFrame:
@@ -45,7 +45,7 @@ def with_shares(counts: pd.DataFrame) -> pd.DataFrame:
 def prevalence(table: pd.DataFrame) -> pd.DataFrame:
     """How many images, breasts and women there are, and how many of them with cancer.
 
-    A woman or a breast has cancer if one of its images has.
+    A woman or a breast has cancer if one of her or its images has.
 
     Returns
     -------
@@ -64,8 +64,8 @@ def prevalence(table: pd.DataFrame) -> pd.DataFrame:
     return with_shares(pd.DataFrame(counts).T)
 
 
-def prevalence_by(table: pd.DataFrame, columns: Iterable[str] = GROUPS) -> pd.DataFrame:
-    """`prevalence` of the breasts that have an image in each group of each column.
+def prevalence_by(table: pd.DataFrame) -> pd.DataFrame:
+    """`prevalence` of the breasts that have an image in each group of each column of `GROUPS`.
 
     Returns
     -------
@@ -73,7 +73,7 @@ def prevalence_by(table: pd.DataFrame, columns: Iterable[str] = GROUPS) -> pd.Da
     no rows.
     """
     counts = {}
-    for column in columns:
+    for column in GROUPS:
         if column not in table or table[column].isna().all():
             continue
         names = group_names(table[column])
@@ -98,7 +98,7 @@ def group_names(values: pd.Series) -> pd.Series:
 
 
 def in_order(names: pd.Series) -> list[str]:
-    """The different groups: numbers and ages by their size, then words by the alphabet, and "not given" last."""
+    """The distinct groups: numbers and ages by size, then words alphabetically, and "not given" last."""
 
     def key(name: str) -> tuple[bool, float, str]:
         return name == NOT_GIVEN, AGES.get(name, float(name) if name.isdigit() else np.inf), name
@@ -107,18 +107,18 @@ def in_order(names: pd.Series) -> list[str]:
 
 
 def constant_guesses(labels: ArrayLike, guesses: Mapping[str, float]) -> pd.DataFrame:
-    """Evaluate the same score for everybody on each metric.
+    """Compute each metric for constant scores, the same for every breast.
 
     Parameters
     ----------
     labels
         (n,), 0 or 1.
     guesses
-        A name for each score, 0-1. A score of at least 0.5 calls everybody positive.
+        A name for each score, 0-1. A score of at least 0.5 recalls everybody.
 
     Returns
     -------
-    A row for each guess, a column for each metric. The PPV is NaN where nobody is called positive.
+    A row for each guess, a column for each metric. The PPV is NaN if nobody is recalled.
     """
     positive = np.asarray(labels) == 1
     rows = {}
@@ -157,7 +157,7 @@ def constant_loss(guess: ArrayLike, share: float, weights: Mapping[int, float]) 
 
 
 def batches(images: int, positives: int, sizes: Iterable[int]) -> pd.DataFrame:
-    """How many positive images a batch has when it is drawn without replacement: a hypergeometric number.
+    """How many positive images a batch has if it is sampled without replacement: a hypergeometric number.
 
     Returns
     -------
@@ -181,7 +181,7 @@ def batches(images: int, positives: int, sizes: Iterable[int]) -> pd.DataFrame:
 
 
 def by_breast(table: pd.DataFrame) -> pd.DataFrame:
-    """One row a breast: whether it has cancer, and what the table says of it.
+    """One row per breast: whether it has cancer, and what the table says about it.
 
     `age` is the mean of its images, `view` the list of its views as in "CC+MLO", and every other column the value of
     its first image that has one.
@@ -189,13 +189,13 @@ def by_breast(table: pd.DataFrame) -> pd.DataFrame:
     columns = [name for name in dict.fromkeys([*INPUTS, *TRAIN_ONLY]) if name in table and name not in BREAST]
     views = table.assign(view=group_names(table["view"])).sort_values("view").groupby(BREAST)["view"].agg("+".join)
     breasts = table.groupby(BREAST)
-    # groupby's first() skips empty fields: a woman's age that stands in one of four rows is taken.
+    # groupby's first() skips empty fields: an age given in one of four rows is used.
     df = breasts[columns].first().assign(cancer=breasts["cancer"].max(), age=breasts["age"].mean(), view=views)
     return df.reset_index()
 
 
 def shortcuts(table: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """How well the table's columns alone, without a picture, tell which breasts have cancer.
+    """How well the table's columns alone, without an image, tell which breasts have cancer.
 
     Each column, and all columns of a kind together, are the inputs of a logistic regression. It is evaluated out of
     fold, on women whom it was not trained on; `seed` decides who is in which fold.
@@ -236,7 +236,7 @@ def one_hot(columns: pd.DataFrame) -> np.ndarray:
 
 
 def _why_unavailable(breasts: pd.DataFrame, name: str) -> str:
-    """Why nothing can be learned from a column, "" where something can."""
+    """Why nothing can be learned from a column; "" if something can."""
     women = breasts.loc[breasts["cancer"] == 1, "patient_id"].nunique()
     if women < FEWEST_WOMEN:
         return f"too few women with cancer ({women}, of {FEWEST_WOMEN} needed)"

@@ -1,4 +1,4 @@
-"""Where a model looked: heat maps, and tests of whether the maps are true."""
+"""Where a model looked: heat maps, and tests of these maps."""
 
 from rsna_nb.explain.deletion import Curves
 from rsna_nb.explain.explanation import (

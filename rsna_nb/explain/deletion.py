@@ -1,9 +1,9 @@
 """Deletion and insertion curves: do the places that a heat map marks decide the score?
 
 After Petsiuk et al. 2018 (BMVC, RISE). Patches of the breast are removed from the image in the order of the map, the
-highest first, while the score is watched (deletion), or are restored to an image that has lost all of them (insertion).
-A removed patch shows the blurred image instead: a black hole has edges that a network may take for a finding, and that
-no mammogram has. A map that marks what decides the score has a small area under the deletion curve and a large one
+highest first, while the score is recorded (deletion), or are restored to an image without any of them (insertion). A
+removed patch shows the blurred image instead: a black hole has edges that a network may mistake for a finding, and
+that no mammogram has. A map that marks what decides the score has a small area under the deletion curve and a large one
 under the insertion curve. The baseline is a random order of the same patches.
 """
 
@@ -17,6 +17,7 @@ import pandas as pd
 Score = Callable[[np.ndarray], np.ndarray]  # images (n, height, width, 1) in 0-1 -> scores (n,)
 PATCHES = 16  # along an image's longer side
 STEPS = 20
+ORDERS = 4  # random orders for each image
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +47,7 @@ class Curves:
         return pd.DataFrame({name: np.trapezoid(getattr(self, name), self.shares, axis=1) for name in names})
 
 
-def perturb(score: Score, images: np.ndarray, maps: np.ndarray, orders: int = 4, seed: int = 0) -> Curves:
+def perturb(score: Score, images: np.ndarray, maps: np.ndarray) -> Curves:
     """Compute the deletion and insertion curves of images.
 
     Parameters
@@ -55,21 +56,15 @@ def perturb(score: Score, images: np.ndarray, maps: np.ndarray, orders: int = 4,
         Scores images; it is called with 2 x (STEPS + 1) of them for each image and order.
     images, maps
         (n, height, width, 1) and (n, height, width), both in 0-1.
-    orders
-        Number of random orders for each image.
-    seed
-        Seeds the random orders.
     """
-    rng = np.random.default_rng(seed)
-    scores = np.stack([_of_image(score, *pair, orders, rng) for pair in zip(images[..., 0], maps, strict=True)])
+    rng = np.random.default_rng(0)
+    scores = np.stack([_of_image(score, *pair, rng) for pair in zip(images[..., 0], maps, strict=True)])
     by_map, at_random = scores[:, :, 0], scores[:, :, 1:].mean(axis=2)  # (n, deletion or insertion, STEPS + 1)
     shares = np.linspace(0, 1, STEPS + 1)
     return Curves(shares, by_map[:, 0], by_map[:, 1], at_random[:, 0], at_random[:, 1])
 
 
-def _of_image(
-    score: Score, image: np.ndarray, heat_map: np.ndarray, orders: int, rng: np.random.Generator
-) -> np.ndarray:
+def _of_image(score: Score, image: np.ndarray, heat_map: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Scores (deletion and insertion, order, STEPS + 1) of one image; the first order is the map's."""
     side = -(-max(image.shape) // PATCHES)
     # Patches of background are never removed: they carry no tissue, and would only flatten the curves.
@@ -77,8 +72,8 @@ def _of_image(
     values = _patch_means(heat_map, side).ravel()[in_breast]
     # A blur as wide as a patch removes what is smaller; the breast's outline stays, as the background is kept.
     blurred = np.where(image > 0, cv2.GaussianBlur(image, (0, 0), side), image)
-    permutations = [rng.permutation(len(in_breast)) for _ in range(orders + 1)]
-    permutations[0] = np.lexsort((permutations[0], -values))  # patches of equal value come in a random order
+    permutations = [rng.permutation(len(in_breast)) for _ in range(ORDERS + 1)]
+    permutations[0] = np.lexsort((permutations[0], -values))  # patches of equal value are in random order
     scores = []
     for permutation in permutations:
         # Patches outside the breast get the last rank, which no step reaches.

@@ -1,4 +1,4 @@
-"""What 08_explain shows of a run, apart from the figures: heat maps, and the tests of these maps."""
+"""The results of 08_explain for a run, without the plots: heat maps, and the tests of these maps."""
 
 import itertools
 import json
@@ -58,13 +58,13 @@ class ExplainedImages:
 
 
 def explain_images(model: keras.Model, run: Run, rows: pd.DataFrame, method: str, flips: bool) -> ExplainedImages:
-    """Compute the maps of images of the store, whose paths `rows` has in the column file.
+    """Compute the maps of the prepared images whose paths are in the column `file` of `rows`.
 
-    Where the lesions are not known, there are no boxes.
+    Images without known lesions get no boxes.
     """
     images = read_images(rows["file"])
     boxes = attempt(pointing.known_boxes, run, list(zip(rows["patient_id"], rows["image_id"], strict=True)))
-    # Lesions are known for drawn data only; without them the maps are still worth showing.
+    # Lesions are known for generated data only; without them the maps are still worth showing.
     boxes = [np.empty((0, 4))] * len(rows) if isinstance(boxes, Unavailable) else boxes
     return ExplainedImages(rows, images, heat_maps(model, images, method, flips), boxes)
 
@@ -142,7 +142,7 @@ def write_results(
 ) -> list[Path]:
     """Write explanation.json and maps.npz into a folder for this method below `explain` in the run's folder.
 
-    Other results are never overwritten: where the folder holds some, a number is added to its name. The same results
+    Other results are never overwritten: if the folder holds some, a number is added to its name. The same results
     get the same folder.
 
     Parameters
@@ -152,10 +152,10 @@ def write_results(
     settings
         method and flips, which name the folder, and everything else that the results depend on.
     results
-        What is written beside them; `Unavailable` is written with its reason.
+        What else is written; `Unavailable` is written with its reason.
     shown
         The explained images of each kind. maps.npz has their kind, patient_id and image_id, and the maps in float16. It
-        is not written where there are none.
+        is not written if there are none.
 
     Returns
     -------
@@ -166,7 +166,7 @@ def write_results(
     ids = {kind: one.rows["image_id"].tolist() for kind, one in kinds.items()}
     content = plain({"run": evaluation.run.id, "split": evaluation.split, **settings, "images": ids, **results})
     name = f"{settings['method']}{'-flips' if settings['flips'] else ''}"
-    for number in itertools.count(1):  # the first folder that is free, or that has these very results
+    for number in itertools.count(1):  # the first folder that is free, or that has the same results
         folder = evaluation.run.path / "explain" / (name if number == 1 else f"{name}-{number}")
         path = folder / "explanation.json"
         if not path.is_file() or path.read_text().strip() == json.dumps(content, indent=2):

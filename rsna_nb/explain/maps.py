@@ -22,7 +22,7 @@ BATCH = 16
 def read_images(files: Iterable[str | Path]) -> np.ndarray:
     """Read images of the store: float32 (n, height, width, 1) in 0-1.
 
-    Raises `UnavailableError` if a file is missing or is no image.
+    Raises `UnavailableError` if a file is missing or is not an image.
     """
     images = []
     for file in files:
@@ -49,7 +49,7 @@ def grad_cam(model: keras.Model, images: np.ndarray) -> np.ndarray:
     -------
     numpy.ndarray
         (n, height, width) in 0-1: each map is scaled to its own maximum and is 0 outside the breast. A map is 0
-        everywhere where nothing speaks for cancer.
+        everywhere if nothing raises the score.
 
     Examples
     --------
@@ -84,7 +84,7 @@ def heat_maps(
         If the method is not known, or does not suit the model's pooling.
     """
     check_method(method)
-    # Few images at a time: a feature map of 1024-pixel images takes 8 MB each with 2,048 channels.
+    # Few images at a time: the feature map of one 1024-pixel image takes 8 MB with 2,048 channels.
     maps = []
     for axes in FLIPS if flips else FLIPS[:1]:
         flipped = np.flip(images, axes)
@@ -126,7 +126,7 @@ def _class_activation(model: keras.Model, images: np.ndarray) -> np.ndarray:
         shares /= tf.reduce_sum(shares, axis=(1, 2), keepdims=True)
     else:
         raise ValueError(
-            f"with pooling by {type(pooled).__name__} the logit is no sum over positions: use the method grad_cam"
+            f"with pooling by {type(pooled).__name__} the logit is not a sum over positions: use the method grad_cam"
         )
     return tf.reduce_sum(shares * features * model.get_layer("cancer").kernel[:, 0], axis=-1).numpy()
 
@@ -146,7 +146,7 @@ def _on_images(maps: np.ndarray, images: np.ndarray) -> np.ndarray:
     """Enlarge the positive part of maps (n, h, w) to the images, 0 outside the breast, and divide by each maximum."""
     enlarged = np.zeros(images.shape[:3], np.float32)
     for values, image, place in zip(maps, images[..., 0], enlarged, strict=True):
-        # What speaks against cancer is cut before enlarging, or it would dim the positive part beside it.
+        # Negative values are cut off before enlarging, or they would dim the positive values next to them.
         positive = np.maximum(values, 0).astype(np.float32)
         place[:] = cv2.resize(positive, image.shape[::-1], interpolation=cv2.INTER_CUBIC) * (image > 0)
     enlarged = np.maximum(enlarged, 0)  # cubic interpolation overshoots

@@ -2,7 +2,7 @@
 
 Zhang et al. 2016 (ECCV, Excitation Backprop) count a hit where a map's maximum lies in the box of an object, and allow
 a tolerance of 15 pixels in photographs of about 500 pixels, to be fair to coarse maps. Here the default tolerance is 0:
-the rule is harder, and the same for the baselines. Two baselines need no network: a random point of the breast, whose
+the rule is stricter, and the same for the baselines. Two baselines need no network: a random point of the breast, whose
 chance of a hit is the share of the breast that boxes cover, and the brightest point.
 """
 
@@ -74,7 +74,7 @@ def targets(evaluation: Evaluation) -> pd.DataFrame:
     Raises
     ------
     UnavailableError
-        If there are no such images, or `known_boxes` lacks something.
+        If no image with cancer has a known lesion, or if `known_boxes` raises it.
     """
     run = evaluation.run
     df = evaluation.predictions[evaluation.predictions["cancer"] == 1]
@@ -89,7 +89,7 @@ def targets(evaluation: Evaluation) -> pd.DataFrame:
 
 
 def count_hits(targets: pd.DataFrame, images: np.ndarray, maps: np.ndarray, tolerance: float = 0) -> pd.DataFrame:
-    """Play the pointing game.
+    """Count the hits of the pointing game.
 
     Parameters
     ----------
@@ -121,18 +121,18 @@ def highest(values: np.ndarray) -> tuple[int, int]:
     return int(row), int(column)
 
 
-def hit_rates(hits: pd.DataFrame, n: int = 2000, seed: int = 0) -> dict[str, Interval]:
+def hit_rates(hits: pd.DataFrame, n: int = 2000) -> dict[str, Interval]:
     """Shares of hits of `map`, `random` and `brightest`, and the differences between the map and each baseline.
 
     Intervals are over the women with cancer, exact where all or none hit (`metrics.exact_limits`). A difference is
-    computed on the same draws of women, so it is paired.
+    computed on the same bootstrap samples of women, so it is paired.
 
     Parameters
     ----------
     hits
         As `count_hits` returns them.
-    n, seed
-        Number of draws of women, and their seed.
+    n
+        Number of bootstrap samples of women.
 
     Returns
     -------
@@ -140,10 +140,10 @@ def hit_rates(hits: pd.DataFrame, n: int = 2000, seed: int = 0) -> dict[str, Int
         An interval for each of "map", "random", "brightest", "map - random" and "map - brightest".
     """
     women = Women.of(hits, "patient_id")  # images of one woman are not independent
-    weights = women.drawn(n, seed)[:, women.codes].astype(float)
+    weights = women.drawn(n, seed=0)[:, women.codes].astype(float)
 
     def interval(values: pd.Series, is_share: bool) -> Interval:
-        # Divided after the sum, because a mean of weights that sum to 1 makes a share of all hits a little less than 1.
+        # Divided after the sum: with weights that sum to 1, rounding would make a share of 1 a little less.
         draws = weights @ values.to_numpy() / weights.sum(axis=1)
         count, share = women.positives, float(values.mean())
         found = metrics.draws_interval(share, draws, count, count, is_share=is_share)

@@ -1,4 +1,4 @@
-"""The table of any data set -> a checked table, a row an image; and where the data set comes from."""
+"""The table of any data set -> a checked table, one row per image; and where the data set comes from."""
 
 from rsna_nb.metadata import kaggle
 from rsna_nb.metadata.checks import BREAST, MetadataError

@@ -1,10 +1,10 @@
-"""What a table must hold to be used, and what is only logged.
+"""What a table must contain to be used, and what is only logged.
 
-A *fault* ends the loading: an id that cannot be a file name, a side other than L or R, a view that is no word, a label
-other than 0 or 1. Everything later depends on these columns, and no default for them would be right.
+A *fault* stops loading: an id that cannot be a file name, a side other than L or R, a view that is not a word, a label
+other than 0 or 1. Every later step depends on these columns, and no default for them would be right.
 
 An *odd value* is one in a column that only describes an image, such as an age of 9999 or a view that DICOM does not
-define. It is logged with its row and does not end the loading, because one odd row among 54,706 should not stop
+define. It is logged with its row and does not stop loading, because one odd row among 54,706 should not stop
 somebody who cannot change the table.
 """
 
@@ -112,7 +112,7 @@ def check_rows(df: pd.DataFrame, required: list[str], path: Path, unique_images:
     path
         The table's file, for the message.
     unique_images
-        Whether an image_id may stand in one row only.
+        Whether each image_id may occur in one row only.
     """
     faults = [f"column {name} is missing" for name in required if name not in df]
     for name, (pattern, words) in RULES.items():
@@ -130,10 +130,10 @@ def note_odd_values(df: pd.DataFrame, path: Path) -> None:
     """Log odd values, each column in one line with its rows.
 
     An age outside of 0 to 120 years, and an `implant` other than 0 or 1, becomes a missing value in `df` itself: both
-    are numbers that are averaged and summed, and codes such as -5, 9 or 9999 would falsify the result. In the other
-    columns the values stay as they are, because they form a group of their own in every figure, where they are seen.
+    are numbers that are averaged and summed, and codes such as -5, 9 or 9999 would falsify the result. Values in other
+    columns stay as they are, because they appear as groups of their own in every figure.
     """
-    age = pd.to_numeric(df["age"])  # every age is a number by now: check_rows has seen to it
+    age = pd.to_numeric(df["age"])  # check_rows has made sure that every age is a number
     odd = {"age": age.notna() & ~age.between(0, OLDEST)}
     for name, usual in USUAL_VALUES.items():
         if name in df:
@@ -142,14 +142,14 @@ def note_odd_values(df: pd.DataFrame, path: Path) -> None:
     for name, rows in odd.items():
         if rows.any():
             texts = [f"row {row} {value!r}" for row, value in df.loc[rows, name].items()]
-            fate = "taken as missing" if name in AVERAGED else "kept as they are"
+            fate = "treated as missing" if name in AVERAGED else "kept as they are"
             log.warning("%s: unusual values of %s (%d) are %s: %s", path, name, len(texts), fate, shortened(texts))
             if name in AVERAGED:
                 df.loc[rows, name] = None
 
 
 def settle_mixed_breasts(df: pd.DataFrame, path: Path, mixed_breasts: str) -> None:
-    """Deal with breasts whose images disagree on cancer: every figure by breast needs one label a breast.
+    """Handle breasts whose images disagree on cancer: every metric by breast needs one label per breast.
 
     Parameters
     ----------
@@ -183,11 +183,11 @@ def settle_mixed_breasts(df: pd.DataFrame, path: Path, mixed_breasts: str) -> No
 
 
 def _repeated(ids: pd.Series) -> list[str]:
-    """A fault for each id that stands in an earlier row already."""
+    """A fault for each id that already occurs in an earlier row."""
     first = ids.index.to_series().groupby(ids).transform("first")
     later = first[first < first.index].astype(int)  # empty ids have made it float, which would name rows "2.0"
     return [
-        f"row {row}: {ids.name} {text} stands in row {earlier} already"
+        f"row {row}: {ids.name} {text} already occurs in row {earlier}"
         for row, earlier, text in zip(later.index, later, ids[later.index], strict=True)
     ]
 

@@ -36,8 +36,8 @@ def find_data(data_dir: str | Path) -> Path:
 def results_folder(out_dir: str | Path, data_dir: str | Path) -> Path:
     """The folder, made if missing, for tables about one data folder.
 
-    Its name ends with a key of the data folder's path, so that two data folders of one name do not overwrite each
-    other's tables.
+    Its name ends with a key of the data folder's path, so that two data folders of the same name do not overwrite
+    each other's tables.
 
     Parameters
     ----------

@@ -6,7 +6,7 @@ COMPETITION = "rsna-breast-cancer-detection"
 RULES = f"https://www.kaggle.com/competitions/{COMPETITION}/rules"
 INPUT = Path("/kaggle/input")
 MOUNTS = (INPUT / COMPETITION, INPUT / "competitions" / COMPETITION)
-"""Where a Kaggle notebook finds a competition's data. Newer notebooks have the second place."""
+"""Where a Kaggle notebook finds a competition's data. Newer notebooks use the second path."""
 
 NO_CREDENTIALS = (
     "no valid Kaggle credentials: make an API token at https://www.kaggle.com/settings, then set KAGGLE_API_TOKEN "

@@ -11,7 +11,7 @@ from rsna_nb.metadata.checks import MetadataError, faults_of
 
 
 def _fields_of(pattern: str) -> set[str]:
-    """The names that stand in braces in a pattern; `ValueError` where the braces are wrong."""
+    """The names in braces in a pattern; `ValueError` if the braces are wrong."""
     names = {name for _, name, _, _ in string.Formatter().parse(pattern) if name is not None}
     if "" in names:
         raise ValueError("a column's name is missing between braces")
@@ -25,7 +25,7 @@ def _checked_pattern(pattern: str) -> str:
 
 def _checked_table(pattern: str) -> str:
     if others := sorted(_fields_of(pattern) - {"split"}):
-        raise ValueError(f"only {{split}} can stand in braces, not {others[0]}")
+        raise ValueError(f"only {{split}} may be used in braces, not {others[0]}")
     return pattern
 
 
@@ -34,22 +34,24 @@ TableName = Annotated[str, AfterValidator(_checked_table)]
 
 
 class Layout(BaseModel):
-    """How a data set names its things. The defaults are RSNA's; a `columns.json` in the data folder changes them.
+    """How a data set names its table, images, columns and values.
+
+    The defaults are RSNA's; a `columns.json` in the data folder changes them.
 
     Attributes
     ----------
     table
-        File name of the table. {split} stands for train or test.
+        File name of the table. {split} is replaced by train or test.
     images
-        Path of an image within the data folder. Names of the table's columns stand in braces, besides {split} and
-        RSNA's patient_id, image_id, laterality and view.
+        Path of an image within the data folder. Names in braces are replaced: {split}, columns of the table, and RSNA's
+        patient_id, image_id, laterality and view.
     columns
         RSNA's column name -> the table's name for it, or a pattern of several: "{patient_id}_{image view}".
     values
-        RSNA's column name -> {the table's value: RSNA's value}. "" stands for an empty field. A value that
-        is not listed is a fault.
+        RSNA's column name -> {the table's value: RSNA's value}. "" means an empty field. A value that is
+        not listed is a fault.
     several_rows
-        True where an image has a row for each finding. The image is positive if any of its rows is.
+        Whether an image has one row per finding. The image is positive if any of its rows is.
     """
 
     # strict: pydantic would take "yes" for True and 1 for "1". forbid: a misspelt key would be ignored.
@@ -63,7 +65,7 @@ class Layout(BaseModel):
 
     @classmethod
     def of(cls, data_dir: Path) -> Self:
-        """The layout of a data folder: its columns.json, RSNA's where there is none.
+        """The layout of a data folder: its columns.json, or RSNA's layout if there is none.
 
         Raises
         ------

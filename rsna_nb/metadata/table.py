@@ -1,4 +1,4 @@
-"""train.csv or test.csv -> a checked table, one row an image, in the RSNA data's column names."""
+"""train.csv or test.csv -> a checked table, one row per image, in the RSNA data's column names."""
 
 import contextlib
 import logging
@@ -36,11 +36,11 @@ def load_metadata(
         False reads the table without looking for the images.
     mixed_breasts
         What to do with a breast whose images disagree on cancer: "error" raises, "any_positive" labels all its images
-        positive and logs how many that changes, and "keep" leaves the labels for somebody who wants to look at them.
+        positive and logs how many that changes, and "keep" leaves the labels as they are.
 
     Returns
     -------
-    One row an image, in RSNA's column names. Ids, laterality and view are text. A column that holds only numbers is
+    One row per image, in RSNA's column names. Ids, laterality and view are text. A column that holds only numbers is
     numeric. site_id, age, implant and machine_id are empty columns where the data set lacks them. `path` is the image's
     file. An image whose file is missing stays in the table and is logged; preparing gives it a row in the ledger.
 
@@ -104,13 +104,13 @@ def model_inputs(df: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
 
 
 def _read_table(path: Path) -> pd.DataFrame:
-    """The file, all columns as text. The index is the row's number in the file; blank rows are left out."""
+    """The file, all columns as text. The index is the row's number in the file; blank rows are skipped."""
     if not path.is_file():
         raise MetadataError(path, [f"there is no such table in the data folder {path.parent}"])
     try:
         # Text, so that one odd value does not change the type of its column. Blank lines count as rows of the file.
         source = pd.read_csv(path, dtype=str, skip_blank_lines=False)
-        # Without header=None, pandas renames a second column "cancer" to "cancer.1", and nobody would know.
+        # Without header=None, pandas silently renames a second column "cancer" to "cancer.1".
         names = pd.read_csv(path, dtype=str, header=None, nrows=1).iloc[0]
     except (ValueError, UnicodeDecodeError) as error:  # pandas' parser errors are ValueErrors
         raise MetadataError(path, [f"not a CSV table: {error}"]) from error
@@ -121,7 +121,7 @@ def _read_table(path: Path) -> pd.DataFrame:
     if len(names) == 1:
         raise MetadataError(path, [f"the table has one column, {names[0]!r}: separate its fields by commas"])
     if twice := names[names.duplicated()].dropna().tolist():
-        raise MetadataError(path, [f"column {name} stands in the table twice" for name in twice])
+        raise MetadataError(path, [f"column {name} occurs in the table twice" for name in twice])
     return source
 
 
@@ -141,17 +141,17 @@ def _one_row_an_image(df: pd.DataFrame, path: Path) -> pd.DataFrame:
 
 
 def _check_images(df: pd.DataFrame, table: Path) -> None:
-    """Warn of missing files. Raise `MetadataError` where all are missing, because then the folder is wrong."""
-    # One stat call a file: a minute for RSNA's 54,706 on a network drive, which check_files=False saves.
+    """Warn of missing files. Raise `MetadataError` if all are missing, because then the folder is wrong."""
+    # One stat call per file: a minute for RSNA's 54,706 on a network drive, which check_files=False saves.
     missing = [path for path in df["path"] if not Path(path).is_file()]
     if len(missing) == len(df):
-        raise MetadataError(table, [f"none of its {len(df)} images is there; the first would be {missing[0]}"])
+        raise MetadataError(table, [f"none of its {len(df)} images exists; the first would be {missing[0]}"])
     if missing:
         log.warning("%d of %d images of %s are missing, the first is %s", len(missing), len(df), table, missing[0])
 
 
 def _typed(df: pd.DataFrame) -> pd.DataFrame:
-    """Numbers where every value of a column is one. Ids, laterality, view and path stay text."""
+    """Convert columns of numbers. Ids, laterality, view and path stay text."""
     for name in df.columns.difference([*IDENTITY, "path"]):
         # pandas has deprecated to_numeric(errors="ignore"), which did this.
         with contextlib.suppress(ValueError, TypeError):

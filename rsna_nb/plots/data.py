@@ -13,7 +13,7 @@ from rsna_nb.dicom import Step
 from rsna_nb.evaluation import group_names, in_order
 from rsna_nb.plots.style import BLUE, GREY, ORANGE, TITLES, unavailable, with_alt, without_box
 
-MOST_DOTS = 2000  # for a transfer syntax; more of them slow down the browser and show nothing new
+MOST_DOTS = 2000  # per transfer syntax; more of them slow down the browser and show nothing new
 
 
 def table_overview(table: pd.DataFrame) -> Figure:
@@ -38,7 +38,7 @@ def table_overview(table: pd.DataFrame) -> Figure:
     axes[0, 0].hist(ages, bins=np.arange(20, 100, 5), color=BLUE, edgecolor="white")
     axes[0, 0].set_title("Women by age", loc="left", fontsize=10)
     axes[0, 0].set(xlabel="Age (years)", ylabel="Women")
-    # Where there are few women, the ticks would stand at halves of a woman.
+    # With few women, there would be ticks at half a woman.
     axes[0, 0].yaxis.get_major_locator().set_params(integer=True)
     without_box(axes[0, 0])
     for axis, (title, counts) in zip(axes.flat[1:], counted.items(), strict=True):
@@ -52,7 +52,7 @@ def table_overview(table: pd.DataFrame) -> Figure:
 def file_kinds(headers: pd.DataFrame) -> Figure:
     """Draw transfer syntax, photometric interpretation, windows, bits, image and file sizes.
 
-    `headers` is the table of `dicom.headers.scan`; files with an error are not drawn.
+    `headers` is the table of `dicom.headers.scan`; files with an error are omitted.
     """
     df = headers[headers["error"] == ""]
     if df.empty:
@@ -89,7 +89,7 @@ def file_kinds(headers: pd.DataFrame) -> Figure:
 def reading_times(ledger: pd.DataFrame) -> Figure:
     """Draw the time that each file took, by transfer syntax: a dot for each file, a line at the median.
 
-    `ledger` is that of `prepare.prepare_images`; files that failed are not drawn.
+    `ledger` is that of `prepare.prepare_images`; files that failed are omitted.
     """
     groups = list(ledger[ledger["status"] == "ok"].groupby("transfer_syntax")["milliseconds"])
     figure, axis = plt.subplots(figsize=(8, 0.9 + 0.55 * len(groups)), layout="constrained")
@@ -100,7 +100,7 @@ def reading_times(ledger: pd.DataFrame) -> Figure:
         axis.scatter(shown, height + jitter.uniform(-0.25, 0.25, len(shown)), s=4, color=BLUE, alpha=0.4, linewidths=0)
         axis.vlines(times.median(), height - 0.35, height + 0.35, color=ORANGE, linewidth=2)
     axis.set(xlim=0, xlabel="Time per file (ms; line: median)")
-    # DICOM's names go on for long: "JPEG 2000 Image Compression (Lossless Only)".
+    # DICOM's names are long: "JPEG 2000 Image Compression (Lossless Only)".
     axis.set_yticks(range(len(groups)), [re.split(r"[,(]", str(name))[0] for name, _ in groups])
     without_box(axis)
     words = ", ".join(f"{name} {times.median():.0f}" for name, times in groups)
@@ -108,13 +108,13 @@ def reading_times(ledger: pd.DataFrame) -> Figure:
 
 
 def picture_grid(pictures: pd.DataFrame, row: str, column: str) -> Figure:
-    """Draw pictures in a grid by the values of two columns.
+    """Draw images in a grid by the values of two columns.
 
     Parameters
     ----------
     pictures
-        A table with the two columns as text, and `picture`: an array (height, width) in 0-1, or the reason why there
-        is none. Each pair of values stands in it once at most.
+        A table with the two columns as text, and `picture`: an array (height, width) in 0-1, or the reason why it
+        cannot be read. Each pair of values occurs at most once.
     row, column
         The columns whose values are the rows and the columns of the grid.
     """
@@ -139,15 +139,15 @@ def picture_grid(pictures: pd.DataFrame, row: str, column: str) -> Figure:
 
 
 def steps_with_histograms(steps: Sequence[Step]) -> Figure:
-    """Draw the picture after each step of reading a file, and below it how many pixels have which value.
+    """Draw the image after each step of reading a file, and below it how many pixels have which value.
 
-    `steps` are those of `dicom.reading_steps`. Each picture is shown on the scale of its own unit: stored values from
+    `steps` are those of `dicom.reading_steps`. Each image is shown on the scale of its own unit: stored values from
     the lowest to the highest, everything else from 0 to 1.
     """
     size = (2.5 * len(steps), 5)
     figure, axes = plt.subplots(2, len(steps), figsize=size, height_ratios=(2.2, 1), layout="constrained")
     for (above, below), step in zip(axes.T, steps, strict=True):
-        # Stored values lie anywhere within 8 to 16 bits; on one scale from 0 to 65535 most pictures would be black.
+        # Stored values lie anywhere within 8 to 16 bits; on one scale from 0 to 65535 most images would be black.
         lowest, highest = (step.picture.min(), step.picture.max()) if step.unit == "stored value" else (0, 1)
         above.imshow(step.picture, cmap="gray", vmin=lowest, vmax=highest)
         above.set_title(step.name, fontsize=9)
@@ -161,7 +161,7 @@ def steps_with_histograms(steps: Sequence[Step]) -> Figure:
 
 
 def _bars(axis: Axes, counts: pd.Series, title: str) -> None:
-    """A horizontal bar for each count, the first at the top, with the number behind it."""
+    """A horizontal bar for each count, the first at the top, with its number next to it."""
     drawn = axis.barh([str(name) for name in counts.index], counts, color=BLUE, height=0.7)
     axis.bar_label(drawn, fmt="{:,.0f}", padding=3, fontsize=8, color=GREY)
     axis.set_ylim(max(len(counts), 4) - 0.5, -0.5)  # few bars are not stretched over the whole height

@@ -1,4 +1,4 @@
-"""Where a model looked: heat maps over images and files, and how much the places that they mark matter.
+"""Where a model looked: heat maps over images and files, and tests of these maps.
 
 A map is drawn in one hue, denser where it is higher, so that the tissue stays visible.
 """
@@ -24,20 +24,21 @@ if TYPE_CHECKING:  # importing it imports TensorFlow
 
 OVERLAY = LinearSegmentedColormap.from_list("overlay", [(1.0, 0.35, 0.0, 0.0), (1.0, 0.35, 0.0, 0.75)])
 OUTLINE = "#56B4E9"  # of known lesions
+COLUMNS = 3  # pairs of images in a row
 
 
-def overlays(shown: Mapping[str, "ExplainedImages"], kind: str, columns: int = 3) -> Figure:
-    """Draw each image of a kind twice, as it is and under its map, with known lesions outlined.
+def overlays(shown: Mapping[str, "ExplainedImages"], kind: str) -> Figure:
+    """Draw each image of a kind without and with its map, and outline known lesions.
 
-    Raises `UnavailableError` if there are none of this kind.
+    Raises `UnavailableError` if there are no images of this kind.
     """
     if kind not in shown:
         raise UnavailableError(f"there are no {kind}")
     one = shown[kind]
     captions = [caption(row) for _, row in one.rows.iterrows()]
-    lines = -(-len(captions) // columns)
+    lines = -(-len(captions) // COLUMNS)
     figure, axes = plt.subplots(
-        lines, 2 * columns, figsize=(3.2 * columns, 1.9 * lines), squeeze=False, layout="constrained"
+        lines, 2 * COLUMNS, figsize=(3.2 * COLUMNS, 1.9 * lines), squeeze=False, layout="constrained"
     )
     for axis in axes.flat:
         axis.axis("off")
@@ -48,11 +49,11 @@ def overlays(shown: Mapping[str, "ExplainedImages"], kind: str, columns: int = 3
         marked.imshow(one.maps[number], cmap=OVERLAY, vmin=0, vmax=1)
         _outline(marked, one.boxes[number])
         plain.set_title(text, fontsize=9, loc="left")
-    return with_alt(figure, f"Mammograms, {kind}, each beside itself under its heat map: {'; '.join(captions)}.")
+    return with_alt(figure, f"Mammograms, {kind}, each without and with its heat map: {'; '.join(captions)}.")
 
 
 def file_overlay(shown: "FileMap") -> Figure:
-    """Draw a whole DICOM file twice, as it is and under its map, in the file's own pixels."""
+    """Draw a whole DICOM file without and with its map, in the file's own pixels."""
     rows, columns = shown.heat_map.shape
     # The image may be of a reduced level; the extent stretches it to the file's own pixels.
     extent = (-0.5, columns - 0.5, rows - 0.5, -0.5)

@@ -17,13 +17,13 @@ SMALL, TINY = 100, 20  # breasts: a smaller group has a hollow dot; a tiny one m
 
 
 def prevalence_forest(shares: pd.DataFrame, overall: float | None = None) -> Figure:
-    """Draw shares with cancer and their 95 % intervals, a row each.
+    """Draw shares with cancer and their 95 % intervals, one per row.
 
     Parameters
     ----------
     shares
         The table of `imbalance.prevalence` or `imbalance.prevalence_by`. A group of fewer than `SMALL` has a hollow
-        dot. An interval that goes on beyond the axis ends in an arrow.
+        dot. An interval that extends beyond the axis ends in an arrow.
     overall
         A share, 0-1, at which a dotted line is drawn.
     """
@@ -60,7 +60,7 @@ def prevalence_forest(shares: pd.DataFrame, overall: float | None = None) -> Fig
 def accuracy_trap(share: float) -> Figure:
     """Draw accuracy by specificity at three sensitivities, where `share` (0-1) of the breasts have cancer.
 
-    A dotted line is the accuracy of calling nobody positive. Marks are published operating points.
+    A dotted line is the accuracy of recalling nobody. Marks are published operating points.
     """
     # A line crosses the dotted one where its false-positive rate is below the share; the axis shows three times that.
     lowest = max(0.0, 1 - max(0.15, 3 * share))
@@ -69,7 +69,7 @@ def accuracy_trap(share: float) -> Figure:
     for sensitivity, opacity in ((0.25, 0.3), (0.5, 0.6), (1.0, 1.0)):
         accuracy = share * sensitivity + (1 - share) * specificity
         axis.plot(100 * specificity, 100 * accuracy, color=BLUE, alpha=opacity, label=f"sensitivity {sensitivity:.0%}")
-    axis.axhline(100 * (1 - share), color=ORANGE, linestyle=":", label="calls nobody positive: sensitivity 0%")
+    axis.axhline(100 * (1 - share), color=ORANGE, linestyle=":", label="recalls nobody: sensitivity 0%")
     points = PUBLISHED.iloc[:2].set_index("system")
     reached = share * points["sensitivity"] + (1 - share) * points["specificity"]
     for system, marker in zip(points.index, "so", strict=True):
@@ -78,7 +78,7 @@ def accuracy_trap(share: float) -> Figure:
     axis.set(xlabel="Specificity (%)", ylabel="Accuracy by breast (%)", xlim=(100 * lowest, 100.2))
     axis.legend(frameon=False, fontsize=9)
     without_box(axis)
-    words = f"Accuracy by specificity where {share:.1%} have cancer; calling nobody positive has {1 - share:.1%}."
+    words = f"Accuracy by specificity where {share:.1%} have cancer; recalling nobody has {1 - share:.1%}."
     return with_alt(figure, words)
 
 
@@ -103,7 +103,7 @@ def constant_losses(share: float, weights: Mapping[int, float]) -> Figure:
     axis.legend(frameon=False, loc="upper center")
     without_box(axis)
     words = "; ".join(axis.get_legend_handles_labels()[1])
-    return with_alt(figure, f"Cross-entropy by the one score for all images, {words}.")
+    return with_alt(figure, f"Cross-entropy by the score given to every image, {words}.")
 
 
 def prior_correction_curve(weights: Mapping[int, float]) -> Figure:
@@ -157,7 +157,7 @@ def batch_positives(batches: pd.DataFrame) -> Figure:
 def shortcut_aucs(shortcuts: pd.DataFrame) -> Figure:
     """Draw the AUCs of the table's columns with their 95 % intervals.
 
-    `shortcuts` is the table of `imbalance.shortcuts`; columns that are not available are not drawn.
+    `shortcuts` is the table of `imbalance.shortcuts`; columns that are not available are omitted.
     """
     if shortcuts["auc"].isna().all():
         return unavailable(shortcuts["unavailable"].iloc[0])
@@ -173,9 +173,9 @@ def shortcut_aucs(shortcuts: pd.DataFrame) -> Figure:
         axis.text(1.02, place, f"{auc:.3f}", va="center", fontsize=8, color=GREY)
     axis.axvline(0.5, color=GREY, linestyle=":", linewidth=1.5)
     axis.set_yticks(df.index, [TITLES.get(name, name) for name in df["column"]])
-    # A column may do worse than chance, but hardly by much: the axis ends at 0.4 unless an interval goes on.
+    # A column may do worse than chance, but hardly by much: the axis ends at 0.4 unless an interval extends beyond.
     axis.set(xlim=(min(0.4, df["low"].min()), 1), xlabel="AUC by breast, out of fold, 95 % interval (dotted: chance)")
     axis.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
     without_box(axis)
     words = "; ".join(f"{row.column} {row.auc:.3f}" for row in df.itertuples())
-    return with_alt(figure, f"AUC by breast of the table's columns, without a picture: {words}.")
+    return with_alt(figure, f"AUC by breast of the table's columns, without an image: {words}.")

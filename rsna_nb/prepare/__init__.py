@@ -1,4 +1,4 @@
-"""Every file of a table -> a store of 8-bit PNG pictures, and a ledger with a row for each file."""
+"""Every file of a table -> a store of 8-bit PNG images, and a ledger with a row for each file."""
 
 from rsna_nb.prepare import ledger
 from rsna_nb.prepare.ledger import Record

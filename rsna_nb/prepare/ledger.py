@@ -1,10 +1,10 @@
-"""The ledger of a store: ledger.csv, one row for each file, whether it was prepared or could not be read.
+"""The ledger of a store: ledger.csv, one row for each file, prepared or unreadable.
 
-Rows are appended while preparing runs, so that a killed run knows what is done. At the end the file is written anew,
-sorted. A row that was cut off or damaged is dropped with a warning, and its file is prepared again.
+Rows are appended while preparing runs, so that a killed run can be continued. At the end the file is rewritten in
+sorted order. A row that was cut off or damaged is dropped with a warning, and its file is prepared again.
 
-pandas cannot read such a file: an opening quote in a damaged row would swallow the rows behind it. So each line is
-parsed by itself.
+pandas cannot read such a file: an opening quote in a damaged row would swallow the rows after it. Therefore
+each line is parsed separately.
 """
 
 import csv
@@ -42,7 +42,7 @@ class Record:
     source_bytes: int = 0
     source_mtime: int = 0  # time of the last change in ns
     png_bytes: int = 0
-    milliseconds: float = 0.0  # that reading and writing took
+    milliseconds: float = 0.0  # for reading and writing
 
     @property
     def source(self) -> tuple[int, int]:
@@ -50,7 +50,7 @@ class Record:
         return self.source_bytes, self.source_mtime
 
 
-MAX_LETTERS = 300  # of a text: a damaged header can quote a whole file
+MAX_LETTERS = 300  # per text: a damaged header can hold a whole file
 TYPES = get_type_hints(Record)
 COLUMNS = list(TYPES)
 HEADER = ",".join(COLUMNS)
@@ -74,7 +74,7 @@ def read(store: Path) -> Ledger:
 
 
 def append(store: Path, record: Record) -> None:
-    """Add a row. The line break stands before it, so that it is whole even if the last row was cut off."""
+    """Add a row. The line break is written first, so that the row is intact even if the last one was cut off."""
     with (store / "ledger.csv").open("a", encoding="utf-8") as file:
         file.write(f"{'' if file.tell() else HEADER}\n{_as_csv([record]).rstrip()}")
 
@@ -94,7 +94,7 @@ def _as_csv(records: list[Record]) -> str:
 
 
 def _one_line(value: str | int | float) -> str | int | float:
-    """Return a text without letters that would break the line, such as U+2028 in a damaged header, and not too long."""
+    """Remove characters that would break the line, such as U+2028 in a damaged header, and cut off long texts."""
     if not isinstance(value, str):
         return value
     return " ".join("".join(letter if letter.isprintable() else " " for letter in value).split())[:MAX_LETTERS]

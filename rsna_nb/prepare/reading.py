@@ -1,4 +1,4 @@
-"""DICOM files -> 8-bit pictures as the store would hold them, without a store: for files that are scored once."""
+"""DICOM files -> 8-bit images as the store would hold them, without a store: for files that are scored once."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -10,7 +10,7 @@ from rsna_nb.dicom import DicomError, read_mammogram
 from rsna_nb.prepare.tasks import to_8_bits
 from rsna_nb.system import workers
 
-MAX_HERE = 32  # so many files are read in this process: starting others takes longer
+MAX_HERE = 32  # up to this many files are read in this process: starting others takes longer
 
 
 def read_pictures(paths: Sequence[str], shape: tuple[int, int]) -> Iterator[tuple[int, np.ndarray | str]]:
@@ -19,14 +19,14 @@ def read_pictures(paths: Sequence[str], shape: tuple[int, int]) -> Iterator[tupl
     Parameters
     ----------
     paths
-        DICOM files. One that crashes its worker process costs no other file.
+        DICOM files. One that crashes its worker process does not affect the others.
     shape
-        (height, width) of the pictures.
+        (height, width) of the images.
 
     Yields
     ------
-    The position of a file in `paths` and its picture, uint8 of `shape`, or the reason in words why it has none. They
-    come in any order.
+    The position of a file in `paths` and its image, uint8 of `shape`, or the reason why it cannot be read. The
+    order is arbitrary.
     """
     files = list(enumerate(paths))
     if len(files) <= MAX_HERE:
@@ -37,13 +37,13 @@ def read_pictures(paths: Sequence[str], shape: tuple[int, int]) -> Iterator[tupl
 
 
 def _read_in_worker(file: tuple[int, str], shape: tuple[int, int]) -> np.ndarray | str:
-    """Do as `_read` does, in a process of its own."""
+    """Call `_read` in a worker process."""
     cv2.setNumThreads(1)  # the worker processes share the cores
     return _read(file, shape)
 
 
 def _read(file: tuple[int, str], shape: tuple[int, int]) -> np.ndarray | str:
-    """Return the picture of one (position, path), or the reason why it has none."""
+    """Return the image of one (position, path), or the reason why it cannot be read."""
     try:
         return to_8_bits(read_mammogram(file[1], shape))
     except DicomError as error:

@@ -1,11 +1,11 @@
-"""Every DICOM file of a table -> a store of 8-bit PNG pictures and a ledger.
+"""Every DICOM file of a table -> a store of 8-bit PNG images and a ledger.
 
     store_dir/<data set>-<height>x<width>-<key>/
       ledger.csv                         a row for each file: how it was read, or why it could not be
       images/<patient_id>/<image_id>.png
 
-The ledger grows while preparing runs and is sorted at the end. Rerun a killed run to continue where it stopped. A
-picture is written whole or not at all.
+The ledger grows while preparing runs and is sorted at the end. Rerun a killed run to continue where it stopped.
+Images are written atomically.
 """
 
 import hashlib
@@ -27,8 +27,8 @@ from rsna_nb.system import locked, remove_parts
 log = logging.getLogger(__name__)
 
 KEY = ["patient_id", "image_id"]
-RECIPE = 2  # version of the pixels: raise it if a file gives other ones than before, so that old stores are not reused
-BYTES_PER_PIXEL = 0.3  # of a PNG, with a reserve: mammograms take 0.22 (58 KiB for 512 x 512)
+RECIPE = 2  # version of the pixels: raise it when a file gives other pixels, so that old stores are not reused
+BYTES_PER_PIXEL = 0.3  # in a PNG, with a reserve: mammograms take 0.22 (58 KiB for 512 x 512)
 
 
 def store_path(store_dir: str | Path, data_dir: str | Path, img_size: int | Sequence[int]) -> Path:
@@ -49,7 +49,7 @@ def prepare_images(
     img_size: int | Sequence[int],
     executor: Executor | None = None,
 ) -> pd.DataFrame:
-    """Read every image of a table into the store. Images that are there already, unchanged, are not read again.
+    """Read every image of a table into the store. Images that it already holds, unchanged, are not read again.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def prepare_images(
         Side of a square, or (height, width), in pixels.
     executor
         Any `concurrent.futures.Executor` whose workers see the same folders, for instance that of a Dask cluster.
-        None starts a process for each core of this machine, with limits of time and memory for each file.
+        None starts a process for each core of this computer, with limits of time and memory for each file.
 
     Returns
     -------
@@ -73,7 +73,7 @@ def prepare_images(
     Raises
     ------
     PrepareError
-        If the disk has too little space, if the executor breaks, or if the table names an image twice.
+        If the disk has too little space, if the executor breaks, or if the table lists an image twice.
 
     Examples
     --------
@@ -109,28 +109,28 @@ def prepare_images(
 
 
 def _check_unique(metadata: pd.DataFrame) -> None:
-    """Raise `PrepareError` if two rows would write the same picture."""
+    """Raise `PrepareError` if two rows would write the same image."""
     twice = metadata.loc[metadata.duplicated(KEY), KEY]
     if len(twice):
         first = "/".join(map(str, twice.iloc[0]))
         raise PrepareError(
-            f"{len(twice)} images stand in the table more than once, first {first}: keep one row of each"
+            f"{len(twice)} images occur in the table more than once, first {first}: keep one row of each"
         )
 
 
 def _check_space(store: Path, images: int, shape: tuple[int, int]) -> None:
-    """Log the space that the pictures will take; `PrepareError` if the disk has less."""
+    """Log the space that the images will take; `PrepareError` if the disk has less."""
     needed, free = images * shape[0] * shape[1] * BYTES_PER_PIXEL, shutil.disk_usage(store).free
     log.info("preparing %d images in %s: about %.2f GB of %.1f GB free", images, store, needed / 1e9, free / 1e9)
     if needed > free:
         raise PrepareError(
-            f"{store}: {images} pictures of {shape[0]} x {shape[1]} take about {needed / 1e9:.1f} GB and the disk has "
+            f"{store}: {images} images of {shape[0]} x {shape[1]} take about {needed / 1e9:.1f} GB and the disk has "
             f"{free / 1e9:.1f} GB free: make room, or set store_dir to another disk"
         )
 
 
 def _warn_of_changes(tasks: list[Task], ledger: Ledger) -> None:
-    """Log that pictures will be replaced because their files have changed since."""
+    """Log that images will be replaced because their files have changed since."""
     changed = [
         task.path
         for task in tasks
@@ -138,12 +138,12 @@ def _warn_of_changes(tasks: list[Task], ledger: Ledger) -> None:
     ]
     if changed:
         log.warning(
-            "files changed since they were prepared: %d, first %s; replacing their pictures", len(changed), changed[0]
+            "files changed since they were prepared: %d, first %s; replacing their images", len(changed), changed[0]
         )
 
 
 def _log_outcome(ledger: pd.DataFrame, store: Path) -> None:
-    """Log how many images there are, and how many files could not be read for which reason."""
+    """Log how many images there are, and how many files could not be read, by reason."""
     errors = ledger[ledger["status"] == "error"]
     log.info("prepared: %d images in %s, %d files unreadable", len(ledger) - len(errors), store, len(errors))
     for reason, count in errors["error"].str.split(":").str[0].value_counts().items():

@@ -1,4 +1,4 @@
-"""One file -> its picture in the store and its record; many files by worker processes or by any executor."""
+"""One file -> its image in the store and its record; many files by worker processes or by any executor."""
 
 import os
 import time
@@ -22,11 +22,11 @@ FATAL = (BrokenExecutor, CancelledError, OSError)  # end preparing, such as a fu
 
 
 class PrepareError(RuntimeError):
-    """The store cannot be made: too little space, a broken executor, or a table that names an image twice."""
+    """The store cannot be made: too little space, a broken executor, or a table that lists an image twice."""
 
 
 def image_file(store: str | Path, patient_id: str, image_id: str) -> Path:
-    """Return the file of a picture in a store.
+    """Return the file of an image in a store.
 
     >>> image_file("data/prepared/rsna-512x512-0c1d2e3f", "10006", "462822612").as_posix()
     'data/prepared/rsna-512x512-0c1d2e3f/images/10006/462822612.png'
@@ -36,7 +36,7 @@ def image_file(store: str | Path, patient_id: str, image_id: str) -> Path:
 
 @dataclass(frozen=True)
 class Task:
-    """One file to prepare. Everything that a worker needs, and small enough to be sent to it."""
+    """One file to prepare: everything that a worker needs."""
 
     store: Path
     shape: tuple[int, int]
@@ -51,12 +51,12 @@ class Task:
 
     @property
     def png(self) -> Path:
-        """The file's picture in the store."""
+        """The file's image in the store."""
         return image_file(self.store, *self.key)
 
 
 def prepare_one(task: Task) -> Record:
-    """Read one file and write its picture. Whatever is wrong with the file becomes the `error` of its record."""
+    """Read one file and write its image. Whatever is wrong with the file becomes the `error` of its record."""
     started = time.perf_counter()
     record = _new_record(task)  # before reading: a file that changes meanwhile is read again next time
     cv2.setNumThreads(1)  # the worker processes share the cores
@@ -72,13 +72,13 @@ def prepare_one(task: Task) -> Record:
 
 
 def _new_record(task: Task) -> Record:
-    """Return a record that only says which file it is, and which version of it."""
+    """Return a record that only identifies the file and its version."""
     size, mtime = fingerprint(task.path)
     return Record(*task.key, source_bytes=size, source_mtime=mtime)
 
 
 def _failed(task: Task, reason: str) -> Record:
-    """Return the record of a file that has no picture. A picture of an earlier version is removed."""
+    """Return the record of a file that has no image. An image of an earlier version is removed."""
     task.png.unlink(missing_ok=True)
     return replace(_new_record(task), status="error", error=reason)
 
@@ -102,15 +102,15 @@ def fingerprint(path: str | Path) -> tuple[int, int]:
 
 
 def _milliseconds_since(started: float) -> float:
-    """Return the time since `time.perf_counter()` gave `started`."""
+    """Return the time since `time.perf_counter()` returned `started`."""
     return round(1000 * (time.perf_counter() - started), 1)
 
 
 def is_current(record: Record | None, task: Task) -> bool:
-    """Return whether the store holds a whole picture of the file as it is now."""
+    """Return whether the store holds a complete image of the file as it is now."""
     if record is None or record.status != "ok":
         return False
-    # Hashing the files would read the whole data set. The picture's size finds one that is cut off or missing.
+    # Hashing the files would read the whole data set. The image's size finds one that is cut off or missing.
     return fingerprint(task.path) == record.source and fingerprint(task.png)[0] == record.png_bytes
 
 
@@ -125,7 +125,7 @@ def run(tasks: list[Task], executor: Executor | None) -> Iterator[Record]:
 
 
 def _run_by(executor: Executor, tasks: list[Task]) -> Iterator[tuple[Task, Record | workers.Death]]:
-    """Do as `workers.run` does, by an executor. Of a worker that died, only the exception is known."""
+    """Run tasks as `workers.run` does, on an executor. If a worker dies, only the exception is known."""
     futures = {executor.submit(prepare_one, task): task for task in tasks}
     try:
         for future in as_completed(futures):
@@ -135,7 +135,7 @@ def _run_by(executor: Executor, tasks: list[Task]) -> Iterator[tuple[Task, Recor
                 raise
             except Exception as error:  # such as KilledWorker of dask.distributed
                 yield futures[future], workers.Death(f"{type(error).__name__}: {error}")
-    finally:  # also if the caller stops early: a cluster would go on with the rest
+    finally:  # also if the caller stops early, or a cluster would continue with the rest
         for future in futures:
             future.cancel()
 
@@ -148,7 +148,7 @@ def cluster(address: str) -> Iterator[Executor | None]:
     ----------
     address
         Address of the scheduler, such as "tcp://host:8786". "" gives None, for which `prepare_images` uses this
-        machine's cores. The cluster's workers need this package, and must see the data and the store under the same
+        computer's cores. The cluster's workers need this package, and must see the data and the store under the same
         paths.
 
     Raises
@@ -168,4 +168,4 @@ def cluster(address: str) -> Iterator[Executor | None]:
     except (OSError, ValueError) as error:
         raise PrepareError(f"no Dask scheduler answers at {address!r}: {error}") from error
     with client:
-        yield client.get_executor(pure=False)  # pure=True would reuse a result though the file has changed
+        yield client.get_executor(pure=False)  # pure=True would reuse a result even if the file has changed

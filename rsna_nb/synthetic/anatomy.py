@@ -1,7 +1,7 @@
 """The anatomy of a generated breast: its outline in each view, and its lesions and benign look-alikes.
 
 A breast is made once (`make_breast`) and drawn in every view, so that a lesion lies at the same distance behind the
-nipple in each. Lengths are fractions of the picture's rows. Every breast is described as a left one: the chest wall is
+nipple in each. Lengths are fractions of the image's rows. Every breast is described as a left one: the chest wall is
 at column 0, and x points towards the nipple.
 """
 
@@ -23,13 +23,13 @@ class Outline:
     nipple: float  # its place from the top, as a fraction of the breast's height
     upper: tuple[float, float]  # two exponents that shape the curve above the nipple
     lower: tuple[float, float]  # and below it
-    axilla: float  # share of the depth that is left at the top (MLO: the breast continues towards the arm)
+    axilla: float  # depth at the top as a share of `depth` (MLO: the breast continues towards the arm)
     muscle: tuple[float, float]  # width at the top and height of the pectoral muscle; zeros in CC
     implant: tuple[float, float]  # semi-axes of an implant at the chest wall; zeros if there is none
 
     @property
     def nipple_row(self) -> float:
-        """Row of the nipple, as a fraction of the picture's rows."""
+        """Row of the nipple, as a fraction of the image's rows."""
         return self.top + self.nipple * self.height
 
     def reach(self, y: NDArray) -> NDArray:
@@ -72,7 +72,7 @@ class Lesion:
     offset: dict[str, float]  # view -> distance below the level of the nipple
     radius: float  # the whole lesion lies within it
     contrast: float
-    seed: int  # decides its shape
+    seed: int  # seeds its shape
 
     def centre(self, outline: Outline, view: str) -> tuple[float, float]:
         """Return the centre (x, y) of the lesion in a view."""
@@ -81,7 +81,7 @@ class Lesion:
 
 @dataclass(frozen=True)
 class Breast:
-    """Everything that all pictures of one breast have in common."""
+    """Everything that all images of one breast have in common."""
 
     laterality: str
     density: str
@@ -90,7 +90,7 @@ class Breast:
 
 
 def _make_outlines(rng: np.random.Generator, implant: bool = False) -> dict[str, Outline]:
-    """Draw the outlines of a breast at random. MLO is taller than CC and shows the muscle; the depth is similar."""
+    """Sample the outlines of a breast. MLO is taller than CC and shows the muscle; the depth is similar."""
     depth = rng.uniform(0.32, 0.46)
     height = rng.uniform(0.66, 0.86)
     bend = (rng.uniform(1.6, 2.1), rng.uniform(0.65, 0.95))
@@ -118,7 +118,7 @@ def make_breast(
     Parameters
     ----------
     rng
-        Decides everything that is random.
+        Source of everything random.
     laterality
         "L" or "R".
     density
@@ -129,10 +129,10 @@ def make_breast(
     Raises
     ------
     RuntimeError
-        If the malignant lesion finds no room.
+        If the malignant lesion does not fit.
     """
     outlines = _make_outlines(rng, implant)
-    # Masses and calcifications are as frequent beside a cancer as without one, so their number tells nothing.
+    # Masses and calcifications are as frequent with a cancer as without one, so their number reveals nothing.
     masses = int(rng.choice([0, 1, 2], p=[0.72, 0.24, 0.04]))
     scattered = rng.random() < 0.05
     calcifications = int(rng.integers(6, 13) if scattered else rng.choice([0, 1, 2, 3], p=[0.5, 0.25, 0.15, 0.1]))
@@ -151,9 +151,9 @@ def make_breast(
 
 
 def _place(rng: np.random.Generator, name: str, outlines: dict[str, Outline], others: list[Lesion]) -> Lesion | None:
-    """Find room for a lesion in both views, apart from the others. Returns None if a look-alike finds none.
+    """Place a lesion in both views, apart from the others. Returns None if a look-alike does not fit.
 
-    A malignant lesion shrinks until it finds room, because a breast with cancer must show it.
+    A malignant lesion shrinks until it fits, because a breast with cancer must show it.
     """
     kind = LESION_KINDS[name]
     radius = rng.uniform(*kind.radius) * (outlines["CC"].height + outlines["MLO"].height) / 2

@@ -3,9 +3,9 @@
     data_dir/train.csv, test.csv, sample_submission.csv, lesions.csv, generated.json
     data_dir/train_images/<patient_id>/<image_id>.dcm, test_images/...
 
-The table depends on the seed alone, and each picture on the seed and its woman's id. So a data set is the same
-whatever the number of worker processes, and however often generating it was interrupted, given the same versions of
-NumPy, OpenCV and imagecodecs. table.py makes the women, anatomy.py their breasts, drawing.py the pictures and files.py
+The table depends on the seed alone, and each image on the seed and its woman's id. So neither the
+number of worker processes nor an interruption changes a data set, given the same versions of NumPy, OpenCV and
+imagecodecs. table.py makes the women, anatomy.py their breasts, drawing.py the images and files.py
 the files.
 """
 
@@ -37,9 +37,9 @@ OWN_FILES = ("train.csv", "test.csv", "train_images", "test_images", "sample_sub
 def generate(
     data_dir: str | os.PathLike[str],
     patients: int = 450,
-    prevalence: float = 0.4,  # of screened women 0.005 have cancer: too rare to learn from so few
+    prevalence: float = 0.4,  # among screened women it is 0.005: too rare to learn from so few
     seed: int = 7,
-    scale: float = 0.16,  # the smallest machine's pictures have 444 rows then
+    scale: float = 0.16,  # the smallest machine's images have 444 rows then
     test_patients: int = 4,
     workers: int | None = None,
 ) -> Path:
@@ -55,11 +55,11 @@ def generate(
     patients, prevalence, seed
         As in `make_table`. The defaults make the demo set.
     scale
-        Size of the pictures, 0.05 to 1, relative to the machines' 2776 x 2082 to 4740 x 3540 pixels.
+        Size of the images, 0.05 to 1, relative to the machines' 2776 x 2082 to 4740 x 3540 pixels.
     test_patients
         Women in test.csv. Their labels are written nowhere.
     workers
-        Worker processes, by default one for each core. 1 draws in this process. The files do not depend on it.
+        Worker processes, by default one for each core. 1 works in this process. The files do not depend on it.
 
     Returns
     -------
@@ -102,7 +102,7 @@ def _is_complete(data_dir: Path, arguments: dict[str, Any]) -> bool:
             if wrong:
                 raise ValueError(
                     f"{data_dir} holds a data set generated with {'; '.join(wrong)}. "
-                    "Name another folder, or delete this one to generate it anew."
+                    "Name another folder, or delete this one to generate it again."
                 )
             return name == "generated.json"
     foreign = [name for name in OWN_FILES if (data_dir / name).exists()]
@@ -115,7 +115,7 @@ def _is_complete(data_dir: Path, arguments: dict[str, Any]) -> bool:
 
 
 def _make_files(data_dir: Path, arguments: dict[str, Any], workers: int | None) -> None:
-    """Draw the pictures that are missing, then write the tables."""
+    """Draw the images that are missing, then write the tables."""
     seed, prevalence = arguments["seed"], arguments["prevalence"]
     train = make_table(arguments["patients"], prevalence, seed)
     test = _make_test_table(train, arguments["test_patients"], seed)
@@ -153,7 +153,7 @@ def _make_test_table(train: pd.DataFrame, test_patients: int, seed: int) -> pd.D
 
 @dataclass(frozen=True)
 class Task:
-    """One woman to draw: her rows of the table, and where her pictures go."""
+    """One woman to draw: her rows of the table, and the folder of her images."""
 
     rows: pd.DataFrame
     images_dir: Path
@@ -172,7 +172,7 @@ def _draw_all(tasks: list[Task], workers: int | None) -> Iterator[list[tuple[Any
 
 
 def _draw_woman(task: Task) -> list[tuple[Any, ...]]:
-    """Draw and write the pictures of one woman that are missing. Returns her rows of lesions.csv."""
+    """Draw and write the images of one woman that are missing. Returns her rows of lesions.csv."""
     woman = task.rows.iloc[0]
     rng = np.random.default_rng([task.seed, VERSION, int(woman["patient_id"])])
     machine = next(m for m in MACHINES if m.machine_id == woman["machine_id"])

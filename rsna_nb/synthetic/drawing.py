@@ -1,8 +1,8 @@
 """Draws one view of a breast as a mammogram: tissue, lesions, exposure, noise and the burnt-in marker.
 
 Until the last step makes 12-bit integers of them, values are display values: air is 0 and tissue bright. Everything is
-drawn as a left breast and mirrored for a right one. Pictures are (rows, columns). Lengths without a unit are fractions
-of the picture's rows.
+drawn as a left breast and mirrored for a right one. Images are (rows, columns). Lengths without a unit are fractions
+of the image's rows.
 """
 
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ from rsna_nb.synthetic.anatomy import Breast, Lesion, Outline
 from rsna_nb.synthetic.lesions import LESION_KINDS, FloatImage
 
 Mask = NDArray[np.bool_]
-Box = tuple[int, int, int, int]  # x_min, y_min, x_max, y_max in pixels; x_max and y_max lie just outside
+Box = tuple[int, int, int, int]  # x_min, y_min, x_max, y_max in pixels; x_max and y_max are exclusive
 
 MAX_VALUE = 4095
-DRAWN_ROWS = 640  # taller pictures are drawn at this height and enlarged, which saves time; noise is drawn afterwards
+DRAWN_ROWS = 640  # taller images are drawn at this height and enlarged, which saves time; noise is drawn afterwards
 GLAND_THRESHOLD = {"A": 1.9, "B": 1.2, "C": 0.5, "D": -0.3}  # by density; glandular tissue lies above it
 
 
@@ -45,9 +45,9 @@ def draw_mammogram(
     view
         "CC" or "MLO".
     size
-        Rows and columns of the picture.
+        Rows and columns of the image.
     rng
-        Decides the texture of the tissue and the noise.
+        Source of the tissue's texture and of the noise.
     look
         Brightness, contrast, noise and air of the machine.
 
@@ -77,7 +77,7 @@ def draw_mammogram(
 
 
 def lesion_boxes(breast: Breast, view: str, size: tuple[int, int]) -> tuple[tuple[Lesion, Box], ...]:
-    """Return each lesion of a breast with its box in a view, for a picture of `size` (rows, columns)."""
+    """Return each lesion of a breast with its box in a view, for an image of `size` (rows, columns)."""
     outline, columns = breast.outlines[view], size[1]
     boxes = [_lesion_box(lesion, lesion.centre(outline, view), size) for lesion in breast.lesions]
     if breast.laterality == "R":
@@ -86,7 +86,7 @@ def lesion_boxes(breast: Breast, view: str, size: tuple[int, int]) -> tuple[tupl
 
 
 def _lesion_box(lesion: Lesion, centre: tuple[float, float], size: tuple[int, int]) -> Box:
-    """Return the box of a lesion with its centre (x, y) in pixels of the picture before mirroring."""
+    """Return the box of a lesion with its centre (x, y) in pixels of the image before mirroring."""
     (x, y), radius, rows = centre, lesion.radius, size[0]
     low = (max(0, int((x - radius) * rows)), max(0, int((y - radius) * rows)))
     high = (int(np.ceil((x + radius) * rows)), int(np.ceil((y + radius) * rows)))
@@ -94,7 +94,7 @@ def _lesion_box(lesion: Lesion, centre: tuple[float, float], size: tuple[int, in
 
 
 def _mask_of(outline: Outline, size: tuple[int, int]) -> Mask:
-    """Return True inside the breast, nipple included, in a picture of `size` (rows, columns)."""
+    """Return True inside the breast, nipple included, in an image of `size` (rows, columns)."""
     rows, columns = size
     reach = outline.reach((np.arange(rows) + 0.5) / rows)
     nipple = 0.012 * np.exp(-(((np.arange(rows) + 0.5) / rows - outline.nipple_row) ** 2) / (2 * 0.012**2))
@@ -106,7 +106,7 @@ def _amplitude_of(rows: int, beta: float, low_cut: float, stretch: float) -> Flo
     """Return the amplitude of each frequency of a field with variance 1, on a canvas a little larger than a breast."""
     height, width = cv2.getOptimalDFTSize(rows + rows // 16), cv2.getOptimalDFTSize(round(0.6 * rows))
     fy, fx = np.fft.fftfreq(height, 1 / rows)[:, None], np.fft.fftfreq(width, 1 / rows)[None, :]
-    frequency = np.hypot(fy, fx * stretch)  # in waves per picture height
+    frequency = np.hypot(fy, fx * stretch)  # in waves per image height
     frequency[0, 0] = np.inf
     amplitude = np.where(frequency < low_cut, 0, frequency ** (-beta / 2))
     return (amplitude / np.sqrt((amplitude**2).sum())).astype(np.float32)
@@ -115,20 +115,20 @@ def _amplitude_of(rows: int, beta: float, low_cut: float, stretch: float) -> Flo
 def _power_law(
     rng: np.random.Generator, shape: tuple[int, int], beta: float, low_cut: float = 1.0, stretch: float = 1.0
 ) -> tuple[FloatImage, FloatImage]:
-    """Draw two independent fields of `shape` with mean 0 and variance 1 whose power falls as 1/f^beta.
+    """Sample two independent fields of `shape` with mean 0 and variance 1 whose power falls as 1/f^beta.
 
     Parameters
     ----------
     rng
-        Decides both fields.
+        Source of both fields.
     shape
         (rows, columns).
     beta
         About 3 for mammograms (Burgess, Jacobson, Judy, Med. Phys. 28, 2001).
     low_cut
-        Waves longer than 1 / low_cut of the picture's height are removed.
+        Waves longer than 1 / low_cut of the image's height are removed.
     stretch
-        Above 1 the texture is longer along x, towards the nipple, like ducts.
+        Above 1 the texture is stretched along x, towards the nipple, like ducts.
     """
     amplitude = _amplitude_of(shape[0], beta, low_cut, stretch)
     spectrum = rng.standard_normal((*amplitude.shape, 2), dtype=np.float32) * amplitude[..., None]
@@ -174,7 +174,7 @@ def _skin_distance(outline: Outline, shape: tuple[int, int]) -> FloatImage:
     """Return the distance of each pixel from the skin; 0 outside the breast. The chest wall is not skin."""
     mask = _mask_of(outline, shape).astype(np.uint8)
     padded = cv2.copyMakeBorder(mask, 8, 8, 8, 8, cv2.BORDER_REPLICATE)
-    padded[:, -8:] = 0  # on the other three sides the breast continues beyond the picture
+    padded[:, -8:] = 0  # on the other three sides the breast continues beyond the image
     distance = cv2.distanceTransform(padded, cv2.DIST_L2, 5)[8:-8, 8:-8]
     return cv2.GaussianBlur(distance, (0, 0), 1.0) / np.float32(shape[0])
 

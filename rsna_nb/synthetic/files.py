@@ -1,4 +1,4 @@
-"""One generated picture -> one DICOM file with the codec, header and windows of its machine."""
+"""One generated image -> one DICOM file with the codec, header and windows of its machine."""
 
 from io import BytesIO
 from pathlib import Path
@@ -30,12 +30,12 @@ SAME_IN_ALL: dict[str, Any] = {
 
 
 def write_dicom(path: Path, pixels: NDArray[np.uint16], machine: Machine, header: dict[str, Any]) -> None:
-    """Write a picture as a file of a machine.
+    """Write an image as a file of a machine.
 
     Parameters
     ----------
     path
-        Its folder is made if it is missing. The file appears whole or not at all.
+        Its folder is made if it is missing. The file is written atomically.
     pixels
         uint16 (rows, columns), 0-4095, tissue bright. They are stored inverted if the machine writes MONOCHROME1.
     machine

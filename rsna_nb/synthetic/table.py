@@ -29,7 +29,7 @@ class Machine:
 
     machine_id: int
     site_id: int
-    images: int  # in the real data; it is drawn in proportion
+    images: int  # in the real data; generated women use the machines in these proportions
     cancer_ratio: float  # women with cancer per woman without, relative to the average machine
     rows: int
     columns: int
@@ -66,7 +66,7 @@ MACHINES = (
 
 
 def make_table(patients: int, prevalence: float, seed: int) -> pd.DataFrame:
-    """Draw women and their images at random: the table train.csv, without any picture.
+    """Sample women and their images: the table train.csv, without any pixels.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ def make_table(patients: int, prevalence: float, seed: int) -> pd.DataFrame:
 
 
 def _draw_women(rng: np.random.Generator, cancer: NDArray[np.bool_]) -> pd.DataFrame:
-    """Draw a row for each woman; `cancer` says who has it.
+    """Sample a row for each woman; `cancer` says who has it.
 
     Only age and machine are related to cancer. Together they reach an AUC of 0.60-0.62 by image (real data: 0.66).
     """
@@ -130,7 +130,7 @@ def _draw_women(rng: np.random.Generator, cancer: NDArray[np.bool_]) -> pd.DataF
 
 
 def _draw_breasts(rng: np.random.Generator, women: pd.DataFrame) -> pd.DataFrame:
-    """Draw two rows for each woman, one a breast.
+    """Sample two rows for each woman, one per breast.
 
     Biopsy, BI-RADS and the other findings of the radiologists leak the diagnosis, as they do in the real data.
     """
@@ -150,12 +150,12 @@ def _draw_breasts(rng: np.random.Generator, women: pd.DataFrame) -> pd.DataFrame
 
 
 def _draw_images(rng: np.random.Generator, breasts: pd.DataFrame) -> pd.DataFrame:
-    """Draw a row for each image: CC and MLO of every breast, and in 5 % of breasts one of them a second time."""
+    """Sample a row for each image: CC and MLO of every breast, and in 5 % of breasts one of them a second time."""
     pictures = np.full(len(breasts), 2) + (rng.random(len(breasts)) < 0.05)
     images = breasts.loc[breasts.index.repeat(pictures)].reset_index(drop=True)
     number = images.groupby(["patient_id", "laterality"]).cumcount()
     images["view"] = np.where(number == 0, "CC", np.where(number == 1, "MLO", rng.choice(["CC", "MLO"], len(images))))
-    # Twice as many ids as needed are drawn, so that enough are left without repetition, and in random order.
+    # Twice as many ids as needed are sampled, so that enough remain without repetition, and in random order.
     ids = rng.permutation(np.unique(rng.integers(10**6, 2**31, 2 * len(images))))
     images["image_id"] = ids[: len(images)]
     return images

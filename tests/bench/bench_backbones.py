@@ -3,10 +3,10 @@
     python tests/bench/bench_backbones.py                               every name at two sizes
     python tests/bench/bench_backbones.py yolo11n small --sizes 256 512
 
-Each name and size runs in a process of its own, with the package's training step on the CPU and random weights. Where a
+Each name and size runs in a process of its own, with the package's training step on the CPU and random weights. If a
 network refuses a size as too small, the next accepted size is used, and the table says so. Memory is the peak of the
 process (VmHWM, so Linux is needed), including TensorFlow itself; each of the two devices has its own weights and Adam
-moments. Where a network fails, the table shows the error, and the exit status is 1.
+moments. If a network fails, the table shows the error, and the exit status is 1.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def measure(name: str, size: int, steps: int, batch: int) -> dict[str, str]:
         "image": f"{side}" if side == size else f"{side} ({size} is too small)",
         "parameters": f"{model.count_params():,}",
         "arrays trained": changed,
-        "seconds a step": f"{seconds:.2f}",
+        "seconds per step": f"{seconds:.2f}",
         "peak MiB": f"{peak_memory() / 2**20:.0f}",
     }
 
@@ -136,7 +136,7 @@ def main() -> None:
 
         names = list(BACKBONES)
     print(f"Batches of {arguments.batch} on each of {DEVICES} devices of one CPU, {os.cpu_count()} cores.\n")
-    print("| network | image | parameters | arrays trained | seconds a step | peak MiB |\n|---|---|---|---|---|---|")
+    print("| network | image | parameters | arrays trained | seconds per step | peak MiB |\n|---|---|---|---|---|---|")
     failed = 0
     for name in names:
         for size in arguments.sizes:

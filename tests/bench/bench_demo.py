@@ -1,7 +1,7 @@
 """The AUC and the training time of the demo, for its own seed and three others.
 
 A seed changes the split, the order of the images, the augmentation and the initial weights. To generate the data set
-with another seed, too:
+with another seed as well:
 
     python tests/bench/bench_demo.py --data-seed 8
 """

@@ -1,7 +1,7 @@
 """Compares a run on one device with a run on two logical ones: same data, seed and global batch, no dropout.
 
 Prints the largest difference of each metric in two epochs, for three recipes: a frozen backbone; synchronised batch
-normalisation with a small learning rate; and the demo's own, whose large first steps from random weights magnify
+normalisation with a small learning rate; and the demo's, whose large first steps from random weights magnify
 rounding errors.
 """
 

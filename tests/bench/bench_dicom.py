@@ -1,10 +1,11 @@
-"""Times reading a DICOM file from the page cache to a picture.
+"""Times reading a DICOM file from the page cache to an image.
 
     python tests/bench/bench_dicom.py [--kinds uncompressed] [--sizes 512 1024] [--rounds 9]
 
-Compared are rsna_nb, pydicom with pylibjpeg, dicomsdl, and the bare entropy decode. The first table gives medians of
-one thread: each recipe has a process of its own, and they take turns of five files. The second table gives pictures a
-second of 1, 2 and all processes. Real files are those of tests/conftest.py; without them only generated ones are read.
+It compares rsna_nb, pydicom with pylibjpeg, dicomsdl, and the bare entropy decode. The first table gives medians with
+one thread: each recipe has a process of its own, and they take turns of five files. The second table gives images per
+second with 1, 2 and all processes. Real files are those of tests/conftest.py; without them only generated ones are
+read.
 """
 
 import argparse
@@ -79,7 +80,7 @@ Recipe = Callable[[Path, int], np.ndarray]
 
 
 def pydicom_picture(path: Path, size: int) -> np.ndarray:
-    """Read the whole picture as public pipelines do, in float64, which apply_voi_lut returns."""
+    """Read the whole image as public pipelines do, in float64, which apply_voi_lut returns."""
     dataset = pydicom.dcmread(path)
     windowed = apply_voi_lut(pydicom_pixels(dataset), dataset)
     return resized_range(windowed, dataset.PhotometricInterpretation, size)
@@ -95,7 +96,7 @@ def pydicom_pixels(dataset: pydicom.Dataset) -> np.ndarray:
 
 
 def dicomsdl_picture(path: Path, size: int) -> np.ndarray:
-    """Read the whole picture by dicomsdl, in float32 and without a window."""
+    """Read the whole image by dicomsdl, in float32 and without a window."""
     import dicomsdl
 
     dataset = dicomsdl.open(str(path))
@@ -241,16 +242,16 @@ def recoded(source: Path, path: Path, syntax: UID, pixel_data: bytes) -> Path:
 
 
 def start_worker(barrier: Barrier, recipe: Recipe, path: Path, size: int) -> None:
-    """Prepare a process for measuring: import everything, read one picture on one thread, wait for the others."""
+    """Prepare a process for measuring: import everything, read one image on one thread, wait for the others."""
     cv2.setNumThreads(1)
     if recipe is dicom.read_mammogram:
-        workers.keep_freed_memory()  # as the processes do that prepare starts
+        workers._keep_freed_memory()  # as worker processes do
     recipe(path, size)
     barrier.wait()
 
 
 def pool(processes: int, recipe: Recipe, path: Path, size: int) -> ProcessPoolExecutor:
-    """Start processes, each of which has read a picture."""
+    """Start processes, each of which has read an image."""
     context = get_context("spawn")
     barrier = context.Barrier(processes)
     executor = ProcessPoolExecutor(processes, context, start_worker, (barrier, recipe, path, size))
@@ -259,7 +260,7 @@ def pool(processes: int, recipe: Recipe, path: Path, size: int) -> ProcessPoolEx
 
 
 def prepared_rate(paths: list[Path], size: int, processes: int) -> float:
-    """Return our pictures a second, PNG and ledger included, in the worker processes. Their start is not counted."""
+    """Return our images per second, with PNG and ledger, in the worker processes. Their start is not counted."""
     times: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         tasks = [Task(Path(folder), (size, size), "1", path.stem, str(path)) for path in paths]
@@ -273,12 +274,12 @@ def prepared_rate(paths: list[Path], size: int, processes: int) -> float:
 
 
 def read_all(recipe: Recipe, executor: Executor, paths: list[Path], size: int) -> None:
-    """Read all files by a peer's recipe. The pictures are dropped in the process that made them."""
+    """Read all files by a peer's recipe. The images are dropped in the process that made them."""
     list(executor.map(dropped, itertools.repeat(recipe), paths, itertools.repeat(size)))
 
 
 def dropped(recipe: Recipe, path: Path, size: int) -> None:
-    """Read a picture and drop it."""
+    """Read an image and drop it."""
     recipe(path, size)
 
 
@@ -292,14 +293,14 @@ def copies(files: list[Path], folder: Path, count: int) -> list[Path]:
 
 
 def peers_rate(recipe: Recipe, executor: Executor, paths: list[Path], size: int) -> float:
-    """Return a peer's pictures a second."""
+    """Return a peer's images per second."""
     started = time.perf_counter()
     read_all(recipe, executor, paths, size)
     return len(paths) / (time.perf_counter() - started)
 
 
 def rates(name: str, paths: list[Path], size: int, counts: Iterable[int], rounds: int) -> dict[int, float]:
-    """Return the median of pictures a second for each number of processes, which take turns."""
+    """Return the median of images per second for each number of processes, which take turns."""
     recipe = recipes()[name]
     found: dict[int, list[float]] = defaultdict(list)
     with ExitStack() as stack:
@@ -312,7 +313,7 @@ def rates(name: str, paths: list[Path], size: int, counts: Iterable[int], rounds
 
 
 def print_single(files: Files, sizes: list[int], rounds: int) -> None:
-    print(f"ms of one thread, medians of {rounds}; the goals of the project's issue stand in brackets")
+    print(f"ms with one thread, medians of {rounds}; goals in brackets")
     form = "{:<32} {:>4} {:>5} {:>8} {:>8} {:>8} {:>7}   {:<21} {:<21} {}"
     print(form.format(*HEADINGS))
     path = next(iter(files.values()))[0]
@@ -329,7 +330,7 @@ def print_single(files: Files, sizes: list[int], rounds: int) -> None:
 
 def print_rates(files: Files, folder: Path, counts: list[int], options: argparse.Namespace) -> None:
     size = options.sizes[0]
-    print(f"pictures a second at {size}, medians of {options.rate_rounds}; ours with PNG and ledger written")
+    print(f"images per second at {size}, medians of {options.rate_rounds}; ours with PNG and ledger written")
     columns = [f"{count} process{'es' * (count > 1)}" for count in counts]
     print("{:<32} {:<9}".format("file", "recipe"), *(f"{column:>12}" for column in columns), " 2 to 1")
     for (kind, paths), name in itertools.product(files.items(), recipes()):
@@ -345,8 +346,8 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kinds", default="", help="only the kinds of file whose name holds this")
     parser.add_argument("--sizes", type=int, nargs="+", default=[512, 1024, 2048])
-    parser.add_argument("--rounds", type=int, default=5, help="of the first table; 0 leaves it out")
-    parser.add_argument("--rate-rounds", type=int, default=3, help="of the second table; 0 leaves it out")
+    parser.add_argument("--rounds", type=int, default=5, help="of the first table; 0 skips it")
+    parser.add_argument("--rate-rounds", type=int, default=3, help="of the second table; 0 skips it")
     parser.add_argument("--copies", type=int, default=96, help="files of the second table, an eighth for the peers")
     return parser.parse_args()
 
@@ -356,7 +357,7 @@ def main() -> None:
     cv2.setNumThreads(1)
     if len(recipes()) < 3:
         print("A recipe is not installed and shown as a dash below: pip install -e '.[bench]'")
-    print(f"{processors()} processors, load average {os.getloadavg()[0]:.1f} before: above 0.5 others take time too\n")
+    print(f"{processors()} cores, load average {os.getloadavg()[0]:.1f}: above 0.5, others disturb the timing\n")
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         files = {**real_files(place), **generated_files(place)}

@@ -1,11 +1,11 @@
-"""What an ensemble of the demo recipe's fold models gains over a single fold model, on women whom none of them saw.
+"""What an ensemble of the demo recipe's fold models gains over a single one, on women in none of their training data.
 
-A quarter of the women are set aside for testing, the others are split into folds. There is one run a fold, with the
+A quarter of the women are set aside for testing, the others are split into folds. There is one run per fold, with the
 settings of the demo.
 
     python tests/bench/bench_ensemble.py [--folds 3] [--epochs 18] [--runs-dir DIR]
 
-With --runs-dir the runs are kept: finished ones are not trained again, and those that were stopped go on. On two cores
+With --runs-dir the runs are kept: finished ones are not trained again, and stopped ones are resumed. On two cores
 a fold takes 3 to 5 minutes.
 """
 

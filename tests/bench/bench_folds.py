@@ -2,9 +2,9 @@
 
     python tests/bench/bench_folds.py [--women 64] [--size 224] [--epochs 35] [--folds 5] [--rounds 2]
 
-The network is ResNet50V2 with random weights, with the recipe of 35 epochs. The pictures are prepared before; the
-feature bank is made anew each time. Rounds alternate which of the two comes first. The seconds are given by the clock
-and as processor time of this process, which depends less on what else the machine does.
+The network is ResNet50V2 with random weights, with the recipe of 35 epochs. The images are prepared before; the
+feature bank is recomputed each time. Rounds alternate which of the two comes first. The seconds are wall-clock time and
+CPU time of this process, which depends less on what else the computer does.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from rsna_nb.training import run as training
 
 
 def seconds_of(config: RunConfig, folds: list[int], folder: Path) -> np.ndarray:
-    """Seconds of each fold by the clock and of processor time, (folds, 2); the first fold makes the bank."""
+    """Seconds of each fold in wall-clock and CPU time, (folds, 2); the first fold makes the bank."""
     for bank in folder.glob("store/*.features"):
         shutil.rmtree(bank)
     shutil.rmtree(folder / "runs", ignore_errors=True)
@@ -68,7 +68,7 @@ def main() -> None:
     print("| round | measured by | one fold | all folds | ratio | fold by fold |")
     print("|---|---|---|---|---|---|")
     for turn, (alone, each) in enumerate(zip(*times.values(), strict=True)):
-        for column, kind in enumerate(("clock", "processor")):
+        for column, kind in enumerate(("clock", "CPU")):
             one, together = alone[:, column].sum(), each[:, column].sum()
             own = ", ".join(f"{seconds:.1f}" for seconds in each[:, column])
             print(f"| {turn + 1} | {kind} | {one:.1f} | {together:.1f} | {together / one:.2f} | {own} |")

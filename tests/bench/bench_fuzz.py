@@ -1,9 +1,9 @@
-"""Prepares thousands of damaged files. Preparing must end, and no picture may contradict other decoders.
+"""Prepares thousands of damaged files. Preparing must end, and no image may contradict other decoders.
 
     python tests/bench/bench_fuzz.py --files 10000 --seed 0
 
 File i is the mutant of seed + i (see tests/fuzz). 1,000 files take about 20 s on two cores. The exit code is 1 if
-preparing crashes or hangs, or if a picture in the store contradicts another decoder.
+preparing crashes or hangs, or if an image in the store contradicts another decoder.
 """
 
 import argparse
@@ -27,8 +27,8 @@ from tests.fuzz.mutants import REAL_SHARE, mutant  # noqa: E402
 
 BATCH = 500
 SIZE = 128
-SECONDS_A_FILE = 2  # on average; a batch that takes longer counts as hanging
-DEATHS = ("reading it ended the process", "given up")  # beginnings of the reasons of files whose worker died
+SECONDS_A_FILE = 2  # on average; a batch that takes longer counts as hung
+DEATHS = ("the process crashed", "given up")  # the reasons of files whose worker died begin with these
 
 
 def main() -> int:

@@ -1,7 +1,7 @@
 """The input pipeline alone: images per second and core from a store of PNG files, compared with decoding alone.
 
-Each row of the table is a process that is confined to a number of cores and decodes on as many threads. Figures are
-medians of rounds in which both take turns. The pictures are real mammograms if RSNA_NB_SAMPLES (or ../shared) has them,
+Each row of the table is a process that is confined to a number of cores and decodes on as many threads. Values are
+medians of rounds in which both take turns. The images are real mammograms if RSNA_NB_SAMPLES (or ../shared) has them,
 else generated ones.
 
 Then it times strong augmentation, Keras's random layers that do the same one after another, and a training step of
@@ -29,7 +29,7 @@ IMAGES, BATCH, EPOCHS = 256, 32, 3
 
 
 def fill(folder: Path, size: int) -> None:
-    """A store of `IMAGES` pictures."""
+    """A store of `IMAGES` images."""
     import cv2
 
     from rsna_nb import synthetic
@@ -93,7 +93,7 @@ def measure(rounds: int, folder: Path, size: int, cores: int) -> None:
 
 
 def milliseconds_of_changes(size: int, rounds: int, batch: int = 8) -> dict[str, float]:
-    """Times per picture: strong augmentation, the same compiled by XLA, Keras's layers, and a training step."""
+    """Times per image: strong augmentation, the same compiled by XLA, Keras's layers, and a training step."""
     import keras
     import numpy as np
     import tensorflow as tf
@@ -136,7 +136,7 @@ def main() -> None:
         folder, size, cores = arguments.one
         measure(arguments.rounds, Path(folder), int(size), int(cores))
         return
-    print("images a second and core\n")
+    print("images per second and core\n")
     print("| size | cores | bare decode_png | pipeline | share | with flips and scaling in tf.data | share |")
     print("|---|---|---|---|---|---|---|", flush=True)
     for size in (512, 1024):
@@ -146,7 +146,7 @@ def main() -> None:
                 command = [sys.executable, __file__, "--rounds", str(arguments.rounds)]
                 command += ["--one", name, str(size), str(cores)]
                 subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
-    print("\nmilliseconds a picture, on all cores\n")
+    print("\nmilliseconds per image, on all cores\n")
     for size in (256, 512):
         for name, value in milliseconds_of_changes(size, arguments.rounds).items():
             print(f"{size} {name:22} {value:6.1f}", flush=True)

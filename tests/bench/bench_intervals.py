@@ -1,15 +1,15 @@
-"""How often 95 % intervals cover the truth, how wide they are, and what 2,000 draws of the RSNA data set cost.
+"""How often 95 % intervals cover the truth, how wide they are, and what 2,000 samples of the RSNA data set cost.
 
-    OPENBLAS_NUM_THREADS=1 python tests/bench/bench_intervals.py [data sets, 1000] [draws, 400]
+    OPENBLAS_NUM_THREADS=1 python tests/bench/bench_intervals.py [data sets, 1000] [bootstrap samples, 400]
 
-Coverage: simulated women with two breasts, one of them with cancer where the woman has it. A breast's score is
-woman + breast + shift where it has cancer, half of the variance the woman's; the AUC of breast against breast is then
-Phi(shift / sqrt(2)). Four 95 % intervals from the same draws of women: percentile, BCa (bias-corrected and accelerated:
-Efron 1987, J. Am. Stat. Assoc. 82:171), normal on the logit scale with Student's t and the larger of two deviations
-(the rule of this project before), and `metrics.draws_interval`. The target is a coverage of 92 to 99 % at the smallest
-width; the standard error of a coverage of 95 % is 0.7 % with 1,000 data sets.
+Coverage: simulated women with two breasts, one of them with cancer if the woman has it. A breast's score is
+woman + breast, each with half of the variance, plus a shift if it has cancer; the AUC of breast against breast is then
+Phi(shift / sqrt(2)). Four 95 % intervals from the same bootstrap samples: percentile, BCa (bias-corrected and
+accelerated: Efron 1987, J. Am. Stat. Assoc. 82:171), normal on the logit scale with Student's t and the
+larger of two deviations (this project's earlier rule), and `metrics.draws_interval`. The target is a coverage of 92 to
+99 % at the smallest width; the standard error of a coverage of 95 % is 0.7 % with 1,000 data sets.
 
-Cost: `resampled_intervals` with auc, average_precision and pf1, 2,000 draws of 11,913 women with 54,706 images: the
+Cost: `resampled_intervals` with auc, average_precision and pf1, 2,000 samples of 11,913 women with 54,706 images: the
 target is below 10 s on one core and below 2 GB.
 """
 
@@ -32,7 +32,7 @@ Limits = tuple[float, float]
 
 
 def simulated(rng: np.random.Generator, auc: float, positives: int, women: int) -> pd.DataFrame:
-    """A row a breast; `score` in 0-1, a rising function of the binormal one."""
+    """A row per breast; `score` in 0-1, a rising function of the binormal one."""
     woman = np.repeat(np.arange(women), 2)
     cancer = ((woman < positives) & (np.arange(2 * women) % 2 == 0)).astype(int)
     score = np.sqrt(0.5) * (rng.normal(size=women)[woman] + rng.normal(size=2 * women))
@@ -42,7 +42,7 @@ def simulated(rng: np.random.Generator, auc: float, positives: int, women: int) 
 
 
 def bca(df: pd.DataFrame, estimate: float, draws: np.ndarray) -> Limits:
-    """Bias from the draws below the estimate, acceleration from leaving out each woman."""
+    """Bias from the draws below the estimate, acceleration from the estimates without each woman."""
     women = df["patient_id"].nunique()
     without = metrics.auc(df["cancer"], df["score"], (1 - np.eye(women))[:, df["patient_id"]])
     skew = np.nanmean(without) - without
@@ -55,7 +55,7 @@ def bca(df: pd.DataFrame, estimate: float, draws: np.ndarray) -> Limits:
 
 
 def on_logits(estimate: float, draws: np.ndarray, women: int) -> Limits:
-    """The rule before: the larger of the draws' deviation on the logit scale and by the delta method."""
+    """The earlier rule: the larger of the draws' deviation on the logit scale and by the delta method."""
     inside = draws[(draws > 0) & (draws < 1)]
     if not 0 < estimate < 1 or not len(inside):
         return float("nan"), float("nan")
@@ -105,15 +105,13 @@ def cost(women: int = 11913, rows: int = 54706, positives: int = 486) -> None:
     wall, processor = time.perf_counter() - wall, time.process_time() - processor
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"{rows} rows, {df['cancer'].sum()} positive: {', '.join(f'{name} {i}' for name, i in found.items())}")
-    print(f"2,000 draws, three metrics: {wall:.2f} s, {processor:.2f} s of processor; process at most {memory:.2f} GiB")
+    print(f"2,000 samples, three metrics: {wall:.2f} s, {processor:.2f} s of CPU time; peak memory {memory:.2f} GiB")
 
 
 if __name__ == "__main__":
     sets, n = [int(value) for value in sys.argv[1:]] + [1000, 400][len(sys.argv) - 1 :]
     cost()
-    print(
-        f"\n{sets} data sets, {n} draws: share of intervals that cover the true AUC, lie above it, lie below it, width"
-    )
+    print(f"\n{sets} data sets, {n} samples: share of intervals that cover the true AUC, lie above or below it, width")
     print(f"{'AUC':<4} {'positive':>8} {'women':>6}  {'interval':<16} {'covers':>8} {'above':>8} {'below':>8}", end=" ")
     print(f"{'width':>8} {'none':>8}")
     for share in SHARES:

@@ -1,6 +1,6 @@
 """Compares a store whose preparing was killed (kill -9 of the parent) at random moments with one never interrupted.
 
-Prints whether the pictures and the ledgers, apart from their timings, are the same. The exit code is 1 if they are not.
+Prints whether the images and the ledgers, apart from their timings, are the same. The exit code is 1 if they are not.
 """
 
 import argparse
@@ -66,7 +66,7 @@ def main() -> int:
         subprocess.run(command, check=True, stderr=subprocess.DEVNULL, cwd=ROOT)
         same_files, same_rows = contents(killed) == contents(whole), rows(killed) == rows(whole)
         print(
-            f"pictures: {'the same' if same_files else 'DIFFERENT'}; ledger: {'the same' if same_rows else 'DIFFERENT'}"
+            f"images: {'the same' if same_files else 'DIFFERENT'}; ledger: {'the same' if same_rows else 'DIFFERENT'}"
         )
         return int(not (same_files and same_rows))
 

@@ -32,7 +32,7 @@ CURVES = 20  # images whose deletion and insertion curves are computed
 
 
 def measure(name: str, run: Run) -> None:
-    """Print the figures of a run."""
+    """Print the results of a run."""
     evaluated, model = evaluation.evaluate(run), inference.load_model(run)
     targets = explain.targets(evaluated)
     images = read_images(targets["file"])
@@ -48,7 +48,7 @@ def measure(name: str, run: Run) -> None:
             found = explain.hit_rates(count_hits(targets, images, maps))
             print(f"  {method}{', flips' if flips else ''}: {found.pop('map')}, with tolerance {near:.3f}, ", end="")
             print(
-                "; ".join(f"{key}: {interval}" for key, interval in found.items()), f"{1000 * seconds:.0f} ms an image"
+                "; ".join(f"{key}: {interval}" for key, interval in found.items()), f"{1000 * seconds:.0f} ms per image"
             )
     shown = {"cancer": explain_images(model, run, targets.head(CURVES), "class_activation", True)}
     started = time.perf_counter()

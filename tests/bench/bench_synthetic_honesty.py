@@ -3,7 +3,7 @@
     python tests/bench/bench_synthetic_honesty.py [generated data folder]
 
 A logistic regression is cross-validated by patient on the columns that test.csv has (limit 0.68 over 4,000 women). It
-is repeated with the mean brightness of the prepared picture and the size of the file (limit 0.70 on the demo set).
+is repeated with the mean brightness of the prepared image and the size of the file (limit 0.70 on the demo set).
 Without a folder, the demo set is generated into a temporary one.
 """
 
@@ -56,7 +56,7 @@ def leak_auc(table: pd.DataFrame, pixels: pd.DataFrame | None = None) -> float:
 
 
 def measure_pixels(table: pd.DataFrame, data_dir: Path, img_size: int = 256) -> pd.DataFrame:
-    """Return each prepared picture's mean brightness and its square, the file's size, and the size by machine."""
+    """Return each prepared image's mean brightness and its square, the file's size, and the size by machine."""
     paths = [
         data_dir / "train_images" / str(patient_id) / f"{image_id}.dcm"
         for patient_id, image_id in zip(table["patient_id"], table["image_id"], strict=True)
@@ -68,7 +68,7 @@ def measure_pixels(table: pd.DataFrame, data_dir: Path, img_size: int = 256) -> 
 
 
 def main(data_dir: Path) -> None:
-    """Print the figures."""
+    """Print the AUCs."""
     for prevalence in (0.04, 0.4):
         leaks = [leak_auc(synthetic.make_table(4000, prevalence, seed)) for seed in range(10)]
         print(

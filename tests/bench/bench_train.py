@@ -1,7 +1,7 @@
 """Times the 35-epoch recipe (frozen ResNet50V2, flips) with the feature bank, without it, and its lower limit.
 
 Without the bank it is Keras's own fit on the frozen model with random flips in tf.data, as Keras's transfer-learning
-guide does it, on the same PNG files. The lower limit is forward passes alone, on pictures in memory: as many as the
+guide does it, on the same PNG files. The lower limit is forward passes alone, on images in memory: as many as the
 bank needs (four for each training image, one for each validation image), and four for every image. The weights are
 random: the times are those of trained weights, the metrics mean nothing.
 
@@ -46,7 +46,7 @@ def timed(function: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def plainly(config: RunConfig, prepared: data.Data) -> list[float]:
-    """Train as Keras's guide does, but on our pictures; returns the loss of each epoch."""
+    """Train as Keras's guide does, but on our images; returns the loss of each epoch."""
     flip = keras.layers.RandomFlip("horizontal_and_vertical")
 
     def dataset(split: str) -> tf.data.Dataset:
@@ -74,7 +74,7 @@ def plainly(config: RunConfig, prepared: data.Data) -> list[float]:
 
 
 def bare_passes(config: RunConfig, prepared: data.Data) -> float:
-    """Seconds per picture of a forward pass on a batch in memory; the median of ten."""
+    """Seconds per image of a forward pass on a batch in memory; the median of ten."""
     devices, body = find_devices(), body_of(build_model(config))
     source = Pictures(config.image_shape)
     (batch,) = next(iter(source.evaluation(prepared.rows("train"), features.BATCH, Share())))
@@ -100,7 +100,7 @@ def compare(config: RunConfig) -> None:
     print("|---|---|")
     print(f"| the recipe through the bank, everything | {through_bank:.1f} |")
     print(f"| of which the head's epochs | {head:.1f} |")
-    print(f"| the same once more, from the bank that is there | {again:.1f} |")
+    print(f"| the same once more, from the existing bank | {again:.1f} |")
     print(f"| the recipe plainly, by Keras's fit | {plain:.1f} |")
     print(f"| bare forward passes, as many as the bank makes ({passes}) | {bare * passes:.1f} |")
     print(f"| four bare forward passes of every image ({4 * count}) | {bare * 4 * count:.1f} |")
@@ -120,7 +120,7 @@ def agree(config: RunConfig) -> None:
         bank = training.train(RunConfig(**settings)).history
         losses = {name: f"{(bank[name] - plain[name]).abs().max():.1e}" for name in ("loss", "val_loss")}
         print(
-            f"{len(bank)} epochs, features in {np.dtype(dtype)}: largest differences from pictures {losses}", flush=True
+            f"{len(bank)} epochs, features in {np.dtype(dtype)}: largest differences from images {losses}", flush=True
         )
     features.Bank.look_up = look_up
 

@@ -1,6 +1,6 @@
-"""How many trials a minute a study runs with the feature bank, and what a trial costs beside its epochs.
+"""How many trials per minute a study runs with the feature bank, and what a trial costs besides its epochs.
 
-The women are generated. The network is a frozen ResNet50V2 with random weights, because only time is measured. Pictures
+The women are generated. The network is a frozen ResNet50V2 with random weights, because only time is measured. Images
 have 224 pixels, and a trial has 35 epochs.
 
     python tests/bench/bench_tune.py --women 30 --trials 12
@@ -56,10 +56,10 @@ def report(plan: tuning.Plan, trials) -> None:
     done = done.assign(in_epochs=[run.history["seconds"].sum() for run in found])
     print(trials.groupby("state")["seconds"].describe()[["count", "mean", "min", "max"]].round(1).to_string())
     columns = ["seconds", "training", "in_epochs", "epochs"]
-    print(f"the first trial, which makes the feature bank:\n{done[columns].head(1).round(1).to_string()}")
+    print(f"the first trial, which computes the feature bank:\n{done[columns].head(1).round(1).to_string()}")
     later = done[done["trial"] > 0]
     print(f"the others, medians:\n{later[columns].median().round(1).to_string()}")
-    print(f"{60 / trials['seconds'][1:].mean():.1f} trials a minute, {len(trials)} in all")
+    print(f"{60 / trials['seconds'][1:].mean():.1f} trials per minute, {len(trials)} in all")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python tests/bench/count_lines.py [folder of another version of rsna_nb]
 
-Setting-help texts in config.py count as documentation too: the lines of its `description=` arguments are left out.
+Setting-help texts in config.py count as documentation too: the lines of its `description=` arguments are not counted.
 """
 
 import ast

@@ -26,7 +26,7 @@ FEWEST_WORDS = 3  # shorter strings are names and keys, not prose
 
 @dataclass(frozen=True)
 class Place:
-    """One piece of prose and where it stands."""
+    """One piece of prose and its place."""
 
     where: str
     kind: str
@@ -59,7 +59,7 @@ def strings(node: ast.AST, kind: str = "text") -> Iterator[tuple[ast.expr, str]]
 
 
 def comments(source: str) -> Iterator[tuple[int, str]]:
-    """(first line, text) of every comment; one behind code with its line, successive lines of comments as one."""
+    """(first line, text) of every comment; one after code with its line, successive lines of comments as one."""
     tokens = [token for token in tokenize.generate_tokens(io.StringIO(source).readline) if is_comment(token)]
     blocks: list[tuple[int, list[str]]] = []
     for token in tokens:

@@ -56,8 +56,8 @@ class Outcome:
 
     @property
     def is_unexplained(self) -> bool:
-        """Whether the error is an unforeseen Python exception, which tells a user nothing."""
-        return self.kind == "error" and "unforeseen" in self.detail
+        """Whether the error is an unexpected Python exception, which tells a user nothing."""
+        return self.kind == "error" and "unexpected error" in self.detail
 
 
 SIZES = (64, 64, (48, 96), 256, 512)
