@@ -120,7 +120,7 @@ def test_another_store_is_refused(stopped):
     path = stopped.path / "config" / "environment.json"
     environment = json.loads(path.read_text())
     path.write_text(json.dumps(environment | {"store_fingerprint": "0" * 64}))
-    with pytest.raises(RunError, match="the store of pictures has changed since it began"):
+    with pytest.raises(RunError, match="the store of prepared images has changed since it began"):
         resumed(stopped)
 
 

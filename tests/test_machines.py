@@ -1,4 +1,4 @@
-"""Several machines that train one run: processes on 127.0.0.1 that TF_CONFIG names."""
+"""Several computers that train one run: processes on 127.0.0.1 that TF_CONFIG names."""
 
 import contextlib
 import json
@@ -38,7 +38,7 @@ SETTINGS = SMALL | {
     "early_stopping_patience": 0,
 }
 LONGEST = 300  # seconds for a run; a tenth of it on two idle cores
-SOON = 120  # seconds for a machine to notice that another is lost
+SOON = 120  # seconds for a computer to notice that another is lost
 
 
 @dataclass
@@ -82,7 +82,7 @@ def free_ports(count: int) -> list[int]:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """Starts connected machines, one for each command; all end with the tests."""
+    """Starts connected computers, one for each command; all end with the tests."""
     started = []
 
     def start(folder: Path, *commands: Sequence[object], tasks: Sequence[str] = ("worker", "worker")) -> list[Machine]:
@@ -113,17 +113,17 @@ def cluster() -> Iterator[Cluster]:
 
 
 def papermill(*arguments: object) -> list[list[object]]:
-    """Commands that run the notebook on two machines, with an output file each."""
+    """Commands that run the notebook on two computers, with an output file each."""
     return [["-m", "papermill", TRAIN, f"{n}.ipynb", *arguments, "--no-progress-bar"] for n in range(2)]
 
 
 def script(settings: dict) -> list[object]:
-    """The command that trains without a notebook, on one device of a machine."""
+    """The command that trains without a notebook, on one device of a computer."""
     return [KILLED, 1, json.dumps(settings)]
 
 
 def on_two_devices(settings: dict) -> subprocess.CompletedProcess:
-    """Train on one machine with two devices."""
+    """Train on one computer with two devices."""
     command = [sys.executable, KILLED, "2", json.dumps(settings)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
@@ -174,7 +174,7 @@ def given(settings: dict, tmp_path_factory: pytest.TempPathFactory) -> list[obje
 
 @pytest.fixture(scope="module")
 def two_machines(cluster: Cluster, settings: dict, given: list, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of two machines that trained through papermill, with the store and runs_dir of `settings`."""
+    """The folder of two computers that trained through papermill, with the store and runs_dir of `settings`."""
     folder = tmp_path_factory.mktemp("two_machines")
     machines = cluster(folder, *papermill(*given))
     codes = [machine.end() for machine in machines]
@@ -184,7 +184,7 @@ def two_machines(cluster: Cluster, settings: dict, given: list, tmp_path_factory
 
 @pytest.fixture(scope="module")
 def whole(two_machines: Path, settings: dict) -> runs.Run:
-    """The run of the two machines, which nothing interrupted."""
+    """The run of the two computers, which nothing interrupted."""
     (run,) = runs.list_runs(settings["runs_dir"])
     return run
 
@@ -209,7 +209,7 @@ def test_no_file_is_damaged_or_partial(whole, settings):
     for path in files:
         READERS[path.suffix](path)
     assert {path.suffix for path in files} == set(READERS)
-    assert sum(path.suffix == ".npz" for path in files) == 3, "the bank has a block from each machine; the run a state"
+    assert sum(path.suffix == ".npz" for path in files) == 3, "the bank has a block from each computer; the run a state"
     assert_nothing_left_over(*folders)
 
 
@@ -244,7 +244,7 @@ def test_two_machines_train_as_two_devices_of_one_machine(whole, settings, tmp_p
 
 @dataclass
 class Interrupted:
-    """A run that lost a machine twice and was then trained to its end, and the other machines."""
+    """A run that lost a computer twice and was then trained to its end, and the other computers."""
 
     run: runs.Run
     survivors: dict[str, Machine]
@@ -254,9 +254,9 @@ class Interrupted:
 
 @pytest.fixture(scope="module")
 def interrupted(whole, settings, cluster, given, tmp_path_factory) -> Interrupted:
-    """The second machine is lost while the head trains; after a resumption the chief is lost in fine-tuning.
+    """The second computer is lost while the head trains; after a resumption the chief is lost in fine-tuning.
 
-    Two devices of one machine go on to the end.
+    Two devices of one computer continue to the end.
     """
     folder = tmp_path_factory.mktemp("interrupted")
     runs_dir = folder / "runs"
@@ -276,7 +276,7 @@ def interrupted(whole, settings, cluster, given, tmp_path_factory) -> Interrupte
     survivors["the chief"] = other
 
     assert SETTINGS["epochs"] < len(run.history) < len(whole.history)
-    (run.path / "checkpoints" / ".state.npz.12345678.part").write_bytes(b"what a machine lost in a save leaves")
+    (run.path / "checkpoints" / ".state.npz.12345678.part").write_bytes(b"what a computer lost in a save leaves")
     return Interrupted(run, survivors, codes, on_two_devices(resumed))
 
 
@@ -285,8 +285,8 @@ def test_a_lost_machine_ends_the_other_with_an_error_that_says_what_to_do(interr
     said = interrupted.survivors[lost].said
     assert interrupted.codes[lost] == 1, said[-3000:]
     last = said.strip().splitlines()[-1].lower()
-    assert "distributionerror: another machine of tf_config was lost" in last
-    assert "start all machines again, with resume set to" in last
+    assert "distributionerror: another computer of tf_config was lost" in last
+    assert "start all computers again, with resume set to" in last
 
 
 def test_the_log_of_the_run_says_why_the_chief_stopped(interrupted):
@@ -309,7 +309,7 @@ def test_an_error_on_the_chief_stops_the_other_machine(settings, generated, clus
     assert chief.end() == 1
     assert "MetadataError" in chief.said.strip().splitlines()[-1]
     assert other.end(SOON) == 1
-    assert "DistributionError: another machine of TF_CONFIG was lost" in other.said.strip().splitlines()[-1]
+    assert "DistributionError: another computer of TF_CONFIG was lost" in other.said.strip().splitlines()[-1]
     (run,) = runs.list_runs(tmp_path / "runs")
     assert "stopped: MetadataError" in run.file("logs/train.log").read_text().strip().splitlines()[-1]
 
@@ -320,7 +320,7 @@ import tensorflow as tf
 from tensorflow.python.distribute import collective_all_reduce_strategy as strategies
 from rsna_nb.training.distribution import find_devices
 
-if sys.argv[1] == "2":  # TensorFlow takes all GPUs of a machine, but of CPUs only one
+if sys.argv[1] == "2":  # TensorFlow takes all GPUs of a computer, but of CPUs only one
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
     names = "{}/device:CPU:0", "{}/device:CPU:1"

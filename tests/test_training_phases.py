@@ -1,4 +1,4 @@
-"""The head alone, on a bank or on pictures, fine-tuning after it, and networks of one's own."""
+"""The head alone, on a bank or on images, fine-tuning after it, and networks of one's own."""
 
 import keras
 import numpy as np

@@ -1,4 +1,4 @@
-"""Training that ends early, or goes on with less memory: what is kept, and what is said."""
+"""Training that ends early, or continues with less memory: what is kept and logged."""
 
 import os
 import signal
@@ -61,7 +61,7 @@ def hungry(most: int):
 
 @pytest.fixture
 def plain(frozen_settings, tmp_path) -> dict:
-    """Without a bank, so that pictures go through the network in training."""
+    """Without a bank, so that images go through the network in training."""
     return frozen_settings | {"feature_bank": False, "runs_dir": str(tmp_path), "dropout": 0.0, "epochs": 2}
 
 
@@ -93,7 +93,7 @@ def test_out_of_memory_in_a_later_epoch_keeps_those_before(plain, monkeypatch):
 
     monkeypatch.setattr(callbacks.StopAtNaN, "on_train_batch_end", once)
     less = train(RunConfig(**plain))
-    assert "going on from epoch 2 with 2 microbatches of 4" in less.file("logs/train.log").read_text()
+    assert "continuing from epoch 2 with 2 microbatches of 4" in less.file("logs/train.log").read_text()
     for name in ("epoch", "loss", "val_loss", "val_auc"):
         np.testing.assert_allclose(less.history[name], whole.history[name], atol=1e-5, err_msg=name)
 
@@ -163,5 +163,5 @@ def test_the_default_batch_is_lowered_for_few_images_and_any_other_is_used_as_it
     assert "lowered from its default 256 to 8" in log
     assert default.config.batch_size_per_gpu == 256, "a resumed run takes its batch from the state"
     log = given.file("logs/train.log").read_text()
-    assert "the global batch is cut to the training images there are" in log
-    assert "WARNING only 1 steps an epoch" in log
+    assert "the global batch is limited to the" in log
+    assert "WARNING only 1 steps per epoch" in log
