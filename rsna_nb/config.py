@@ -66,8 +66,8 @@ class RunConfig(
 ):
     """The settings of a training run: immutable, and validated when the object is made.
 
-    Values may also be NumPy numbers, paths, and the text that papermill passes where its meaning is clear: "true" for
-    a bool, "1e-3" for a float, "[1024, 512]" for a size.
+    Values may also be NumPy numbers, paths, and text from papermill whose meaning is clear: "true" for a bool,
+    "1e-3" for a float, "[1024, 512]" for a size.
 
     Raises
     ------
@@ -396,7 +396,7 @@ def settings_table() -> str:
 
 
 def _as_kind(value: Any, kind: type, is_size: bool = False) -> Any:
-    """`value` as `kind` where its meaning is clear; anything else is returned as it is."""
+    """Convert `value` to `kind` if its meaning is clear; otherwise return it unchanged."""
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
     if is_size and isinstance(value, tuple):
@@ -430,7 +430,7 @@ def _unknown(name: str, own: Iterable[str] = ()) -> str:
 
 
 def _unknown_backbone(name: Any) -> str | None:
-    """What is wrong with a backbone's name, if anything; one that a user has registered is known as well.
+    """The fault of a backbone's name, or None; names that a user has registered are known too.
 
     Called for notebooks only. The settings of an old run may name a network that this process has not registered.
     """

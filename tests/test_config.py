@@ -68,7 +68,7 @@ def test_all_faults_are_named_at_once_a_line_each():
 
 
 def test_what_papermill_passes_as_text_is_understood():
-    config = RunConfig.from_dict({"freeze_backbone": "true", "img_size": "[1024, 512]", "learning_rate": "1e-3"})
+    config = RunConfig(freeze_backbone="true", img_size="[1024, 512]", learning_rate="1e-3")
     assert (config.freeze_backbone, config.img_size, config.learning_rate) == (True, [1024, 512], 0.001)
     assert RunConfig(learning_rate=1).learning_rate == 1.0
 
@@ -85,7 +85,7 @@ def test_numpy_numbers_and_paths_are_taken(tmp_path):
 def test_papermill_gives_a_written_file_back_as_it_was(tmp_path):
     config = RunConfig(learning_rate=5e-5, weights="none", freeze_backbone=False, img_size=[64, 32])
     config.to_json(tmp_path / "config.json")
-    assert RunConfig.from_dict(read_yaml_file(str(tmp_path / "config.json"))) == config
+    assert RunConfig(**read_yaml_file(str(tmp_path / "config.json"))) == config
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,7 @@ def test_evaluation_keeps_the_order_and_fills_up_with_the_first_picture(rows):
     np.testing.assert_array_equal(np.concatenate(found)[..., 0], stored(rows)[[*range(11), 0]])
 
 
-def test_evaluation_on_two_machines_of_two_devices_has_all_rows_in_order(rows):
+def test_evaluation_on_two_computers_of_two_devices_has_all_rows_in_order(rows):
     shares = [Share(worker, 2, 4) for worker in (0, 1)]
     found = [[pictures for (pictures,) in PICTURES.evaluation(rows, 2, share).as_numpy_iterator()] for share in shares]
     assert [[len(batch) for batch in of_machine] for of_machine in found] == [[4, 4], [4, 4]]

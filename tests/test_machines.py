@@ -189,7 +189,7 @@ def whole(two_machines: Path, settings: dict) -> runs.Run:
     return run
 
 
-def test_two_machines_make_one_complete_run_folder(whole, two_machines, settings):
+def test_two_computers_make_one_complete_run_folder(whole, two_computers, settings):
     assert whole.metrics["epochs"] == SETTINGS["epochs"] + SETTINGS["fine_tune_epochs"]
     assert set(whole.metrics) >= {"validation", "test"}
     environment = json.loads(whole.file("config/environment.json").read_text())
@@ -233,7 +233,7 @@ def assert_same_run(run: runs.Run, other: runs.Run) -> None:
         np.testing.assert_allclose(ours[name], theirs[name], rtol=0, atol=1e-5, err_msg=name)
 
 
-def test_two_machines_train_as_two_devices_of_one_machine(whole, settings, tmp_path):
+def test_two_computers_train_as_two_devices_of_one_computer(whole, settings, tmp_path):
     answer = on_two_devices(settings | {"runs_dir": str(tmp_path)})
     assert answer.returncode == 0, answer.stderr[-3000:]
     (run,) = runs.list_runs(tmp_path)
@@ -281,7 +281,7 @@ def interrupted(whole, settings, cluster, given, tmp_path_factory) -> Interrupte
 
 
 @pytest.mark.parametrize("lost", ["the second", "the chief"])
-def test_a_lost_machine_ends_the_other_with_an_error_that_says_what_to_do(interrupted, lost):
+def test_a_lost_computer_ends_the_other_with_an_error_that_says_what_to_do(interrupted, lost):
     said = interrupted.survivors[lost].said
     assert interrupted.codes[lost] == 1, said[-3000:]
     last = said.strip().splitlines()[-1].lower()
@@ -295,13 +295,13 @@ def test_the_log_of_the_run_says_why_the_chief_stopped(interrupted):
     assert [line.split(":")[:2] for line in stopped] == [["stopped", " DistributionError"]]
 
 
-def test_a_run_that_lost_machines_can_be_resumed_to_the_same_result(interrupted, whole):
+def test_a_run_that_lost_computers_can_be_resumed_to_the_same_result(interrupted, whole):
     assert interrupted.finished.returncode == 0, interrupted.finished.stderr[-3000:]
     assert_same_run(interrupted.run, whole)
     assert_nothing_left_over(interrupted.run.path)
 
 
-def test_an_error_on_the_chief_stops_the_other_machine(settings, generated, cluster, tmp_path):
+def test_an_error_on_the_chief_stops_the_other_computer(settings, generated, cluster, tmp_path):
     damaged = shutil.copytree(generated, tmp_path / "damaged")
     pd.read_csv(damaged / "train.csv").drop(columns="cancer").to_csv(damaged / "train.csv", index=False)
     settings = settings | {"runs_dir": str(tmp_path / "runs")}
@@ -331,7 +331,7 @@ find_devices().wait()
 """
 
 
-def test_machines_with_different_numbers_of_devices_are_refused(cluster, tmp_path):
+def test_computers_with_different_numbers_of_devices_are_refused(cluster, tmp_path):
     for machine in cluster(tmp_path, ["-c", UNEQUAL, 2], ["-c", UNEQUAL, 1]):
         assert machine.end() == 1
         assert "DistributionError" in machine.said.strip().splitlines()[-1], machine.said[-3000:]
