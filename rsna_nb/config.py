@@ -313,9 +313,9 @@ class RunConfig(
         Raises
         ------
         ConfigError
-            If there is no such run, or another setting in `given` is not the run's own.
+            If there is no such run, or another setting in `given` differs from the run's.
         """
-        # Only these two: the defaults of all other settings are not the run's.
+        # Only these two, because the run may have other values than the defaults of the rest.
         asked = cls(**{name: given[name] for name in ("resume", "runs_dir") if name in given})
         path = resolve(asked.runs_dir) / asked.resume / "config" / "config.json"
         if not path.is_file():
