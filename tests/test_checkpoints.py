@@ -85,7 +85,7 @@ def stopped_once(recipe, tmp_path_factory) -> runs.Run:
 
 @pytest.fixture
 def stopped(stopped_once, tmp_path) -> runs.Run:
-    """A copy in a folder of the test's own; its settings still name the first folder."""
+    """A copy in the test's own folder; its settings still name the first folder."""
     return runs.Run(shutil.copytree(stopped_once.path, tmp_path / "runs" / stopped_once.id))
 
 

@@ -109,7 +109,7 @@ def test_a_wrong_file_is_named_on_each_line(tmp_path, content, words):
 
 
 def test_a_file_with_a_byte_order_mark_is_read(tmp_path):
-    """Editors on Windows write one."""
+    """Editors on Windows write a byte-order mark."""
     path = tmp_path / "config.json"
     path.write_text('{"epochs": 3}', encoding="utf-8-sig")
     assert RunConfig.from_json(path).epochs == 3
@@ -257,7 +257,7 @@ def test_cells_can_be_run_again_in_any_order():
     assert RunConfig.from_notebook(namespace, "settings") == config  # the cell that reads, alone
     exec("dropout = 0.3", namespace)
     assert RunConfig.from_notebook(namespace, "settings") == config.replace(dropout=0.3)
-    exec(CELL, namespace)  # the whole notebook from its top: lines that are gone count no more
+    exec(CELL, namespace)  # the whole notebook again: deleted lines no longer count
     assert RunConfig.from_notebook(namespace, "settings") == RunConfig()
 
 
@@ -307,7 +307,7 @@ def test_the_names_of_backbones_are_those_of_the_registry_and_a_registered_one_i
     assert tuple(BACKBONES) == BACKBONE_NAMES
     path = tmp_path / "config.json"
     path.write_text('{"backbone": "mine"}')
-    assert RunConfig.from_json(path).backbone == "mine"  # of a run that another process made
+    assert RunConfig.from_json(path).backbone == "mine"  # from a run of another process
     namespace = notebook("backbone = 'mine'")
     with pytest.raises(ConfigError, match="backbone mine"):
         RunConfig.from_notebook(namespace, "settings")

@@ -73,7 +73,7 @@ def pooled(config) -> keras.Model:
 
 
 def prepared(config: RunConfig, folder: Path) -> Data:
-    """The prepared data with a bank of their own in `folder`; the images are those of all tests."""
+    """The prepared data with their own bank in `folder`; all tests share the images."""
     data = prepare(config, *split_table(config))
     return Data(data.table, data.ledger, folder / "store")
 
@@ -236,7 +236,7 @@ def test_an_image_that_was_prepared_again_is_recomputed(config, copied, pooled, 
     bank(config, again, pooled)
     assert needed(log.messages) == [VARIANTS]
     assert bank(config, again, pooled)[1] == []
-    assert bank(config, copied, pooled)[1] == []  # what was before is found too
+    assert bank(config, copied, pooled)[1] == []  # the earlier features are still found
 
 
 def test_the_time_of_preparation_changes_nothing(config, copied, pooled):

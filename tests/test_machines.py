@@ -166,7 +166,7 @@ def settings(generated: Path, small_weights: str, tmp_path_factory: pytest.TempP
 
 @pytest.fixture(scope="module")
 def given(settings: dict, tmp_path_factory: pytest.TempPathFactory) -> list[object]:
-    """Arguments with which papermill takes the settings."""
+    """Arguments of papermill for the settings."""
     path = tmp_path_factory.mktemp("settings") / "settings.json"
     path.write_text(json.dumps(settings))
     return ["-f", path]

@@ -193,7 +193,7 @@ def test_a_share_knows_the_devices_of_its_computer():
         (255, 1, 4, 10, 8),
         (2, 64, 3, 10, 9),
         (255, 1, 10, 10, 10),
-        (256, 1, 1, 2560, 256),  # the default, of 10 steps
+        (256, 1, 1, 2560, 256),  # the default, with 10 steps
         (256, 1, 1, 2559, 128),
         (256, 1, 2, 2560, 256),
         (256, 2, 1, 2560, 256),

@@ -1,4 +1,4 @@
-"""Two devices of one computer make the run of one device."""
+"""Two devices of one computer give the same run as one device."""
 
 import json
 import subprocess

@@ -27,7 +27,7 @@ COMPILING = Devices(("/device:GPU:0",))  # its name alone makes XLA compile, on 
 GREY = np.random.default_rng(0).integers(0, 256, (IMAGES, SIDE, SIDE, 1), np.uint8)
 VARIANTS = np.arange(IMAGES) % 4
 LABELS = np.array([0, 1, 1, 0, 0, 1, 0, 0], np.float32)[:, np.newaxis]
-WEIGHTS = np.array([0.5, 2, 2, 0.5, 0.5, 1, 0.5, 1], np.float32)[:, np.newaxis]  # of mean 1
+WEIGHTS = np.array([0.5, 2, 2, 0.5, 0.5, 1, 0.5, 1], np.float32)[:, np.newaxis]  # with mean 1
 SCORES = np.array([0.001, 0.01, 0.2, 0.4, 0.5, 0.7, 0.95, 0.999], np.float32)[:, np.newaxis]
 
 
@@ -348,7 +348,7 @@ def test_an_unknown_layer_is_refused_and_the_known_ones_are_named():
         open_backbone(model, "conv5")
     for name in ("stage_0_conv", "stage_2_same_bn", "stage_3_down_conv"):
         assert name in str(caught.value)
-    assert "relu" not in str(caught.value)  # it has nothing to learn
+    assert "relu" not in str(caught.value)  # it has no weights
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

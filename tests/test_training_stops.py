@@ -47,7 +47,7 @@ def hungry(most: int):
     def to_network(self, pictures, *variants):
         def check(images: int) -> int:
             if images > most:
-                raise MemoryError  # which TensorFlow makes a ResourceExhaustedError
+                raise MemoryError  # TensorFlow turns it into a ResourceExhaustedError
             return images
 
         if variants:  # in training

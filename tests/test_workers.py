@@ -1,4 +1,4 @@
-"""Whatever a task does to its process costs that task."""
+"""A task that crashes or blocks its process loses only its own result."""
 
 import multiprocessing
 import os
@@ -97,7 +97,7 @@ def processes_with(variable: str) -> list[str]:
         try:
             if variable.encode() in environ.read_bytes().split(b"\0"):
                 found.append(environ.parent.name)
-        except OSError:  # it has ended, or is somebody else's
+        except OSError:  # it has ended, or belongs to another user
             continue
     return found
 
@@ -120,7 +120,7 @@ def test_an_error_names_the_guard_that_a_script_lacks(tmp_path):
 
 
 def test_without_the_module_resource_there_are_no_limits_and_that_is_logged_once():
-    """Windows has neither `resource` nor `fcntl`: settings can be read and files prepared all the same."""
+    """Windows has neither `resource` nor `fcntl`: settings can still be read and files prepared."""
     code = """if __name__ == '__main__':
         import logging, sys
         sys.modules['resource'] = None
