@@ -1,7 +1,7 @@
 """Every setting of a run, validated before anything else starts.
 
 `RunConfig` is a pydantic model: one field for each setting, with its type, its range, its default and its help text.
-The parameters cell of notebooks/03_train.ipynb holds one line for each field; a test keeps the two equal.
+The parameters cell of notebooks/03_train.ipynb has one line for each field; a test keeps the two equal.
 """
 
 import contextlib
@@ -18,8 +18,8 @@ from pydantic import BaseModel, Field, PlainValidator, ValidationError, Validati
 from rsna_nb.notebook import Markdown, Parameters
 from rsna_nb.system import write_whole
 
-# The names in rsna_nb.backbones.BACKBONES. They stand here too because importing that module starts TensorFlow, which
-# takes seconds, and a misspelt name should be an error at once. A test keeps the two equal.
+# The names in rsna_nb.backbones.BACKBONES, repeated here because importing that module starts TensorFlow, which takes
+# seconds, and a misspelt name should be an error at once. A test keeps the two lists equal.
 BACKBONE_NAMES = tuple(
     "small inceptionresnetv2 inceptionv3 mobilenet mobilenetv2 nasnetlarge nasnetmobile resnet50v2 resnet101v2 "
     "resnet152v2 xception densenet121 densenet169 densenet201 resnet50 resnet101 resnet152 vgg16 vgg19 convnexttiny "
@@ -32,14 +32,14 @@ BACKBONE_NAMES = tuple(
 
 
 _SETTINGS_TOO_LATE = (
-    "settings was set after the parameters cell had read it, so that its file would be ignored: name the file in the "
-    "cell itself, or give it to papermill with -f instead of -p settings"
+    "settings was set after the parameters cell had read it, so its file would be ignored: name the file in the cell "
+    "itself, or give it to papermill with -f instead of -p settings"
 )
-_OF_YOUR_OWN = "; begin the name of a variable of your own with an underscore, or set it below the cell that reads"
+_OF_YOUR_OWN = "; if it is your own variable, begin its name with an underscore or set it after from_notebook"
 
 
 class ConfigError(ValueError):
-    """One or more settings are unknown, of the wrong type or out of range.
+    """One or more settings are unknown, of the wrong type or out of range, or contradict each other.
 
     The message has one line for each fault, which names the setting; `args` holds the lines.
     """
@@ -51,7 +51,7 @@ class ConfigError(ValueError):
 def _image_size(value: Any) -> int | list[int]:
     sides = value if isinstance(value, list) else [value, value]
     if len(sides) != 2 or not all(type(side) is int and side >= 32 and side % 32 == 0 for side in sides):
-        raise ValueError("must be a multiple of 32, or [height, width] of such")
+        raise ValueError("must be a multiple of 32, or [height, width], both multiples of 32")
     return value
 
 
@@ -66,8 +66,8 @@ class RunConfig(
 ):
     """The settings of a training run: immutable, and validated when the object is made.
 
-    Values may also be NumPy numbers, paths, and the text that papermill passes where its meaning is clear: "true" for
-    a bool, "1e-3" for a float, "[1024, 512]" for a size.
+    Values may also be NumPy numbers, paths, and text from papermill whose meaning is clear: "true" for a bool,
+    "1e-3" for a float, "[1024, 512]" for a size.
 
     Raises
     ------
@@ -90,7 +90,7 @@ class RunConfig(
     data_dir: str = ""
     """folder with train.csv and train_images; "" generates the demo set (on Kaggle: the mounted data)"""
     store_dir: str = "data/prepared"
-    """folder of the prepared pictures"""
+    """folder of the prepared images"""
     runs_dir: str = "runs"
     """folder of the run folders"""
     run_name: str = ""
@@ -98,11 +98,11 @@ class RunConfig(
     resume: str = ""
     """id of a stopped run to continue with its own settings"""
     mixed_breasts: Literal["error", "any_positive"] = "error"
-    """labels of one breast disagree: "error" stops, "any_positive" makes all of them positive"""
+    """if a breast's labels disagree: "error" stops, "any_positive" labels the breast positive"""
     limit_patients: int = Field(0, ge=0)
     """use about this many women and keep the share with cancer; 0 uses all"""
     img_size: Annotated[int | list[int], PlainValidator(_image_size)] = 512
-    """picture size in pixels: 512, 1024, another multiple of 32, or [height, width]"""
+    """image size in pixels: 512, 1024, another multiple of 32, or [height, width]"""
     # Network
     backbone: str = "resnet50v2"
     """a name in rsna_nb.backbones.BACKBONES"""
@@ -115,7 +115,7 @@ class RunConfig(
     fine_tune_epochs: int = Field(0, ge=0)
     """epochs that train the backbone too, after those of the head; 0 disables fine-tuning"""
     fine_tune_from: str = ""
-    """fine-tune from the first layer whose name contains this, as "conv5"; "" for all layers"""
+    """fine-tune from the first layer whose name contains this, such as "conv5"; "" for all layers"""
     fine_tune_learning_rate: float = Field(1e-5, ge=1e-12, lt=10)
     """initial learning rate of Adam in fine-tuning"""
     pooling: Literal["avg", "max"] = "avg"
@@ -126,7 +126,7 @@ class RunConfig(
     augmentation: Literal["none", "flips", "strong"] = "flips"
     """one of "none", "flips", "strong" (flip, rotate, scale, shift, change exposure, erase)"""
     imbalance: Literal["none", "class_weight", "balanced_batches", "focal"] = "class_weight"
-    """for rare positives (one of "none", "class_weight", "balanced_batches", "focal")"""
+    """treatment of class imbalance ("none", "class_weight", "balanced_batches" or "focal")"""
     positive_fraction: float = Field(0.125, ge=0.001, lt=1)
     """fraction of positive images in a balanced batch, at least one image"""
     positive_label: float = Field(1.0, ge=0.8, le=1)
@@ -149,18 +149,18 @@ class RunConfig(
     clip_norm: float = Field(0.0, ge=0)
     """clip gradients to this global norm; 0 disables clipping"""
     ema: float = Field(0.0, ge=0, lt=1)
-    """momentum of averaged weights (EMA), which are then evaluated and saved, as 0.999; 0 disables it"""
+    """momentum of averaged weights (EMA), which are then evaluated and saved, such as 0.999; 0 disables it"""
     # Split
     val_fraction: float = Field(0.2, ge=0.01, lt=0.9)
-    """fraction of women for validation, unless fold or leave_out chooses them"""
+    """fraction of women for validation, unless fold or leave_out is set"""
     test_fraction: float = Field(0.0, ge=0, lt=0.9)
     """fraction of women held out: unseen by training and by the choice of an epoch"""
     fold: int = Field(-1, ge=-1)
-    """-1: a single hold-out; 0 to n_folds - 1: the fold that validates"""
+    """-1: a single hold-out; 0 to n_folds - 1: the validation fold"""
     n_folds: int = Field(5, ge=2)
     """number of folds of women"""
     leave_out: str = ""
-    """the site or machine that validates: its column, an equals sign, its value; "" for none"""
+    """validation site or machine as column=value, such as machine_id=49; "" for none"""
     # Choice of the epoch, and early stopping
     monitor: Literal["val_loss", "val_auc", "val_pf1"] = "val_loss"
     """metric that chooses the best epoch ("val_loss", "val_auc" or "val_pf1")"""
@@ -172,7 +172,7 @@ class RunConfig(
     """epochs without improvement before training stops; 0: never"""
     # Computing
     mixed_precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """number format ("float32", "bfloat16", "float16"); "auto": bfloat16 where the GPU has it"""
+    """compute precision (float32, bfloat16, float16); "auto": bfloat16 if all GPUs support it"""
     seed: int = Field(42, ge=0, lt=2**31)
     """seeds shuffling, augmentation and weight initialisation"""
     split_seed: int = Field(42, ge=0, lt=2**31)
@@ -190,12 +190,12 @@ class RunConfig(
     @field_validator("*", mode="before")
     @classmethod
     def _from_text(cls, value: Any, info: ValidationInfo) -> Any:
-        """Undo what papermill, YAML and NumPy do to a value. A value of a wrong type stays, for pydantic to refuse."""
+        """Convert values from papermill, YAML and NumPy; others stay as they are and are checked by pydantic."""
         return _as_kind(value, type(DEFAULTS[info.field_name or ""]), info.field_name == "img_size")
 
-    # What annotations cannot say. A field is checked after those above it, so a rule about two settings stands at the
-    # lower one. A validator of the whole model would not do: pydantic runs it only once every field is right, and all
-    # faults should be named together. A setting that is itself wrong is missing from `info.data`.
+    # Rules that annotations cannot express. A field is checked after those above it, so a rule about two settings
+    # belongs to the lower one. A validator of the whole model would not do: pydantic runs it only once every field is
+    # right, and all faults should be named together. A setting that is itself wrong is missing from `info.data`.
     @field_validator("*")
     @classmethod
     def _is_allowed(cls, value: Any, info: ValidationInfo) -> Any:
@@ -205,25 +205,20 @@ class RunConfig(
             case "run_name" if not is_folder_name(value):
                 raise ValueError("must be letters, digits, - _ . and must not begin with a dot")
             case "freeze_backbone" if value and others["weights"] == "none":
-                raise ValueError('must be false where weights are "none": the head would learn from random features')
+                raise ValueError('must be false if weights is "none": the head would learn from random features')
             case "fine_tune_epochs" if value and not others["freeze_backbone"]:
-                raise ValueError("must be 0 where freeze_backbone is false: the backbone learns from the start")
+                raise ValueError("must be 0 if freeze_backbone is false: the backbone is trained from the start")
             case "warmup_epochs" if value and value >= epochs:
                 raise ValueError(f"must be fewer than epochs and fine_tune_epochs, so fewer than {epochs}")
             case "test_fraction" if others["val_fraction"] + value >= 1:
-                raise ValueError(f"must leave women to train on beside val_fraction {others['val_fraction']}")
+                raise ValueError(f"must be less than 1 - val_fraction ({1 - others['val_fraction']:g})")
             case "n_folds" if value <= others["fold"]:
                 raise ValueError(f"must be above fold {others['fold']}")
             case "leave_out" if value and not all(value.partition("=")):
-                raise ValueError('must be empty, or a column and a value as "machine_id=49"')
+                raise ValueError('must be empty, or column=value, such as "machine_id=49"')
             case "leave_out" if value and others["fold"] >= 0:
-                raise ValueError(f"must be empty where fold {others['fold']} says who validates")
+                raise ValueError(f"must be empty when fold is set (fold {others['fold']})")
         return value
-
-    @classmethod
-    def from_dict(cls, settings: Mapping[str, Any]) -> Self:
-        """The settings in a dictionary; those that are missing take their defaults. Raises `ConfigError`."""
-        return cls(**settings)
 
     @classmethod
     def from_json(cls, path: str | Path) -> Self:
@@ -245,7 +240,7 @@ class RunConfig(
     def begin_parameters(namespace: MutableMapping[str, Any]) -> None:
         """Begin the parameters cell of a notebook: forget what its last run in the same kernel left.
 
-        `namespace` is the notebook's `globals()`. Without this a line deleted from the cell would go on to count.
+        `namespace` is the notebook's `globals()`. Without this a line deleted from the cell would still count.
         """
         Parameters.begin(namespace, DEFAULTS)
 
@@ -268,7 +263,7 @@ class RunConfig(
 
     @classmethod
     def from_notebook(cls, namespace: MutableMapping[str, Any], *own: str) -> Self:
-        """The settings that the variables of a notebook hold.
+        """The settings in the variables of a notebook.
 
         A later line wins, as in Python: the lines of the parameters cell, the file that it names, and then what
         papermill's -f and -p or a person set below the cell.
@@ -276,12 +271,12 @@ class RunConfig(
         Parameters
         ----------
         namespace
-            The notebook's `globals()`. Where its parameters cell lies between `begin_parameters` and
+            The notebook's `globals()`. If its parameters cell lies between `begin_parameters` and
             `end_parameters`, a variable that was set since then and is neither a setting nor one of `own` counts as
             misspelt, unless its name begins with an underscore.
         own
-            Names of the notebook's own parameters. Each is given the type that it has in the parameters cell, since
-            papermill makes a number of an id of digits.
+            Names of the notebook's own parameters. Each is converted to the type that it has in the parameters cell,
+            since papermill reads an id of digits as a number.
 
         Returns
         -------
@@ -313,14 +308,14 @@ class RunConfig(
 
     @classmethod
     def resumed(cls, given: Mapping[str, Any]) -> Self:
-        """The settings of the run that `given` names as `resume`, in the folder that it names as `runs_dir`.
+        """The settings of the run `given["resume"]` in the folder `given["runs_dir"]`.
 
         Raises
         ------
         ConfigError
-            If there is no such run, or another setting in `given` is not the run's own.
+            If there is no such run, or another setting in `given` differs from the run's.
         """
-        # Only these two: the defaults of all other settings are not the run's.
+        # Only these two, because the run may have other values than the defaults of the rest.
         asked = cls(**{name: given[name] for name in ("resume", "runs_dir") if name in given})
         path = resolve(asked.runs_dir) / asked.resume / "config" / "config.json"
         if not path.is_file():
@@ -367,7 +362,7 @@ class RunConfig(
 
     @property
     def image_shape(self) -> tuple[int, int]:
-        """(height, width) of the prepared pictures in pixels."""
+        """(height, width) of the prepared images in pixels."""
         height, width = self.img_size if isinstance(self.img_size, list) else (self.img_size, self.img_size)
         return height, width
 
@@ -379,12 +374,12 @@ DEFAULTS: dict[str, Any] = {name: field.default for name, field in RunConfig.mod
 
 
 def is_folder_name(name: str) -> bool:
-    """Whether `name` is made of letters, digits, - _ . alone and does not begin with a dot."""
+    """Whether `name` has only letters, digits, - _ . and does not begin with a dot."""
     return all(character.isalnum() or character in "-_." for character in name) and not name.startswith(".")
 
 
 def resolve(folder: str | Path) -> Path:
-    """`folder` as an absolute path: inside a checkout from the project's root, elsewhere from the working folder.
+    """`folder` as an absolute path: relative to the project's root inside a checkout, else to the working folder.
 
     JupyterLab starts a notebook in notebooks/ and papermill in the shell's folder; both find the same data.
     """
@@ -405,7 +400,7 @@ def settings_table() -> str:
 
 
 def _as_kind(value: Any, kind: type, is_size: bool = False) -> Any:
-    """`value` as `kind` where its meaning is clear; anything else is returned as it is."""
+    """Convert `value` to `kind` if its meaning is clear; otherwise return it unchanged."""
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
     if is_size and isinstance(value, list | tuple):
@@ -415,7 +410,7 @@ def _as_kind(value: Any, kind: type, is_size: bool = False) -> Any:
     if not isinstance(value, str):
         return value
     with contextlib.suppress(ValueError):
-        if kind is float:  # YAML, and so papermill's -f, takes 1e-3 for text
+        if kind is float:  # YAML, and so papermill's -f, reads 1e-3 as text
             return float(value)
         if kind is bool or is_size:
             return json.loads(value.lower())
@@ -439,9 +434,9 @@ def _unknown(name: str, own: Iterable[str] = ()) -> str:
 
 
 def _unknown_backbone(name: Any) -> str | None:
-    """What is wrong with a backbone's name, if anything; one that a user has registered is known as well.
+    """The fault of a backbone's name, or None; names that a user has registered are known too.
 
-    Only a notebook asks. The settings of an old run may name a network that this process has not registered.
+    Called for notebooks only. The settings of an old run may name a network that this process has not registered.
     """
     registered = getattr(sys.modules.get("rsna_nb.backbones"), "BACKBONES", ())
     if not isinstance(name, str) or name in BACKBONE_NAMES or name in registered:
@@ -453,14 +448,14 @@ def _unknown_backbone(name: Any) -> str | None:
 def _faults_of_own(
     parameters: Parameters, namespace: MutableMapping[str, Any], values: Mapping[str, Any], own: Iterable[str]
 ) -> list[str]:
-    """Give a notebook's own parameters the types of its cell; return what is wrong with them, and misspelt names."""
+    """Convert a notebook's own parameters to the types of its cell; return their faults and the misspelt names."""
     faults = [_unknown(name, own) for name in values if name not in own and name not in DEFAULTS]
     faults = [fault + ("" if "(" in fault else _OF_YOUR_OWN) for fault in faults]
     if parameters.is_begun and not parameters.is_ended:
         faults.append("the parameters cell stopped before its end: run it again first")
     for name in own:
         kind = parameters.kind(name)
-        # papermill makes a number of an id of digits, and a whole number of 1.0 that is written as 1.
+        # papermill reads an id of digits as a number, and 1 as a whole number where the cell has 1.0.
         if kind and isinstance(values.get(name), bool | int | float | str | Path):  # else a later cell took the name
             value = _as_kind(values[name], kind)
             if type(value) is int and kind in (str, float):
@@ -489,10 +484,10 @@ def _read_settings(path: Path) -> dict[str, Any]:
 
 
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The pairs of a JSON object as a dictionary; json alone would keep the last of two equal names in silence."""
+    """The pairs of a JSON object as a dictionary; json alone would silently keep the last of two equal names."""
     names = [name for name, _ in pairs]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"{', '.join(twice)} stands there more than once")
+        raise ValueError(f"{', '.join(twice)} occurs more than once")
     return dict(pairs)
 
 

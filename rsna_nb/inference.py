@@ -42,8 +42,8 @@ def predict(run: Run, paths: Paths, batch_size: int = 16, flips: bool = False) -
     Returns
     -------
     pandas.DataFrame
-        A row for each file, in the order given: path, score (in 0-1; NaN where the file cannot be read) and error (the
-        reason why not, else "").
+        A row for each file, in the order given: path, score (in 0-1; NaN if the file cannot be read) and error (the
+        reason, else "").
 
     Raises
     ------
@@ -71,13 +71,13 @@ def predict_by_runs(runs: Sequence[Run], paths: Paths, batch_size: int = 16, fli
         raise ValueError(f'{folder} is a folder: name the files in it, as sorted(Path(folder).rglob("*.dcm")) does')
     df = pd.DataFrame({"path": files}, dtype=object).assign(**dict.fromkeys(ids, np.nan), error="")
     for shape in dict.fromkeys(run.config.image_shape for run in runs):
-        # Models of one image size are held together, so that each file is decoded once: decoding is what costs.
+        # All models of one image size are loaded together, so that each file is decoded once: decoding takes most time.
         models = {run.id: load_model(run) for run in runs if run.config.image_shape == shape}
         readings = tqdm(read_pictures(files, shape), "scoring", len(df), unit=" files", mininterval=1)
         images_read = _readable(readings, df)
         while batch := list(islice(images_read, batch_size)):
             rows, grey = zip(*batch, strict=True)
-            # The last batch is filled up to the size of the others: TensorFlow traces a model anew for each size.
+            # The last batch is filled up to the size of the others: TensorFlow traces a model again for each size.
             filled = [*grey, *grey[:1] * (min(batch_size, len(df)) - len(grey))]
             images = np.stack(filled)[..., np.newaxis].astype(np.float32) / 255  # 8 bits, as in training
             for name, model in models.items():
@@ -116,7 +116,7 @@ def score(model: keras.Model, images: np.ndarray, flips: bool = False) -> np.nda
 
 
 def _readable(readings: Iterable[tuple[int, np.ndarray | str]], df: pd.DataFrame) -> Iterator[tuple[int, np.ndarray]]:
-    """Pass on the files that could be read; the reason why another could not goes into its row of `df`."""
+    """Yield the files that could be read; for the others write the reason into their row of `df`."""
     for row, outcome in readings:
         if isinstance(outcome, str):
             df.loc[row, "error"] = outcome

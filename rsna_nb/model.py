@@ -1,4 +1,4 @@
-"""The detector: backbone, pooling and a sigmoid unit, from a grey image (height, width, 1) in 0-1 to one score."""
+"""The detector: backbone, pooling and a sigmoid unit, from a greyscale image (height, width, 1) in 0-1 to one score."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,11 +21,11 @@ def build_model(config: RunConfig, precision: str = "float32", synchronized: boo
     Parameters
     ----------
     config
-        Of the settings, backbone, weights, img_size, pooling, dropout, freeze_backbone and seed are used.
+        The settings; backbone, weights, img_size, pooling, dropout, freeze_backbone and seed are used.
     precision
         "float32", "bfloat16" or "float16": the compute type of all layers but the last, which is float32.
     synchronized
-        Whether batch normalisation pools its statistics over all replicas, where the backbone has the choice.
+        Whether batch normalisation pools its statistics over all replicas, if the backbone has this option.
 
     Returns
     -------
@@ -67,7 +67,7 @@ def head_of(model: keras.Model) -> keras.Model:
     """The detector's own layers from the pooled features to the score; training the head trains the detector."""
     features = keras.Input(model.get_layer("pooled").output.shape[1:], name="features")
     kept = model.get_layer("dropout")(features)
-    with dtype_policy(model.dtype_policy.name):  # `compile` scales the loss of float16 by it
+    with dtype_policy(model.dtype_policy.name):  # in float16 `compile` scales the loss by this policy
         return keras.Model(features, model.get_layer("cancer")(kept), name="head")
 
 
@@ -97,7 +97,7 @@ def layers_from(model: keras.Model, first: str) -> list[layers.Layer]:
 
 @contextmanager
 def dtype_policy(name: str) -> Iterator[None]:
-    """Build layers under a Keras dtype policy, such as "mixed_bfloat16", and put the former one back."""
+    """Build layers under a Keras dtype policy, such as "mixed_bfloat16", and restore the former policy."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(name)
     try:

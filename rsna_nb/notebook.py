@@ -1,4 +1,4 @@
-"""What a notebook needs of Python: text that it shows, a reason in the place of a figure, and its parameters."""
+"""What the notebooks share: Markdown output, the reason why a figure is not available, and parameters."""
 
 from collections.abc import Callable, Container, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
@@ -27,26 +27,26 @@ class Markdown:
 
 @dataclass(frozen=True)
 class Unavailable:
-    """What stands in the place of a figure that cannot be made: a sentence with the reason."""
+    """Returned instead of a figure or table that cannot be made; it gives the reason."""
 
     reason: str
 
     def __str__(self) -> str:
-        return f"left out: {self.reason}"
+        return f"not available: {self.reason}"
 
     def _repr_markdown_(self) -> str:
-        return f"*Left out: {self.reason}.*"
+        return f"*Not available: {self.reason}.*"
 
 
 def attempt(make: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    """Call `make`, and return `Unavailable` with the reason where it raises `UnavailableError`.
+    """Call `make`; if it raises `UnavailableError`, return `Unavailable` with the reason.
 
-    Where an argument is itself `Unavailable`, that is returned and `make` is not called.
+    If an argument is itself `Unavailable`, that is returned and `make` is not called.
 
     >>> def figure(rows):
     ...     raise UnavailableError("there are no rows")
     >>> print(attempt(figure, []))
-    left out: there are no rows
+    not available: there are no rows
     """
     for argument in arguments:
         if isinstance(argument, Unavailable):
@@ -80,7 +80,7 @@ class Parameters:
 
     @classmethod
     def of(cls, namespace: MutableMapping[str, Any]) -> "Parameters":
-        """The object in a notebook's globals, which is made where the notebook has not called `begin`."""
+        """The object in a notebook's globals; it is made if the notebook has not called `begin`."""
         return namespace.setdefault(_KEY, cls())
 
     @classmethod
@@ -109,7 +109,7 @@ class Parameters:
         self.after_cell, self.is_ended = self._new(namespace), True
 
     def read(self, namespace: MutableMapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-        """The variables since `begin`, by name; of a notebook that has not called it those that are settings.
+        """The variables since `begin`, by name; if it was not called, only those that are settings.
 
         Once they have been read without a fault, further names count only if they are settings: later cells define
         variables of their own, and the cell that reads may be run again.
@@ -125,11 +125,11 @@ class Parameters:
         return self.now
 
     def kind(self, name: str) -> type | None:
-        """The type that a variable has in the cell; None where the cell does not set it."""
+        """The type that a variable has in the cell; None if the cell does not set it."""
         return type(self.cell[name]) if name in self.cell else None
 
     def origin(self, name: str) -> str:
-        """Where the value that was read last came from, in words; "" where the notebook has no such variable."""
+        """Where the value that was read last came from, in words; "" if the notebook has no such variable."""
         if name not in self.now:
             return ""
         if not self.is_ended:
@@ -139,7 +139,7 @@ class Parameters:
         return str(self.file) if name in self.file_values else "the parameters cell"
 
     def is_given(self, name: str, default: Any) -> bool:
-        """Whether somebody chose the value, also where it is the default; a cell has a line for each setting."""
+        """Whether somebody chose the value, even if it equals the default; a cell has a line for each setting."""
         return not _same(self.now[name], default) or (
             self.is_ended and (name in self.file_values or self._is_later(name))
         )
@@ -163,8 +163,8 @@ class Parameters:
 
 def _plain(namespace: Mapping[str, Any], names: Container[str] = ()) -> dict[str, Any]:
     """The variables that may be parameters by their names and types, and those in `names` whatever they are now."""
-    # Not modules, functions, tables and figures, which a notebook has many of. Paths and NumPy numbers are values that
-    # people give settings.
+    # Modules, functions, tables and figures do not count: a notebook has many. Paths and NumPy numbers do, because
+    # people give them to settings.
     kinds = bool | int | float | str | list | tuple | dict | Path | np.generic | None
     return {
         name: value

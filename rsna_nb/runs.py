@@ -1,7 +1,7 @@
-"""The run folder: everything that a run was made from, and everything that it made.
+"""The run folder: what a run was trained from, and its results.
 
 config/config.json       every setting; papermill's -f repeats the run with it
-config/environment.json  package versions, devices, commit, command, fingerprints of the table and of the store
+config/environment.json  package versions, devices, commit, command, fingerprints of table and images
 code/                    rsna_nb and the notebook's cells as they ran
 logs/                    train.log, history.csv
 checkpoints/             best.keras, and state.npz, from which a stopped run is resumed
@@ -57,7 +57,7 @@ class Run:
 
     @property
     def is_finished(self) -> bool:
-        """Whether training has ended by itself and everything is written."""
+        """Whether training is complete and everything is written."""
         return (self.path / "metrics.json").is_file()
 
     @cached_property
@@ -78,7 +78,7 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """The main figures of each split, as training wrote them."""
+        """The main metrics of each split, as training wrote them."""
         return json.loads(self.file("metrics.json").read_text())
 
     @property
@@ -87,17 +87,17 @@ class Run:
         return self.file("checkpoints/best.keras")
 
     def file(self, name: str) -> Path:
-        """The path of a file in the folder; `RunError` if the run has not written it."""
+        """The path of a file in the folder; raises `RunError` if the run has not written it."""
         path = self.path / name
         if not path.is_file():
             raise RunError(
-                f"run {self.id} has no {name}: it stopped before, see {self.path / 'logs' / 'train.log'}; to continue "
-                f"it, run 03_train with resume set to {self.id}"
+                f"run {self.id} has no {name}, because it stopped early: see {self.path / 'logs' / 'train.log'}; to "
+                f"continue it, run 03_train with resume set to {self.id}"
             )
         return path
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
-        """Write a JSON file into the folder, whole or not at all."""
+        """Write a JSON file into the folder, atomically."""
         write_whole(self.path / name, (json.dumps(content, indent=2) + "\n").encode())
 
 
@@ -111,14 +111,14 @@ def new_run(config: RunConfig) -> Run:
     while True:
         path = runs_dir / "-".join(filter(None, [datetime.now().strftime("%Y%m%d-%H%M%S"), config.run_name]))
         try:
-            path.mkdir()  # of several processes, also on several machines, one succeeds
+            path.mkdir()  # of several processes, also on several computers, only one succeeds
             break
         except FileExistsError:
             time.sleep(0.1)
     for name in ("config", "code", "logs", "tensorboard", "checkpoints"):
         (path / name).mkdir()
     _copy_code(path / "code")
-    config.to_json(path / "config" / "config.json")  # last: `list_runs` takes a folder that has it for a run
+    config.to_json(path / "config" / "config.json")  # last: for `list_runs` a folder with this file is a run
     return Run(path)
 
 
@@ -155,25 +155,25 @@ def list_runs(runs_dir: str | Path = "runs") -> list[Run]:
 def readable_runs(runs_dir: str | Path = "runs") -> list[Run]:
     """The runs of `list_runs` whose settings this version of the package knows; the log names the others.
 
-    Machines that share a folder of runs need not all have the same version.
+    Computers that share a folder of runs need not all have the same version.
     """
     runs = []
     for run in list_runs(runs_dir):
         try:
             runs += [run] if run.config else []
         except ConfigError as error:
-            log.warning("run %s is passed over: %s", run.id, error)
+            log.warning("run %s is ignored: %s", run.id, error)
     return runs
 
 
 def recipe(config: RunConfig) -> dict[str, Any]:
-    """The settings that the runs of one cross-validation share: all but folders, name and who validates."""
+    """The settings that the runs of one cross-validation share: all but folders, name and validation group."""
     others = (*FOLDERS, "run_name", "fold", "leave_out")
     return {name: value for name, value in config.model_dump().items() if name not in others}
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """In words, which values of two dictionaries differ; "" if none do.
+    """Describe the values in which two dictionaries differ; "" if none do.
 
     >>> differences({"epochs": 3, "seed": 1}, {"epochs": 5, "seed": 1})
     'epochs 3 and now 5'
@@ -183,7 +183,7 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
 
 
 def environment(devices: list[str], metadata: pd.DataFrame, ledger: pd.DataFrame) -> dict[str, Any]:
-    """What a run was made with, for config/environment.json."""
+    """Versions, devices, command and fingerprints of a run, for config/environment.json."""
     return {
         "packages": {name: _version(name) for name in _PACKAGES},
         "python": platform.python_version(),
@@ -197,8 +197,8 @@ def environment(devices: list[str], metadata: pd.DataFrame, ledger: pd.DataFrame
 
 
 def fingerprints(metadata: pd.DataFrame, ledger: pd.DataFrame) -> dict[str, str]:
-    """Fingerprints of the table with its split and of the prepared pictures: equal if a run would learn the same."""
-    # Paths differ between machines, and times between two preparations of the same files.
+    """Fingerprints of the table with its split and of the prepared images: equal if the training data are the same."""
+    # Paths differ between computers, and times between two preparations of the same files.
     return {
         "table_fingerprint": fingerprint(metadata.drop(columns="path")),
         "data_fingerprint": fingerprint(metadata.drop(columns=["path", "split"])),
@@ -217,7 +217,7 @@ def _copy_code(folder: Path) -> None:
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
     if shell:
-        import nbformat  # takes a second, which looking at runs is spared
+        import nbformat  # takes a second, and is not needed to look at runs
 
         # IPython's `In` has the source of every cell that ran, also of those that were changed since.
         cells = [nbformat.v4.new_code_cell(cell) for cell in shell.user_ns["In"] if cell]
@@ -240,7 +240,7 @@ def _git_state() -> dict[str, Any] | None:
 
     try:
         return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain"))}
-    except (OSError, subprocess.CalledProcessError):  # git is not installed, or this is no checkout
+    except (OSError, subprocess.CalledProcessError):  # git is not installed, or this is not a checkout
         return None
 
 

@@ -1,10 +1,10 @@
-"""Women -> training, validation, test and folds. No woman is ever on two sides.
+"""Women -> training, validation, test and folds. No woman is ever in two splits.
 
 Women are grouped into strata: those with cancer and those without, of each site. Within a stratum, women with the most
 positive images come first, so that positive images are spread as evenly as women with cancer are.
 
-scikit-learn's StratifiedGroupKFold keeps women together too. It balances the classes alone, not sites, and makes no
-hold-out of a given share, so that the split stays our own.
+Written by hand because scikit-learn's StratifiedGroupKFold, which keeps women together too, balances only the classes
+and not the sites, and makes no hold-out of a given size.
 """
 
 from collections.abc import Iterator
@@ -16,12 +16,12 @@ import pandas as pd
 from rsna_nb.config import RunConfig
 
 Indices = np.ndarray  # positions of rows, int, ascending
-UNUSED = "unused"  # the split of images that take part in nothing
+UNUSED = "unused"  # the split of images that are neither trained on nor evaluated
 _CLASSES = {1: "with cancer", 0: "without cancer"}
 
 
 class SplitError(ValueError):
-    """The table has too few women, or too few with cancer, for the split that was asked for."""
+    """The table has too few women, or too few with cancer, for the split."""
 
 
 def hold_out(metadata: pd.DataFrame, fraction: float, seed: int) -> tuple[Indices, Indices]:
@@ -30,16 +30,16 @@ def hold_out(metadata: pd.DataFrame, fraction: float, seed: int) -> tuple[Indice
     Parameters
     ----------
     metadata
-        A table with patient_id, cancer and, if known, site_id; a row an image.
+        A table with patient_id, cancer and, if known, site_id; one row per image.
     fraction
-        The share of women in the second group, 0-1. Each stratum gives its share, rounded to whole women. It gives at
-        least one, and keeps at least one, where it has two or more.
+        The fraction of women in the second group, 0-1. It is applied to each stratum and rounded to whole women. A
+        stratum of two or more women gives at least one and keeps at least one.
     seed
-        Decides who is held out. The order of the rows does not.
+        Decides which women are held out. The order of the rows has no effect.
 
     Returns
     -------
-    The positions of the rows of the first and of the second group, each ascending.
+    The positions of the rows in the first and in the second group, each ascending.
 
     Examples
     --------
@@ -53,7 +53,7 @@ def hold_out(metadata: pd.DataFrame, fraction: float, seed: int) -> tuple[Indice
         count = round(fraction * len(women))
         if fraction > 0 and len(women) > 1:
             count = min(max(count, 1), len(women) - 1)
-        # Evenly spaced, so that women with many positive images, who come first, are on both sides.
+        # Evenly spaced, so that women with many positive images, who come first, are in both groups.
         places = np.floor((np.arange(count) + 0.5) * len(women) / max(count, 1)).astype(int)
         held_out += [women[place] for place in places]
     return _both_sides(metadata["patient_id"].isin(held_out))
@@ -69,11 +69,11 @@ def k_folds(metadata: pd.DataFrame, n_folds: int, seed: int) -> list[tuple[Indic
     Parameters
     ----------
     metadata
-        A table with patient_id, cancer and, if known, site_id; a row an image.
+        A table with patient_id, cancer and, if known, site_id; one row per image.
     n_folds
         The number of folds.
     seed
-        Decides who is in which fold.
+        Decides which women are in which fold.
 
     Returns
     -------
@@ -99,31 +99,13 @@ def k_folds(metadata: pd.DataFrame, n_folds: int, seed: int) -> list[tuple[Indic
     return [_both_sides(folds == fold) for fold in range(n_folds)]
 
 
-def leave_one_out(metadata: pd.DataFrame, column: str) -> dict[object, tuple[Indices, Indices]]:
-    """Split the images by a column, such as the site or the machine, once for each of its values.
-
-    Returns
-    -------
-    For each value, the positions of the images of women who have no image with it, and of the images with it. A woman
-    with images of two machines is in the training of neither.
-
-    Examples
-    --------
-    >>> table = pd.DataFrame({"patient_id": list("aabc"), "machine": list("XYXY")})
-    >>> {machine: training.tolist() for machine, (training, _) in leave_one_out(table, "machine").items()}
-    {'X': [3], 'Y': [2]}
-    """
-    values = sorted(metadata[column].dropna().unique())
-    return {value: _apart(metadata, metadata[column] == value) for value in values}
-
-
 def groups_of(metadata: pd.DataFrame, column: str) -> pd.Series:
     """The values of a column that images can be left out by, as text.
 
     Raises
     ------
     SplitError
-        Where the table has no such column, or it is empty. The message names the columns that have values.
+        If the table has no such column, or it is empty. The message names the columns that have values.
     """
     if column not in metadata or metadata[column].isna().all():
         known = ", ".join(str(name) for name in metadata if metadata[name].notna().any())
@@ -132,7 +114,7 @@ def groups_of(metadata: pd.DataFrame, column: str) -> pd.Series:
 
 
 def as_text(values: pd.Series) -> pd.Series:
-    """Values as text. Whole numbers are written without ".0", which pandas adds where a column has empty fields.
+    """Values as text. Whole numbers are written without ".0", which pandas adds if a column has empty fields.
 
     Empty fields stay empty.
 
@@ -148,9 +130,9 @@ def as_text(values: pd.Series) -> pd.Series:
 
 
 def limit_patients(metadata: pd.DataFrame, patients: int, seed: int) -> pd.DataFrame:
-    """The images of about so many women, with the shares of cancer and of sites kept.
+    """The images of about `patients` women; the fractions with cancer and of each site are kept.
 
-    Each stratum is rounded to whole women and gives at least one. 0, or more women than there are, means all.
+    Each stratum is rounded to whole women and gives at least one. With 0, or more women than the table has, all stay.
     """
     total = metadata["patient_id"].nunique()
     if patients == 0 or patients >= total:
@@ -163,7 +145,7 @@ def assign(metadata: pd.DataFrame, config: RunConfig) -> pd.Series:
     """The split of each image, as the settings ask.
 
     The test women are set aside first. Validation then takes the hold-out or the fold of the other women. With
-    `leave_out`, one group of images validates, and the other images of its women are "unused".
+    `leave_out`, one group of images is the validation set, and the other images of its women are "unused".
 
     Returns
     -------
@@ -172,14 +154,14 @@ def assign(metadata: pd.DataFrame, config: RunConfig) -> pd.Series:
     Raises
     ------
     SplitError
-        Where a split would have no image with cancer, or none without.
+        If a split would have no image with cancer, or none without.
     """
     split = pd.Series("train", index=metadata.index, name="split")
     rest = np.arange(len(metadata))
     if config.test_fraction > 0:
         rest, test = hold_out(metadata, config.test_fraction, config.split_seed)
         split.iloc[test] = "test"
-    # The folds and the hold-out share what is left, so val_fraction below is taken as a share of that.
+    # val_fraction is a fraction of all women, and the hold-out below is made from those who are left.
     others = metadata.iloc[rest]
     if config.leave_out:
         training, validation = _leave_out(others, config.leave_out)
@@ -194,14 +176,16 @@ def assign(metadata: pd.DataFrame, config: RunConfig) -> pd.Series:
 
 
 def check_classes(cancer: pd.Series) -> None:
-    """Raise `SplitError` where all images have cancer, or none has."""
+    """Raise `SplitError` if all images have cancer, or none has."""
     for value, words in _CLASSES.items():
         if not (cancer == value).any():
-            raise SplitError(f"the table has no image {words} (column cancer is never {value}): nothing can be learned")
+            raise SplitError(
+                f"the table has no image {words} (column cancer is never {value}): a model cannot be trained"
+            )
 
 
 def check_sides(cancer: pd.Series, split: pd.Series, sides: list[str]) -> None:
-    """Raise `SplitError` where one of the splits named in `sides` has no image with cancer, or none without."""
+    """Raise `SplitError` if one of the splits named in `sides` has no image with cancer, or none without."""
     check_classes(cancer)
     for side in sides:
         for value, words in _CLASSES.items():
@@ -226,20 +210,16 @@ def _strata(metadata: pd.DataFrame, seed: int) -> Iterator[list[str]]:
 
 
 def _leave_out(metadata: pd.DataFrame, group: str) -> tuple[Indices, Indices]:
-    """(training, validation) where a group such as "machine_id=49" validates."""
+    """(training, validation) if a group such as "machine_id=49" is the validation set."""
     column, _, value = group.partition("=")
     names = groups_of(metadata, column)
     if not (names == value).any():
-        # Filled up with zeros, numbers are in the order of their size.
+        # Padded with zeros, numbers sort by their size.
         known = ", ".join(names.dropna().sort_values(key=lambda name: name.str.zfill(20)).unique())
         raise SplitError(f"leave_out {group}: no image has the {column} {value}; there are {known}")
-    return _apart(metadata, names == value)
-
-
-def _apart(metadata: pd.DataFrame, inside: pd.Series) -> tuple[Indices, Indices]:
-    """The rows of the women who have none inside, and the rows inside."""
-    women = metadata.loc[inside, "patient_id"]
-    return np.flatnonzero(~metadata["patient_id"].isin(women)), np.flatnonzero(inside)
+    # Women who have images inside and outside of the group are not trained on.
+    women = metadata.loc[names == value, "patient_id"]
+    return np.flatnonzero(~metadata["patient_id"].isin(women)), np.flatnonzero(names == value)
 
 
 def _both_sides(inside: pd.Series) -> tuple[Indices, Indices]:

@@ -1,4 +1,4 @@
-"""The callbacks one by one, on a network of one weight, with metrics that are given."""
+"""The callbacks one by one, on a network of one weight, with prescribed metrics."""
 
 import keras
 import numpy as np
@@ -76,7 +76,7 @@ def test_after_the_warm_up_without_cosine_the_plateau_has_the_rate():
     np.testing.assert_allclose(given.rates, [1e-3 * 5 / 6, 1e-3, 1e-3, 5e-4], rtol=1e-5)
 
 
-# Two epochs of a detector trained with class weights of 20 to 1, on eight breasts of an image each.
+# Two epochs of a detector trained with class weights of 20 to 1, on eight breasts with one image each.
 CANCER = [1, 1, 0, 0, 0, 0, 0, 0]
 RAW = {
     "first": [0.97, 0.60, 0.30, 0.30, 0.30, 0.30, 0.30, 0.30],
@@ -94,7 +94,7 @@ def pf1_of(scores: list[float], weights: dict[int, float] | None) -> float:
 
 
 def test_val_pf1_picks_the_epoch_by_the_scores_that_a_submission_has():
-    """By the weighted scores the order of these two epochs is the other way round."""
+    """By the uncorrected scores the order of these two epochs is reversed."""
     assert pf1_of(RAW["first"], None) > pf1_of(RAW["second"], None)
     assert pf1_of(RAW["first"], WEIGHTS) < pf1_of(RAW["second"], WEIGHTS)
     corrected = metrics.prior_correction(np.array(RAW["second"]), WEIGHTS)

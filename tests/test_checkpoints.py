@@ -85,7 +85,7 @@ def stopped_once(recipe, tmp_path_factory) -> runs.Run:
 
 @pytest.fixture
 def stopped(stopped_once, tmp_path) -> runs.Run:
-    """A copy in a folder of the test's own; its settings still name the first folder."""
+    """A copy in the test's own folder; its settings still name the first folder."""
     return runs.Run(shutil.copytree(stopped_once.path, tmp_path / "runs" / stopped_once.id))
 
 
@@ -120,7 +120,7 @@ def test_another_store_is_refused(stopped):
     path = stopped.path / "config" / "environment.json"
     environment = json.loads(path.read_text())
     path.write_text(json.dumps(environment | {"store_fingerprint": "0" * 64}))
-    with pytest.raises(RunError, match="the store of pictures has changed since it began"):
+    with pytest.raises(RunError, match="the store of prepared images has changed since it began"):
         resumed(stopped)
 
 

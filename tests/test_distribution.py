@@ -13,7 +13,7 @@ from tests.small import TIMINGS
 
 
 @pytest.mark.parametrize("task", ["ps", "evaluator"])
-def test_machines_with_other_tasks_are_refused(monkeypatch, task):
+def test_computers_with_other_tasks_are_refused(monkeypatch, task):
     machines = {"worker": ["127.0.0.1:1", "127.0.0.1:2"], task: ["127.0.0.1:3"]}
     content = {"cluster": machines, "task": {"type": "worker", "index": 0}}
     monkeypatch.setenv("TF_CONFIG", json.dumps(content))
@@ -38,7 +38,7 @@ def test_a_faulty_tf_config_is_refused(monkeypatch, text):
         find_devices.__wrapped__()
 
 
-def test_one_machine_alone_trains_as_without_tf_config(frozen_settings, monkeypatch, tmp_path):
+def test_one_computer_alone_trains_as_without_tf_config(frozen_settings, monkeypatch, tmp_path):
     content = {"cluster": {"worker": ["127.0.0.1:1"]}, "task": {"type": "worker", "index": 0}}
     same = frozen_settings | {"epochs": 1, "runs_dir": str(tmp_path)}
     histories = []
@@ -74,7 +74,7 @@ print(json.dumps({
 """
 
 
-def test_two_devices_of_one_machine_share_a_batch_and_give_it_back_in_order():
+def test_two_devices_of_one_computer_share_a_batch_and_give_it_back_in_order():
     answer = subprocess.run([sys.executable, "-c", DEALT], capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr[-3000:]
     found = json.loads(answer.stdout.splitlines()[-1])

@@ -27,7 +27,7 @@ MIRRORED = {0: (), 1: (1,), 2: (0,), 3: (0, 1)}  # axes of (height, width)
 
 @dataclass(frozen=True)
 class Counting(Devices):
-    """One CPU that counts the pictures of each batch; it is killed after batch `last` and has memory for `most`."""
+    """One CPU that counts the images of each batch; it is killed after batch `last` and has memory for `most`."""
 
     names: tuple[str, ...] = ("/device:CPU:0",)
     last: int = 10**6
@@ -73,7 +73,7 @@ def pooled(config) -> keras.Model:
 
 
 def prepared(config: RunConfig, folder: Path) -> Data:
-    """The prepared data with a bank of their own in `folder`; the pictures are those of all tests."""
+    """The prepared data with their own bank in `folder`; all tests share the images."""
     data = prepare(config, *split_table(config))
     return Data(data.table, data.ledger, folder / "store")
 
@@ -108,7 +108,7 @@ def pooled_of(config: RunConfig, precision: str = "float32") -> keras.Model:
 
 
 def bank(config: RunConfig, data: Data, pooled: keras.Model, **limits: int) -> tuple[Features, list[int]]:
-    """The features, and the number of pictures in each batch that passed through the network."""
+    """The features, and the number of images in each batch that passed through the network."""
     devices = Counting(**limits)
     return features_of(config, data, pooled, devices), devices.batches
 
@@ -131,7 +131,7 @@ def needed(messages: list[str]) -> list[int]:
 
 
 def direct(pooled: keras.Model, files: list[str], variant: int) -> np.ndarray:
-    """The features of pictures that OpenCV reads and NumPy flips."""
+    """The features of images that OpenCV reads and NumPy flips."""
     pictures = np.stack([np.flip(cv2.imread(file, cv2.IMREAD_UNCHANGED), MIRRORED[variant]) for file in files])
     return pooled.predict(pictures[..., np.newaxis] / np.float32(255), verbose=0)
 
@@ -229,17 +229,17 @@ def test_the_bank_depends_on_the_content_of_a_weights_file_not_on_its_name(setti
     assert features.bank_folder(config, copied, pooled_of(config)) != blocks(copied)[0].parent
 
 
-def test_a_picture_that_was_prepared_anew_is_computed_anew(config, copied, pooled, log):
+def test_an_image_that_was_prepared_again_is_recomputed(config, copied, pooled, log):
     ledger = copied.ledger.copy()
     ledger.loc[copied.table["split"].eq("train").idxmax(), "source_mtime"] += 1
-    anew = dataclasses.replace(copied, ledger=ledger)
-    bank(config, anew, pooled)
+    again = dataclasses.replace(copied, ledger=ledger)
+    bank(config, again, pooled)
     assert needed(log.messages) == [VARIANTS]
-    assert bank(config, anew, pooled)[1] == []
-    assert bank(config, copied, pooled)[1] == []  # what was before is found too
+    assert bank(config, again, pooled)[1] == []
+    assert bank(config, copied, pooled)[1] == []  # the earlier features are still found
 
 
-def test_how_long_a_picture_took_to_prepare_changes_nothing(config, copied, pooled):
+def test_the_time_of_preparation_changes_nothing(config, copied, pooled):
     slower = dataclasses.replace(copied, ledger=copied.ledger.assign(milliseconds=1e6))
     assert bank(config, slower, pooled)[1] == []
 
@@ -318,7 +318,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_a_damaged_block_is_named_in_the_log_and_computed_anew(config, copied, filled, pooled, log, damage):
+def test_a_damaged_block_is_named_in_the_log_and_recomputed(config, copied, filled, pooled, log, damage):
     (block,) = blocks(copied)
     content = block.read_bytes()
     block.write_bytes(damage(content))
@@ -329,7 +329,7 @@ def test_a_damaged_block_is_named_in_the_log_and_computed_anew(config, copied, f
     assert bank(config, copied, pooled)[1] == []
 
 
-def test_of_several_blocks_only_the_damaged_one_is_computed_anew(config, data, pooled, monkeypatch, log):
+def test_of_several_blocks_only_the_damaged_one_is_recomputed(config, data, pooled, monkeypatch, log):
     monkeypatch.setattr(features, "SECONDS_A_BLOCK", 0)
     bank(config, data, pooled)
     damaged, *others = blocks(data)

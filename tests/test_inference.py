@@ -145,7 +145,7 @@ def test_an_image_in_two_splits_is_refused_with_both_its_names(generated, tmp_pa
 def test_an_image_that_a_woman_has_twice_is_logged(generated, tmp_path, caplog):
     config, table, names = twice(generated, tmp_path, other_split=False)
     assert len(data.prepare(config, table, tmp_path / "data").table) == len(table)
-    assert f"the same picture: {names[0]} and {names[1]}" in caplog.text
+    assert f"the same image: {names[0]} and {names[1]}" in caplog.text
 
 
 def test_labels_of_a_breast_that_disagree_end_a_run_before_anything_is_prepared_or_are_all_positive(

@@ -18,7 +18,7 @@ MIRRORED = {0: (), 1: (1,), 2: (0,), 3: (0, 1)}  # axes of (height, width)
 
 @pytest.fixture
 def rows(tmp_path) -> pd.DataFrame:
-    """Eleven pictures of noise; the corners of picture i have the grey value i."""
+    """Eleven images of noise; the corners of image i have the grey value i."""
     files, random = [], np.random.default_rng(0)
     for i in range(11):
         picture = random.integers(0, 256, SHAPE, np.uint8)
@@ -29,7 +29,7 @@ def rows(tmp_path) -> pd.DataFrame:
 
 
 def stored(rows: pd.DataFrame) -> np.ndarray:
-    """The stored pictures, uint8 (pictures, height, width)."""
+    """The stored images, uint8 (images, height, width)."""
     return np.stack([cv2.imread(file, cv2.IMREAD_UNCHANGED) for file in rows["file"]])
 
 
@@ -46,7 +46,7 @@ def batches(rows: pd.DataFrame, examples: Examples, count: int, first: int = 0, 
 
 
 def together(batches: list) -> list[np.ndarray]:
-    """The pictures, variants, labels and weights of all batches, each as one array."""
+    """The images, variants, labels and weights of all batches, each as one array."""
     flat = [tf.nest.flatten(batch) for batch in batches]
     return [np.concatenate(values) for values in zip(*flat, strict=True)]
 
@@ -116,7 +116,7 @@ def test_strong_augmentation_uses_the_draws_of_each_image(rows):
 
 @pytest.mark.parametrize(("workers", "replicas"), [(1, 2), (2, 2), (2, 4)])
 def test_each_device_takes_its_part_of_every_global_batch(rows, workers, replicas):
-    """The devices of a machine take its batches in turn; all machines together make the global batch."""
+    """The devices of a computer take its batches in turn; all computers together make the global batch."""
     examples = examples_of(rows, batch=8)
     shares = [Share(worker, workers, replicas) for worker in range(workers)]
     local = replicas // workers
@@ -138,7 +138,7 @@ def test_evaluation_keeps_the_order_and_fills_up_with_the_first_picture(rows):
     np.testing.assert_array_equal(np.concatenate(found)[..., 0], stored(rows)[[*range(11), 0]])
 
 
-def test_evaluation_on_two_machines_of_two_devices_has_all_rows_in_order(rows):
+def test_evaluation_on_two_computers_of_two_devices_has_all_rows_in_order(rows):
     shares = [Share(worker, 2, 4) for worker in (0, 1)]
     found = [[pictures for (pictures,) in PICTURES.evaluation(rows, 2, share).as_numpy_iterator()] for share in shares]
     assert [[len(batch) for batch in of_machine] for of_machine in found] == [[4, 4], [4, 4]]

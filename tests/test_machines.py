@@ -1,4 +1,4 @@
-"""Several machines that train one run: processes on 127.0.0.1 that TF_CONFIG names."""
+"""Several computers that train one run: processes on 127.0.0.1 that TF_CONFIG names."""
 
 import contextlib
 import json
@@ -38,7 +38,7 @@ SETTINGS = SMALL | {
     "early_stopping_patience": 0,
 }
 LONGEST = 300  # seconds for a run; a tenth of it on two idle cores
-SOON = 120  # seconds for a machine to notice that another is lost
+SOON = 120  # seconds for a computer to notice that another is lost
 
 
 @dataclass
@@ -82,7 +82,7 @@ def free_ports(count: int) -> list[int]:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """Starts connected machines, one for each command; all end with the tests."""
+    """Starts connected computers, one for each command; all end with the tests."""
     started = []
 
     def start(folder: Path, *commands: Sequence[object], tasks: Sequence[str] = ("worker", "worker")) -> list[Machine]:
@@ -113,17 +113,17 @@ def cluster() -> Iterator[Cluster]:
 
 
 def papermill(*arguments: object) -> list[list[object]]:
-    """Commands that run the notebook on two machines, with an output file each."""
+    """Commands that run the notebook on two computers, with an output file each."""
     return [["-m", "papermill", TRAIN, f"{n}.ipynb", *arguments, "--no-progress-bar"] for n in range(2)]
 
 
 def script(settings: dict) -> list[object]:
-    """The command that trains without a notebook, on one device of a machine."""
+    """The command that trains without a notebook, on one device of a computer."""
     return [KILLED, 1, json.dumps(settings)]
 
 
 def on_two_devices(settings: dict) -> subprocess.CompletedProcess:
-    """Train on one machine with two devices."""
+    """Train on one computer with two devices."""
     command = [sys.executable, KILLED, "2", json.dumps(settings)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
@@ -166,7 +166,7 @@ def settings(generated: Path, small_weights: str, tmp_path_factory: pytest.TempP
 
 @pytest.fixture(scope="module")
 def given(settings: dict, tmp_path_factory: pytest.TempPathFactory) -> list[object]:
-    """Arguments with which papermill takes the settings."""
+    """Arguments of papermill for the settings."""
     path = tmp_path_factory.mktemp("settings") / "settings.json"
     path.write_text(json.dumps(settings))
     return ["-f", path]
@@ -174,7 +174,7 @@ def given(settings: dict, tmp_path_factory: pytest.TempPathFactory) -> list[obje
 
 @pytest.fixture(scope="module")
 def two_machines(cluster: Cluster, settings: dict, given: list, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of two machines that trained through papermill, with the store and runs_dir of `settings`."""
+    """The folder of two computers that trained through papermill, with the store and runs_dir of `settings`."""
     folder = tmp_path_factory.mktemp("two_machines")
     machines = cluster(folder, *papermill(*given))
     codes = [machine.end() for machine in machines]
@@ -184,12 +184,12 @@ def two_machines(cluster: Cluster, settings: dict, given: list, tmp_path_factory
 
 @pytest.fixture(scope="module")
 def whole(two_machines: Path, settings: dict) -> runs.Run:
-    """The run of the two machines, which nothing interrupted."""
+    """The run of the two computers, which nothing interrupted."""
     (run,) = runs.list_runs(settings["runs_dir"])
     return run
 
 
-def test_two_machines_make_one_complete_run_folder(whole, two_machines, settings):
+def test_two_computers_make_one_complete_run_folder(whole, two_computers, settings):
     assert whole.metrics["epochs"] == SETTINGS["epochs"] + SETTINGS["fine_tune_epochs"]
     assert set(whole.metrics) >= {"validation", "test"}
     environment = json.loads(whole.file("config/environment.json").read_text())
@@ -209,7 +209,7 @@ def test_no_file_is_damaged_or_partial(whole, settings):
     for path in files:
         READERS[path.suffix](path)
     assert {path.suffix for path in files} == set(READERS)
-    assert sum(path.suffix == ".npz" for path in files) == 3, "the bank has a block from each machine; the run a state"
+    assert sum(path.suffix == ".npz" for path in files) == 3, "the bank has a block from each computer; the run a state"
     assert_nothing_left_over(*folders)
 
 
@@ -233,7 +233,7 @@ def assert_same_run(run: runs.Run, other: runs.Run) -> None:
         np.testing.assert_allclose(ours[name], theirs[name], rtol=0, atol=1e-5, err_msg=name)
 
 
-def test_two_machines_train_as_two_devices_of_one_machine(whole, settings, tmp_path):
+def test_two_computers_train_as_two_devices_of_one_computer(whole, settings, tmp_path):
     answer = on_two_devices(settings | {"runs_dir": str(tmp_path)})
     assert answer.returncode == 0, answer.stderr[-3000:]
     (run,) = runs.list_runs(tmp_path)
@@ -244,7 +244,7 @@ def test_two_machines_train_as_two_devices_of_one_machine(whole, settings, tmp_p
 
 @dataclass
 class Interrupted:
-    """A run that lost a machine twice and was then trained to its end, and the other machines."""
+    """A run that lost a computer twice and was then trained to its end, and the other computers."""
 
     run: runs.Run
     survivors: dict[str, Machine]
@@ -254,9 +254,9 @@ class Interrupted:
 
 @pytest.fixture(scope="module")
 def interrupted(whole, settings, cluster, given, tmp_path_factory) -> Interrupted:
-    """The second machine is lost while the head trains; after a resumption the chief is lost in fine-tuning.
+    """The second computer is lost while the head trains; after a resumption the chief is lost in fine-tuning.
 
-    Two devices of one machine go on to the end.
+    Two devices of one computer continue to the end.
     """
     folder = tmp_path_factory.mktemp("interrupted")
     runs_dir = folder / "runs"
@@ -276,17 +276,17 @@ def interrupted(whole, settings, cluster, given, tmp_path_factory) -> Interrupte
     survivors["the chief"] = other
 
     assert SETTINGS["epochs"] < len(run.history) < len(whole.history)
-    (run.path / "checkpoints" / ".state.npz.12345678.part").write_bytes(b"what a machine lost in a save leaves")
+    (run.path / "checkpoints" / ".state.npz.12345678.part").write_bytes(b"what a computer lost in a save leaves")
     return Interrupted(run, survivors, codes, on_two_devices(resumed))
 
 
 @pytest.mark.parametrize("lost", ["the second", "the chief"])
-def test_a_lost_machine_ends_the_other_with_an_error_that_says_what_to_do(interrupted, lost):
+def test_a_lost_computer_ends_the_other_with_an_error_that_says_what_to_do(interrupted, lost):
     said = interrupted.survivors[lost].said
     assert interrupted.codes[lost] == 1, said[-3000:]
     last = said.strip().splitlines()[-1].lower()
-    assert "distributionerror: another machine of tf_config was lost" in last
-    assert "start all machines again, with resume set to" in last
+    assert "distributionerror: another computer of tf_config was lost" in last
+    assert "start all computers again, with resume set to" in last
 
 
 def test_the_log_of_the_run_says_why_the_chief_stopped(interrupted):
@@ -295,13 +295,13 @@ def test_the_log_of_the_run_says_why_the_chief_stopped(interrupted):
     assert [line.split(":")[:2] for line in stopped] == [["stopped", " DistributionError"]]
 
 
-def test_a_run_that_lost_machines_can_be_resumed_to_the_same_result(interrupted, whole):
+def test_a_run_that_lost_computers_can_be_resumed_to_the_same_result(interrupted, whole):
     assert interrupted.finished.returncode == 0, interrupted.finished.stderr[-3000:]
     assert_same_run(interrupted.run, whole)
     assert_nothing_left_over(interrupted.run.path)
 
 
-def test_an_error_on_the_chief_stops_the_other_machine(settings, generated, cluster, tmp_path):
+def test_an_error_on_the_chief_stops_the_other_computer(settings, generated, cluster, tmp_path):
     damaged = shutil.copytree(generated, tmp_path / "damaged")
     pd.read_csv(damaged / "train.csv").drop(columns="cancer").to_csv(damaged / "train.csv", index=False)
     settings = settings | {"runs_dir": str(tmp_path / "runs")}
@@ -309,7 +309,7 @@ def test_an_error_on_the_chief_stops_the_other_machine(settings, generated, clus
     assert chief.end() == 1
     assert "MetadataError" in chief.said.strip().splitlines()[-1]
     assert other.end(SOON) == 1
-    assert "DistributionError: another machine of TF_CONFIG was lost" in other.said.strip().splitlines()[-1]
+    assert "DistributionError: another computer of TF_CONFIG was lost" in other.said.strip().splitlines()[-1]
     (run,) = runs.list_runs(tmp_path / "runs")
     assert "stopped: MetadataError" in run.file("logs/train.log").read_text().strip().splitlines()[-1]
 
@@ -320,7 +320,7 @@ import tensorflow as tf
 from tensorflow.python.distribute import collective_all_reduce_strategy as strategies
 from rsna_nb.training.distribution import find_devices
 
-if sys.argv[1] == "2":  # TensorFlow takes all GPUs of a machine, but of CPUs only one
+if sys.argv[1] == "2":  # TensorFlow takes all GPUs of a computer, but of CPUs only one
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
     names = "{}/device:CPU:0", "{}/device:CPU:1"
@@ -331,7 +331,7 @@ find_devices().wait()
 """
 
 
-def test_machines_with_different_numbers_of_devices_are_refused(cluster, tmp_path):
+def test_computers_with_different_numbers_of_devices_are_refused(cluster, tmp_path):
     for machine in cluster(tmp_path, ["-c", UNEQUAL, 2], ["-c", UNEQUAL, 1]):
         assert machine.end() == 1
         assert "DistributionError" in machine.said.strip().splitlines()[-1], machine.said[-3000:]

@@ -19,7 +19,7 @@ from tests.small import SMALL, TIMINGS, stop_at
 
 @pytest.fixture
 def data_settings(generated, tmp_path) -> list[str]:
-    """Of a run on the small generated set; its own folders are relative to the shell's."""
+    """Settings of a run on the small generated set; its folders are relative to the shell's folder."""
     settings = SMALL | {"data_dir": str(generated), "store_dir": "stores", "runs_dir": "runs", "run_name": "notebook"}
     (tmp_path / "small.json").write_text(json.dumps(settings))
     return ["-f", str(tmp_path / "small.json")]
@@ -119,7 +119,7 @@ def test_preparing_shows_every_file_and_names_the_unreadable_one(generated, tmp_
 
 
 def test_what_is_misspelt_stops_papermill_with_an_error_that_names_all_of_it(data_settings, tmp_path):
-    """Of settings that are wrong see test_config.py."""
+    """Wrong settings are tested in test_config.py."""
     (tmp_path / "unknown.json").write_text('{"batchsize": 3}')
     answer = papermill_run(tmp_path, "-f", tmp_path / "unknown.json", "-p", "epochz", 3)
     assert answer.returncode == 1

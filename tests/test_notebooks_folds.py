@@ -21,7 +21,7 @@ def test_folds_and_sites_are_trained_and_evaluated_and_the_results_have_every_im
     assert answer.returncode == 0, answer.stderr[-3000:]
     text = words(tmp_path / "out.ipynb")
     assert "All 2 folds are finished" in text
-    assert "Left out" not in text
+    assert "Not available" not in text
     assert len(figures(tmp_path / "out.ipynb")) == 4
     assert all(figure.metadata["image/png"]["alt"] for figure in figures(tmp_path / "out.ipynb"))
     found = {(run.config.fold, run.config.leave_out): run.id for run in runs.list_runs(tmp_path / "runs")}

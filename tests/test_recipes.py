@@ -65,7 +65,7 @@ def test_a_recipe_trains_for_one_step(path, light, generated, stores, tmp_path):
         "weights": published(recipe.backbone, tmp_path) if recipe.weights == "imagenet" else recipe.weights,
         "limit_patients": 8,
         "val_fraction": 0.4,
-        "batch_size_per_gpu": 255,  # cut to the images there are: one step (256, the default, would be lowered)
+        "batch_size_per_gpu": 255,  # limited to the training images: one step (256, the default, would be lowered)
         "gradient_accumulation": 1,
         "epochs": 1,
         "fine_tune_epochs": min(1, recipe.fine_tune_epochs),
@@ -73,7 +73,7 @@ def test_a_recipe_trains_for_one_step(path, light, generated, stores, tmp_path):
     }
     run = training.train(RunConfig(**vars(recipe) | small))
     assert len(run.history) == 1 + small["fine_tune_epochs"]
-    assert ": 1 steps an epoch" in run.file("logs/train.log").read_text()
+    assert ": 1 steps per epoch" in run.file("logs/train.log").read_text()
     assert run.history["loss"].notna().all()
     assert run.predictions["score"].between(0, 1).all()
 

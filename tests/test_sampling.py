@@ -166,7 +166,7 @@ def test_a_batch_of_one_cannot_be_balanced():
 
 @pytest.mark.parametrize("make", [sampling_of, balanced, strong])
 @pytest.mark.parametrize(("workers", "replicas"), [(1, 1), (1, 4), (2, 2), (2, 4), (4, 8)])
-def test_the_slices_of_all_machines_put_together_are_the_epoch_in_order(make, workers, replicas):
+def test_the_slices_of_all_computers_put_together_are_the_epoch_in_order(make, workers, replicas):
     sampling = make()
     slices = [sampling.of_worker(2, Share(worker, workers, replicas)) for worker in range(workers)]
     plans = [*sampling.epoch(2), *([sampling.draws(2)] if sampling.strong else [])]
@@ -176,7 +176,7 @@ def test_the_slices_of_all_machines_put_together_are_the_epoch_in_order(make, wo
         np.testing.assert_array_equal(np.concatenate(parts, axis=1), whole)
 
 
-def test_a_share_knows_the_devices_of_its_machine():
+def test_a_share_knows_the_devices_of_its_computer():
     assert Share().local == 1
     assert [Share(worker, 2, 8).local for worker in (0, 1)] == [4, 4]
 

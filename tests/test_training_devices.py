@@ -1,4 +1,4 @@
-"""Two devices of one machine make the run of one device."""
+"""Two devices of one computer give the same run as one device."""
 
 import json
 import subprocess
@@ -60,9 +60,9 @@ def test_two_devices_give_the_metrics_of_one(frozen_settings, on_two_devices, na
     recipe, two = RECIPES[name], on_two_devices[name]
     one = train(RunConfig(**frozen_settings | SAME | recipe))
     assert len(json.loads(two.file("config/environment.json").read_text())["devices"]) == 2
-    figures = ["loss", "val_loss", "val_auc"]
+    columns = ["loss", "val_loss", "val_auc"]
     if recipe.get("freeze_backbone", True):  # else few images: one pair moves AUC by 0.001
-        figures.append("auc")
-    for figure in figures:
-        np.testing.assert_allclose(two.history[figure], one.history[figure], atol=1e-3, err_msg=figure)
+        columns.append("auc")
+    for column in columns:
+        np.testing.assert_allclose(two.history[column], one.history[column], atol=1e-3, err_msg=column)
     np.testing.assert_allclose(two.predictions["score"], one.predictions["score"], atol=1e-3)

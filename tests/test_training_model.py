@@ -23,16 +23,16 @@ from rsna_nb.training.training_model import ForwardPath, TrainingModel, compile_
 SIDE, IMAGES = 32, 8
 PICTURES = Pictures((SIDE, SIDE))
 ALONE = Devices(("/device:CPU:0",))
-COMPILING = Devices(("/device:GPU:0",))  # by its name alone: XLA is used, on the processor
+COMPILING = Devices(("/device:GPU:0",))  # its name alone makes XLA compile, on the CPU
 GREY = np.random.default_rng(0).integers(0, 256, (IMAGES, SIDE, SIDE, 1), np.uint8)
 VARIANTS = np.arange(IMAGES) % 4
 LABELS = np.array([0, 1, 1, 0, 0, 1, 0, 0], np.float32)[:, np.newaxis]
-WEIGHTS = np.array([0.5, 2, 2, 0.5, 0.5, 1, 0.5, 1], np.float32)[:, np.newaxis]  # of mean 1
+WEIGHTS = np.array([0.5, 2, 2, 0.5, 0.5, 1, 0.5, 1], np.float32)[:, np.newaxis]  # with mean 1
 SCORES = np.array([0.001, 0.01, 0.2, 0.4, 0.5, 0.7, 0.95, 0.999], np.float32)[:, np.newaxis]
 
 
 def batches(devices: int = 1) -> tf.data.Dataset:
-    """The same pictures again and again, as batches for one of `devices` devices."""
+    """The same images again and again, as batches for one of `devices` devices."""
     images = tf.data.Dataset.from_tensor_slices(((GREY, VARIANTS), LABELS, WEIGHTS))
     return images.batch(IMAGES // devices, drop_remainder=True).repeat()
 
@@ -297,7 +297,7 @@ def test_a_network_that_trains_as_a_whole_has_batch_statistics_and_dropout_in_tr
 
 
 def in_order(backbone: keras.Model) -> list[keras.layers.Layer]:
-    """All layers in the order in which a picture passes through them, those of nested networks included."""
+    """All layers in the order in which an image passes through them, those of nested networks included."""
     nested = [in_order(layer) if isinstance(layer, keras.Model) else [layer] for layer in backbone.layers]
     return [layer for group in nested for layer in group]
 
@@ -348,7 +348,7 @@ def test_an_unknown_layer_is_refused_and_the_known_ones_are_named():
         open_backbone(model, "conv5")
     for name in ("stage_0_conv", "stage_2_same_bn", "stage_3_down_conv"):
         assert name in str(caught.value)
-    assert "relu" not in str(caught.value)  # it has nothing to learn
+    assert "relu" not in str(caught.value)  # it has no weights
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -366,7 +366,7 @@ def test_body_and_head_together_are_the_model(precision):
 
 @pytest.fixture
 def rows(tmp_path) -> pd.DataFrame:
-    """Eight pictures in a store, each of another breast."""
+    """Eight images in a store, each of another breast."""
     files = [str(tmp_path / f"{number}.png") for number in range(IMAGES)]
     for file, picture in zip(files, GREY, strict=True):
         cv2.imwrite(file, picture)

@@ -1,4 +1,4 @@
-"""The head alone, on a bank or on pictures, fine-tuning after it, and networks of one's own."""
+"""Training of the head on a bank or on images, fine-tuning after it, and a user's own networks."""
 
 import keras
 import numpy as np
@@ -36,7 +36,7 @@ def test_a_frozen_backbone_trains_its_head_alone_and_is_saved_with_it(frozen_set
 
 def test_fine_tuning_begins_at_the_best_head_and_trains_from_the_layer_named(frozen_settings):
     tuned = {"epochs": 2, "fine_tune_epochs": 2, "fine_tune_from": "stage_3", "fine_tune_learning_rate": 1e-3}
-    coarse = {"learning_rate": 1.0}  # of the head: what it leaves fine-tuning gains
+    coarse = {"learning_rate": 1.0}  # of the head, so that fine-tuning has something to gain
     run = train(RunConfig(**frozen_settings | tuned | coarse))
     assert run.history["phase"].tolist() == ["head"] * 2 + ["fine_tuning"] * 2
     assert run.history["epoch"].tolist() == [1, 2, 3, 4]
@@ -50,7 +50,7 @@ def test_fine_tuning_begins_at_the_best_head_and_trains_from_the_layer_named(fro
 
 @keras.saving.register_keras_serializable("tests.phases")
 class Subclassed(keras.Model):
-    """A backbone without a graph that anyone could walk."""
+    """A backbone without a graph of layers."""
 
     def __init__(self, **options: object) -> None:
         super().__init__(**options)
@@ -61,7 +61,7 @@ class Subclassed(keras.Model):
 
 
 def test_a_subclassed_backbone_trains(small_settings, monkeypatch):
-    """What is advisory, as a memory estimate, ends no run."""
+    """An error in advisory output, such as peak memory, does not end a run."""
     from rsna_nb.backbones.registry import Backbone
 
     monkeypatch.setitem(BACKBONES, "subclassed", Backbone(lambda *_, **__: Subclassed(name="backbone")))

@@ -1,4 +1,4 @@
-"""What a training leaves in its folder, and what it does with bad data."""
+"""The files in a run folder, and the errors for bad data."""
 
 import gc
 import json
@@ -132,7 +132,7 @@ def test_files_are_scored_as_in_training(small_run, generated, tmp_path):
 
 
 def live_networks() -> int:
-    """As they are, without collecting garbage first."""
+    """Count them without collecting garbage first."""
     return sum(isinstance(each, keras.Model) for each in gc.get_objects())
 
 

@@ -1,4 +1,4 @@
-"""Training that ends early, or goes on with less memory: what is kept, and what is said."""
+"""Training that ends early, or continues with less memory: what is kept and logged."""
 
 import os
 import signal
@@ -47,7 +47,7 @@ def hungry(most: int):
     def to_network(self, pictures, *variants):
         def check(images: int) -> int:
             if images > most:
-                raise MemoryError  # which TensorFlow makes a ResourceExhaustedError
+                raise MemoryError  # TensorFlow turns it into a ResourceExhaustedError
             return images
 
         if variants:  # in training
@@ -61,7 +61,7 @@ def hungry(most: int):
 
 @pytest.fixture
 def plain(frozen_settings, tmp_path) -> dict:
-    """Without a bank, so that pictures go through the network in training."""
+    """Without a bank, so that images go through the network in training."""
     return frozen_settings | {"feature_bank": False, "runs_dir": str(tmp_path), "dropout": 0.0, "epochs": 2}
 
 
@@ -93,7 +93,7 @@ def test_out_of_memory_in_a_later_epoch_keeps_those_before(plain, monkeypatch):
 
     monkeypatch.setattr(callbacks.StopAtNaN, "on_train_batch_end", once)
     less = train(RunConfig(**plain))
-    assert "going on from epoch 2 with 2 microbatches of 4" in less.file("logs/train.log").read_text()
+    assert "continuing from epoch 2 with 2 microbatches of 4" in less.file("logs/train.log").read_text()
     for name in ("epoch", "loss", "val_loss", "val_auc"):
         np.testing.assert_allclose(less.history[name], whole.history[name], atol=1e-5, err_msg=name)
 
@@ -162,5 +162,5 @@ def test_the_default_batch_follows_from_the_data_and_a_given_one_is_used_as_it_i
     log = default.file("logs/train.log").read_text()
     assert "8 images per GPU in a batch, from the number of training images" in log
     log = given.file("logs/train.log").read_text()
-    assert "the global batch is cut to the training images there are" in log
-    assert "WARNING only 1 steps an epoch" in log
+    assert "the global batch is limited to the" in log
+    assert "WARNING only 1 steps per epoch" in log

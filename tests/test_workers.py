@@ -1,4 +1,4 @@
-"""Whatever a task does to its process costs that task."""
+"""A task that crashes or blocks its process loses only its own result."""
 
 import multiprocessing
 import os
@@ -23,8 +23,8 @@ def test_every_task_is_answered_once():
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
-        ("crash", "reading it ended the process: Segmentation fault"),
-        ("exit", "reading it ended the process: exit code 3"),
+        ("crash", "the process crashed while reading it: Segmentation fault"),
+        ("exit", "the process crashed while reading it: exit code 3"),
         ("sleep", "given up: no answer within 2 s"),
     ],
 )
@@ -38,10 +38,10 @@ def test_a_task_that_ends_its_process_costs_that_task(bad, reason):
 @pytest.mark.slow
 def test_a_task_that_works_too_long_is_ended_by_the_kernel():
     answers = dict(workers.run(square_or_worse, ["spin", 3], processes=2))
-    assert answers == {"spin": Death("given up: took more than 10 s of work"), 3: 9}
+    assert answers == {"spin": Death("given up: took more than 10 s of CPU time"), 3: 9}
 
 
-def test_a_limit_of_the_machine_that_is_lower_is_left_alone():
+def test_a_lower_limit_of_the_system_is_kept():
     code = "from rsna_nb.system import workers; workers._limit_work(); print(workers.resource.getrlimit(0))"
     answer = subprocess.run(
         ["bash", "-c", f'ulimit -t 5; "$0" -c "{code}"', sys.executable], capture_output=True, text=True, check=True
@@ -98,7 +98,7 @@ def processes_with(variable: str) -> list[str]:
         try:
             if variable.encode() in environ.read_bytes().split(b"\0"):
                 found.append(environ.parent.name)
-        except OSError:  # it has ended, or is somebody else's
+        except OSError:  # it has ended, or belongs to another user
             continue
     return found
 
@@ -120,8 +120,8 @@ def test_an_error_names_the_guard_that_a_script_lacks(tmp_path):
     assert "if __name__ ==" in answer.stderr.splitlines()[-1]
 
 
-def test_without_the_module_resource_the_limits_are_left_out_and_that_is_logged_once():
-    """Windows has neither `resource` nor `fcntl`: settings can be read and files prepared all the same."""
+def test_without_the_module_resource_there_are_no_limits_and_that_is_logged_once():
+    """Windows has neither `resource` nor `fcntl`: settings can still be read and files prepared."""
     code = """if __name__ == '__main__':
         import logging, sys
         sys.modules['resource'] = None

@@ -1,4 +1,4 @@
-"""Whole files, folders that one process works on at a time, and worker processes: what every step stands on."""
+"""Atomic file writes, locks on folders, and worker processes."""
 
 from rsna_nb.system import workers
 from rsna_nb.system.files import (

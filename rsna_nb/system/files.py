@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and the number of cores to use."""
+"""Atomic file writes, and the number of cores to use."""
 
 import errno
 import io
@@ -12,16 +12,16 @@ import numpy as np
 
 
 class DamagedFileError(RuntimeError):
-    """A file does not hold what was written to it; the message names it."""
+    """A file is damaged; the message names it."""
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all, also if the process is killed or the power fails.
+    """Write a file atomically: it is complete or absent, also if the process is killed or the power fails.
 
     Missing parent folders are made. If two processes write the same file, the one that finishes last wins.
 
     >>> import tempfile
-    >>> path = Path(tempfile.mkdtemp()) / "results" / "figures.json"
+    >>> path = Path(tempfile.mkdtemp()) / "results" / "metrics.json"
     >>> write_whole(path, b"{}")
     >>> path.read_bytes()
     b'{}'
@@ -40,7 +40,7 @@ def put(part: Path, path: Path) -> None:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write named arrays as an .npz file, whole or not at all."""
+    """Write named arrays as an .npz file, atomically."""
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, **arrays)
     write_whole(path, content.getvalue())
@@ -63,8 +63,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
             names = [name.removesuffix(".npy") for name in file.namelist()]
             return {name: np.load(io.BytesIO(file.read(f"{name}.npy"))) for name in names}
     except (ValueError, KeyError, RuntimeError, EOFError, SyntaxError, OSError, zipfile.BadZipFile) as error:
-        # A damaged index can name an impossible position; seeking to it fails with EINVAL. All other OSErrors are
-        # those of the disk.
+        # A damaged index can name an impossible position; seeking to it fails with EINVAL. All other OSErrors come
+        # from the disk.
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise
         raise DamagedFileError(f"{path} is damaged: {error}") from error
@@ -77,5 +77,5 @@ def remove_parts(folder: Path) -> None:
 
 
 def processors() -> int:
-    """Number of cores that this process may use; a container or `taskset` may allow fewer than the machine has."""
+    """Number of cores that this process may use; a container or `taskset` may allow fewer than the computer has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

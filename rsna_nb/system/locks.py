@@ -1,4 +1,4 @@
-"""Folders that one process works on at a time.
+"""Locks on folders, so that one process works on a folder at a time.
 
 filelock takes the lock of the operating system on a file: flock on Unix, msvcrt on Windows. The system frees it when
 the process ends, however it ends, so a killed process leaves nothing to clean up. The file itself stays.
@@ -16,14 +16,14 @@ log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder, which is made if it is missing; a second process waits until the first one leaves it."""
+    """Lock a folder, which is made if it is missing; a second process waits until the first one unlocks it."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = _lock(folder)
     try:
         lock.acquire(timeout=0)
     except Timeout:
         log.info("another process is working on %s: waiting for it", folder)
-        lock.acquire(poll_interval=0.2)  # seconds; what is waited for takes minutes
+        lock.acquire(poll_interval=0.2)  # seconds; the other process takes minutes
     try:
         yield
     finally:
@@ -31,7 +31,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a process holds a folder (`locked`), on whatever machine it runs; one that was killed does not."""
+    """Whether a process on any computer has locked a folder (`locked`); a killed process no longer has."""
     if not (folder / ".lock").is_file():
         return False
     try:

@@ -1,8 +1,7 @@
-"""Processes that work through tasks, where a task that crashes its process costs only that task.
+"""Worker processes: if a task crashes its process, only the result of that task is lost.
 
-By hand, because the standard library's ProcessPoolExecutor is broken for good by one process that dies, and neither it
-nor joblib limits the time or the memory of a task. Here each process has a pipe of its own and one task at a time, and
-is replaced when it dies.
+Written by hand because one dead process breaks ProcessPoolExecutor permanently, and neither it nor joblib limits the
+time or the memory of a task. Here each process has its own pipe and one task at a time, and is replaced when it dies.
 """
 
 import contextlib
@@ -34,9 +33,9 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 SPAWN = get_context("spawn")  # a forked process would inherit TensorFlow's threads and locks, and can hang
-WORK_SECONDS = 10  # processor time for a task; waiting for a slow disk does not count
-WAIT_SECONDS = 120.0  # clock time for a task
-MEMORY = 1_500_000_000  # bytes that a process may take beyond what it has at its start
+WORK_SECONDS = 10  # CPU time for a task; waiting for a slow disk does not count
+WAIT_SECONDS = 120.0  # wall-clock time for a task
+MEMORY = 1_500_000_000  # bytes that a process may allocate after its start
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from malloc.h
 NO_START = (
     "no worker process could start: a script that prepares images needs 'if __name__ == \"__main__\":' around its "
@@ -50,7 +49,7 @@ class WorkerError(RuntimeError):
 
 @dataclass(frozen=True)
 class Death:
-    """Why the process that had a task ended before it answered, in words."""
+    """The reason why a process ended before it returned the result of its task."""
 
     reason: str
 
@@ -73,8 +72,8 @@ def run(
     processes
         Number of processes; one for each core by default.
     seconds
-        Clock time after which a task's process is killed. It is killed too after `WORK_SECONDS` of processor time
-        (Unix), and memory above `MEMORY` is refused to it (Linux).
+        Wall-clock time after which a task's process is killed. It is also killed after `WORK_SECONDS` of CPU time
+        (Unix), and it cannot allocate more memory than `MEMORY` (Linux).
 
     Yields
     ------
@@ -120,7 +119,7 @@ class _Worker:
         self.pipe, others_end = SPAWN.Pipe()
         self.process = SPAWN.Process(target=_serve, args=(function, others_end), daemon=True)
         self.process.start()
-        others_end.close()  # while the parent holds it too, the death of the process would not end the pipe
+        others_end.close()  # while the parent has it open too, the death of the process would not close the pipe
         self.is_ready = False
         self.give(task)
 
@@ -147,9 +146,10 @@ class _Worker:
         self.process.join(10)
         code = self.process.exitcode
         if resource and code == -signal.SIGXCPU:
-            return Death(f"given up: took more than {WORK_SECONDS} s of work")
+            return Death(f"given up: took more than {WORK_SECONDS} s of CPU time")
         cause = signal.strsignal(-code) if code and code < 0 else f"exit code {code}"
-        return Death(f"{'reading it ended the process' if self.is_ready else 'its process did not begin'}: {cause}")
+        event = "the process crashed while reading it" if self.is_ready else "the process did not start"
+        return Death(f"{event}: {cause}")
 
     def kill(self) -> None:
         self.process.kill()
@@ -158,7 +158,7 @@ class _Worker:
 
 
 def _serve(function: Callable[[Any], Any], pipe: Connection) -> None:
-    """The work of a process: one task after another, within the limits, until its parent ends."""
+    """Run tasks one after another, within the limits, until the parent ends."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, and the parent ends this process
     _limit_memory()
@@ -185,7 +185,7 @@ def _end_with_parent() -> None:
 @functools.cache  # once in a process
 def _log_missing_limits() -> None:
     if resource is None:
-        log.warning("this system has no module resource: worker processes run without limits of work and memory")
+        log.warning("this system has no module resource: worker processes run without limits of CPU time and memory")
 
 
 def _limit_memory() -> None:
@@ -198,19 +198,19 @@ def _limit_memory() -> None:
 
 
 def _limit_work() -> None:
-    """Have the kernel end the process with SIGXCPU after `WORK_SECONDS` more of processor time."""
+    """Have the kernel end the process with SIGXCPU after another `WORK_SECONDS` of CPU time."""
     if resource is not None:
         _limit(resource.RLIMIT_CPU, int(time.process_time()) + 1 + WORK_SECONDS)
 
 
 def _limit(what: int, value: int) -> None:
-    """Set a limit of this process, or leave the machine's own limit where that is lower."""
+    """Set a limit of this process, or keep the system's own limit if that is lower."""
     hard = resource.getrlimit(what)[1]
     resource.setrlimit(what, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep freed memory for the next file: returning it costs 6 ms of page faults a picture."""
+    """Let glibc keep freed memory for the next file: returning it costs 6 ms of page faults per image."""
     with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_TRIM_THRESHOLD, 256 * 2**20)

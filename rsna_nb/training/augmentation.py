@@ -1,9 +1,9 @@
 """Strong augmentation on the device: rotation, zoom, shift, contrast, brightness, and an erased rectangle.
 
-The random numbers come with each picture and are a function of (seed, epoch), as its flip is: a resumed run and one on
-other devices see the same pictures. That is why Keras's random layers are not used, which draw from states of their
-own. They also interpolate once for every change, brighten the air around the breast by their contrast, and cannot be
-compiled by XLA (ImageProjectiveTransformV3).
+The random numbers come with each image and are a function of (seed, epoch), as its flip is: a resumed run and a run on
+other devices see the same images. Keras's random layers have random states of their own. They also interpolate once for
+every change, brighten the air around the breast by their contrast, and cannot be compiled by XLA
+(ImageProjectiveTransformV3).
 """
 
 import math
@@ -14,22 +14,22 @@ from rsna_nb.training.sampling import AUGMENTATION_PARAMETERS
 
 ANGLE = math.radians(20)  # largest rotation, to either side
 SCALE = 0.15  # largest zoom, in or out
-SHIFT = 0.08  # largest shift, as a share of the shorter side
-CONTRAST, BRIGHTNESS = 0.25, 0.1  # largest change of the factor, and of the grey value (0-1)
-ERASED = 0.5  # share of pictures with an erased rectangle
-ERASED_SIDES = 0.1, 0.35  # its shortest and longest sides, as shares of the picture's
+SHIFT = 0.08  # largest shift, as a fraction of the shorter side
+CONTRAST, BRIGHTNESS = 0.25, 0.1  # largest change of the contrast factor, and of the grey value (0-1)
+ERASED = 0.5  # fraction of images with an erased rectangle
+ERASED_SIDES = 0.1, 0.35  # its shortest and longest sides, as fractions of the image's
 
 
 def augment(pictures: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
-    """Augment a batch; air, which is 0, stays 0.
+    """Augment a batch of images; air, which is 0, stays 0.
 
     Parameters
     ----------
     pictures
         float32 (batch, height, width, 1) in 0-1.
     draws
-        Random numbers, float32 (batch, AUGMENTATION_PARAMETERS) in 0-1. 0.5 changes nothing, but for the seventh:
-        the rectangle is erased where it is below `ERASED`.
+        Random numbers, float32 (batch, AUGMENTATION_PARAMETERS) in 0-1. 0.5 changes nothing, except in the seventh:
+        if it is below `ERASED`, the rectangle is erased.
 
     Returns
     -------
@@ -42,7 +42,7 @@ def augment(pictures: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
 
 
 def _spread(draw: tf.Tensor) -> tf.Tensor:
-    """From 0-1 to -1 to 1."""
+    """Map 0-1 to -1 to 1."""
     return 2 * draw - 1
 
 
@@ -54,10 +54,10 @@ def matrices(angle: tf.Tensor, scale: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> 
 
 
 def warped(pictures: tf.Tensor, transforms: tf.Tensor) -> tf.Tensor:
-    """Pictures resampled bilinearly, once for all changes of place; 0 outside of the picture.
+    """Resample images bilinearly, once for rotation, zoom and shift together; the value outside of an image is 0.
 
-    `transforms` (batch, 2, 3) map places in the result to places in the picture, with the centre as origin. In their
-    units the shorter side reaches from -1 to 1.
+    `transforms` (batch, 2, 3) map positions in the result to positions in the image, with the centre as origin. In
+    their units the shorter side reaches from -1 to 1.
     """
     height, width = pictures.shape[1:3]
     half, right, bottom = min(height, width) / 2, (width - 1) / 2, (height - 1) / 2
@@ -86,7 +86,7 @@ def _exposed(pictures: tf.Tensor, contrast: tf.Tensor, brightness: tf.Tensor) ->
 
 
 def _erased(pictures: tf.Tensor, draws: list[tf.Tensor]) -> tf.Tensor:
-    """Erase a rectangle; `draws` (batch,) say whether (below `ERASED`), where its centre is, and how long its sides."""
+    """Erase a rectangle; `draws` (batch,) decide whether (below `ERASED`), and give its centre x, y and its sides."""
     height, width = pictures.shape[1:3]
     chosen, x, y, across, down = draws
     least, most = ERASED_SIDES

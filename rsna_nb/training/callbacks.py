@@ -1,7 +1,7 @@
-"""What happens at the end of a batch and of an epoch. Each callback does one thing.
+"""The callbacks of training. Each does one thing.
 
-Keras calls callbacks in the order of their list, and an epoch's logs are one dict that all of them share: a callback
-sees what those before it have added. `phases` makes the list.
+Keras calls callbacks in the order of their list, and all of them share one dict of an epoch's logs: a callback sees the
+values that earlier ones have added. `phases` makes the list.
 """
 
 import logging
@@ -32,7 +32,7 @@ EpochCallback = Callable[[int, Logs], None]  # (number of the finished epoch, fr
 
 
 class TrainingError(RuntimeError):
-    """Training stopped before its end; the message says where, why and what is kept."""
+    """Training stopped early; the message says where, why and what is kept."""
 
 
 class SignalError(TrainingError):
@@ -40,7 +40,7 @@ class SignalError(TrainingError):
 
 
 class Validate(keras.callbacks.Callback):
-    """Adds exact validation metrics to the epoch's logs, so it comes before every callback that reads them.
+    """Adds exact validation metrics to the epoch's logs; place it before every callback that reads them.
 
     They are computed from the scores of all validation images. Keras's own AUC is binned, which is wrong where scores
     are close to 0 or 1, and its val_loss ignores class weights.
@@ -62,7 +62,7 @@ class Validate(keras.callbacks.Callback):
         rows
             The validation images, with patient_id, laterality and cancer.
         prior_weights
-            Class weights that val_pf1 corrects the scores for; None takes the scores as they are.
+            Class weights that the scores are corrected for before val_pf1 is computed; None corrects nothing.
         **loss
             Options of `metrics.by_image` that make val_loss the training loss.
         """
@@ -73,22 +73,22 @@ class Validate(keras.callbacks.Callback):
         self.scores = self.score()
         if not np.isfinite(self.scores).all():
             raise TrainingError(f"the validation scores of epoch {epoch + 1} are not finite numbers; {ADVICE_ON_NAN}")
-        figures = metrics.by_image(self.rows["cancer"], self.scores, **self.loss)
+        values = metrics.by_image(self.rows["cancer"], self.scores, **self.loss)
         corrected = metrics.prior_correction(self.scores, self.prior_weights) if self.prior_weights else self.scores
         breasts = metrics.by_breast(self.rows.assign(score=corrected))
-        figures["pf1"] = metrics.pf1(breasts["cancer"], breasts["score"])
-        logs.update({f"val_{name}": value for name, value in figures.items()})
+        values["pf1"] = metrics.pf1(breasts["cancer"], breasts["score"])
+        logs.update({f"val_{name}": value for name, value in values.items()})
 
 
 class SwapAverages(keras.callbacks.Callback):
     """Swaps weights and their moving averages; place one before and one after the callbacks that need EMA weights.
 
-    Keras's SwapEMAWeights swaps back when the next epoch begins, which is after the state is saved, and it swaps by
-    sums and differences, after which the weights are not the same to the bit.
+    Keras's SwapEMAWeights swaps back when the next epoch begins, after the state is saved. It swaps by sums and
+    differences, and rounding then changes the weights.
     """
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
-        # In float16 the optimizer is wrapped by a LossScaleOptimizer, which has no averages of its own.
+        # In float16 a LossScaleOptimizer wraps the optimizer and has no averages of its own.
         optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
         averages = optimizer._model_variables_moving_average
         for variable, average in zip(self.model.trainable_variables, averages, strict=True):
@@ -128,12 +128,12 @@ class LearningRate(keras.callbacks.Callback):
 class MetricsLogger(keras.callbacks.Callback):
     """Writes a row of history.csv and a line of the log for each epoch.
 
-    The file is written anew from `history`, which is part of the saved state. A resumed run therefore drops the row
-    of an epoch that a killed run had logged but not saved.
+    The file is rewritten from `history`, which is part of the saved state. A resumed run therefore drops the row of
+    an epoch that a killed run had logged but not saved.
     """
 
     def __init__(self, path: Path, history: list[dict[str, Any]], images: int, phase: str) -> None:
-        """`history` has a dict for each finished epoch and is extended; `images` are the training images an epoch."""
+        """`history` has a dict for each finished epoch and is extended; `images` are the training images per epoch."""
         super().__init__()
         self.path, self.history, self.images, self.phase = path, history, images, phase
 
@@ -141,7 +141,7 @@ class MetricsLogger(keras.callbacks.Callback):
         self.started = self.trained = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
-        self.trained = time.perf_counter()  # the speed leaves validation out
+        self.trained = time.perf_counter()  # the speed does not include validation
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
         row = {
@@ -153,7 +153,7 @@ class MetricsLogger(keras.callbacks.Callback):
             "images_per_second": round(self.images / max(self.trained - self.started, 1e-9), 1),
         }
         self.history.append(row)
-        # Anew each time: a few kilobytes, and whoever reads the file meanwhile never finds half a row.
+        # Rewritten each time: it is a few kilobytes, and nobody who reads it meanwhile finds half a row.
         write_whole(self.path, pd.DataFrame(self.history).to_csv(index=False, na_rep="nan").encode())
         log.info("epoch %d | %s", epoch + 1, " | ".join(_groups(row)))
 
@@ -167,7 +167,7 @@ def _groups(row: Mapping[str, Any]) -> list[str]:
 
 
 class LogFirstStep(keras.callbacks.Callback):
-    """Logs the time of a phase's first step, and on a GPU the most memory that TensorFlow has used by then."""
+    """Logs the time of a phase's first step, and on a GPU TensorFlow's peak memory so far."""
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         self.started: float | None = time.perf_counter()
@@ -180,7 +180,7 @@ class LogFirstStep(keras.callbacks.Callback):
 
 
 def _peak_memory() -> str:
-    """Text for the log, empty without a GPU. Advisory: what TensorFlow cannot say must not end a run."""
+    """Text for the log, empty without a GPU. An error of TensorFlow's becomes part of it and does not end the run."""
     try:
         gpus = [device.name.removeprefix("/device:") for device in tf.config.list_logical_devices("GPU")]
         peak = max((tf.config.experimental.get_memory_info(gpu)["peak"] for gpu in gpus), default=0)
@@ -234,17 +234,17 @@ class StopOnSignal(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         if self.received:
             raise SignalError(
-                f"SIGTERM at epoch {self.epoch}, step {batch + 1}; resume the run to go on from epoch {self.epoch}"
+                f"SIGTERM at epoch {self.epoch}, step {batch + 1}; resume the run to continue from epoch {self.epoch}"
             )
 
 
 def monitors(config: RunConfig, tensorboard: Path | None) -> list[keras.callbacks.Callback]:
-    """Keras's own callbacks as the settings ask: plateau, early stopping, and TensorBoard if it has a folder."""
+    """Keras's own callbacks for these settings: plateau, early stopping, and TensorBoard if `tensorboard` is given."""
     # Always with `mode`: "auto" guesses it from the metric's name.
     watched: dict[str, Any] = {"monitor": config.monitor, "mode": MODES[config.monitor], "verbose": 0}
     chosen: list[keras.callbacks.Callback] = []
     if config.reduce_lr_patience and config.lr_schedule == "plateau":
-        # min_delta 0, as early stopping and the best checkpoint have it; Keras's default is 1e-4.
+        # min_delta 0, as in early stopping and the best checkpoint; Keras's default is 1e-4.
         options = {"factor": config.reduce_lr_factor, "patience": config.reduce_lr_patience, "min_delta": 0.0}
         chosen.append(keras.callbacks.ReduceLROnPlateau(**options, **watched))
     if config.early_stopping_patience:

@@ -1,9 +1,9 @@
-"""What a run keeps while it trains: the best network in best.keras, and state.npz, from which it can be resumed.
+"""What a run saves while it trains: the best network in best.keras, and state.npz, from which it can be resumed.
 
-The state is written after every epoch, as a whole, and a run resumed from it goes on as if it had not been stopped. It
-holds every variable that training changes (with the learning rate, the averaged weights and the random state of the
-dropout layers), the memory of Keras's callbacks, the history and the best epoch. Keras's BackupAndRestore keeps neither
-the memory of callbacks nor the random state.
+The state is written atomically after every epoch, and a run resumed from it continues as if it had not been stopped. It
+holds every variable that training changes (including the learning rate, the averaged weights and the random state of
+the dropout layers), the counters of Keras's callbacks, the history and the best epoch. Keras's BackupAndRestore saves
+neither these counters nor the random state.
 """
 
 import json
@@ -36,9 +36,9 @@ Arrays = dict[str, np.ndarray]
 
 @dataclass
 class Progress:
-    """How far a run is, and how a batch goes through the devices."""
+    """How far a run is, and how its batches are divided."""
 
-    batch: int  # images of one optimizer step, on all devices together
+    batch: int  # images in one optimizer step, on all devices together
     microbatch_size: int  # images that pass through one device at a time
     phase: int = 0  # position in `phases.phases_of`
     first: int = 0  # epochs finished when the phase began
@@ -56,7 +56,7 @@ def save(run: Run, progress: Progress, model: TrainingModel, best: Arrays) -> No
     facts = {"progress": asdict(progress), "settings": json.loads(run.file("config/config.json").read_text())}
     arrays = {f"variable {number}": variable.numpy() for number, variable in enumerate(model.state)}
     arrays |= {f"best {name}": value for name, value in best.items()}
-    # The facts as an array of text: in one file, they cannot be of another epoch than the variables.
+    # The facts as an array of text: in the same file, they always belong to the same epoch as the variables.
     write_arrays(run.path / STATE_FILE, arrays | {"facts": np.array(json.dumps(facts))})
 
 
@@ -66,7 +66,7 @@ def load(run: Run) -> tuple[Progress, Arrays] | None:
     Raises
     ------
     RunError
-        If the state is damaged, or config.json was changed since.
+        If the state is damaged, or config.json has changed since it was saved.
     """
     if not (run.path / STATE_FILE).is_file():
         return None
@@ -80,17 +80,17 @@ def load(run: Run) -> tuple[Progress, Arrays] | None:
 
 
 def restore(model: TrainingModel, arrays: Arrays) -> None:
-    """Set every variable of a compiled model; `RunError` if they belong to another network."""
+    """Set every variable of a compiled model; raises `RunError` if the arrays belong to another network."""
     count = sum(name.startswith("variable ") for name in arrays)
     values = [arrays[f"variable {number}"] for number in range(count)]
     if [value.shape for value in values] != [tuple(variable.shape) for variable in model.state]:
-        raise RunError(f"{STATE_FILE} is of another network: was rsna_nb or Keras changed since the run began?")
+        raise RunError(f"{STATE_FILE} belongs to another network: was rsna_nb or Keras changed since the run began?")
     for variable, value in zip(model.state, values, strict=True):
         variable.assign(value)
 
 
 def memory_of(callbacks: Sequence[keras.callbacks.Callback]) -> dict[str, dict[str, Any]]:
-    """What Keras's plateau and early stopping know after an epoch, by class name."""
+    """The counters of Keras's plateau and early stopping after an epoch, by class name."""
     return {
         type(callback).__name__: {name: getattr(callback, name) for name in _MEMORY[type(callback)]}
         for callback in callbacks
@@ -99,22 +99,22 @@ def memory_of(callbacks: Sequence[keras.callbacks.Callback]) -> dict[str, dict[s
 
 
 def remember(callbacks: Sequence[keras.callbacks.Callback], memory: dict[str, dict[str, Any]]) -> None:
-    """Give callbacks back what `memory_of` returned; call it after their on_train_begin, which resets them."""
+    """Restore what `memory_of` returned; call it after the callbacks' on_train_begin, which resets them."""
     for callback in callbacks:
         for name, value in memory.get(type(callback).__name__, {}).items():
             setattr(callback, name, value)
 
 
 def check_settings(run: Run, config: RunConfig) -> None:
-    """`RunError` if the settings, apart from folders, differ from those that the run began with."""
+    """Raise `RunError` if the settings, apart from folders, differ from those that the run began with."""
     own = run.config.model_dump()
     _refuse_differences(run, "the settings given", own, config.model_dump() | {name: own[name] for name in FOLDERS})
 
 
 def check_data(run: Run, environment: dict[str, Any]) -> None:
-    """`RunError` if table or pictures differ from those that the run began with; other package versions are logged."""
+    """Raise `RunError` if table or images differ from those at the run's beginning; log other package versions."""
     before = json.loads(run.file("config/environment.json").read_text())
-    for name, what in (("table_fingerprint", "table"), ("store_fingerprint", "store of pictures")):
+    for name, what in (("table_fingerprint", "table"), ("store_fingerprint", "store of prepared images")):
         if before[name] != environment[name]:
             raise RunError(
                 f"run {run.id} cannot be resumed: the {what} has changed since it began "
@@ -127,16 +127,16 @@ def check_data(run: Run, environment: dict[str, Any]) -> None:
 
 def _refuse_differences(run: Run, where: str, before: dict[str, Any], now: dict[str, Any]) -> None:
     if changed := differences(before, now):
-        raise RunError(f"run {run.id} cannot be resumed: {where} differ from those it began with: {changed}")
+        raise RunError(f"run {run.id} cannot be resumed: {where} differ from those that it began with: {changed}")
 
 
 class BestCheckpoint(keras.callbacks.Callback):
     """Keeps the network of the epoch with the best monitored metric, and its validation scores.
 
-    A network that trains as a whole is saved under a temporary name and becomes best.keras (`settle`) once the state
-    that calls it the best is written, so that a killed run never has the one without the other. If only the head
-    trains, an epoch takes less time than writing the network would: the head's weights are kept in `arrays`, and
-    `write` makes best.keras when training ends.
+    If the whole network trains, it is saved under a temporary name and becomes best.keras (`settle`) once the state
+    that names its epoch is written, so that the two agree in a killed run too. If only the head trains, an epoch takes
+    less time than writing the network would: the head's weights are kept in `arrays`, and `write` makes best.keras
+    when training ends.
     """
 
     def __init__(self, path: Path, monitor: str, network: keras.Model, writes: bool) -> None:
@@ -145,13 +145,13 @@ class BestCheckpoint(keras.callbacks.Callback):
         Parameters
         ----------
         path
-            Of best.keras.
+            Path of best.keras.
         monitor
             Name of a metric in the epoch's logs, a key of `MODES`.
         network
-            The whole network, from picture to score.
+            The whole network, from image to score.
         writes
-            Whether this machine writes files.
+            Whether this computer writes files.
         """
         super().__init__()
         self.path, self.monitor, self.network, self.writes = path, monitor, network, writes
@@ -167,7 +167,7 @@ class BestCheckpoint(keras.callbacks.Callback):
         return self.arrays["scores"]
 
     def watch(self, validate: Validate, head: keras.Model | None) -> None:
-        """Take the scores from `validate`; `head` is given in a phase that trains it alone."""
+        """Use the scores of `validate`; `head` is given in a phase that trains only the head."""
         self.validate, self.head = validate, head
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
@@ -191,21 +191,21 @@ class BestCheckpoint(keras.callbacks.Callback):
             put(self._candidate, self.path)
 
     def recall(self, progress: Progress, arrays: Arrays) -> None:
-        """Go on from a saved state."""
+        """Continue from a saved state."""
         if progress.best_epoch:
             self.epoch, self.best = progress.best_epoch, progress.best
             prefix = "best "
             self.arrays = {name.removeprefix(prefix): arrays[name] for name in arrays if name.startswith(prefix)}
             self.settle()
-        if self.writes:  # networks that were saved in an epoch whose state was not
+        if self.writes:  # networks of epochs whose state was not saved
             for other in self.path.parent.glob("best-*.keras"):
                 other.unlink()
 
     def write(self, head: keras.Model) -> None:
-        """After training `head` alone: give it its best weights and write best.keras."""
+        """After training `head` alone: restore its best weights and write best.keras."""
         if self.epoch:
             head.set_weights([self.arrays[f"weights {number}"] for number in range(len(head.weights))])
             if self.writes:
-                part = self.path.with_name(f".{self.path.stem}.part.keras")  # Keras insists on the ending
+                part = self.path.with_name(f".{self.path.stem}.part.keras")  # Keras requires this ending
                 self.network.save(part)
                 put(part, self.path)

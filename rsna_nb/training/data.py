@@ -1,4 +1,4 @@
-"""Settings -> the images of a run: each with its metadata, its split and its picture in the store."""
+"""Settings -> the images of a run: each with its metadata, its split and its prepared image in the store."""
 
 import hashlib
 import logging
@@ -18,15 +18,15 @@ from rsna_nb.splits import SplitError
 
 log = logging.getLogger(__name__)
 
-MOST_FAILED = 0.1  # a larger share of unreadable files means that something is wrong with the data as a whole
-PNG_END = 20  # bytes: the checksum of all pixels, that of the last chunk, and the chunk that ends a file
+MOST_FAILED = 0.1  # a larger fraction of unreadable files means that something is wrong with the data set
+PNG_END = 20  # bytes: the checksums of the pixels and of the last data chunk, and the chunk that ends a file
 
 
 @dataclass(frozen=True)
 class Data:
     """A run's images."""
 
-    table: pd.DataFrame  # a row for each picture in the store: its metadata, `split` and `file`
+    table: pd.DataFrame  # a row for each image in the store: its metadata, `split` and `file`
     ledger: pd.DataFrame  # a row for each image of the data set, unreadable ones included
     store: Path
 
@@ -35,14 +35,14 @@ class Data:
         return self.table[self.table["split"] == split].reset_index(drop=True)
 
     def digests(self) -> np.ndarray:
-        """A uint64 for each row of the table, which changes if the picture is prepared anew from another file."""
-        # Without the time that preparing took, which differs each time.
+        """A uint64 for each row of the table, which changes if the image is prepared again from another file."""
+        # Without the time that preparation took, which differs each time.
         read = self.ledger[self.ledger["status"] == "ok"].drop(columns="milliseconds")
         return pd.util.hash_pandas_object(read.astype(str), index=False).to_numpy()
 
 
 def split_table(config: RunConfig) -> tuple[pd.DataFrame, Path]:
-    """The checked table of the data set with its column `split`, and its folder. No picture is needed.
+    """The checked table of the data set with its column `split`, and its folder. No image is read.
 
     Raises
     ------
@@ -56,14 +56,14 @@ def split_table(config: RunConfig) -> tuple[pd.DataFrame, Path]:
 
 
 def prepare(config: RunConfig, table: pd.DataFrame, data_dir: Path) -> Data:
-    """Fill the store with the pictures of the table that `split_table` returned.
+    """Fill the store with the images of the table that `split_table` returned.
 
     Raises
     ------
     PrepareError
         If more than a tenth of the files is unreadable.
     SplitError
-        If the readable images lack a class in some split, or the same picture is in two splits.
+        If the readable images of a split lack a class, or the same image is in two splits.
     """
     store_dir = resolve(config.store_dir)
     ledger = prepare_images(table, data_dir, store_dir, config.img_size)
@@ -84,13 +84,13 @@ def prepare(config: RunConfig, table: pd.DataFrame, data_dir: Path) -> Data:
         ) from error
     files = [str(image_file(store, *ids)) for ids in zip(readable["patient_id"], readable["image_id"], strict=True)]
     readable["file"] = files
-    # Two files of one picture under different ids are not seen in the table: they put one woman on two sides.
+    # Two files of one image under different ids are not seen in the table: they can put one woman into two splits.
     check_pictures(readable.assign(png_bytes=ledger.loc[~failed, "png_bytes"].to_numpy()))
     return Data(readable, ledger, store)
 
 
 def check_pictures(table: pd.DataFrame) -> None:
-    """Refuse a table in which one picture is in two splits; log pictures that are twice in one split.
+    """Refuse a table in which one image is in two splits; log images that occur twice.
 
     Parameters
     ----------
@@ -105,20 +105,20 @@ def check_pictures(table: pd.DataFrame) -> None:
     pairs = list(same_pictures(table))
     across = [pair for pair in pairs if pair[0]["split"] != pair[1]["split"]]
     for pair in pairs:
-        log.warning("the same picture: %s and %s", *map(_described, pair))
+        log.warning("the same image: %s and %s", *map(_described, pair))
     if across:
         raise SplitError(
-            f"{' and '.join(map(_described, across[0]))} are the same picture, so the model would be evaluated on an "
+            f"{' and '.join(map(_described, across[0]))} are the same image, so the model would be evaluated on an "
             f"image that it was trained on ({len(across)} such pairs): give their rows of the table one patient_id, "
             "or remove one of them"
         )
 
 
 def same_pictures(table: pd.DataFrame) -> Iterator[tuple[pd.Series, pd.Series]]:
-    """Pairs of rows whose pictures are the same to the byte: the first of its kind, and another.
+    """Pairs of rows whose PNG files have the same bytes: the first such row, and another.
 
-    Reading every file of a large store takes minutes. Their sizes, which the ledger has, tell most files apart, and
-    the checksums at their end nearly all others; only what is left is read.
+    Reading every file of a large store takes minutes. File sizes, which the ledger has, tell most files apart, and
+    the checksums at their end nearly all others; only the remaining files are read.
     """
     rows = table[table.duplicated("png_bytes", keep=False)]
     rows = rows.assign(end=rows["file"].map(_end_of))

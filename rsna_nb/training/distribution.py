@@ -1,7 +1,7 @@
-"""The devices that train: one, all GPUs of a machine, or those of several machines that TF_CONFIG names.
+"""The devices that train: one, all GPUs of a computer, or those of several computers that TF_CONFIG names.
 
 `fit` of Keras 3.15 fails under MultiWorkerMirroredStrategy in two places (keras#20585): the symbolic build reduces the
-first batch over the machines, and the metrics of a step are reduced along an axis that scalars do not have.
+first batch over the computers, and the metrics of a step are reduced along an axis that scalars do not have.
 `DistributedModel` works around both; a test in tests/test_machines.py fails once it is no longer needed.
 """
 
@@ -19,7 +19,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from tensorflow.python.client import device_lib  # no public name in TensorFlow 2.21 for a device's memory limit
-from tensorflow.python.eager import context  # nor for telling other machines of an error
+from tensorflow.python.eager import context  # nor for reporting an error to other computers
 
 from rsna_nb.training.sampling import Share
 
@@ -30,31 +30,31 @@ LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.DeadlineEx
 
 
 class DistributionError(RuntimeError):
-    """The machines cannot work together, or one of them was lost; the message says what to do."""
+    """The computers cannot work together, or one of them was lost; the message says what to do."""
 
 
 @dataclass(frozen=True)
 class Devices:
     """The devices that train together."""
 
-    names: tuple[str, ...]  # those of this machine
+    names: tuple[str, ...]  # devices of this computer
     strategy: tf.distribute.Strategy | None = None  # None for a single device: XLA cannot be used under a strategy
-    worker: int = 0  # number of this machine
-    workers: int = 1  # machines
+    worker: int = 0  # number of this computer
+    workers: int = 1  # number of computers
 
     @property
     def replicas(self) -> int:
-        """Devices of all machines."""
+        """Number of devices of all computers."""
         return self.strategy.num_replicas_in_sync if self.strategy else 1
 
     @property
     def chief(self) -> bool:
-        """Whether this is the one machine that writes the run folder."""
+        """Whether this is the computer that writes the run folder."""
         return self.worker == 0
 
     @property
     def share(self) -> Share:
-        """This machine's part of the batches."""
+        """This computer's part of the batches."""
         return Share(self.worker, self.workers, self.replicas)
 
     @property
@@ -67,15 +67,15 @@ class Devices:
         return self.strategy.scope() if self.strategy else nullcontext()
 
     def distribute(self, dataset: tf.data.Dataset) -> Any:
-        """Turn endless batches for one device into steps for all devices of this machine."""
+        """Turn endless batches for one device into steps for all devices of this computer."""
         if not self.strategy:
             return dataset
-        # Otherwise the machines synchronise before every step on whether there is a batch, and its shape is lost.
+        # Otherwise the computers synchronise before every step on whether there is a batch, and its shape is lost.
         dataset = dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
         return self.strategy.distribute_datasets_from_function(lambda context: dataset)
 
     def results(self, function: Callable[..., tf.Tensor], *batch: tf.Tensor) -> np.ndarray:
-        """Apply a function of `compiled` to tensors (images, ...), divided equally among this machine's devices."""
+        """Apply a function of `compiled` to tensors (images, ...), divided equally among this computer's devices."""
         if not self.strategy:
             return function(*batch).numpy()
         local = self.share.local
@@ -87,11 +87,11 @@ class Devices:
         return np.concatenate([result.numpy() for result in results])
 
     def compiled(self, function: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
-        """The function as a graph, compiled by XLA where `compiles` says so."""
+        """The function as a graph, compiled by XLA if `compiles` is true."""
         return tf.function(function, jit_compile=self.compiles, reduce_retracing=True)
 
     def all_gather(self, mine: np.ndarray) -> np.ndarray:
-        """The rows of all machines in the order of the machines; each has the same number."""
+        """The rows of all computers in their order; each has the same number of rows."""
         if self.workers == 1:
             return mine
         rows = np.zeros((self.workers, *mine.shape), mine.dtype)
@@ -99,28 +99,28 @@ class Devices:
         return self.all_reduce_sum(rows).reshape(-1, *mine.shape[1:])
 
     def all_reduce_sum(self, mine: np.ndarray) -> np.ndarray:
-        """The sum over all machines; each waits here for the others."""
+        """The sum over all computers; each waits here for the others."""
         if self.workers == 1:
             return mine
         assert self.strategy is not None
         local = self.share.local
         values = self.strategy.experimental_distribute_values_from_function(
-            # The strategy sums over devices: one of each machine gives the value, the others zeros.
+            # The strategy sums over devices: one device of each computer gives the value, the others zeros.
             lambda context: tf.constant(mine if context.replica_id_in_sync_group % local == 0 else np.zeros_like(mine))
         )
         return self.strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None).numpy()
 
     def check_same(self, what: str, *numbers: int) -> None:
-        """`DistributionError` if machines have different numbers, because they do not see the same files."""
+        """Raise `DistributionError` if computers have different `numbers`, because they do not see the same files."""
         if (self.all_reduce_sum(np.array(numbers)) != self.workers * np.array(numbers)).any():
-            raise DistributionError(f"the {what} is not the same on all machines: they have to share runs_dir")
+            raise DistributionError(f"the {what} is not the same on all computers: they must share runs_dir")
 
     def wait(self) -> None:
-        """Wait until every machine has called this."""
+        """Wait until every computer has called this."""
         self.all_reduce_sum(np.zeros(1, np.int32))
 
     def broadcast(self, text: str) -> str:
-        """The chief's text, on every machine."""
+        """Return the chief's text on every computer."""
         sent = np.zeros(LONGEST_TEXT, np.int32)
         if self.chief:
             encoded = np.frombuffer(text.encode(), np.uint8)
@@ -130,15 +130,15 @@ class Devices:
 
 @functools.cache
 def find_devices() -> Devices:
-    """All GPUs of the machine, or its CPU if it has none; with TF_CONFIG those of the machines that it names.
+    """All GPUs of the computer, or its CPU if it has none; with TF_CONFIG the devices of the computers that it names.
 
-    GPU memory is allocated as it is needed. Call this before anything else that uses TensorFlow: several machines have
-    to find each other first.
+    GPU memory is allocated as it is needed. Call this before anything else that uses TensorFlow: several computers must
+    connect to each other first.
 
     Raises
     ------
     DistributionError
-        If TF_CONFIG is faulty, or the machines have different numbers of devices.
+        If TF_CONFIG is faulty, or the computers have different numbers of devices.
     """
     for gpu in tf.config.list_physical_devices("GPU"):
         tf.config.experimental.set_memory_growth(gpu, True)
@@ -153,12 +153,12 @@ def find_devices() -> Devices:
 def gpu_memory() -> str:
     """The GPUs' memory limits as text for the log, empty without a GPU.
 
-    Advisory: an error of TensorFlow's is part of the text and ends nothing.
+    An error of TensorFlow's becomes part of the text and does not end the run.
     """
     try:
         if not tf.config.list_physical_devices("GPU"):
             return ""
-        # With the configuration of this process, or other devices would be set up beside those in use.
+        # With the configuration of this process: otherwise TensorFlow would set up further devices.
         found = device_lib.list_local_devices(context.context().config)
     except Exception as error:
         return f" (memory unknown: {error})"
@@ -167,18 +167,18 @@ def gpu_memory() -> str:
 
 
 def _read_tf_config() -> tuple[dict[str, list[str]], tuple[str, int]]:
-    """The machines of TF_CONFIG by kind, and which of them this one is: (kind, number)."""
+    """The computers of TF_CONFIG by kind, and which of them this is: (kind, number)."""
     text = os.environ.get("TF_CONFIG") or "{}"
     try:
         content = json.loads(text)
         machines = {str(kind): list(addresses) for kind, addresses in content.get("cluster", {}).items()}
         task = (content["task"]["type"], int(content["task"]["index"])) if machines else ("worker", 0)
         if machines and (not 0 <= task[1] < len(machines[task[0]]) or len(machines.get("chief", [])) > 1):
-            raise ValueError("no machine of that kind has this index, or there are two chiefs")
+            raise ValueError("no computer of that kind has this index, or there are two chiefs")
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise DistributionError(
             'TF_CONFIG must be {"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}, '
-            f"with this machine's index, from 0, and at most one chief, not {text} ({error})"
+            f"with this computer's index, from 0, and at most one chief, not {text} ({error})"
         ) from error
     if set(machines) - {"chief", "worker"}:
         raise DistributionError(f'TF_CONFIG has {", ".join(machines)}: only "worker" (and one "chief") can be used')
@@ -186,11 +186,11 @@ def _read_tf_config() -> tuple[dict[str, list[str]], tuple[str, int]]:
 
 
 def _of_machines(machines: dict[str, list[str]], task: tuple[str, int]) -> Devices:
-    """Connect to the other machines."""
+    """Connect to the other computers."""
     kind, index = task
     number = index + (len(machines.get("chief", [])) if kind == "worker" else 0)
     workers = sum(map(len, machines.values()))
-    log.info("machine %d of %d, waiting for the others: %s", number + 1, workers, machines)
+    log.info("computer %d of %d, waiting for the others: %s", number + 1, workers, machines)
     tf.get_logger().setLevel("WARNING")  # otherwise a line for every collective that is traced
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     devices = Devices(tuple(strategy.extended.worker_devices), strategy, number, workers)
@@ -198,7 +198,7 @@ def _of_machines(machines: dict[str, list[str]], task: tuple[str, int]) -> Devic
         devices.wait()
     except tf.errors.InternalError as error:
         raise DistributionError(
-            f"the machines of TF_CONFIG need the same number of devices; this one has {len(devices.names)} "
+            f"the computers of TF_CONFIG need the same number of devices; this one has {len(devices.names)} "
             f"({_cause(error)})"
         ) from error
     return devices
@@ -212,10 +212,10 @@ def _cause(error: tf.errors.OpError) -> str:
 
 @contextmanager
 def explained_loss(devices: Devices) -> Iterator[None]:
-    """Explain the loss of a machine: what TensorFlow raises then becomes a `DistributionError` that says what to do.
+    """If a computer is lost, raise a `DistributionError` that says what to do, instead of TensorFlow's error.
 
-    This machine's own errors are reported to the others, which would otherwise wait for it: in JupyterLab its process
-    lives on after an error.
+    This computer's own errors are reported to the others, which would otherwise wait for it: in JupyterLab the process
+    does not end with an error.
     """
     try:
         yield
@@ -223,8 +223,8 @@ def explained_loss(devices: Devices) -> Iterator[None]:
         if devices.workers == 1:
             raise
         raise DistributionError(
-            f"another machine of TF_CONFIG was lost or stopped ({_cause(error)}). "
-            "See its log, and start all machines again, with resume set to the run's id"
+            f"another computer of TF_CONFIG was lost or stopped ({_cause(error)}). "
+            "See its log, and start all computers again, with resume set to the run's id"
         ) from error
     except BaseException as error:
         if devices.workers > 1:
@@ -233,18 +233,18 @@ def explained_loss(devices: Devices) -> Iterator[None]:
 
 
 class DistributedModel(keras.Model):
-    """A model whose `fit` works on one device, on several, and on several machines (keras#20585)."""
+    """A model whose `fit` works on one device, on several devices and on several computers (keras#20585)."""
 
     def build_on(self, batch: Any) -> None:
-        """Create all variables, those of the metrics too, for a batch given as tensors or as their specs."""
+        """Create all variables, including those of the metrics, for a batch of tensors or of tensor specs."""
         with self.distribute_strategy.scope():
             self._symbolic_build(data_batch=batch)
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
-        """Do nothing, as `build_on` was called: Keras would consume the first batch, and reduce it over machines."""
+        """Do nothing, as `build_on` was called: Keras would consume the first batch, and reduce it over computers."""
 
     def of_step(self, logs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """A step's metrics in the shape in which Keras reduces them: (1,) with several machines, else scalars."""
+        """A step's metrics in the shape in which Keras reduces them: (1,) with several computers, else scalars."""
         strategy = self.distribute_strategy
         several = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
         return {name: tf.reshape(value, (1,)) for name, value in logs.items()} if several else logs

@@ -1,8 +1,8 @@
-"""The feature bank: what a frozen backbone makes of each picture and its mirror images, computed once and kept.
+"""The feature bank: the features of each image and its mirror images, computed once by a frozen backbone and kept.
 
-With a frozen backbone and flips, a picture has four variants: four passes through the network hold everything that
-all epochs, seeds and folds can ask for. A bank lies beside the store, in blocks that are written as a whole, so the
-work of a process that was killed is not lost.
+With a frozen backbone and flips, an image has four variants: four passes through the network give all features that any
+epoch, seed or fold can need. A bank is a folder next to the store, in blocks that are written atomically, so the work
+of a process that was killed is not lost.
 """
 
 import hashlib
@@ -29,14 +29,14 @@ from rsna_nb.training.sampling import VARIANTS, Share
 
 log = logging.getLogger(__name__)
 
-RECIPE = 1  # cache version: raise it when what happens to a picture before the network changes
-BATCH = 32  # pictures a device; larger batches are no faster and need more memory
-SECONDS_A_BLOCK = 30  # most work that is lost when the process is killed
+RECIPE = 1  # cache version: raise it when the processing of images before the network changes
+BATCH = 32  # images per device; larger batches are not faster and need more memory
+SECONDS_A_BLOCK = 30  # the most work that is lost when the process is killed
 ROWS_A_BLOCK = 8192  # 64 MB of 2,048 channels
 
 
 class FeatureBankError(RuntimeError):
-    """The bank lacks what was computed for it; the message says why."""
+    """Features are missing although they were computed; the message names the likely cause."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Features:
     """Features from a bank, a source of batches like `inputs.Pictures`."""
 
     values: np.ndarray  # float32 (images, variants, channels)
-    position: pd.Series  # the picture's file -> its place in `values`
+    position: pd.Series  # the image's file -> its row in `values`
 
     def to_network(self, features: tf.Tensor) -> tf.Tensor:
         """The features themselves: the head takes them as they are."""
@@ -67,19 +67,19 @@ class Features:
         return dataset.map(features_at).prefetch(READ_AHEAD)
 
     def evaluation(self, rows: pd.DataFrame, batch: int, share: Share) -> tf.data.Dataset:
-        """Batches (features,) of the unflipped pictures for all devices of one machine, as `Pictures.evaluation`."""
+        """Batches (features,) of the unflipped images for all devices of one computer, as `Pictures.evaluation`."""
         chosen = self.position[rows["file"]].to_numpy()[filled_share(len(rows), batch, share)]
         dataset = tf.data.Dataset.from_tensor_slices((self.values[chosen, 0],))
         return dataset.batch(batch * share.local, drop_remainder=True)
 
 
 def applies(config: RunConfig) -> bool:
-    """Whether a bank can serve a run: the backbone never changes, and a picture has few variants."""
+    """Whether a run can use a bank: its backbone never changes, and an image has few variants."""
     return config.feature_bank and config.freeze_backbone and config.augmentation in ("none", "flips")
 
 
 def features_of(config: RunConfig, data: Data, pooled: keras.Model, devices: Devices) -> Features:
-    """The features of a run's training and validation images; what its bank lacks is computed first.
+    """The features of a run's training and validation images; missing ones are computed first.
 
     Training images have four variants if augmentation is "flips"; all other images have one.
 
@@ -88,14 +88,14 @@ def features_of(config: RunConfig, data: Data, pooled: keras.Model, devices: Dev
     config, data
         The settings and images of the run.
     pooled
-        The frozen network up to the pooled features: pictures (batch, height, width, 1) -> (batch, channels).
+        The frozen network up to the pooled features: images (batch, height, width, 1) -> (batch, channels).
     devices
-        Those that compute what is missing.
+        The devices that compute missing features.
 
     Raises
     ------
     FeatureBankError
-        If machines do not share the folder of the store.
+        If computers do not share the folder of the store.
     """
     table = data.table[data.table["split"].isin(["train", "validation"])]
     wanted = np.ones((len(table), VARIANTS if config.augmentation == "flips" else 1), bool)
@@ -109,8 +109,8 @@ def features_of(config: RunConfig, data: Data, pooled: keras.Model, devices: Dev
 
 
 def bank_folder(config: RunConfig, data: Data, pooled: keras.Model) -> Path:
-    """The bank's folder, named by everything except the picture that changes features, the weights themselves too."""
-    weights = hashlib.sha256()  # of the weights themselves: a file may have another name, or be replaced
+    """The bank's folder, named by everything except the image that determines features, including the weights."""
+    weights = hashlib.sha256()  # of the values, since a file of weights may be renamed or replaced
     for array in pooled.get_weights():
         weights.update(array.tobytes())
     identity = {
@@ -127,9 +127,9 @@ def bank_folder(config: RunConfig, data: Data, pooled: keras.Model) -> Path:
 
 @dataclass(frozen=True)
 class Bank:
-    """Features in a folder that all machines share, and the network that computes what is missing.
+    """Features in a folder that all computers share, and the network that computes missing ones.
 
-    Methods take the pictures' files, and a key for each of their variants, uint64 (files, variants). Boolean arrays of
+    Methods take the images' files, and a key for each of their variants, uint64 (files, variants). Boolean arrays of
     that shape say which of these are wanted, found or missing.
     """
 
@@ -141,7 +141,7 @@ class Bank:
     def complete(self, files: np.ndarray, keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
         """Compute what is wanted and missing; return all features, float32 (files, variants, channels).
 
-        If memory runs out, go on with batches half as large.
+        If memory runs out, continue with batches half as large.
         """
         with locked(self.folder) if self.devices.chief else nullcontext():
             if self.devices.chief:
@@ -149,11 +149,11 @@ class Bank:
             self.devices.wait()  # until the chief has the lock
             values, found = self.look_up(keys)
             batch, filled = BATCH, False
-            # The sum over machines: one may have found blocks damaged that others could read.
+            # The sum over computers: one may have found blocks damaged that others could read.
             while self.devices.all_reduce_sum((wanted & ~found).sum(keepdims=True)).any():
                 if filled:
                     raise FeatureBankError(
-                        f"{self.folder} lacks what was computed for it: do machines share store_dir?"
+                        f"{self.folder} lacks features that were computed for it: do all computers share store_dir?"
                     )
                 try:
                     self._fill(files, keys, wanted & ~found, batch)
@@ -162,7 +162,7 @@ class Bank:
                     if batch == 1 or self.devices.workers > 1:
                         raise
                     batch //= 2
-                    log.warning("out of memory: the feature bank goes on with batches of %d images on a device", batch)
+                    log.warning("out of memory: the feature bank continues with batches of %d images per device", batch)
                 self.devices.wait()
                 values, found = self.look_up(keys)
         return values
@@ -173,7 +173,7 @@ class Bank:
         log.info("feature bank %s: %d images, %d forward passes", self.folder.name, images, passes)
         started = written = time.perf_counter()
         rows: list[tuple[np.ndarray, np.ndarray]] = []  # (keys, values) for the next block
-        # Images that miss the same variants go together, so that each file is read once.
+        # Images that lack the same variants are grouped, so that each file is read once.
         kinds, kind = np.unique(missing, axis=0, return_inverse=True)
         own = passes // self.devices.workers
         with self.devices.scope(), tqdm(None, "feature bank", own, unit=" passes", mininterval=1) as bar:
@@ -212,8 +212,8 @@ class Bank:
 
         local = self.devices.share.local
         steps = -(-len(files) // (batch * local))
-        step = -(-len(files) // (steps * local)) * local  # steps of equal size, so that the last is nearly full too
-        # Filled up with the first files: one shape for all steps, for which the network is compiled once.
+        step = -(-len(files) // (steps * local)) * local  # steps of equal size: the last is nearly full too
+        # Filled up with the first files: all steps have one shape, so the network is compiled once.
         positions = np.resize(np.arange(len(files)), steps * step)
         for number, (images,) in enumerate(self.pictures.read_all(files[positions], step)):
             part = positions[number * step : (number + 1) * step]
@@ -234,15 +234,15 @@ class Bank:
 
 
 def _read_block(path: Path, channels: int) -> tuple[np.ndarray, np.ndarray]:
-    """A block's keys and values; a damaged block is removed and is empty, so that its rows are computed anew."""
+    """A block's keys and values; a damaged block is removed and is empty, so that its rows are recomputed."""
     try:
         block = read_arrays(path)
         keys, values = block["keys"], block["values"]
         if values.shape == (*keys.shape, channels):
             return keys, values
         reason = f"it has {keys.shape} keys and {values.shape} values"
-    except (FileNotFoundError, DamagedFileError, KeyError) as error:  # not found: another machine has removed it
+    except (FileNotFoundError, DamagedFileError, KeyError) as error:  # not found: another computer has removed it
         reason = str(error)
-    log.warning("feature bank: block %s is damaged and is computed anew (%s)", path.name, reason)
+    log.warning("feature bank: block %s is damaged and is recomputed (%s)", path.name, reason)
     path.unlink(missing_ok=True)
     return np.empty(0, np.uint64), np.empty((0, channels), np.float32)

@@ -1,7 +1,7 @@
-"""PNG store -> tf.data batches: pictures uint8 (batch, height, width, 1), labels and weights float32 (batch, 1).
+"""PNG store -> tf.data batches: images uint8 (batch, height, width, 1), labels and weights float32 (batch, 1).
 
-Pictures stay 8-bit until they are on the device, where `Pictures.to_network` scales, flips and augments them. That is a
-quarter of the bytes to batch and to copy, and the processor has its time for decoding.
+Images stay 8-bit until they are on the device, where `Pictures.to_network` scales, flips and augments them. Only a
+quarter of the bytes must then be batched and copied, and the CPU is free for decoding.
 """
 
 import itertools
@@ -17,8 +17,8 @@ from rsna_nb.training.augmentation import augment
 from rsna_nb.training.distribution import find_devices
 from rsna_nb.training.sampling import AUGMENTATION_PARAMETERS, Sampling, Share, global_batch
 
-READ_AHEAD = 2  # batches; one of 256 pictures at 1024 takes 256 MB
-MOST_SHOWN = 256  # pictures of a batch that `sample_batch` reads: with accumulation a batch may have thousands
+READ_AHEAD = 2  # batches; one of 256 images at 1024 takes 256 MB
+MOST_SHOWN = 256  # images of a batch that `sample_batch` reads: with accumulation a batch may have thousands
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ class Examples:
 
     @classmethod
     def of(cls, cancer: pd.Series, class_weights: dict[int, float], sampling: Sampling) -> "Examples":
-        """With the weight of its class for each image."""
+        """The examples of a column of labels; each image has the weight of its class."""
         weights = cancer.map(class_weights)
         return cls(cancer.to_numpy(np.float32)[:, None], weights.to_numpy(np.float32)[:, None], sampling)
 
     def from_epoch(self, first: int, share: Share) -> tf.data.Dataset:
-        """One machine's examples from the epoch `first` on, counted from 0: ((position, variant), label, weight).
+        """One computer's examples from the epoch `first` on, counted from 0: ((position, variant), label, weight).
 
         With strong augmentation an example is ((position, variant, draws), label, weight). Epochs follow one another
         without a gap and without end, so reading ahead does not pause at the end of an epoch.
@@ -50,13 +50,13 @@ class Examples:
                 images, *changes = self.sampling.of_worker(number, share)
                 yield (images, *changes), self.labels[images], self.weights[images]
 
-        # A whole epoch at a time: Python would be too slow for single examples.
+        # A whole epoch at a time, because Python is too slow for single examples.
         return tf.data.Dataset.from_generator(epochs, output_signature=((*where,), column, column)).unbatch()
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """The store's pictures as a source of batches; `shape` is (height, width) in pixels."""
+    """The store's images as a source of batches; `shape` is (height, width) in pixels."""
 
     shape: tuple[int, int]
 
@@ -70,9 +70,9 @@ class Pictures:
         pictures
             uint8 (batch, height, width, 1).
         variants
-            How each is flipped, int64 (batch,) from 0 to 3 (`sampling.VARIANTS`); None flips none.
+            How each image is flipped, int64 (batch,) from 0 to 3 (`sampling.VARIANTS`); None flips none.
         draws
-            How each is augmented, float32 (batch, AUGMENTATION_PARAMETERS) in 0-1; None augments none.
+            How each image is augmented, float32 (batch, AUGMENTATION_PARAMETERS) in 0-1; None augments none.
 
         Returns
         -------
@@ -87,9 +87,9 @@ class Pictures:
         return values if draws is None else augment(values, draws)
 
     def training(self, rows: pd.DataFrame, examples: Examples, first: int, share: Share) -> tf.data.Dataset:
-        """Training batches for one device, from the epoch `first` on: ((pictures, variants), labels, weights).
+        """Training batches for one device, from the epoch `first` on: ((images, variants), labels, weights).
 
-        With strong augmentation they are ((pictures, variants, draws), labels, weights). `rows` has the column file.
+        With strong augmentation they are ((images, variants, draws), labels, weights). `rows` has the column file.
         """
         files = tf.constant(rows["file"].tolist())
 
@@ -102,18 +102,18 @@ class Pictures:
         return dataset.batch(examples.sampling.batch // share.replicas, drop_remainder=True).prefetch(READ_AHEAD)
 
     def evaluation(self, rows: pd.DataFrame, batch: int, share: Share) -> tf.data.Dataset:
-        """Batches (pictures,) for all devices of one machine together, in the order of `filled_share`."""
+        """Batches (images,) for all devices of one computer together, in the order of `filled_share`."""
         return self.read_all(rows["file"].to_numpy()[filled_share(len(rows), batch, share)], batch * share.local)
 
     def read_all(self, files: np.ndarray, batch: int) -> tf.data.Dataset:
-        """Batches (pictures,) of the files in their order; a remainder makes no batch."""
+        """Batches (images,) of the files in their order; a remainder is dropped."""
         dataset = tf.data.Dataset.from_tensor_slices(files.tolist())
         dataset = dataset.map(lambda file: (_read_picture(file, self.shape),), tf.data.AUTOTUNE)
         return dataset.batch(batch, drop_remainder=True).prefetch(READ_AHEAD)
 
 
 def sample_batch(config: RunConfig, rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """The first batch of training as the network sees it, or its first 256 pictures.
+    """The first batch of training as the network sees it, or its first 256 images.
 
     Parameters
     ----------
@@ -125,7 +125,7 @@ def sample_batch(config: RunConfig, rows: pd.DataFrame) -> tuple[np.ndarray, np.
     Returns
     -------
     tuple[np.ndarray, np.ndarray]
-        Pictures float32 (n, height, width, 1) in 0-1, and labels (n,), 0 or 1.
+        Images, float32 (n, height, width, 1) in 0-1, and labels (n,), 0 or 1.
     """
     cancer = rows["cancer"].to_numpy()
     sampling = Sampling.of(config, cancer, global_batch(config, find_devices().replicas, len(rows)))
@@ -134,13 +134,13 @@ def sample_batch(config: RunConfig, rows: pd.DataFrame) -> tuple[np.ndarray, np.
 
 
 def sample_changes(config: RunConfig, rows: pd.DataFrame, count: int = 7) -> np.ndarray:
-    """One picture as augmentation changes it from epoch to epoch.
+    """One image as augmentation changes it from epoch to epoch.
 
     Returns
     -------
     np.ndarray
-        The first of `rows` as it is, then as it is seen in `count` epochs: float32 (count + 1, height, width, 1)
-        in 0-1.
+        The first image of `rows`, unchanged and then as the network sees it in `count` epochs: float32
+        (count + 1, height, width, 1) in 0-1.
     """
     # Not by `Sampling.of`: one image makes no balanced batches, and its augmentation does not depend on them.
     flips, strong = config.augmentation != "none", config.augmentation == "strong"
@@ -152,15 +152,15 @@ def sample_changes(config: RunConfig, rows: pd.DataFrame, count: int = 7) -> np.
 
 
 def _as_seen(config: RunConfig, files: pd.Series, changes: list[np.ndarray]) -> np.ndarray:
-    """What the network gets of some files; `changes` are their variants and, for strong augmentation, draws."""
+    """The network's input for some files; `changes` are their variants and, for strong augmentation, draws."""
     pictures = tf.stack([_read_picture(file, config.image_shape) for file in files])
     return Pictures(config.image_shape).to_network(pictures, *map(tf.constant, changes)).numpy()
 
 
 def filled_share(count: int, batch: int, share: Share) -> np.ndarray:
-    """One machine's part of the positions 0 to `count` - 1.
+    """One computer's part of the positions 0 to `count` - 1.
 
-    They are filled up with zeros to whole steps of `batch` images on each device, so that all machines and devices
+    They are filled up with zeros to whole steps of `batch` images on each device, so that all computers and devices
     take the same number of steps.
 
     >>> filled_share(5, batch=2, share=Share(worker=1, workers=2, replicas=2))

@@ -38,14 +38,14 @@ def phases_of(config: RunConfig) -> list[Phase]:
 
 
 def fit(session: TrainingSession) -> None:
-    """Train to the end of the last phase, from where the session is.
+    """Train to the end of the last phase, from the session's current state.
 
     Leaves best.keras, history.csv and TensorBoard's files in the run folder, and the best epoch in `session.best`.
 
     Raises
     ------
     TrainingError
-        If training ends early, or no epoch had a monitored metric that is a number.
+        If training ends early, or the monitored metric was not a number in any epoch.
     """
     session.describe()
     for number, phase in enumerate(phases_of(session.config)):
@@ -66,7 +66,7 @@ class PhaseTrainer:
         self.from_bank = not isinstance(self.forward_path.source, Pictures)
 
     def fit(self) -> None:
-        """Train to the phase's end; if memory runs out, go on from its last epoch with smaller microbatches."""
+        """Train to the phase's end; if memory runs out, continue from its last epoch with smaller microbatches."""
         try:
             while not self.progress.finished:
                 try:
@@ -74,14 +74,14 @@ class PhaseTrainer:
                 except tf.errors.ResourceExhaustedError as error:
                     self._halve_microbatches(error)
         finally:
-            # After an error too, as the best head so far is worth keeping; and if a run was killed when the phase had
-            # finished but best.keras was not written.
+            # Also after an error, to keep the best head so far, and in a resumed run that was killed between the end of
+            # the phase and the writing of best.keras.
             if self.from_bank:
                 self.session.best.write(self.forward_path.head)
 
     def _halve_microbatches(self, error: tf.errors.ResourceExhaustedError) -> None:
         size, config = self.progress.microbatch_size, self.session.config
-        # Several machines would have to halve together, but an error on one ends the others.
+        # Several computers would have to halve together, but an error on one ends the others.
         if size == 1 or self.session.devices.workers > 1:
             raise TrainingError(
                 f"out of memory with microbatches of {size} images on a device, at img_size {config.img_size}: "
@@ -90,7 +90,7 @@ class PhaseTrainer:
             ) from error
         self.progress.microbatch_size = -(-size // 2)
         log.warning(
-            f"out of memory with microbatches of {size} images on a device: going on from epoch "
+            f"out of memory with microbatches of {size} images on a device: continuing from epoch "
             f"{self.progress.epoch + 1} with {self.session.microbatches} microbatches of "
             f"{self.progress.microbatch_size}; the global batch is still {self.progress.batch}"
         )
@@ -99,7 +99,7 @@ class PhaseTrainer:
     def _attempt(self) -> None:
         session, last = self.session, self.progress.first + self.phase.epochs
         model, dataset = self._compiled()
-        del self.progress.history[self.progress.epoch :]  # of an epoch that ended before it was saved
+        del self.progress.history[self.progress.epoch :]  # the rows of an epoch that was not saved
         if session.arrays:
             checkpoints.restore(model, session.arrays)
         else:
@@ -115,13 +115,13 @@ class PhaseTrainer:
                 verbose=0,
             )
         if on_signal.received:  # after the last step of an epoch
-            raise SignalError("SIGTERM at the end of an epoch; resume the run to go on from there")
+            raise SignalError("SIGTERM at the end of an epoch; resume the run to continue from there")
         if self.progress.epoch < last:
             patience, monitor = session.config.early_stopping_patience, session.config.monitor
-            log.info("stopped early: no better %s for %d epochs", monitor, patience)
+            log.info("stopped early: %s did not improve for %d epochs", monitor, patience)
 
     def _compiled(self) -> tuple[TrainingModel, tf.data.Dataset]:
-        """A compiled model, and the batches of the epochs to come for one device."""
+        """A compiled model, and the batches of the remaining epochs for one device."""
         session, path = self.session, self.forward_path
         dataset = path.source.training(session.training, session.examples, self.progress.epoch, session.devices.share)
         with session.devices.scope():
@@ -130,9 +130,9 @@ class PhaseTrainer:
         return model, dataset
 
     def _callbacks(self) -> list[keras.callbacks.Callback]:
-        """In the order in which they work at the end of an epoch.
+        """The callbacks in the order in which they run at the end of an epoch.
 
-        First come validation and the best network, between the swaps of averaged weights, then the history, plateau
+        Validation and the best network come first, between the swaps of averaged weights, then the history, plateau
         and early stopping, and the state. The caller's `on_epoch` is last: if it raises, the epoch is already saved.
         """
         session, phase, config = self.session, self.phase, self.session.config
@@ -161,7 +161,7 @@ def _choose_forward_path(session: TrainingSession, phase: Phase) -> ForwardPath:
     with session.devices.scope():
         body, head = body_of(model), head_of(model)
     if phase.name == "head" and features.applies(session.config):
-        log.info("the head trains on the feature bank (with feature_bank False the backbone runs in every epoch)")
+        log.info("the head trains on the feature bank (feature_bank false runs the backbone in every epoch)")
         return ForwardPath(features.features_of(session.config, session.data, body, session.devices), head)
     if phase.name == "fine_tuning":
         log.info("fine-tuning %d layers of the backbone", open_backbone(model, session.config.fine_tune_from))

@@ -26,25 +26,25 @@ from rsna_nb.training.session import TrainingSession
 from rsna_nb.training.training_model import ForwardPath
 
 log = logging.getLogger(__name__)
-# The graph of the last network, by its summary: a protocol buffer, which keeps no network alive.
-_drawn: dict[str, Any] = {}
+# The graph of the last network, by its summary; a protocol buffer does not keep the network in memory.
+_graphs: dict[str, Any] = {}
 
 
 def train(config: RunConfig, on_epoch: EpochCallback | None = None) -> Run:
     """Train with these settings and return the finished run.
 
-    Demo data and the store are made if they are missing. All GPUs of the machine are used together; with TF_CONFIG
-    those of several machines, the first of which writes the folder. With `resume` a stopped run goes on after its
-    last finished epoch; a finished one is returned as it is.
+    Demo data and the store are made if they are missing. All GPUs of the computer are used together; with TF_CONFIG
+    those of several computers, the first of which writes the folder. With `resume` a stopped run continues after its
+    last finished epoch; a finished run is returned unchanged.
 
     Parameters
     ----------
     config
-        Every setting. Validation metrics are computed from all validation images. pF1 takes the scores corrected for
-        the class weights of training, if they are known (`metrics.training_class_weights`).
+        Every setting. Validation metrics are computed from all validation images. pF1 is computed from scores corrected
+        for the class weights of training, if these are known (`metrics.training_class_weights`).
     on_epoch
-        Called as `on_epoch(epoch, logs)` at the end of each epoch, counted from 1, on each machine. An exception that
-        it raises ends training there: the epoch is saved, predictions.csv and metrics.json are not written.
+        Called as `on_epoch(epoch, logs)` at the end of each epoch, counted from 1, on each computer. If it raises an
+        exception, training ends: the epoch is saved, predictions.csv and metrics.json are not written.
 
     Returns
     -------
@@ -63,9 +63,9 @@ def train(config: RunConfig, on_epoch: EpochCallback | None = None) -> Run:
     TrainingError
         If training ends early: no GPU memory for one image, a loss that is not a number, SIGTERM.
     RunError
-        If the run to be resumed is not there, or its settings, table or pictures have changed.
+        If the run to be resumed does not exist, or its settings, table or images have changed.
     DistributionError
-        If another machine was lost.
+        If another computer was lost.
     MetadataError, SplitError, PrepareError, WeightsError
         If the data or the weights are wrong. logs/train.log in the run folder ends with the reason.
     """
@@ -80,7 +80,7 @@ def train(config: RunConfig, on_epoch: EpochCallback | None = None) -> Run:
             log.info("the run is finished: there is nothing to do")
         else:
             _train_in(run, config, devices, on_epoch)
-            # Networks are part of reference cycles: without this, one run after another keeps them in memory.
+            # Networks are part of reference cycles: without this, the networks of earlier runs stay in memory.
             gc.collect()
         devices.wait()
     return run
@@ -98,7 +98,7 @@ def _open_run(config: RunConfig, devices: Devices) -> Run:
 
 @contextmanager
 def _working_in(run: Run) -> Iterator[None]:
-    """Log into the run folder, and keep other processes from resuming the same run meanwhile."""
+    """Log into the run folder, and lock it so that no other process resumes the same run."""
     with runs.logged(run), locked(run.path / "checkpoints"):
         remove_parts(run.path)
         yield
@@ -112,20 +112,20 @@ def _train_in(run: Run, config: RunConfig, devices: Devices, on_epoch: EpochCall
 
 
 def _start(run: Run, config: RunConfig, devices: Devices, on_epoch: EpochCallback | None) -> TrainingSession:
-    """Build the network and prepare the data; write environment.json, or compare it if the run is resumed."""
+    """Build the network and prepare the data; write environment.json, or compare with it if the run is resumed."""
     keras.utils.set_random_seed(config.seed)
     before = run.path / "config" / "environment.json"
     precision = json.loads(before.read_text())["precision"] if before.is_file() else choose_precision(config)
-    precision = devices.broadcast(precision)  # a resumed run keeps its own, on whatever GPU
+    precision = devices.broadcast(precision)  # a resumed run keeps its precision on any GPU
     log.info("precision: %s", precision)
-    with devices.scope():  # the network first: missing weights are an error before any picture is prepared
+    with devices.scope():  # the network first: missing weights are an error before any image is prepared
         model = build_model(config, precision, synchronized=devices.replicas > 1)
     if config.fine_tune_epochs:
         layers_from(model, config.fine_tune_from)  # a misspelt layer is an error now, not after the head's epochs
     table, data_dir = split_table(config)
     data = prepare(config, table, data_dir)
     environment = runs.environment(list(devices.names), table, data.ledger)
-    # The report has to say that a run is of generated mammograms.
+    # The report must say that a run was trained on generated mammograms.
     environment |= {"precision": precision, "generated": (data_dir / "generated.json").is_file()}
     if devices.chief and not before.is_file():
         run.write_json("config/environment.json", environment)
@@ -139,7 +139,7 @@ def _start(run: Run, config: RunConfig, devices: Devices, on_epoch: EpochCallbac
 def choose_precision(config: RunConfig) -> str:
     """The precision of the layers: "float32", "bfloat16" or "float16".
 
-    For "auto" it is bfloat16 if every GPU of this machine computes in it (Ampere or later), else float32.
+    For "auto" it is bfloat16 if every GPU of this computer supports it (Ampere or later), else float32.
     """
     if config.mixed_precision != "auto":
         return config.mixed_precision
@@ -153,19 +153,19 @@ def _draw_graph(model: keras.Model, folder: Path) -> None:
     lines: list[str] = []
     model.summary(print_fn=lambda line, **_: lines.append(line), expand_nested=False)
     text = "\n".join(lines)
-    # Tracing is a fifth of a fold's time if the feature bank is complete, and the graphs of folds are alike.
-    if text not in _drawn:
-        _drawn.clear()
+    # Tracing takes a fifth of a fold's time if the feature bank is complete, and all folds have the same graph.
+    if text not in _graphs:
+        _graphs.clear()
         traced = tf.function(lambda images: model(images, training=False))
         graph = traced.get_concrete_function(tf.TensorSpec((1, *model.input_shape[1:]), tf.float32)).graph
-        _drawn[text] = graph.as_graph_def()
+        _graphs[text] = graph.as_graph_def()
     with tf.summary.create_file_writer(str(folder)).as_default(step=0):
-        tf.summary.graph(_drawn[text])
+        tf.summary.graph(_graphs[text])
         tf.summary.text("model", f"```\n{text}\n```")
 
 
 def _write_results(session: TrainingSession) -> None:
-    """Write predictions.csv and metrics.json, of the validation images at the best epoch and of the test images."""
+    """Write predictions.csv and metrics.json, for the validation images at the best epoch and the test images."""
     tables = [session.validation.assign(score=session.best.scores)]
     test = session.data.rows("test")
     if len(test):
@@ -176,12 +176,12 @@ def _write_results(session: TrainingSession) -> None:
     predictions = pd.concat(tables, ignore_index=True).drop(columns=["path", "file"])
     if session.devices.chief:
         write_whole(session.run.path / "predictions.csv", predictions.to_csv(index=False).encode())
-        session.run.write_json("metrics.json", _main_figures(session, predictions))
+        session.run.write_json("metrics.json", _main_metrics(session, predictions))
         log.info("finished: %s", session.run.path)
 
 
-def _main_figures(session: TrainingSession, predictions: pd.DataFrame) -> dict[str, Any]:
-    """The content of metrics.json: the figures of each split, and what they were made from."""
+def _main_metrics(session: TrainingSession, predictions: pd.DataFrame) -> dict[str, Any]:
+    """The content of metrics.json: the metrics of each split, and the data and epochs behind them."""
     table, ledger = session.data.table, session.data.ledger
     counts = table.groupby("split")["cancer"].agg(images="size", positives="sum")
     breasts = table.groupby(["patient_id", "laterality"])["cancer"].max()
@@ -199,17 +199,17 @@ def _main_figures(session: TrainingSession, predictions: pd.DataFrame) -> dict[s
     if session.sampled_share:
         content["sampled_share"] = session.sampled_share
     for split, rows in predictions.groupby("split"):
-        content[str(split)] = figures = _figures(rows, session.prior_weights)
-        auc = [figures[unit]["auc"] for unit in ("image", "breast")]
+        content[str(split)] = values = _metrics(rows, session.prior_weights)
+        auc = [values[unit]["auc"] for unit in ("image", "breast")]
         log.info("%s: AUC by image %.3f, by breast %.3f", split, *auc)
     return content
 
 
-def _figures(rows: pd.DataFrame, prior_weights: dict[int, float] | None) -> dict[str, dict[str, float]]:
-    """`metrics.summary`, but with pF1 from the corrected scores, as in history.csv."""
-    figures = metrics.summary(rows)
+def _metrics(rows: pd.DataFrame, prior_weights: dict[int, float] | None) -> dict[str, dict[str, float]]:
+    """`metrics.summary`, but pF1 is computed from the corrected scores, as in history.csv."""
+    values = metrics.summary(rows)
     if prior_weights:
         corrected = metrics.summary(rows.assign(score=metrics.prior_correction(rows["score"], prior_weights)))
-        for unit in figures:
-            figures[unit]["pf1"] = corrected[unit]["pf1"]
-    return figures
+        for unit in values:
+            values[unit]["pf1"] = corrected[unit]["pf1"]
+    return values

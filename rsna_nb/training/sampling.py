@@ -1,6 +1,6 @@
-"""How many images a batch has, which images these are, and how each is flipped and augmented.
+"""The size of a batch, its images, and how each image is flipped and augmented.
 
-All are functions of (seed, epoch): any epoch can begin anew, on any machine, and is the same.
+All depend only on (seed, epoch), so any epoch can be repeated exactly, on any computer.
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import numpy as np
 
 from rsna_nb.config import ConfigError, RunConfig
 
-VARIANTS = 4  # as it is (0), mirrored left to right (1), top to bottom (2), both (3)
+VARIANTS = 4  # unchanged (0), mirrored left to right (1), top to bottom (2), both (3)
 AUGMENTATION_PARAMETERS = 11  # random numbers that `augmentation.augment` needs for each image
 FEW_STEPS = 10  # an epoch with fewer steps learns little: 256 images in one step cost 0.02 AUC
 LARGEST_BATCH, SMALLEST_BATCH = 256, 8  # per GPU, where the setting leaves the batch to the data
@@ -18,15 +18,15 @@ LARGEST_BATCH, SMALLEST_BATCH = 256, 8  # per GPU, where the setting leaves the 
 
 @dataclass(frozen=True)
 class Share:
-    """The part of every global batch that one of several machines works on."""
+    """The part of every global batch that one of several computers works on."""
 
-    worker: int = 0  # number of this machine
-    workers: int = 1  # machines
-    replicas: int = 1  # devices of all machines
+    worker: int = 0  # number of this computer
+    workers: int = 1  # number of computers
+    replicas: int = 1  # number of devices of all computers
 
     @property
     def local(self) -> int:
-        """Devices of one machine."""
+        """Number of devices of one computer."""
         return self.replicas // self.workers
 
 
@@ -49,7 +49,7 @@ def batch_size(config: RunConfig, replicas: int, images: int) -> int:
 
 
 def global_batch(config: RunConfig, replicas: int, images: int) -> int:
-    """Images of one optimizer step: `batch_size` times accumulation and replicas, cut to the images there are.
+    """Images in one optimizer step: `batch_size` times accumulation and replicas, at most the number of images.
 
     It is a multiple of the replicas, because TensorFlow cannot add up the results of replicas with different shapes.
 
@@ -69,25 +69,25 @@ def global_batch(config: RunConfig, replicas: int, images: int) -> int:
 class Sampling:
     """The batches of every epoch.
 
-    The remainder of an epoch is dropped, since the images of a small last batch would weigh more. Which images are
-    dropped differs from epoch to epoch.
+    The remainder of an epoch is dropped, since the images of a small last batch would have a larger weight. Each epoch
+    drops other images.
     """
 
     cancer: np.ndarray  # 0 or 1 for each training image
-    batch: int  # images of one optimizer step, on all devices together
+    batch: int  # images in one optimizer step, on all devices together
     seed: int
     flips: bool
-    positives: int = 0  # images with cancer in each batch; 0 leaves their number to chance
+    positives: int = 0  # images with cancer in each batch; 0: their number varies by chance
     strong: bool = False  # whether images are changed by `augmentation.augment`
 
     @classmethod
     def of(cls, config: RunConfig, cancer: np.ndarray, batch: int) -> "Sampling":
-        """The sampling that the settings ask for; "balanced_batches" need both kinds of image in every batch.
+        """The sampling for these settings; "balanced_batches" needs images of both classes in every batch.
 
         Raises
         ------
         ConfigError
-            If balanced batches are asked for and a batch has one image, or a class has none.
+            If batches are balanced and a batch has one image, or a class has none.
         """
         balanced = config.imbalance == "balanced_batches"
         if balanced and batch < 2:
@@ -117,8 +117,8 @@ class Sampling:
             others = np.setdiff1d(np.arange(self.batch), places)
             for label, where in ((1, places), (0, others)):
                 pool = np.flatnonzero(self.cancer == label)
-                drawn = list(_rounds(pool, self.steps * len(where), random))
-                images[:, where] = np.resize(drawn, (self.steps, len(where)))
+                sampled = list(_rounds(pool, self.steps * len(where), random))
+                images[:, where] = np.resize(sampled, (self.steps, len(where)))
         else:
             images = random.permutation(len(self.cancer))[: self.steps * self.batch].reshape(size)
         variants = random.integers(0, VARIANTS, size) if self.flips else np.zeros(size, np.int64)
@@ -126,14 +126,14 @@ class Sampling:
 
     def draws(self, number: int) -> np.ndarray:
         """Random numbers for `augmentation.augment`, float32 (steps, batch, AUGMENTATION_PARAMETERS) in 0-1."""
-        # A generator of their own: strong augmentation keeps the order and the flips of "flips".
+        # They have their own generator, so that "strong" keeps the order and the flips of "flips".
         random = np.random.default_rng([self.seed, number, 1])
         return random.random((self.steps, self.batch, AUGMENTATION_PARAMETERS), np.float32)
 
     def of_worker(self, number: int, share: Share) -> tuple[np.ndarray, ...]:
-        """One machine's images, variants and, for strong augmentation, draws of an epoch, one row per image.
+        """One computer's images, variants and, for strong augmentation, draws of an epoch, one row per image.
 
-        Each machine takes its slice of every batch, in the order of the machines.
+        Each computer takes its slice of every batch, in the order of the computers.
         """
         part = self.batch // share.workers
         plans = [*self.epoch(number), *([self.draws(number)] if self.strong else [])]

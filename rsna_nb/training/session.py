@@ -1,4 +1,4 @@
-"""What all phases of a run's training share, and how far the run is."""
+"""State and data that all phases of a run share."""
 
 import logging
 import time
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class TrainingSession:
-    """One run in training. `phases` reads everything it needs from here, the settings too.
+    """One run in training. `phases` reads everything that it needs from here, including the settings.
 
     Creating a session reads the run's saved state, if there is one.
 
@@ -60,10 +60,10 @@ class TrainingSession:
         self.sampling = Sampling.of(self.config, cancer.to_numpy(), batch)
         self.sampled_share = self.sampling.positives / batch  # of positives in balanced batches, 0 in others
         share = 0.5 if weighted else self.sampled_share
-        # Balanced batches have no weights but more positives, with the effect that these weights would have.
+        # Balanced batches have more positives instead of weights; these weights would have the same effect.
         self.effective_weights = metrics.class_weights(cancer, share) if share else {0: 1.0, 1: 1.0}
         self.loss_weights = self.effective_weights if weighted else {0: 1.0, 1: 1.0}
-        # What the scores can be corrected for; None takes them as they are.
+        # The weights that scores can be corrected for; None if there are none.
         self.prior_weights = metrics.training_class_weights(
             self.config, len(cancer), int(cancer.sum()), self.sampled_share
         )
@@ -78,33 +78,33 @@ class TrainingSession:
                 f"{LARGEST_BATCH} and its halves that gives an epoch {FEW_STEPS} steps, at least {SMALLEST_BATCH}"
             )
         if batch < used * self.config.gradient_accumulation * replicas:
-            log.warning("the global batch is cut to the training images there are, %d", batch)
+            log.warning("the global batch is limited to the %d training images", batch)
         return Progress(batch, min(used, batch // replicas))
 
     def describe(self) -> None:
         """Log the batches, the class weights, and which scores pF1 is computed from."""
         batch, steps, micro = self.progress.batch, self.sampling.steps, self.progress.microbatch_size
         log.info("images: %d for training, %d for validation", len(self.training), len(self.validation))
-        log.info("global batch %d: %d steps an epoch", batch, steps)
+        log.info("global batch %d: %d steps per epoch", batch, steps)
         if self.microbatches > 1:
-            log.info("a device takes a step in %d microbatches of %d images", self.microbatches, micro)
+            log.info("each step runs as %d microbatches of %d images per device", self.microbatches, micro)
         if self.sampling.positives:
             positives = int(self.training["cancer"].sum())
-            log.info("each batch has %d images with cancer, drawn from %d", self.sampling.positives, positives)
+            log.info("each batch has %d images with cancer, sampled from %d", self.sampling.positives, positives)
         log.info("class weights: %.3f without cancer, %.3f with", self.loss_weights[0], self.loss_weights[1])
-        scores = "corrected for the class weights" if self.prior_weights else "as they are, without prior correction"
-        log.info("val_pf1 and pf1 are computed from the scores %s", scores)
+        scores = "scores corrected for the class weights" if self.prior_weights else "uncorrected scores"
+        log.info("val_pf1 and pf1 are computed from %s", scores)
         if steps < FEW_STEPS:
-            log.warning("only %d steps an epoch: a smaller batch_size_per_gpu would take more steps", steps)
+            log.warning("only %d steps per epoch: a smaller batch_size_per_gpu would take more steps", steps)
 
     @property
     def seconds(self) -> float:
-        """Training time so far, that before the run was resumed included."""
+        """Training time so far in seconds, including the time before the run was resumed."""
         return round(time.perf_counter() - self.started, 1)
 
     @property
     def microbatches(self) -> int:
-        """How many microbatches pass through a device, one after another, in one optimizer step."""
+        """Number of microbatches in one optimizer step; a device processes them one after another."""
         return -(-self.progress.batch // self.devices.replicas // self.progress.microbatch_size)
 
     def validation_loss(self) -> dict[str, Any]:
@@ -116,18 +116,18 @@ class TrainingSession:
         }
 
     def begin_phase(self, number: int) -> None:
-        """Go on to the next phase, from the best network of those before."""
+        """Begin the next phase, from the best network of the phases before."""
         self.progress.phase, self.progress.first, self.progress.finished = number, self.progress.epoch, False
         self.progress.memory, self.arrays = {}, {}
         self.devices.wait()  # until the chief has written the checkpoint
         self.model.load_weights(self.run.checkpoint)
         for variable in self.model.variables:
-            # A run resumed here builds its network anew, so its dropout layers count from 0: do the same.
+            # A run resumed here builds its network again, so its dropout layers count from 0: do the same.
             if variable.path.endswith("seed_generator_state"):
                 variable.assign(variable.numpy() * [1, 0])
 
     def save(self, model: TrainingModel, monitors: Sequence[keras.callbacks.Callback] = ()) -> None:
-        """Write the state; `monitors` are the callbacks whose memory belongs to it."""
+        """Write the state; it includes the counters of the callbacks in `monitors`."""
         self.progress.best_epoch, self.progress.best = self.best.epoch, self.best.best
         self.progress.memory, self.progress.seconds = checkpoints.memory_of(monitors), self.seconds
         if self.devices.chief:
@@ -136,9 +136,9 @@ class TrainingSession:
 
 
 class SaveState(keras.callbacks.Callback):
-    """Saves the state after every epoch; place it behind all callbacks whose results belong to the state.
+    """Saves the state after every epoch; place it after all callbacks whose results belong to the state.
 
-    Before the first epoch it gives `monitors` back what they knew when the state was saved.
+    Before the first epoch it restores the saved state of `monitors`.
     """
 
     def __init__(self, session: TrainingSession, monitors: Sequence[keras.callbacks.Callback]) -> None:

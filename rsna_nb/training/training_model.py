@@ -23,8 +23,8 @@ AUC_THRESHOLDS = [1 / (1 + np.exp(-logit)) for logit in np.linspace(-16, 16, 400
 class ForwardPath:
     """From the store to a score: `source` makes batches, `body` turns them into features, `head` into scores.
 
-    The body, a frozen backbone or one that is fine-tuned, always runs in inference mode: its batch normalisation keeps
-    its statistics. It is a model of its own because a functional model passes training=True on to everything in it.
+    The body, a frozen or fine-tuned backbone, always runs in inference mode: its batch normalisation keeps its
+    statistics. It is a separate model because a functional model passes training=True to everything in it.
     The body is None if the source gives features, or if the head is the whole network.
     """
 
@@ -38,9 +38,9 @@ class ForwardPath:
         return self.head(values if self.body is None else self.body(values, training=False), training=training)
 
     def scorer(self, rows: pd.DataFrame, batch: int, devices: Devices) -> Callable[[], np.ndarray]:
-        """A function that scores the rows' images by the network as it is at the time, float64 (len(rows),).
+        """A function that scores the rows' images by the current network, float64 (len(rows),).
 
-        `batch` is the most images that a device takes at a time.
+        `batch` is the largest number of images on a device at a time.
         """
         dataset = self.source.evaluation(rows, min(batch, -(-len(rows) // devices.replicas)), devices.share)
         forward = devices.compiled(lambda *inputs: self.scores(inputs, training=False))
@@ -55,17 +55,17 @@ class ForwardPath:
 class TrainingModel(DistributedModel):
     """Trains the network of a forward path on batches ((inputs...), labels, weights).
 
-    A device's batch passes through in `microbatches`, whose gradients are added up before the optimizer's one step: the
-    memory is that of a microbatch, the step that of the whole batch. Batch normalisation in training mode takes its
-    statistics over a microbatch. Keras's own gradient_accumulation_steps count every microbatch as a step, which
-    changes the averaged weights and the learning rate's schedule.
+    A device's batch is divided into `microbatches`, whose gradients are added up before the optimizer's one step: it
+    needs the memory of a microbatch and makes the step of the whole batch. Batch normalisation in training mode
+    computes its statistics over a microbatch. Keras's own gradient_accumulation_steps count every microbatch as a
+    step, which changes the averaged weights and the learning rate's schedule.
     """
 
     def __init__(self, forward_path: ForwardPath, microbatches: int = 1, clip_norm: float = 0.0) -> None:
         """`clip_norm` is the largest global norm of a step's gradients; 0 disables clipping."""
-        # With the policy of the head, by which compile decides whether to scale the loss (float16).
+        # compile decides by the head's policy whether to scale the loss (float16).
         super().__init__(name="training_model", dtype=forward_path.head.dtype_policy)
-        self.head, self.body = forward_path.head, forward_path.body  # as attributes, where Keras finds their variables
+        self.head, self.body = forward_path.head, forward_path.body  # Keras finds the variables of attributes
         self.forward_path, self.microbatches, self.clip_norm = forward_path, microbatches, clip_norm
 
     def call(self, inputs: tuple, training: bool = False) -> tf.Tensor:
@@ -74,7 +74,7 @@ class TrainingModel(DistributedModel):
 
     @property
     def state(self) -> list[keras.Variable]:
-        """All variables that training changes or draws random numbers from: none of a frozen body."""
+        """All variables that training changes, random states included; a frozen body has none."""
         body = self.body.variables if self.body is not None and self.body.trainable_variables else []
         return [*body, *self.head.variables, *self.optimizer.variables]
 
@@ -85,7 +85,7 @@ class TrainingModel(DistributedModel):
         total: list[tf.Tensor] = []
         loss, scores = 0.0, []
         for part in _split(data, self.microbatches):
-            # Without an order, microbatches would run side by side and take as much memory as the whole batch.
+            # Without an order, microbatches would run at the same time and need the memory of the whole batch.
             with tf.control_dependencies(total):
                 part = tf.nest.map_structure(tf.identity, part)
             with tf.GradientTape() as tape:
@@ -97,7 +97,7 @@ class TrainingModel(DistributedModel):
             total = [sum(pair) for pair in zip(total, gradients, strict=True)] if total else gradients
             loss += part_loss
         replicas = self.distribute_strategy.num_replicas_in_sync  # compute_loss has divided by it
-        # Keras's own train_step updates this tracker; its name has no public one.
+        # Keras's own train_step updates this tracker, which has no public name.
         self._loss_tracker.update_state(loss * replicas, sample_weight=labels.shape[0])
         self.optimizer.apply_gradients(zip(self._clipped(total), variables, strict=True))
         return self.of_step(self.compute_metrics(inputs, labels, tf.concat(scores, 0), weights))
@@ -105,13 +105,13 @@ class TrainingModel(DistributedModel):
     def _clipped(self, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
         """The gradients, clipped so that the global norm of their sum over all devices is at most `clip_norm`.
 
-        Keras's global_clipnorm clips each device's gradients before the sum, so its limit depends on their number.
+        Keras's global_clipnorm clips each device's gradients before the sum, so its limit changes with their number.
         """
         if not self.clip_norm:
             return gradients
         replica = tf.distribute.get_replica_context()
         total = replica.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-        # In float16 the gradients are scaled: so is the limit.
+        # In float16 the gradients are scaled, and so must be the limit.
         total, _ = tf.clip_by_global_norm(total, self.optimizer.scale_loss(tf.constant(self.clip_norm)))
         return [gradient / replica.num_replicas_in_sync for gradient in total]  # apply_gradients sums them again
 
@@ -128,7 +128,7 @@ def loss_of(config: RunConfig) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     """The loss of labels and scores, both (batch, 1): (batch,), without weights.
 
     It is the cross-entropy, or with imbalance "focal" the focal loss (Lin et al. 2017, arXiv:1708.02002, without its
-    alpha). Labels are 0 and 1; the target of positives is `positive_label` (label smoothing of one side).
+    alpha). Labels are 0 and 1; the target of positives is `positive_label` (one-sided label smoothing).
     `metrics.by_image` computes the same in NumPy.
     """
 
@@ -152,7 +152,7 @@ def compile_model(
         model.compile(
             optimizer=keras.optimizers.Adam(learning_rate, use_ema=config.ema > 0, ema_momentum=config.ema),
             loss=loss_of(config),
-            # As `metrics` and not `weighted_metrics`: class weights would change what they mean.
+            # As `metrics` and not `weighted_metrics`: class weights would change their meaning.
             metrics=[
                 keras.metrics.AUC(thresholds=AUC_THRESHOLDS, name="auc"),
                 keras.metrics.BinaryAccuracy(name="accuracy"),
