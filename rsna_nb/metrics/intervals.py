@@ -1,7 +1,7 @@
 """Confidence intervals over women: the bootstrap and paired differences.
 
-The bootstrap stays by hand: `scipy.stats.bootstrap` draws single observations, and here a woman is drawn with all
-of her images.
+Written by hand because `scipy.stats.bootstrap` resamples single observations; here a woman is resampled with all her
+images. A *draw* is one bootstrap sample of women.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,9 +20,9 @@ Statistic = str | Callable[[np.ndarray, np.ndarray, np.ndarray], float]  # a nam
 def bootstrap(
     predictions: pd.DataFrame, statistic: Statistic, groups: str = "patient_id", n: int = 2000, seed: int = 0
 ) -> Interval:
-    """A metric with its 95 % interval (`draws_interval`) from `n` draws of women.
+    """A metric with its 95 % interval (`draws_interval`) from `n` bootstrap samples of women, called draws.
 
-    A draw takes as many women as there are, with replacement, whether they have cancer or not. Women are drawn
+    A draw takes as many women as there are, with replacement, whether they have cancer or not. Women are resampled
     because images of one woman are not independent. The number of cancers varies from draw to draw as it would from
     sample to sample (cluster bootstrap: Field & Welsh 2007, J. R. Stat. Soc. B 69:369). The same seed gives the same
     draws, so that several metrics can be compared draw by draw.
@@ -35,7 +35,7 @@ def bootstrap(
         "auc", "average_precision", "pf1", or a function f(labels, scores, weights) of arrays (rows,), which is called
         once for each draw.
     groups
-        The column whose values are drawn.
+        The column whose values are resampled.
     n, seed
         The number of draws, 2 or more, and the seed of the random generator.
 
@@ -59,12 +59,12 @@ def bootstrap(
 
 @dataclass(frozen=True)
 class Women:
-    """The women that are drawn: the woman of each row, and how many have a row with cancer, and one without.
+    """The women that are resampled, and how many of them have at least one row with cancer, and at least one without.
 
     A woman with cancer in one breast counts in both, because AUC and specificity depend on her healthy breast too.
     """
 
-    codes: np.ndarray  # (rows,) in 0 to total - 1, in the order of their ids
+    codes: np.ndarray  # the woman of each row (rows,), 0 to total - 1 in the order of their ids
     positives: int
     negatives: int
     total: int
@@ -78,7 +78,7 @@ class Women:
 
     @property
     def rarer(self) -> int:
-        """The smaller of `positives` and `negatives`, which limits how sure an AUC can be."""
+        """The smaller of `positives` and `negatives`, which limits the precision of an AUC."""
         return min(self.positives, self.negatives)
 
     def drawn(self, n: int, seed: int) -> np.ndarray:
@@ -107,7 +107,7 @@ def evaluator(statistic: Statistic, labels: np.ndarray, scores: np.ndarray) -> E
 
 
 def resampled(women: Women, evaluates: list[Evaluate], n: int, seed: int) -> list[tuple[float, np.ndarray]]:
-    """Return for each of `evaluates` the metric of all rows, and that of each of the `n` draws of women (n,)."""
+    """Return for each of `evaluates` the metric of all rows, and that of each of the `n` draws (n,)."""
     chunks = []
     for counts in in_chunks(women.drawn(n, seed)):
         weights = np.take(counts.astype(float), women.codes, axis=1)
@@ -120,7 +120,7 @@ def resampled(women: Women, evaluates: list[Evaluate], n: int, seed: int) -> lis
 def resampled_intervals(
     women: Women, evaluates: Mapping[str, Evaluate], n: int, seed: int, differences: tuple[str, ...] = ()
 ) -> dict[str, Interval]:
-    """The interval of each metric from the same draws of women; those named in `differences` are no shares."""
+    """The interval of each metric from the same draws; those named in `differences` are not confined to 0-1."""
     found = zip(evaluates, resampled(women, list(evaluates.values()), n, seed), strict=True)
     return {
         name: draws_interval(estimate, draws, women.positives, women.rarer, is_share=name not in differences)
@@ -135,7 +135,7 @@ def difference(
     n: int = 2000,
     seed: int = 0,
 ) -> Interval:
-    """The metric of b minus that of a, both on the same draws of women, so that what they share cancels out.
+    """The metric of b minus that of a, both on the same draws, so that what they share cancels out.
 
     Rows are matched on patient_id and image_id, or on laterality where there is no image_id, in any order.
 

@@ -82,7 +82,7 @@ def by_breast(predictions: pd.DataFrame, how: BreastScore = "mean") -> pd.DataFr
     breasts = predictions.groupby(["patient_id", "laterality"], sort=True)
     if how != "noisy_or":
         return breasts.agg(cancer=("cancer", "max"), score=("score", how)).reset_index()
-    with np.errstate(divide="ignore"):  # log(0) for a score of 1 is meant: the product is 0
+    with np.errstate(divide="ignore"):  # log(0) for a score of 1 is intended: the product is 0
         log_none = np.log1p(-predictions["score"]).groupby([predictions["patient_id"], predictions["laterality"]]).sum()
     return breasts.agg(cancer=("cancer", "max")).assign(score=-np.expm1(log_none)).reset_index()
 

@@ -1,4 +1,4 @@
-"""How good a run is, for whom, and how sure that is. Each figure is narrow enough for a telephone and has alt text.
+"""How good a run is, for whom, and with what uncertainty. Each figure is narrow enough for a phone and has alt text.
 
 `breasts` are tables with a row for each breast, cancer (0 or 1) and score (0-1).
 """
@@ -21,12 +21,12 @@ from rsna_nb.plots.style import BLUE, GREEN, GREY, ORANGE, with_alt, without_box
 
 SQUARE = (5.2, 5.0)  # inches
 FAINT = "#BBBBBB"
-CLOSEST = 1e-4  # scores are drawn at least this far from 0 and 1, whose logits are infinite
+CLOSEST = 1e-4  # scores are plotted at least this far from 0 and 1, whose logits are infinite
 SPECIFICITY, SENSITIVITY = "1 - specificity (%)", "Sensitivity (%)"
 
 
 def roc_curve(breasts: pd.DataFrame, bands: pd.DataFrame, auc: Interval) -> Figure:
-    """ROC curve by breast, with the band of the draws at each place (`evaluation.bands`)."""
+    """ROC curve by breast, with a band of the bootstrap samples at each point (`evaluation.bands`)."""
     curve, band = operating.curve(breasts["cancer"], breasts["score"]), bands[bands["curve"] == "roc"]
     figure, axis = plt.subplots(figsize=SQUARE, layout="constrained")
     _draw_band(axis, band)
@@ -46,7 +46,7 @@ def finish_roc(figure: Figure, axis: Axes) -> None:
 
 
 def precision_recall_curve(breasts: pd.DataFrame, bands: pd.DataFrame, average_precision: Interval) -> Figure:
-    """PPV by sensitivity, by breast, with the band of the draws at each place (`evaluation.bands`)."""
+    """PPV by sensitivity, by breast, with a band of the bootstrap samples at each point (`evaluation.bands`)."""
     curve, band = operating.curve(breasts["cancer"], breasts["score"]), bands[bands["curve"] == "pr"]
     band = band[band["x"] * breasts["cancer"].sum() >= 1]  # left of it not even one cancer is found
     figure, axis = plt.subplots(figsize=SQUARE, layout="constrained")
@@ -66,9 +66,8 @@ def precision_recall_curve(breasts: pd.DataFrame, bands: pd.DataFrame, average_p
 
 
 def _draw_band(axis: Axes, band: pd.DataFrame) -> None:
-    axis.fill_between(
-        band["x"], band["low"], band["high"], color=BLUE, alpha=0.2, linewidth=0, label="middle 95 % of draws"
-    )
+    label = "middle 95 % of bootstrap samples"
+    axis.fill_between(band["x"], band["low"], band["high"], color=BLUE, alpha=0.2, linewidth=0, label=label)
 
 
 def _value_at(band: pd.DataFrame, x: float) -> str:
@@ -141,12 +140,12 @@ def operating_points(breasts: pd.DataFrame, table: pd.DataFrame, published: pd.D
     figure.legend(frameon=False, loc="outside lower center", ncols=2, fontsize=9)
     points = "; ".join(f"{row.recall_rate:.1%} recalled: {row.sensitivity:.0%} found" for row in table.itertuples())
     return with_alt(
-        figure, f"Cancers found by share of breasts recalled, beside published systems. This run: {points}."
+        figure, f"Cancers found by share of breasts recalled, next to published systems. This run: {points}."
     )
 
 
 def _reach(table: pd.DataFrame, name: str) -> np.ndarray:
-    """How far the interval goes below and above, (2, rows); 0 where there is none."""
+    """How far the interval reaches below and above, (2, rows); 0 without an interval."""
     return np.nan_to_num(np.stack([table[name] - table[f"{name}_low"], table[f"{name}_high"] - table[name]]).clip(0))
 
 
@@ -197,9 +196,9 @@ def reliability_curves(calibrated: Calibration, bins: int = 10) -> Figure:
 
 
 def example_breasts(examples: Mapping[str, pd.DataFrame], kind: str, columns: int = 3) -> Figure:
-    """The pictures of one kind of `evaluation.examples`, each under its breast's score, side and view.
+    """The images of one kind of `evaluation.examples`, each under its breast's score, side and view.
 
-    `UnavailableError` where there are none.
+    `UnavailableError` if there are none.
     """
     rows = examples[kind]
     if rows.empty:
