@@ -64,7 +64,7 @@ def write_run(folder: Path, predictions: pd.DataFrame, **settings: object) -> Ru
 
 
 def write_store(run: Run) -> None:
-    """A picture for each image of the run's predictions."""
+    """A prepared image for each row of the run's predictions."""
     store = store_path(run.config.store_dir, evaluation.data_folder(run), run.config.img_size)
     for ids in zip(run.predictions["patient_id"], run.predictions["image_id"], strict=True):
         file = image_file(store, *ids)
@@ -491,7 +491,7 @@ def test_examples_are_the_extremes_of_each_kind(run, evaluated):
     assert shown["image_id"] == own.loc[own["score"].idxmax(), "image_id"]
 
 
-def test_without_the_store_or_a_picture_the_examples_are_unavailable_with_the_reason(run, evaluated):
+def test_without_the_store_or_an_image_the_examples_are_unavailable_with_the_reason(run, evaluated):
     fit = operating.cross_fitted(evaluated.breasts, operating.threshold_by_f1)
     with pytest.raises(UnavailableError, match=r"no store of prepared images at .*: run notebooks/00"):
         evaluation.examples(evaluated, fit, 4)

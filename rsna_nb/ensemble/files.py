@@ -63,7 +63,7 @@ def _is_other(folder: Path, content: dict[str, Any], predictions: bytes) -> bool
 
 
 def _reference(run: Run, runs_dir: Path) -> str:
-    # An id, where it suffices, stays right when the whole folder is moved to another computer.
+    # An id, if it suffices, stays right when the whole folder is moved to another computer.
     return run.id if run.path.resolve().parent == runs_dir else str(run.path.resolve())
 
 

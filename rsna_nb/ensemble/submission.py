@@ -31,7 +31,7 @@ WAYS = {
 
 
 def scale(ensemble: Ensemble, scores: str, as_calls: bool = False) -> Ensemble:
-    """The ensemble with the scores that are to be submitted.
+    """The ensemble with the scores that will be submitted.
 
     Parameters
     ----------

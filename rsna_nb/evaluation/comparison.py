@@ -98,7 +98,7 @@ def baseline(evaluation: Evaluation) -> pd.DataFrame:
     Five fits score five folds. If age and machine are not informative, the AUC is on average slightly below 0.5 (0.494
     in 40 sets of 112 women), because a fold with more cancers is scored by models that saw fewer.
 
-    `UnavailableError` where age and machine are missing, or the same for all.
+    `UnavailableError` if age and machine are missing, or the same for all.
     """
     first = evaluation.predictions.groupby(["patient_id", "laterality"], as_index=False).first()
     if "age" in first:
@@ -145,7 +145,7 @@ def differences(a: pd.DataFrame, b: pd.DataFrame, names: tuple[str, str], n: int
 def compared(evaluation: Evaluation, other: Run | None, n: int) -> pd.DataFrame:
     """`differences` of the run and another, on the women that both are evaluated on.
 
-    `UnavailableError` without another run, or where the comparison is refused (`paired`).
+    `UnavailableError` without another run, or if the comparison is refused (`paired`).
     """
     if other is None:
         raise UnavailableError("no other run was named (parameter compare)")
@@ -197,7 +197,7 @@ def refuse_seen(evaluated: pd.DataFrame, whose: str, kept_out: pd.DataFrame, oth
 def on_the_same_images(own: pd.DataFrame, whose: str, other: pd.DataFrame, others: str) -> pd.DataFrame:
     """`own` with the other's scores of the same images in `score_other` (and `corrected_score_other`, if known).
 
-    `whose` and `others` name the two in the message of the `MetricsError`, where images or labels differ.
+    `whose` and `others` name the two in the message of the `MetricsError` that is raised if images or labels differ.
     """
     key = ["patient_id", "image_id"]
     given = [name for name in ("score", "corrected_score") if name in other]

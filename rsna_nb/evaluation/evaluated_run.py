@@ -46,7 +46,7 @@ class Evaluation:
 
     @cached_property
     def breasts(self) -> pd.DataFrame:
-        """A row for each breast: patient_id, laterality, cancer, score and, where known, corrected_score."""
+        """A row for each breast: patient_id, laterality, cancer, score and, if known, corrected_score."""
         return scored_breasts(self.predictions)
 
     @cached_property
@@ -62,7 +62,7 @@ def evaluate(run: Run) -> Evaluation:
     ------
     MetricsError
         For a fault of predictions.csv (`held_out`), a single woman, or breasts of a single class. The message names
-        the file and, where it is a row's fault, the line.
+        the file and, for a fault of a row, the line.
     """
     predictions = held_out(run)
     # the checkpoint was chosen on the validation women, so they are used only without test women
@@ -142,7 +142,7 @@ def with_corrected_score(run: Run, images: pd.DataFrame) -> tuple[pd.DataFrame, 
 
 
 def scored_breasts(images: pd.DataFrame, how: BreastScore = "mean") -> pd.DataFrame:
-    """`by_breast` of the scores and, where the images have these columns, of the corrected scores, and the fold."""
+    """`by_breast` of the scores and, if the images have these columns, of the corrected scores, and the fold."""
     breasts = by_breast(images, how)
     if "corrected_score" in images:
         corrected = by_breast(images.assign(score=images["corrected_score"]), how)["score"]

@@ -34,7 +34,7 @@ def examples(evaluation: Evaluation, fit: CrossFit, count: int) -> dict[str, pd.
         For a count of 0, or if the store lacks an image.
     """
     if count < 1:
-        raise UnavailableError("no images were asked for (the parameter pictures is 0)")
+        raise UnavailableError("the parameter pictures is 0")
     run, breasts = evaluation.run, evaluation.breasts.assign(called=fit.calls)
     store = store_path(resolve(run.config.store_dir), data_folder(run), run.config.img_size)
     if not store.is_dir():

@@ -40,7 +40,7 @@ def out_of_fold(runs: Mapping[int, Run]) -> pd.DataFrame:
         for fold, run in sorted(runs.items())
     ]
     predictions = pd.concat(tables, ignore_index=True)
-    # pF1 over folds needs one scale: where one run's weights are unknown, all stay raw
+    # pF1 over folds needs one scale: if one run's weights are unknown, all stay raw
     if "corrected_score" in predictions and predictions["corrected_score"].isna().any():
         predictions = predictions.drop(columns="corrected_score")
     folds = predictions.groupby("patient_id")["fold"].nunique()
@@ -87,7 +87,7 @@ def _counts(images: pd.DataFrame) -> dict[str, Any]:
 
 
 def overall(predictions: pd.DataFrame, n: int) -> pd.DataFrame:
-    """AUC, average precision and pF1 over all folds, a row each.
+    """AUC, average precision and pF1 over all folds, with a row for each.
 
     Returns
     -------

@@ -18,7 +18,7 @@ DEFAULTS = {"compare": "", "draws": 2000, "pictures": 6}  # the parameters of 04
 
 
 def result_path(run: Run, name: str, **parameters: Any) -> Path:
-    """Where a result is written: `name` in the run folder, with each parameter that is not the default in its name.
+    """The file of a result: `name` in the run folder, with each parameter that is not the default in its name.
 
     An evaluation therefore never overwrites one with other parameters. It overwrites one with the same parameters,
     because these give the same result.

@@ -62,7 +62,7 @@ def score_columns(predictions: pd.DataFrame) -> dict[str, tuple[str, str]]:
     return columns
 
 
-def bands(breasts: pd.DataFrame, n: int, seed: int = 0) -> pd.DataFrame:
+def bands(breasts: pd.DataFrame, n: int) -> pd.DataFrame:
     """The ROC and precision-recall curves at 101 points, with the middle 95 % of `n` bootstrap samples of women.
 
     The limits are percentiles, so that a band is as smooth and rising as its curve. With few women with cancer it is
@@ -83,7 +83,7 @@ def bands(breasts: pd.DataFrame, n: int, seed: int = 0) -> pd.DataFrame:
             f"a band needs 2 women with cancer and 2 with a breast without, there are {women.rarer} of one kind"
         )
     # one draw at a time: the sorted sums of all draws at once would take gigabytes on a large table
-    drawn = np.stack([read(counts[women.codes]) for counts in women.drawn(n, seed)])  # (n, 2, 101)
+    drawn = np.stack([read(counts[women.codes]) for counts in women.drawn(n, seed=0)])  # (n, 2, 101)
     low, high = np.nanpercentile(drawn, [2.5, 97.5], axis=0)
     whole = read(np.ones(len(breasts)))
     tables = [

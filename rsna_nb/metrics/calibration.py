@@ -24,6 +24,7 @@ from rsna_nb.metrics.weighted import MetricsError, checked
 
 Method = Literal["platt", "isotonic", "temperature"]
 Calibrator = Callable[[np.ndarray], np.ndarray]  # scores -> scores
+BINS = 10
 
 
 def logit(scores: ArrayLike, epsilon: float = 1e-7) -> np.ndarray:
@@ -69,8 +70,8 @@ def prior_correction(scores: ArrayLike, class_weights: Mapping[int, float]) -> n
     return values * negative / (values * negative + (1 - values) * positive)
 
 
-def reliability(labels: ArrayLike, scores: ArrayLike, bins: int = 10) -> pd.DataFrame:
-    """The mean score and the share with cancer in bins of ascending scores, a row for each bin.
+def reliability(labels: ArrayLike, scores: ArrayLike) -> pd.DataFrame:
+    """The mean score and the share with cancer in up to `BINS` bins of ascending scores, a row for each bin.
 
     scikit-learn's `calibration_curve` gives neither counts nor intervals, and cuts through equal scores. Here equal
     scores stay together, so there can be fewer bins.
@@ -82,7 +83,7 @@ def reliability(labels: ArrayLike, scores: ArrayLike, bins: int = 10) -> pd.Data
     positive, values = checked(labels, scores)
     df = pd.DataFrame({"score": values, "label": positive.astype(int)})
     # the mean rank is the same for equal scores, which keeps them in one bin
-    place = np.floor((df["score"].rank(method="average") - 0.5) * bins / len(df))
+    place = np.floor((df["score"].rank(method="average") - 0.5) * BINS / len(df))
     table = df.groupby(place).agg(
         mean_score=("score", "mean"), observed=("label", "mean"), count=("label", "size"), positives=("label", "sum")
     )
@@ -102,12 +103,12 @@ def wilson(positives: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.nda
     return low, high
 
 
-def expected_calibration_error(labels: ArrayLike, scores: ArrayLike, bins: int = 10) -> float:
+def expected_calibration_error(labels: ArrayLike, scores: ArrayLike) -> float:
     """Mean over rows of |mean score - share with cancer| of their bin, 0-1 (ECE; Naeini et al. 2015, AAAI 29:2901).
 
     Each bin holds the same number of rows (`reliability`). By chance even perfect scores have an ECE above 0.
     """
-    table = reliability(labels, scores, bins)
+    table = reliability(labels, scores)
     return float(np.average((table["mean_score"] - table["observed"]).abs(), weights=table["count"]))
 
 

@@ -17,9 +17,7 @@ from rsna_nb.metrics.weighted import PREPARE, Evaluate, MetricsError, in_chunks
 Statistic = str | Callable[[np.ndarray, np.ndarray, np.ndarray], float]  # a name, or f(labels, scores, weights)
 
 
-def bootstrap(
-    predictions: pd.DataFrame, statistic: Statistic, groups: str = "patient_id", n: int = 2000, seed: int = 0
-) -> Interval:
+def bootstrap(predictions: pd.DataFrame, statistic: Statistic, n: int = 2000, seed: int = 0) -> Interval:
     """A metric with its 95 % interval (`draws_interval`) from `n` bootstrap samples of women, called draws.
 
     A draw takes as many women as there are, with replacement, whether they have cancer or not. Women are resampled
@@ -30,12 +28,10 @@ def bootstrap(
     Parameters
     ----------
     predictions
-        A row for each image or breast, with the columns `groups`, cancer and score.
+        A row for each image or breast, with patient_id, cancer and score.
     statistic
         "auc", "average_precision", "pf1", or a function f(labels, scores, weights) of arrays (rows,), which is called
         once for each draw.
-    groups
-        The column whose values are resampled.
     n, seed
         The number of draws, 2 or more, and the seed of the random generator.
 
@@ -52,9 +48,9 @@ def bootstrap(
     >>> round(auc.estimate, 3), 0 < auc.low < auc.high < 1
     (0.867, True)
     """
-    predictions = check_predictions(predictions, [groups, "cancer", "score"])
+    predictions = check_predictions(predictions, ["patient_id", "cancer", "score"])
     evaluate = evaluator(statistic, predictions["cancer"].to_numpy(), predictions["score"].to_numpy())
-    return resampled_intervals(Women.of(predictions, groups), {"metric": evaluate}, n, seed)["metric"]
+    return resampled_intervals(Women.of(predictions, "patient_id"), {"metric": evaluate}, n, seed)["metric"]
 
 
 @dataclass(frozen=True)
@@ -129,32 +125,28 @@ def resampled_intervals(
 
 
 def difference(
-    predictions_a: pd.DataFrame,
-    predictions_b: pd.DataFrame,
-    statistic: Statistic,
-    n: int = 2000,
-    seed: int = 0,
+    predictions_a: pd.DataFrame, predictions_b: pd.DataFrame, statistic: Statistic, n: int = 2000
 ) -> Interval:
     """The metric of b minus that of a, both on the same draws, so that what they share cancels out.
 
-    Rows are matched on patient_id and image_id, or on laterality where there is no image_id, in any order.
+    Rows are matched on patient_id and image_id, or on laterality if one has no image_id, in any order.
 
     Raises
     ------
     MetricsError
-        Where the two have different rows or labels, or a fault that `bootstrap` finds.
+        If the two have different rows or labels, or a fault that `bootstrap` finds.
     """
     a, b = matched(predictions_a, predictions_b)
     labels = a["cancer"].to_numpy()
     evaluate_a, evaluate_b = (evaluator(statistic, labels, df["score"].to_numpy()) for df in (a, b))
     evaluates: dict[str, Evaluate] = {"difference": lambda weights: evaluate_b(weights) - evaluate_a(weights)}
-    return resampled_intervals(Women.of(a, "patient_id"), evaluates, n, seed, ("difference",))["difference"]
+    return resampled_intervals(Women.of(a, "patient_id"), evaluates, n, 0, ("difference",))["difference"]
 
 
 def matched(a: pd.DataFrame, b: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return both tables sorted by patient_id and image_id (else laterality).
 
-    `MetricsError` where one has a row twice, or they have different rows or labels.
+    `MetricsError` if one has a row twice, or they have different rows or labels.
     """
     key = ["patient_id", "image_id" if "image_id" in a and "image_id" in b else "laterality"]
     tables = []

@@ -12,7 +12,7 @@ NEAR_ONE, LARGEST_SIZE = 0.9, 10  # above 0.9, the effective sample size is at m
 
 @dataclass(frozen=True, eq=False)
 class Interval:
-    """A metric and its 95 % confidence interval over women; `low` and `high` are NaN where there is none."""
+    """A metric and its 95 % confidence interval over women; `low` and `high` are NaN if there is none."""
 
     estimate: float
     low: float
@@ -61,8 +61,8 @@ def draws_interval(estimate: float, draws: np.ndarray, positives: int, groups: i
 
     Returns
     -------
-    An `Interval` without limits where the estimate is undefined, where all draws are the same although the estimate
-    is neither 0 nor 1, or where `positives` or `groups` is below 2 (a share of 0 or 1 needs 1 in `groups`).
+    An `Interval` without limits if the estimate is undefined, if all draws are the same although the estimate is
+    neither 0 nor 1, or if `positives` or `groups` is below 2 (a share of 0 or 1 needs 1 in `groups`).
     """
     known = draws[~np.isnan(draws)]
     is_share = is_share and 0 <= estimate <= 1 and bool((known >= 0).all() and (known <= 1).all())

@@ -138,7 +138,7 @@ def threshold_at_recall_rate(labels: ArrayLike, scores: ArrayLike, rate: float) 
 def threshold_at_specificity(labels: ArrayLike, scores: ArrayLike, specificity: float) -> float:
     """The lowest score whose specificity is `specificity` (0-1) or more; `MetricsError` without a negative.
 
-    Equal scores are recalled together, so the specificity can be well above what is asked for.
+    Equal scores are recalled together, so the specificity can be well above the requested one.
     """
     df = curve(labels, scores)
     if df["specificity"].isna().any():
@@ -155,7 +155,7 @@ def assign_folds(predictions: pd.DataFrame, folds: int = 5, seed: int = 0) -> np
     Raises
     ------
     MetricsError
-        With fewer than two women with cancer, or where the column has an empty value or two folds for a woman.
+        With fewer than two women with cancer, or if the column has an empty value or two folds for a woman.
     """
     cancer = predictions.groupby("patient_id")["cancer"].max()
     if cancer.sum() < 2:
@@ -221,15 +221,15 @@ def _rules() -> dict[str, Choose]:
     return {**by_rate, **by_specificity, "best F1": threshold_by_f1}
 
 
-def operating_table(breasts: pd.DataFrame, n: int = 2000, seed: int = 0) -> pd.DataFrame:
+def operating_table(breasts: pd.DataFrame, n: int = 2000) -> pd.DataFrame:
     """The rates of several rules for choosing a threshold, a row for each rule.
 
     Parameters
     ----------
     breasts
         A row for each breast, with patient_id, cancer and score.
-    n, seed
-        The number of bootstrap samples of women, and the seed of samples and folds.
+    n
+        The number of bootstrap samples of women.
 
     Returns
     -------
@@ -238,8 +238,8 @@ def operating_table(breasts: pd.DataFrame, n: int = 2000, seed: int = 0) -> pd.D
     fixed: they do not include that another sample would give other thresholds.
     """
     breasts = check_predictions(breasts, ["patient_id", "cancer", "score"])
-    fits = {rule: cross_fitted(breasts, choose, seed=seed) for rule, choose in _rules().items()}
-    limits = rate_intervals(breasts, [fit.calls for fit in fits.values()], n, seed)
+    fits = {rule: cross_fitted(breasts, choose) for rule, choose in _rules().items()}
+    limits = rate_intervals(breasts, [fit.calls for fit in fits.values()], n)
     rows = []
     for (rule, fit), intervals in zip(fits.items(), limits, strict=True):
         row: dict[str, str | float] = {"rule": rule, "threshold": fit.point.threshold}
@@ -250,9 +250,7 @@ def operating_table(breasts: pd.DataFrame, n: int = 2000, seed: int = 0) -> pd.D
     return pd.DataFrame(rows)
 
 
-def rate_intervals(
-    breasts: pd.DataFrame, calls: list[np.ndarray], n: int = 2000, seed: int = 0
-) -> list[list[tuple[float, float]]]:
+def rate_intervals(breasts: pd.DataFrame, calls: list[np.ndarray], n: int = 2000) -> list[list[tuple[float, float]]]:
     """Intervals (low, high) of `RATES` for each of `calls`, bool (rows,), over `n` bootstrap samples of women.
 
     Different women limit each rate: those who have a breast with cancer, one without, one recalled, and all women.
@@ -261,7 +259,7 @@ def rate_intervals(
     each = [_outcomes(breasts["cancer"], called) for called in calls]
     # the calls are fixed, so a draw only adds the women's counts: one product for all rules and draws
     by_woman = pd.DataFrame(np.hstack(each)).groupby(women.codes).sum().to_numpy(dtype=float)  # (women, 4 x calls)
-    sums = np.concatenate([counts @ by_woman for counts in in_chunks(women.drawn(n, seed))]).reshape(n, -1, 4)
+    sums = np.concatenate([counts @ by_woman for counts in in_chunks(women.drawn(n, seed=0))]).reshape(n, -1, 4)
     found = []
     for i, called in enumerate(calls):
         groups = [women.positives, women.negatives, len(np.unique(women.codes[called])), women.total]

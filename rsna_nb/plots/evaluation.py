@@ -20,6 +20,7 @@ from rsna_nb.notebook import UnavailableError
 from rsna_nb.plots.style import BLUE, GREEN, GREY, ORANGE, with_alt, without_box
 
 SQUARE = (5.2, 5.0)  # inches
+COLUMNS = 3  # of example_breasts
 FAINT = "#BBBBBB"
 CLOSEST = 1e-4  # scores are plotted at least this far from 0 and 1, whose logits are infinite
 SPECIFICITY, SENSITIVITY = "1 - specificity (%)", "Sensitivity (%)"
@@ -105,7 +106,7 @@ def logit_bins(scores: ArrayLike) -> list[float]:
 
 
 def finish_scores(axis: Axes, edges: list[float], threshold: float | None, label: str) -> None:
-    """Label a histogram of logits with the scores that they stand for, and draw the threshold, if any."""
+    """Label a histogram of logits with the corresponding scores, and draw the threshold, if any."""
     if threshold is not None:
         axis.axvline(float(logit(threshold, CLOSEST)), color=GREY, linestyle="--", label=label)
     places = np.array([0.0001, 0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999])
@@ -169,7 +170,7 @@ def confusion_matrix(fit: CrossFit) -> Figure:
     return with_alt(figure, f"Confusion matrix by breast. Of the breasts with cancer {words}.")
 
 
-def reliability_curves(calibrated: Calibration, bins: int = 10) -> Figure:
+def reliability_curves(calibrated: Calibration) -> Figure:
     """Share with cancer by mean score in each bin, for the versions in `calibrated.scores`.
 
     Both axes have a square-root scale, because most scores are near 0.
@@ -179,7 +180,7 @@ def reliability_curves(calibrated: Calibration, bins: int = 10) -> Figure:
     axis.plot([0, 1], [0, 1], color=FAINT, label="calibrated")
     words = []
     for (name, values), colour, marker in zip(calibrated.scores.items(), (GREY, BLUE, GREEN), "osD", strict=False):
-        table = reliability(labels, values, bins)
+        table = reliability(labels, values)
         ends = np.stack([table["observed"] - table["low"], table["high"] - table["observed"]]).clip(0)
         style: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 4, "elinewidth": 0.8, "label": name}
         axis.errorbar(table["mean_score"], table["observed"], ends, **style)
@@ -195,7 +196,7 @@ def reliability_curves(calibrated: Calibration, bins: int = 10) -> Figure:
     return with_alt(figure, f"Reliability curves; {labels.mean():.3f} of the breasts have cancer: {'; '.join(words)}.")
 
 
-def example_breasts(examples: Mapping[str, pd.DataFrame], kind: str, columns: int = 3) -> Figure:
+def example_breasts(examples: Mapping[str, pd.DataFrame], kind: str) -> Figure:
     """The images of one kind of `evaluation.examples`, each under its breast's score, side and view.
 
     `UnavailableError` if there are none.
@@ -203,9 +204,9 @@ def example_breasts(examples: Mapping[str, pd.DataFrame], kind: str, columns: in
     rows = examples[kind]
     if rows.empty:
         raise UnavailableError(f"there are no {kind}")
-    lines = -(-len(rows) // columns)
+    lines = -(-len(rows) // COLUMNS)
     figure, axes = plt.subplots(
-        lines, columns, figsize=(1.8 * columns, 2.15 * lines), squeeze=False, layout="constrained"
+        lines, COLUMNS, figsize=(1.8 * COLUMNS, 2.15 * lines), squeeze=False, layout="constrained"
     )
     for axis in axes.flat:
         axis.axis("off")
