@@ -132,7 +132,7 @@ def test_weights_do_not_depend_on_the_test_women(tmp_path):
 def test_members_that_cannot_be_compared_are_refused_instead_of_the_first_being_taken():
     breasts = pd.DataFrame({"cancer": [1, 1, 0, 0], "fold": [0, 0, 1, 1], "a": [0.1, 0.2, 0.3, 0.4], "b": 0.5})
     for choose in (combine.greedy, combine.best_single):
-        with pytest.raises(MetricsError, match="no fold has breasts with cancer and without"):
+        with pytest.raises(MetricsError, match="no fold has breasts with and without cancer"):
             choose(breasts, ["a", "b"])
     one_more = pd.concat([breasts, pd.DataFrame({"cancer": [1, 0], "fold": 2, "a": [0.1, 0.2], "b": [0.2, 0.1]})])
     assert combine.best_single(one_more, ["a", "b"]).tolist() == [0, 1]
@@ -182,7 +182,7 @@ def test_gains_are_differences_to_the_best_single_member_in_every_way(tmp_path):
         ensemble_gain.gains(model_pool.gather(pool.runs[:3]), 50)
 
 
-def test_the_gain_of_the_folds_compares_their_mean_score_with_the_mean_of_their_figures(tmp_path):
+def test_the_gain_of_the_folds_compares_their_mean_score_with_the_mean_of_their_metrics(tmp_path):
     pool = model_pool.gather(fold_runs(tmp_path, "a"))
     found = ensemble_gain.fold_gains(pool, 50)
     tables = [by_breast(run.predictions.query("split == 'test'")) for run in pool.runs]
@@ -197,7 +197,7 @@ def test_the_gain_of_the_folds_compares_their_mean_score_with_the_mean_of_their_
 
 def test_without_test_women_the_gain_of_the_folds_is_refused(tmp_path):
     pool = model_pool.gather(fold_runs(tmp_path, "a", test=False))
-    with pytest.raises(UnavailableError, match="train them with test_fraction"):
+    with pytest.raises(UnavailableError, match="with test_fraction"):
         ensemble_gain.fold_gains(pool, 20)
     with pytest.raises(UnavailableError, match="no member has several folds"):
         ensemble_gain.fold_gains(model_pool.gather(pool.runs[:1]), 20)
@@ -293,7 +293,7 @@ def test_runs_without_a_machine_and_runs_of_another_version_are_skipped(tmp_path
     newer = write_run(tmp_path / "20261126-000000-newer", predictions_of())
     (newer.path / "config" / "config.json").write_text('{"of_a_later_version": 1}')
     assert [run.id for run in model_pool.find_runs("", tmp_path)] == [run.id for run in folds]
-    assert "run 20261126-000000-newer is passed over" in caplog.text
+    assert "20261126-000000-newer" in caplog.text
 
 
 @pytest.mark.parametrize("way", combine.WAYS)
@@ -321,7 +321,7 @@ def test_an_ensemble_is_not_overwritten_by_another_of_its_name(tmp_path):
         with pytest.raises(ConfigError, match=r"name: .*both holds another ensemble.*Give another name"):
             files.write(another, tmp_path, {})
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
-    files.write(first, tmp_path, {"found": 1})  # the same ensemble, with more found of it
+    files.write(first, tmp_path, {"found": 1})  # the same ensemble, with more results
     assert Ensemble.fit(other.pool, "mean").name != Ensemble.fit(model_pool.gather([runs[0], runs[2]]), "mean").name
 
 
@@ -335,7 +335,7 @@ def test_a_run_is_an_ensemble_of_itself(tmp_path):
 def test_a_damaged_or_impossible_ensemble_is_refused_and_named(tmp_path):
     pool = model_pool.gather(single_runs(tmp_path, [1, 2]))
     folder = files.write(Ensemble.fit(pool, "mean", "both"), tmp_path, {})
-    for wrong, message in (("{", "is no ensemble"), ('{"name": "both"}', "is no ensemble: KeyError")):
+    for wrong, message in (("{", "ensemble.json is not an ensemble"), ('{"name": "both"}', "KeyError")):
         (folder / "ensemble.json").write_text(wrong)
         with pytest.raises(RunError, match=message):
             files.load("both", tmp_path)

@@ -64,7 +64,7 @@ def write_run(folder: Path, predictions: pd.DataFrame, **settings: object) -> Ru
 
 
 def write_store(run: Run) -> None:
-    """A picture for each image of the run's predictions."""
+    """A prepared image for each row of the run's predictions."""
     store = store_path(run.config.store_dir, evaluation.data_folder(run), run.config.img_size)
     for ids in zip(run.predictions["patient_id"], run.predictions["image_id"], strict=True):
         file = image_file(store, *ids)
@@ -108,7 +108,7 @@ FAULTS = {
     ),
     "an image twice": (
         changed(image_id="1001"),
-        "an image stands there twice in 1 of 240 rows, first in row 3: patient_id 100, image_id 1001",
+        "an image occurs twice in 1 of 240 rows, first in row 3: patient_id 100, image_id 1001",
     ),
     "no column score": (predictions_of().drop(columns="score"), "the predictions lack score"),
     "no column split": (predictions_of().drop(columns="split"), "the predictions lack split"),
@@ -120,7 +120,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize(("predictions", "message"), FAULTS.values(), ids=FAULTS)
-def test_predictions_that_no_right_figure_can_be_made_from_are_refused_by_name(tmp_path, predictions, message):
+def test_predictions_with_faults_are_refused_by_file_and_row(tmp_path, predictions, message):
     with pytest.raises(MetricsError) as caught:
         evaluation.evaluate(write_run(tmp_path / "run", predictions))
     assert message in str(caught.value)
@@ -160,14 +160,14 @@ def test_the_newest_run_that_this_version_can_read_is_found(run, caplog):
     assert newer.id in caplog.text
 
 
-def test_what_is_unavailable_is_passed_on_and_reads_as_its_reason():
+def test_an_unavailable_argument_is_returned_and_reads_as_its_reason():
     def fails() -> None:
         raise UnavailableError("too few women.")
 
     unavailable = attempt(fails)
     assert unavailable == Unavailable("too few women")
     assert attempt(len, unavailable) is unavailable
-    assert unavailable._repr_markdown_() == "*Left out: too few women.*"
+    assert unavailable._repr_markdown_().endswith(": too few women.*")
     with pytest.raises(TypeError):
         attempt(len, 3)
 
@@ -364,7 +364,7 @@ def test_runs_are_paired_by_image_and_not_by_row(run, evaluated):
 @pytest.mark.parametrize("side", ["the other has more women", "the other has fewer women"])
 def test_a_comparison_is_refused_where_one_may_have_trained_on_the_others_women(run, side):
     theirs = predictions_of(80, 20) if "more" in side else predictions_of()[:-40]
-    with pytest.raises(MetricsError, match=r"are not among those that run .* kept out of its training"):
+    with pytest.raises(MetricsError, match=r"are not among those that run .* held out"):
         comparison.compared(evaluation.evaluate(run), other_run(run, theirs), 20)
 
 
@@ -498,11 +498,11 @@ def test_examples_are_the_extremes_of_each_kind(run, evaluated):
     assert shown["image_id"] == own.loc[own["score"].idxmax(), "image_id"]
 
 
-def test_without_the_store_or_a_picture_the_examples_are_unavailable_with_the_reason(run, evaluated):
+def test_without_the_store_or_an_image_the_examples_are_unavailable_with_the_reason(run, evaluated):
     fit = operating.cross_fitted(evaluated.breasts, operating.threshold_by_f1)
-    with pytest.raises(UnavailableError, match=r"the store of prepared pictures .* is not there: run notebooks/00"):
+    with pytest.raises(UnavailableError, match=r"no store of prepared images at .*: run notebooks/00"):
         evaluation.examples(evaluated, fit, 4)
-    with pytest.raises(UnavailableError, match="no pictures were asked for"):
+    with pytest.raises(UnavailableError, match="the parameter pictures is 0"):
         evaluation.examples(evaluated, fit, 0)
     write_store(run)
     for file in Path(run.config.store_dir).rglob("*.png"):
@@ -522,9 +522,9 @@ def test_the_summary_has_the_numbers_of_a_count_by_hand(evaluated):
     assert f"when {100 * women['called'].mean():.0f} (" in text
     assert f"Of 100 women recalled, {100 * women.query('called')['cancer'].mean():.0f} (" in text
     assert f"an AUC of {auc}" in text
-    assert "33 of 100 women here have cancer, in screening fewer than 1 of 100" in text
+    assert "33 of 100 women here have cancer; in screening, fewer than 1 of 100" in text
     assert "not for clinical use" in text
-    assert "A program drew" not in text
+    assert "generated" not in text
 
 
 @pytest.mark.parametrize(
@@ -533,7 +533,7 @@ def test_the_summary_has_the_numbers_of_a_count_by_hand(evaluated):
 def test_generated_mammograms_are_said_to_be_generated(run, evaluated, content, generated):
     run.write_json("config/environment.json", content)
     auc = metrics.bootstrap(evaluated.breasts, "auc", n=20)
-    assert ("A program drew" in summary.in_short(evaluated, Unavailable("few"), auc, 20).text) == generated
+    assert ("mammograms are generated" in summary.in_short(evaluated, Unavailable("few"), auc, 20).text) == generated
     assert ("generated mammograms, `rsna`" in summary.model_card(evaluated).text) == generated
 
 

@@ -124,7 +124,9 @@ def test_folds_of_the_table_are_used():
     df = breasts().assign(fold=lambda df: df["patient_id"].astype(int) % 3)
     assert (operating.assign_folds(df) == df["fold"]).all()
     assert len(operating.cross_fitted(df, threshold_by_f1).thresholds) == 3
-    assert len(operating.cross_fitted(df.assign(fold=0), threshold_by_f1).thresholds) == 5  # a hold-out: dealt anew
+    assert (
+        len(operating.cross_fitted(df.assign(fold=0), threshold_by_f1).thresholds) == 5
+    )  # a hold-out is divided into folds again
     with pytest.raises(metrics.MetricsError, match="two folds for a woman"):
         operating.assign_folds(df.assign(fold=df.index % 3))
     with pytest.raises(metrics.MetricsError, match="at least 2 women with cancer, there are 1"):

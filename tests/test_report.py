@@ -181,8 +181,8 @@ def test_words_are_markdown_and_raw_html_is_only_shown():
 
 
 def test_what_is_unavailable_is_shown_as_its_reason():
-    text = render(with_output({"text/markdown": "*Left out: too few.*", "text/plain": "Unavailable('too few')"}))
-    assert "<em>Left out: too few.</em>" in text
+    text = render(with_output({"text/markdown": "*Not available: too few.*", "text/plain": "Unavailable('too few')"}))
+    assert "<em>Not available: too few.</em>" in text
     assert "Unavailable" not in text
 
 

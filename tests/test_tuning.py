@@ -216,7 +216,7 @@ REFUSED = {
     "unknown backbone": ({}, {"search": ["backbone"], "backbones": ["smal"]}, "backbones: smal is not known"),
     "no backbones": ({}, {"search": ["backbone"]}, "go together"),
     "backbones alone": ({}, {"backbones": ["small"]}, "go together"),
-    "nothing frozen": ({}, {"search": ["fine_tune_epochs"]}, "has no effect where nothing is frozen"),
+    "nothing frozen": ({}, {"search": ["fine_tune_epochs"]}, "has no effect unless freeze_backbone is true"),
     "no test women": ({"test_fraction": 0.0}, {}, "test_fraction is 0"),
     "weighted loss": (
         {},
@@ -226,7 +226,7 @@ REFUSED = {
     "one string": ({}, {"search": "dropout, poling"}, "search: poling is not known; the nearest are pooling"),
     "objective": ({}, {"objective": "auc"}, "objective must be one of val_loss, val_auc, val_pf1, not auc"),
     "name": ({}, {"name": "a/b"}, "study must be letters"),
-    "resume": ({"resume": "x"}, {}, "a study goes on when its name is given again"),
+    "resume": ({"resume": "x"}, {}, "resume is for a single run"),
 }
 
 

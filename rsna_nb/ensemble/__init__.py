@@ -1,7 +1,7 @@
 """Many runs -> one score for each image, what combining them gains, and a submission.
 
-`submission` scores files and therefore needs TensorFlow, which takes seconds to start. It is imported only where it is
-asked for: `from rsna_nb.ensemble import submission`.
+`submission` scores files and therefore needs TensorFlow, which takes seconds to start. It is imported only on
+request: `from rsna_nb.ensemble import submission`.
 """
 
 from types import ModuleType

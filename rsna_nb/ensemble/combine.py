@@ -2,8 +2,8 @@
 
 Images are scored first. A breast's score is then the mean of its images' scores, as for a single run. Members are
 combined on a scale: probabilities, ranks or logits. A rank is the share of the run's own validation images with a
-lower score. Models of different folds, whose scores share no scale, have that scale in common, and a new image has a
-rank too.
+lower score. Ranks are comparable between models of different folds, whose scores are not, and a new image has a rank
+too.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from rsna_nb.evaluation import with_fold
 from rsna_nb.metrics import MetricsError, by_breast, logit, share_below
 
 GREEDY_STEPS = 25  # members added by greedy selection; one may be added several times
-Choose = Callable[[pd.DataFrame, list[str]], np.ndarray]  # breasts with a column a member, their names -> weights
+Choose = Callable[[pd.DataFrame, list[str]], np.ndarray]  # breasts with a column per member, their names -> weights
 
 
 def _to_scale(scores: np.ndarray, reference: np.ndarray, way: str) -> np.ndarray:
@@ -51,7 +51,7 @@ def values_of(pool: ModelPool, scores: pd.DataFrame, way: str) -> pd.DataFrame:
 
 
 def _breasts_of(rows: pd.DataFrame, values: pd.DataFrame, way: str) -> pd.DataFrame:
-    """A row a breast: patient_id, laterality, cancer, fold, and a column with each member's score."""
+    """A row per breast: patient_id, laterality, cancer, fold, and a column with each member's score."""
     tables = [by_breast(rows.assign(score=from_scale(values[name].to_numpy(), way))) for name in values]
     # by_breast sorts all tables alike, so that row i is the same breast in each of them.
     breasts = with_fold(tables[0].drop(columns="score"), rows)
@@ -60,15 +60,15 @@ def _breasts_of(rows: pd.DataFrame, values: pd.DataFrame, way: str) -> pd.DataFr
 
 
 def fold_auc(breasts: pd.DataFrame, scores: np.ndarray) -> float:
-    """The mean of the folds' AUCs by breast, as models of different folds share no scale.
+    """The mean of the folds' AUCs by breast, because scores of different folds are not on one scale.
 
-    Folds with breasts of one kind only have no AUC and are left out; `MetricsError` where all folds are like that.
+    Folds with breasts of one class have no AUC and are ignored; `MetricsError` if all folds are like that.
     """
     cancer, fold = breasts["cancer"].to_numpy(), breasts["fold"].to_numpy()
-    # A NaN here would win every argmax below: NumPy takes it for the largest.
+    # A NaN here would win every argmax below: NumPy treats it as the largest.
     own = [fold == one for one in np.unique(fold) if 0 < cancer[fold == one].mean() < 1]
     if not own:
-        raise MetricsError("members cannot be compared: no fold has breasts with cancer and without")
+        raise MetricsError("members cannot be compared: no fold has breasts with and without cancer")
     return float(np.mean([metrics.auc(cancer[rows], scores[rows]) for rows in own]))
 
 
@@ -79,14 +79,14 @@ def equal_weights(breasts: pd.DataFrame, names: list[str]) -> np.ndarray:
 
 def best_single(breasts: pd.DataFrame, names: list[str]) -> np.ndarray:
     """All weight on the member with the largest `fold_auc`."""
-    figures = [fold_auc(breasts, breasts[name].to_numpy()) for name in names]
-    return np.eye(len(names))[int(np.argmax(figures))]
+    aucs = [fold_auc(breasts, breasts[name].to_numpy()) for name in names]
+    return np.eye(len(names))[int(np.argmax(aucs))]
 
 
 def greedy(breasts: pd.DataFrame, names: list[str]) -> np.ndarray:
     """Weights by greedy selection: add the member that raises `fold_auc` most, `GREEDY_STEPS` times.
 
-    A member may be added several times; the best of the sets on the way is taken. The first set is the best single
+    A member may be added several times; the best set of all steps is returned. The first set is the best single
     member. Caruana et al. 2004, Ensemble selection from libraries of models (ICML).
 
     Examples
@@ -99,12 +99,12 @@ def greedy(breasts: pd.DataFrame, names: list[str]) -> np.ndarray:
     counts, total = np.zeros(len(names)), np.zeros(len(breasts))  # a running sum: each step adds one member to it
     best, weights = -np.inf, counts
     for step in range(1, GREEDY_STEPS + 1):
-        figures = [fold_auc(breasts, (total + member) / step) for member in scores]
-        chosen = int(np.argmax(figures))
+        aucs = [fold_auc(breasts, (total + member) / step) for member in scores]
+        chosen = int(np.argmax(aucs))
         counts[chosen] += 1
         total += scores[chosen]
-        if figures[chosen] > best:  # later steps may make the set worse again
-            best, weights = figures[chosen], counts / step
+        if aucs[chosen] > best:  # later steps may make the set worse again
+            best, weights = aucs[chosen], counts / step
     return weights
 
 
@@ -137,20 +137,20 @@ class Ensemble:
         way
             "mean", "rank", "logit" or "greedy", one of `WAYS`.
         name
-            The ensemble's name, and that of its folder. "" is the id of the last run, the way, and four letters that
+            The name of the ensemble and of its folder. "" is the id of the last run, the way, and four letters that
             differ for other runs.
 
         Raises
         ------
         ConfigError
-            For another way, or a name that cannot be a folder's.
+            For another way, or a name that a folder cannot have.
         MetricsError
-            Where the validation women are too few to choose weights.
+            If there are too few validation women to choose weights.
         """
         if way not in WAYS:
             raise ConfigError(f"way must be one of {', '.join(WAYS)}, not {way!r}")
         ids = [run.id for run in pool.runs]
-        # Without the four letters, other members with the same last run would ask for the same folder.
+        # Without the four letters, other members with the same last run would get the same folder.
         name = name or f"{ids[-1]}-{way}-{hashlib.sha256(' '.join(ids).encode()).hexdigest()[:4]}"
         if not is_folder_name(name):
             raise ConfigError(f"name must be letters, digits, - _ . and not {name!r}")
@@ -162,7 +162,7 @@ class Ensemble:
     def prior_corrected(self) -> "Ensemble":
         """The ensemble with probabilities for scores: each run's class weights are corrected for before combining.
 
-        The members' weights stay the same. `MetricsError` for ranks, which are no probabilities, and where a run's
+        The members' weights stay the same. `MetricsError` for ranks, which are not probabilities, and if a run's
         scores cannot be corrected.
         """
         if self.way == "rank":
@@ -180,6 +180,6 @@ class Ensemble:
     def predictions(self) -> pd.DataFrame:
         """The validation and test images with scores, as a run's predictions.csv.
 
-        The weights of "greedy" were chosen on these validation rows, whose figures are therefore too good.
+        The weights of "greedy" were chosen on these validation rows, whose metrics are therefore optimistic.
         """
         return self.pool.rows.assign(score=self._combined(self.pool.scores))

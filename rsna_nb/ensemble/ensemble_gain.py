@@ -1,10 +1,10 @@
-"""What combining members gains over the best of them, and fold models over a single one; all by breast.
+"""The gain of an ensemble over its best member, and of several fold models over a single one; all by breast.
 
-Nothing is evaluated on the women on whom it was chosen. Weights and the best member are chosen on validation women,
-and evaluated on test women or, where there are none, on the validation women of other folds.
+Nothing is evaluated on the women that it was chosen on. Weights and the best member are chosen on validation women,
+and evaluated on test women or, if there are none, on the validation women of other folds.
 
-AUC and average precision are of raw scores. pF1 takes scores for probabilities, so it is of scores whose class weights
-are corrected for, as they are submitted (`submission`). Ranks, and scores that cannot be corrected, stay raw.
+AUC and average precision are of raw scores. pF1 treats scores as probabilities, so it is computed from scores
+corrected for class weights, as they are submitted (`submission`). Ranks, and scores that cannot be corrected, stay raw.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ def evaluated(pool: ModelPool, way: str, choose: Choose, scored: ModelPool | Non
     """The breasts that the pool is evaluated on, scored by weights that were chosen on other women.
 
     The weights of test women are chosen on the validation women, those of validation women on the other folds
-    (`metrics.assign_folds`, which makes folds where there is only one).
+    (`metrics.assign_folds`, which makes folds if there is only one).
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def evaluated(pool: ModelPool, way: str, choose: Choose, scored: ModelPool | Non
     values = values_of(scored or pool, (scored or pool).scores, way).to_numpy()
     validation, own = pool.of("validation"), pool.of(pool.evaluated_split)
     rows = pool.rows[own]
-    # Test women are one part, as no weight was chosen on them.
+    # Test women need no folds, as no weight was chosen on them.
     fold = np.zeros(len(rows)) if pool.evaluated_split == "test" else metrics.assign_folds(rows)
     scores = np.empty(len(rows))
     for one in np.unique(fold):
@@ -55,8 +55,8 @@ def evaluated(pool: ModelPool, way: str, choose: Choose, scored: ModelPool | Non
 def pf1_pool(pool: ModelPool) -> ModelPool:
     """The pool whose scores pF1 is computed from.
 
-    Its scores are corrected for class weights. Where they cannot be, it is the pool itself, whose `class_weights` are
-    then empty.
+    Its scores are corrected for class weights. If they cannot be corrected, it is the pool itself, whose
+    `class_weights` are then empty.
     """
     try:
         return pool.prior_corrected()
@@ -65,9 +65,9 @@ def pf1_pool(pool: ModelPool) -> ModelPool:
 
 
 def member_figures(pool: ModelPool, n: int) -> pd.DataFrame:
-    """AUC, average precision and pF1 by breast of each member alone, with intervals from `n` draws of women.
+    """AUC, average precision and pF1 by breast of each member alone, with intervals from `n` bootstrap samples.
 
-    A row a member, a column a figure, on the women of `pool.evaluated_split`.
+    The table has a row per member and a column per metric, on the women of `pool.evaluated_split`.
     """
     own = pool.of(pool.evaluated_split)
     pools = {key: pf1_pool(pool) if key == "pf1" else pool for key in STATISTICS}
@@ -81,18 +81,18 @@ def member_figures(pool: ModelPool, n: int) -> pd.DataFrame:
 
 
 def gains(pool: ModelPool, n: int) -> pd.DataFrame:
-    """Each way of combining beside the best single member on the same scale.
+    """Each way of combining, compared with the best single member on the same scale.
 
-    Both are chosen on other women than they are evaluated on.
+    Both are chosen on other women than those that they are evaluated on.
 
     Returns
     -------
-    Intervals from `n` draws of women: index (way, figure), columns "best single", "ensemble" and "difference".
+    Intervals from `n` bootstrap samples: index (way, metric), columns "best single", "ensemble" and "difference".
 
     Raises
     ------
     UnavailableError
-        With one member alone, or too few women to choose by (`MetricsError`).
+        With a single member, or too few women to choose on (`MetricsError`).
     """
     if len(pool.members) == 1:
         raise UnavailableError(f"{pool.names[0]} is the only member: there is nothing to combine it with")
@@ -106,40 +106,42 @@ def gains(pool: ModelPool, n: int) -> pd.DataFrame:
             best, ensemble = for_pf1 if key == "pf1" else raw
             alone, together = metrics.bootstrap(best, key, n=n), metrics.bootstrap(ensemble, key, n=n)
             rows[way, words] = (alone, together, metrics.difference(best, ensemble, key, n=n))
-    index = pd.MultiIndex.from_tuples(rows, names=["way", "figure"])
+    index = pd.MultiIndex.from_tuples(rows, names=["way", "metric"])
     return pd.DataFrame(list(rows.values()), index, columns=["best single", "ensemble", "difference"])
 
 
 def fold_gains(pool: ModelPool, n: int) -> pd.DataFrame:
-    """The mean of the fold models' scores beside the mean of their single figures, on the test women.
+    """The metrics of the fold models' mean score, compared with the mean of their own metrics, on the test women.
 
     Returns
     -------
-    Intervals from `n` draws of women: index (member, figure) for each member of several folds, columns "mean of the
-    folds", "their ensemble" and "difference".
+    Intervals from `n` bootstrap samples of women: index (member, metric) for each member of several folds, columns
+    "mean of the folds", "their ensemble" and "difference".
 
     Raises
     ------
     UnavailableError
-        Where no member has several folds, or there are no test women: all others trained some fold.
+        If no member has several folds, or there are no test women: all other women were used to train some fold.
     """
     several = {name: runs for name, runs in pool.members.items() if len(runs) > 1}
     if not several:
         raise UnavailableError("no member has several folds")
     if pool.evaluated_split != "test":
-        raise UnavailableError("every woman trained some fold: train them with test_fraction to set women aside")
+        raise UnavailableError(
+            "every woman was used to train some fold: train the folds with test_fraction to hold women out"
+        )
     # The correction is not linear, so the mean is taken after it, as Ensemble does.
     rows = {
         (name, words): _fold_gain(pf1_pool(pool) if key == "pf1" else pool, runs, key, n)
         for name, runs in several.items()
         for key, words in STATISTICS.items()
     }
-    index = pd.MultiIndex.from_tuples(rows, names=["member", "figure"])
+    index = pd.MultiIndex.from_tuples(rows, names=["member", "metric"])
     return pd.DataFrame(list(rows.values()), index, columns=["mean of the folds", "their ensemble", "difference"])
 
 
 def _fold_gain(pool: ModelPool, runs: Sequence[Run], statistic: str, n: int) -> tuple[Interval, ...]:
-    """The mean of the folds' figures, the figure of their mean score, and the difference, on the same draws."""
+    """The mean of the folds' metrics, the metric of their mean score, and the difference, on the same draws."""
     rows = pool.rows[pool.of("test")]
     scores = pool.scores.loc[pool.of("test"), [run.id for run in runs]]
     together = by_breast(rows.assign(score=scores.mean(axis=1)))
@@ -148,13 +150,13 @@ def _fold_gain(pool: ModelPool, runs: Sequence[Run], statistic: str, n: int) -> 
     labels, women = tables[0]["cancer"].to_numpy(), Women.of(tables[0], "patient_id")
     *each, whole = (metrics.evaluator(statistic, labels, df["score"].to_numpy()) for df in tables)
 
-    # All folds are computed on the same draw: drawn one by one, their differences would not cancel.
+    # All folds are computed on the same draws: with draws of their own, their variation would not cancel.
     def mean(weights: np.ndarray) -> np.ndarray:
         return np.mean([evaluate(weights) for evaluate in each], axis=0)
 
     found = metrics.resampled(women, [mean, whole, lambda weights: whole(weights) - mean(weights)], n, seed=0)
     return tuple(
-        # The third figure is a difference, which is no share.
+        # The third is a difference, which is not confined to 0-1.
         metrics.draws_interval(estimate, draws, women.positives, women.rarer, is_share=number < 2)
         for number, (estimate, draws) in enumerate(found)
     )
@@ -169,7 +171,7 @@ def correlations(pool: ModelPool) -> pd.DataFrame:
     Raises
     ------
     UnavailableError
-        Where only one model scored these women.
+        If only one model scored these women.
     """
     own = pool.of(pool.evaluated_split)
     scores = pool.scores[own] if len(pool.members) == 1 else values_of(pool, pool.scores, "mean")[own]

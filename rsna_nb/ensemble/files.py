@@ -20,13 +20,13 @@ FOLDER = "ensembles"  # in runs_dir
 def write(ensemble: Ensemble, runs_dir: str | Path, found: Mapping[str, Any]) -> Path:
     """Write an ensemble to the folder runs_dir/ensembles/<name>, and return that folder.
 
-    ensemble.json has the members, their weights and what was `found` of it; predictions.csv has its scores. Runs in
+    ensemble.json has the members, their weights and the results in `found`; predictions.csv has its scores. Runs in
     `runs_dir` are named by their ids, others by their paths.
 
     Raises
     ------
     ConfigError
-        Where another ensemble has the name: it is not overwritten.
+        If another ensemble has the name: it is not overwritten.
     """
     runs_dir = resolve(runs_dir).resolve()
     content = {
@@ -45,7 +45,7 @@ def write(ensemble: Ensemble, runs_dir: str | Path, found: Mapping[str, Any]) ->
             f"name: {folder} holds another ensemble of that name, with other runs, weights, scores or results. Give "
             "another name, or remove the folder"
         )
-    # ensemble.json comes last: where it is, the ensemble is complete.
+    # ensemble.json comes last: if it exists, the ensemble is complete.
     write_whole(folder / "predictions.csv", predictions)
     write_whole(folder / "ensemble.json", (json.dumps(content, indent=2) + "\n").encode())
     return folder
@@ -64,7 +64,7 @@ def _is_other(folder: Path, content: dict[str, Any], predictions: bytes) -> bool
 
 
 def _reference(run: Run, runs_dir: Path) -> str:
-    # An id, where it suffices, stays right when the whole folder is moved to another machine.
+    # An id, if it suffices, stays right when the whole folder is moved to another computer.
     return run.id if run.path.resolve().parent == runs_dir else str(run.path.resolve())
 
 
@@ -76,7 +76,7 @@ def load(name: str, runs_dir: str | Path = "runs") -> Ensemble:
     Raises
     ------
     RunError
-        Where there is no such ensemble or run, one of its runs is missing, or ensemble.json is damaged.
+        If there is no such ensemble or run, one of its runs is missing, or ensemble.json is damaged.
     """
     for folder in (Path(name), resolve(runs_dir) / FOLDER / name) if name else ():
         path = folder if folder.name == "ensemble.json" else folder / "ensemble.json"
@@ -87,7 +87,7 @@ def load(name: str, runs_dir: str | Path = "runs") -> Ensemble:
 
 
 def _read(path: Path) -> Ensemble:
-    """The ensemble of a file that `write` wrote; its runs are looked for beside it."""
+    """The ensemble of a file that `write` wrote; its runs are searched in the same runs_dir."""
     try:
         content = json.loads(path.read_text())
         runs_dir = path.resolve().parents[2]
@@ -95,8 +95,10 @@ def _read(path: Path) -> Ensemble:
         weights = np.array([member["weight"] for member in content["members"]], dtype=float)
         name, way = str(content["name"]), str(content["way"])
     except (KeyError, TypeError, ValueError) as error:
-        raise RunError(f"{path} is no ensemble: {error!r}") from error
+        raise RunError(f"{path} is not an ensemble: {error!r}") from error
     ensemble = Ensemble(name, way, gather(runs), weights)
     if way not in WAYS or len(weights) != len(ensemble.pool.members):
-        raise RunError(f"{path} is no ensemble: {len(weights)} weights, the way {way}, members {ensemble.pool.names}")
+        raise RunError(
+            f"{path} is not an ensemble: {len(weights)} weights, the way {way}, members {ensemble.pool.names}"
+        )
     return ensemble

@@ -1,4 +1,4 @@
-"""Runs -> the members of an ensemble, and their scores of women on whom none of them was trained.
+"""Runs -> the members of an ensemble, and their scores of women that none of them was trained on.
 
 A member is one run, or the fold runs of one recipe: runs whose settings differ only in fold, name and folders.
 """
@@ -24,16 +24,16 @@ ClassWeights = Mapping[int, float]  # {0: weight, 1: weight} in the training los
 
 @dataclass(frozen=True, eq=False)  # eq=False: two tables cannot be compared to one truth value
 class ModelPool:
-    """Members on the same split, and their scores of the women on whom none of them was trained.
+    """Members on the same split, and their scores of the women that none of them was trained on.
 
     Attributes
     ----------
     members
         The runs of each member, by the member's name: a run's id, or "3 folds of <id of the first>".
     rows
-        A row an image with its metadata, cancer, `split` and, for validation images, `fold`.
+        A row per image with its metadata, cancer, `split` and, for validation images, `fold`.
     scores
-        (images, runs), a column for each run id; NaN where the image belongs to another fold.
+        (images, runs), a column for each run id; NaN if the image belongs to another fold.
     class_weights
         For each run id the weights that its scores in this table are corrected for; empty for raw scores.
     """
@@ -55,7 +55,7 @@ class ModelPool:
 
     @property
     def evaluated_split(self) -> str:
-        """The women on whom members are evaluated: "test" where the runs have test women, else "validation"."""
+        """The women that members are evaluated on: "test" if the runs have test women, else "validation"."""
         return "test" if (self.rows["split"] == "test").any() else "validation"
 
     def of(self, split: str) -> np.ndarray:
@@ -72,7 +72,7 @@ class ModelPool:
 
 
 def class_weights_of(run: Run) -> ClassWeights:
-    """The run's class weights in training, 1 and 1 for none; `MetricsError` names a run that does not tell them."""
+    """The run's class weights in training, 1 and 1 for none; `MetricsError` names a run that does not record them."""
     try:
         # Unweighted training gives probabilities already; class_weights would call that an error.
         return {0: 1.0, 1: 1.0} if weighs_nothing(run) else class_weights(run)
@@ -92,8 +92,8 @@ def corrected(scores: pd.DataFrame, weights: Mapping[str, ClassWeights]) -> pd.D
 def find_runs(names: str | Sequence[str], runs_dir: str | Path = "runs") -> list[Run]:
     """Runs by their ids or paths: a sequence, or one string with commas or spaces between them.
 
-    "" is the newest finished run and all others on its split: the newest of each recipe and fold, where a recipe has
-    the same folds. Runs that leave out a site or machine are not among them. `RunError` where there is none.
+    "" is the newest finished run and all others on its split: the newest of each recipe and fold, if a recipe has
+    the same folds. Runs that leave out a site or machine are not among them. `RunError` if there is none.
     """
     if isinstance(names, str):
         names = re.findall(r"[^,\s]+", names)
@@ -114,7 +114,7 @@ def find_runs(names: str | Sequence[str], runs_dir: str | Path = "runs") -> list
 
 
 def _split_settings(config: RunConfig) -> tuple[object, ...]:
-    """The settings that decide who validates, but for the fold."""
+    """The settings that decide who validates, except the fold."""
     shares = config.n_folds if config.fold >= 0 else config.val_fraction
     data = resolve(config.data_dir) if config.data_dir else ""  # one folder may be written in two ways
     return data, config.limit_patients, config.test_fraction, config.split_seed, config.fold >= 0, shares
@@ -132,8 +132,8 @@ def gather(runs: Sequence[Run]) -> ModelPool:
     Raises
     ------
     MetricsError
-        Where the runs have different splits. One may then have been trained on women on whom another is evaluated, or
-        the women belong to different folds, or different images were scored; the message names the runs.
+        If the runs have different splits. One may then have been trained on women that another is evaluated on, or the
+        women belong to different folds, or different images were scored; the message names the runs.
     """
     by_member: dict[str, dict[int, Run]] = {}
     for run in runs:
@@ -167,13 +167,13 @@ def _name(folds: Mapping[int, Run]) -> str:
 
 
 def _rows(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """A row an image of a member: validation images with their run and fold, test images once.
+    """A row per image of a member: validation images with their run and fold, test images once.
 
-    `MetricsError` where a woman is in the validation of two folds, or the folds have different test women.
+    `MetricsError` if a woman is in the validation of two folds, or the folds have different test women.
     """
     everything = pd.concat(tables)
     validation = everything[everything["split"] == "validation"]
-    # A woman in two folds was trained on by the model that scores her.
+    # The model that scores a woman in two folds was trained on her.
     women = validation.groupby("patient_id")["run"].unique()
     several = women[women.str.len() > 1]
     if len(several):
@@ -185,14 +185,14 @@ def _rows(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     names = [f"run {table['run'].iloc[0]}" for table in tables]
     for name, other in zip(names[1:], others, strict=True):
         on_the_same_images(test, names[0], other, name)
-    # All runs scored the test women, so that no single run or fold stands for them.
+    # All runs scored the test women, so their rows name no single run or fold.
     return pd.concat([validation, test.assign(run="", fold=np.nan)], ignore_index=True)
 
 
 def _check_same_split(rows: pd.DataFrame, name: str, other_rows: pd.DataFrame, other_name: str) -> None:
     for split in ("test", "validation"):
         own, others = (each[each["split"] == split] for each in (rows, other_rows))
-        # First who may have been trained on whom, the graver fault, then whether the images are the same.
+        # First the graver fault: one may have been trained on women of the other. Then whether the images are the same.
         refuse_seen(own, name, other_rows, other_name)
         refuse_seen(others, other_name, rows, name)
         both = on_the_same_images(own, name, others, other_name)

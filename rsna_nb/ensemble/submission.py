@@ -1,7 +1,7 @@
 """A run or an ensemble and a data set's test images -> the scores of a submission to the RSNA challenge.
 
-A breast's score is the mean of its images' scores. The challenge's metric, pF1, takes scores for probabilities. The
-class weights that a run was trained with are therefore corrected for, unless raw scores are asked for. Calls (0 or 1)
+A breast's score is the mean of its images' scores. The challenge's metric, pF1, treats scores as probabilities. The
+class weights that a run was trained with are therefore corrected for, unless raw scores are requested. Calls (0 or 1)
 are made by a threshold on raw scores, the scale on which thresholds are chosen. Nothing is downloaded.
 """
 
@@ -31,7 +31,7 @@ WAYS = {
 
 
 def scale(ensemble: Ensemble, scores: str, as_calls: bool = False) -> Ensemble:
-    """The ensemble with the scores that are to be submitted.
+    """The ensemble with the scores that will be submitted.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def scale(ensemble: Ensemble, scores: str, as_calls: bool = False) -> Ensemble:
     Raises
     ------
     SubmissionError
-        Where the scores cannot be corrected, or `scores` is another word.
+        If the scores cannot be corrected, or `scores` is another word.
     """
     if scores not in ("probability", "raw"):
         raise SubmissionError(f'scores must be "probability" or "raw", not {scores!r}')
@@ -58,7 +58,7 @@ def scale(ensemble: Ensemble, scores: str, as_calls: bool = False) -> Ensemble:
 
 
 def with_flips(ensemble: Ensemble, flips: bool = True) -> Ensemble:
-    """The ensemble whose validation scores are means over the picture and its mirror images, as new scores will be.
+    """The ensemble whose validation scores are means over the image and its mirror images, as new scores will be.
 
     A threshold, or a comparison with validation scores, holds only for scores that were made in the same way. The
     validation images are scored again from the files that the runs were trained on.
@@ -66,7 +66,7 @@ def with_flips(ensemble: Ensemble, flips: bool = True) -> Ensemble:
     Raises
     ------
     SubmissionError
-        Where these files are not there, or cannot be read.
+        If these files are missing, or cannot be read.
     """
     if not flips:
         return ensemble
@@ -86,13 +86,13 @@ def with_flips(ensemble: Ensemble, flips: bool = True) -> Ensemble:
         unreadable = found["error"].to_numpy() != ""
         if unreadable.any():
             ids = rows.loc[own, "image_id"][unreadable]
-            raise SubmissionError(f"{named(ids)} of the validation images cannot be read any more")
+            raise SubmissionError(f"{named(ids)} of the validation images can no longer be read")
         scores.loc[own, run.id] = found["score"].to_numpy()
     return replace(ensemble, pool=replace(pool, rows=rows.drop(columns="path"), scores=scores))
 
 
 def score_images(ensemble: Ensemble, images: pd.DataFrame, flips: bool = False) -> pd.DataFrame:
-    """The images with `score` (0-1, NaN where a file cannot be read) and `error` (why, else "")."""
+    """The images with `score` (0-1, NaN if a file cannot be read) and `error` (the reason, else "")."""
     scores = inference.predict_by_runs(ensemble.pool.runs, images["path"].tolist(), flips=flips)
     return images.assign(score=ensemble.scores(scores), error=scores["error"].to_numpy())
 
@@ -110,7 +110,7 @@ def score_of_unreadable(ensemble: Ensemble) -> float:
     """The score of a breast without a readable file: `prevalence` on the ensemble's own scale.
 
     For a run with class weights this is the score that is corrected to the prevalence, about 0.5 by default. For a run
-    whose scores are no probabilities it is the mean of its validation scores.
+    whose scores are not probabilities it is the mean of its validation scores.
     """
     prior, row = prevalence(ensemble), pd.DataFrame(index=[0])
     for run in ensemble.pool.runs:
@@ -118,15 +118,15 @@ def score_of_unreadable(ensemble: Ensemble) -> float:
             weights = class_weights_of(run)
             row[run.id] = prior_correction([prior], {0: weights[1], 1: weights[0]})  # swapped: probability -> raw
         except MetricsError:
-            # No probability can be turned into such a score; its mean leaves the order of breasts alone.
+            # No probability can be converted to such a score; the mean score hardly changes the order of breasts.
             row[run.id] = ensemble.pool.scores.loc[ensemble.pool.of("validation"), run.id].mean()
     return float(ensemble.scores(row)[0])
 
 
 def score_breasts(images: pd.DataFrame, unreadable: float) -> pd.DataFrame:
-    """A row a breast: prediction_id, files, readable and score.
+    """A row per breast: prediction_id, files, readable and score.
 
-    The score is the mean over the readable files, or `unreadable` where there are none.
+    The score is the mean over the readable files, or `unreadable` if there are none.
     """
     breasts = images.groupby("prediction_id", sort=False)  # in the order of test.csv
     df = breasts.agg(files=("score", "size"), readable=("score", "count"), score=("score", "mean")).reset_index()
@@ -134,7 +134,7 @@ def score_breasts(images: pd.DataFrame, unreadable: float) -> pd.DataFrame:
 
 
 def validation_breasts(ensemble: Ensemble) -> pd.DataFrame:
-    """The ensemble's validation breasts, a row each with fold, cancer and score."""
+    """The ensemble's validation breasts: a row for each with fold, cancer and score."""
     # With fold, so that a threshold is chosen across the folds of the models and not across new ones.
     rows = ensemble.predictions[ensemble.pool.of("validation")]
     return with_fold(metrics.by_breast(rows), rows)
@@ -146,7 +146,7 @@ def threshold_of(ensemble: Ensemble | Unavailable, given: float = 0.0) -> float:
     Parameters
     ----------
     ensemble
-        The ensemble with raw scores, or why its validation scores are not known.
+        The ensemble with raw scores, or `Unavailable` with the reason why its validation scores are not known.
     given
         The threshold, in 0-1. For 0 it is the median of the thresholds with the best F1, each chosen on other folds
         (`metrics.cross_fitted`).
@@ -156,7 +156,7 @@ def threshold_of(ensemble: Ensemble | Unavailable, given: float = 0.0) -> float:
     ConfigError
         For a threshold outside 0-1.
     SubmissionError, MetricsError
-        Where one must be chosen and the validation scores are not known, or hold fewer than two women with cancer.
+        If one must be chosen and the validation scores are not known, or belong to fewer than two women with cancer.
     """
     _check_threshold(given)
     if given:
@@ -175,7 +175,7 @@ def _check_threshold(threshold: float) -> None:
 
 
 def validation_pf1(ensemble: Ensemble, scores: str, as_calls: bool, threshold: float = 0.0) -> pd.DataFrame:
-    """pF1 of the validation breasts for each way to submit them, a row each, with intervals over women.
+    """pF1 of the validation breasts, with intervals over women; a row for each way to submit scores.
 
     Parameters
     ----------
@@ -202,8 +202,8 @@ def validation_pf1(ensemble: Ensemble, scores: str, as_calls: bool, threshold: f
 
 
 def _called(ensemble: Ensemble, threshold: float) -> pd.DataFrame:
-    """The validation breasts with calls, 0 or 1, for scores."""
+    """The validation breasts with calls, 0 or 1, in place of scores."""
     breasts = validation_breasts(ensemble)
-    # Calls of cross-fitted thresholds: one chosen on all breasts would flatter them.
+    # Cross-fitted thresholds, because one that is chosen on all breasts would give an optimistic pF1.
     calls = breasts["score"] >= threshold if threshold else cross_fitted(breasts, threshold_by_f1).calls
     return breasts.assign(score=np.asarray(calls, dtype=float))

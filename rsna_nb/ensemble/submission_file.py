@@ -1,7 +1,7 @@
 """Scores of breasts -> submission.csv, checked as Kaggle would check it, and a ledger of its files.
 
-submission.csv         a row a breast: prediction_id (<patient_id>_<laterality>), cancer (0-1)
-submission_ledger.csv  a row a file: its breast, its score or why it has none, and what its breast's score is
+submission.csv         a row per breast: prediction_id (<patient_id>_<laterality>), cancer (0-1)
+submission_ledger.csv  a row per file: its breast, its score or why it has none, and how its breast is scored
 """
 
 import logging
@@ -26,7 +26,7 @@ class SubmissionError(UnavailableError, ValueError):
 
 
 def submission_of(breasts: pd.DataFrame, threshold: float | None = None) -> pd.DataFrame:
-    """The table of submission.csv, from `score_breasts`: scores, or calls where there is a threshold.
+    """The table of submission.csv, from `score_breasts`: scores, or calls if there is a threshold.
 
     Examples
     --------
@@ -57,21 +57,21 @@ def check(submission: pd.DataFrame, sample: str | Path | None = None) -> None:
     --------
     >>> check(pd.DataFrame({"prediction_id": ["7_L", "7_L"], "cancer": [0.1, 0.2]}))
     Traceback (most recent call last):
-    rsna_nb.ensemble.submission_file.SubmissionError: prediction_id in it twice: 1 (7_L)
+    rsna_nb.ensemble.submission_file.SubmissionError: prediction_id occurs twice: 1 (7_L)
     """
     if list(submission.columns) != COLUMNS:
         raise SubmissionError(f"the columns must be {shown(COLUMNS)}, not {shown(submission.columns)}")
     ids, values = submission["prediction_id"], pd.to_numeric(submission["cancer"], errors="coerce")
     faults = {
-        "in it twice": ids[ids.duplicated()],
-        "without a finite number from 0 to 1": ids[~(np.isfinite(values) & values.between(0, 1))],
+        "occurs twice": ids[ids.duplicated()],
+        "has no finite number from 0 to 1": ids[~(np.isfinite(values) & values.between(0, 1))],
     }
     if sample is not None:
         expected = pd.read_csv(sample, dtype=str)
         if list(expected.columns) != COLUMNS:
             raise SubmissionError(f"{sample} has the columns {shown(expected.columns)}, not {shown(COLUMNS)}")
-        wanted = expected["prediction_id"]  # read as text: some ids would pass for numbers
-        faults[f"missing, but in {sample}"] = wanted[~wanted.isin(ids)]
+        wanted = expected["prediction_id"]  # read as text: some ids look like numbers
+        faults[f"in {sample} but not in the submission"] = wanted[~wanted.isin(ids)]
         faults[f"not in {sample}"] = ids[~ids.isin(wanted)]
     messages = [f"prediction_id {fault}: {named(rows)}" for fault, rows in faults.items() if len(rows)]
     if messages:
@@ -99,7 +99,7 @@ def write(folder: str | Path, submission: pd.DataFrame, images: pd.DataFrame, br
     """
     ledger = images[["prediction_id", "patient_id", "image_id", "score", "error"]]
     of_breast = breasts.set_index("prediction_id").loc[ledger["prediction_id"]]
-    # The ledger says for every file what became of its breast, as submission.csv has no room for it.
+    # The ledger records how the breast of each file was scored; submission.csv has no column for it.
     words = np.where(of_breast["readable"] == 0, "the prior", "the mean of its readable files")
     ledger = ledger.assign(breast_score=of_breast["score"].to_numpy(), breast_is=words)
     files = {
@@ -116,7 +116,7 @@ def write(folder: str | Path, submission: pd.DataFrame, images: pd.DataFrame, br
 
 
 def _set_aside(path: Path) -> Path:
-    """Rename a file by the time it was written; a number is added where that name is taken."""
+    """Rename a file by the time it was written; a number is added if that name is taken."""
     stem = f"{path.stem}-{datetime.fromtimestamp(path.stat().st_mtime):%Y%m%d-%H%M%S}"
     number, aside = 1, path.with_name(stem + path.suffix)
     while aside.exists():

@@ -1,4 +1,4 @@
-"""A model -> the images that it is to score, and whether they are of the kind that it knows."""
+"""A model -> the images that it will score, and whether they are of the kind that it was trained on."""
 
 import json
 import logging
@@ -32,7 +32,7 @@ def choose_data(ensemble: Ensemble, data_dir: str | Path = "") -> Path:
     Raises
     ------
     SubmissionError
-        Where the runs were trained on several folders, or theirs is not on this machine.
+        If the runs were trained on several folders, or theirs is not on this computer.
     """
     if data_dir:
         return find_data(data_dir)
@@ -46,26 +46,26 @@ def choose_data(ensemble: Ensemble, data_dir: str | Path = "") -> Path:
 
 
 def describe_data(ensemble: Ensemble, folder: Path) -> Markdown:
-    """A sentence on which images are scored, with a warning where generated and real mammograms meet."""
+    """A sentence on which images are scored, with a warning if generated and real mammograms are mixed."""
     scored = (folder / "generated.json").is_file()  # synthetic.generate writes it
     trained = {run.id: _trained_on_generated(run) for run in ensemble.pool.runs}
     kinds = {True: "generated mammograms", False: "real mammograms", None: "unknown images"}
-    text = f"Scored are the {kinds[scored]} in `{folder}`."
+    text = f"The images scored are the {kinds[scored]} in `{folder}`."
     if others := [name for name, generated in trained.items() if generated not in (scored, None)]:
-        warning = f"{', '.join(others)} learned from {kinds[not scored]}: these scores mean nothing"
+        warning = f"{', '.join(others)} were trained on {kinds[not scored]}: these scores are not meaningful"
         log.warning(warning)  # for papermill, whose log is read and not its notebook
         return Markdown(f"{text} **{warning}.**")
     return Markdown(text)
 
 
 def _trained_on_generated(run: Run) -> bool | None:
-    """Whether the run learned from generated mammograms, None where it does not tell."""
+    """Whether the run was trained on generated mammograms; None if unknown."""
     path = run.path / "config" / "environment.json"
     return json.loads(path.read_text()).get("generated") if path.is_file() else None
 
 
 def images_of(ensemble: Ensemble, folder: Path, split: Literal["test", "validation"] = "test") -> pd.DataFrame:
-    """The images to score, a row each with prediction_id and path.
+    """The images to score: a row for each with prediction_id and path.
 
     Parameters
     ----------
@@ -74,15 +74,15 @@ def images_of(ensemble: Ensemble, folder: Path, split: Literal["test", "validati
     folder
         A data folder (`choose_data`).
     split
-        "test" is test.csv. "validation" are the images on which the model's checkpoints were chosen, of train.csv.
+        "test" is test.csv. "validation" is the validation images of the model, from train.csv.
 
     Raises
     ------
     MetadataError
-        Where the table has faults.
+        If the table has faults.
     SubmissionError
-        For another split; where the validation images are not in the table; or where they belong to several folds,
-        so that all but one of the fold models were trained on each.
+        For another split; if the validation images are not in the table; or if they belong to several folds, so that
+        all but one of the fold models were trained on each.
     """
     if split not in ("test", "validation"):
         raise SubmissionError(f'split must be "test" or "validation", not {split!r}')

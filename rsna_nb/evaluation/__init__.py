@@ -1,4 +1,4 @@
-"""Predictions of runs -> the metrics, tables and sentences of notebooks 02, 04 and 05, and the HTML report."""
+"""Predictions -> metrics, tables and sentences of the notebooks, and the HTML report."""
 
 from rsna_nb.evaluation import comparison, imbalance, out_of_fold, summary
 from rsna_nb.evaluation.comparison import differences, on_the_same_images, paired, refuse_seen

@@ -1,4 +1,4 @@
-"""A run beside others: its AUC by group of women, and its metrics beside a baseline and beside another run.
+"""The AUC of a run by group of women, and its metrics compared with those of a baseline and of another run.
 
 The unit is the breast, and intervals are over women.
 """
@@ -33,7 +33,7 @@ FEW = 10  # women with cancer, or with a breast without, below which an interval
 def by_group(predictions: pd.DataFrame, column: str) -> pd.DataFrame:
     """The breasts of each value of a column, named in the column `value`, scored by the images that have the value.
 
-    For "invasive" the values are kinds of cancer, each set against all breasts without cancer.
+    For "invasive" the values are kinds of cancer, each compared with all breasts without cancer.
     """
     if column == "invasive":
         clear, kinds = predictions["cancer"] == 0, {"invasive": 1, "not invasive": 0}
@@ -47,7 +47,7 @@ def by_group(predictions: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def subgroups(evaluation: Evaluation, n: int) -> pd.DataFrame:
-    """The AUC by breast in each group of women (`group_rows`), each from draws of its own women."""
+    """The AUC by breast in each group of women (`group_rows`), with intervals from bootstrap samples of the group."""
     return group_rows(evaluation.predictions, GROUPS, lambda breasts: bootstrap(breasts, "auc", n=n))
 
 
@@ -59,15 +59,15 @@ def group_rows(
     Parameters
     ----------
     predictions
-        The images, a row each.
+        A row for each image.
     groups
         The name of the group for each column.
     metric
-        A function from the breasts of a value to an Interval; it raises `UnavailableError` where there is none.
+        A function from the breasts of a value to an Interval; it raises `UnavailableError` if there is none.
 
     Returns
     -------
-    The columns group, value, women, positive_women, estimate, low, high, reason ("" where there is a metric), and
+    The columns group, value, women, positive_women, estimate, low, high, reason ("" if there is a metric), and
     small, which is true for fewer than `FEW` women with cancer, or with a breast without. A column that is missing or
     empty gives a row with that reason.
     """
@@ -93,12 +93,12 @@ def _of_both_kinds(breasts: pd.DataFrame, metric: Callable[[pd.DataFrame], Inter
 
 
 def baseline(evaluation: Evaluation) -> pd.DataFrame:
-    """The breasts scored without a picture: a logistic regression on age and machine, fitted on other women.
+    """The breasts scored without their images: a logistic regression on age and machine, fitted on other women.
 
-    Five fits score five folds. Where age and machine say nothing, the AUC is on average slightly below 0.5 (0.494 in
-    40 sets of 112 women), because a fold with more cancers is scored by models that saw fewer.
+    Five fits score five folds. If age and machine are not informative, the AUC is on average slightly below 0.5 (0.494
+    in 40 sets of 112 women), because a fold with more cancers is scored by models that saw fewer.
 
-    `UnavailableError` where age and machine are missing, or the same for all.
+    `UnavailableError` if age and machine are missing, or the same for all.
     """
     first = evaluation.predictions.groupby(["patient_id", "laterality"], as_index=False).first()
     if "age" in first:
@@ -116,16 +116,16 @@ def baseline(evaluation: Evaluation) -> pd.DataFrame:
 
 
 def differences(a: pd.DataFrame, b: pd.DataFrame, names: tuple[str, str], n: int) -> pd.DataFrame:
-    """The metrics of `a` and `b`, and those of b minus those of a on the same draws of women.
+    """The metrics of `a` and `b`, and those of b minus those of a on the same bootstrap samples.
 
     Parameters
     ----------
     a, b
         Tables of the same breasts. pF1 is that of the column corrected_score if both have it.
     names
-        What a and b are called; they name the columns.
+        The names of a and b, which become names of columns.
     n
-        The number of draws.
+        The number of bootstrap samples.
 
     Returns
     -------
@@ -145,7 +145,7 @@ def differences(a: pd.DataFrame, b: pd.DataFrame, names: tuple[str, str], n: int
 def compared(evaluation: Evaluation, other: Run | None, n: int) -> pd.DataFrame:
     """`differences` of the run and another, on the women that both are evaluated on.
 
-    `UnavailableError` without another run, or where the comparison is refused (`paired`).
+    `UnavailableError` without another run, or if the comparison is refused (`paired`).
     """
     if other is None:
         raise UnavailableError("no other run was named (parameter compare)")
@@ -161,8 +161,8 @@ def paired(evaluation: Evaluation, other: Run) -> tuple[pd.DataFrame, pd.DataFra
     Raises
     ------
     MetricsError
-        Where a run may have trained on women that the other is evaluated on, because its own predictions lack them;
-        or where the runs are evaluated on different splits, or have different images or labels.
+        If a run may have been trained on women that the other is evaluated on, because its own predictions lack them;
+        or if the runs are evaluated on different splits, or have different images or labels.
     """
     evaluated = evaluate(other)
     if evaluated.split != evaluation.split:
@@ -171,7 +171,7 @@ def paired(evaluation: Evaluation, other: Run) -> tuple[pd.DataFrame, pd.DataFra
             "women: the checkpoint of one may have been chosen on women that the other has never seen"
         )
     own, theirs = (evaluation.predictions, f"run {evaluation.run.id}"), (evaluated.predictions, f"run {other.id}")
-    # what a run kept out of its training are all rows of its predictions.csv, whichever split it is evaluated on
+    # all rows of a run's predictions.csv were held out, whichever split it is evaluated on
     refuse_seen(*own, other.predictions, theirs[1])
     refuse_seen(*theirs, evaluation.run.predictions, own[1])
     both = on_the_same_images(*own, *theirs)
@@ -181,24 +181,23 @@ def paired(evaluation: Evaluation, other: Run) -> tuple[pd.DataFrame, pd.DataFra
 
 
 def refuse_seen(evaluated: pd.DataFrame, whose: str, kept_out: pd.DataFrame, other: str) -> None:
-    """Raise `MetricsError` if `other` may have trained on women that `whose` is evaluated on.
+    """Raise `MetricsError` if `other` may have been trained on women that `whose` is evaluated on.
 
-    `evaluated` are the rows of `whose`, `kept_out` those that `other` kept out of its training.
+    `evaluated` are the rows of `whose`, `kept_out` those that `other` held out of its training.
     """
     women = set(evaluated["patient_id"])
     unseen = women - set(kept_out["patient_id"])
     if unseen:
         raise MetricsError(
-            f"{len(unseen)} of the {len(women)} women that {whose} is evaluated on are not among "
-            f"those that {other} kept out of its training: it trained on them, or may have. Compare runs "
-            "of the same data, seed, fractions and fold"
+            f"{len(unseen)} of the {len(women)} women that {whose} is evaluated on are not among those that {other} "
+            f"held out: {other} may have been trained on them. Compare runs of the same data, seed, fractions and fold"
         )
 
 
 def on_the_same_images(own: pd.DataFrame, whose: str, other: pd.DataFrame, others: str) -> pd.DataFrame:
     """`own` with the other's scores of the same images in `score_other` (and `corrected_score_other`, if known).
 
-    `whose` and `others` name the two in the message of the `MetricsError`, where images or labels differ.
+    `whose` and `others` name the two in the message of the `MetricsError` that is raised if images or labels differ.
     """
     key = ["patient_id", "image_id"]
     given = [name for name in ("score", "corrected_score") if name in other]

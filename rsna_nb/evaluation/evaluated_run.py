@@ -1,4 +1,4 @@
-"""A run's predictions, checked, and the women that it is evaluated on.
+"""The checked predictions of a run, and the women that it is evaluated on.
 
 These are the test women if the run has any, else its validation women. The unit is the breast, scored by the mean of
 its images' scores.
@@ -21,7 +21,7 @@ FIRST_ROW = 2  # line 1 of predictions.csv is the header; train.csv's faults cou
 def find_run(run: str, runs_dir: str | Path = "runs") -> Run:
     """A run by its id or path; "" is the newest one that has predictions and whose settings this version knows.
 
-    `RunError` where there is none.
+    `RunError` if there is none.
     """
     if run:
         return load_run(run, runs_dir)
@@ -33,9 +33,9 @@ def find_run(run: str, runs_dir: str | Path = "runs") -> Run:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """A run and the images that it is evaluated on, a row each.
+    """A run, and a table with a row for each image that it is evaluated on.
 
-    `predictions` has the column corrected_score where the class weights of training are known; `scale` says which
+    `predictions` has the column corrected_score if the class weights of training are known; `scale` says which
     scores pF1 is computed from.
     """
 
@@ -46,7 +46,7 @@ class Evaluation:
 
     @cached_property
     def breasts(self) -> pd.DataFrame:
-        """A row for each breast: patient_id, laterality, cancer, score and, where known, corrected_score."""
+        """A row for each breast: patient_id, laterality, cancer, score and, if known, corrected_score."""
         return scored_breasts(self.predictions)
 
     @cached_property
@@ -62,10 +62,10 @@ def evaluate(run: Run) -> Evaluation:
     ------
     MetricsError
         For a fault of predictions.csv (`held_out`), a single woman, or breasts of a single class. The message names
-        the file and, where it is a row's fault, the line.
+        the file and, for a fault of a row, the line.
     """
     predictions = held_out(run)
-    # validation women chose the checkpoint, so they only stand in where there are no test women
+    # the checkpoint was chosen on the validation women, so they are used only without test women
     split = "test" if (predictions["split"] == "test").any() else "validation"
     rows = predictions[predictions["split"] == split].reset_index(drop=True)
     cancer = rows.groupby("patient_id")["cancer"].max()
@@ -76,10 +76,10 @@ def evaluate(run: Run) -> Evaluation:
 
 
 def held_out(run: Run) -> pd.DataFrame:
-    """The run's validation and test images, a row each, checked. The index is the line in predictions.csv.
+    """The checked table of the run's validation and test images; its index is the line in predictions.csv.
 
     `MetricsError` names the file and its fault: those of `metrics.check_predictions`, an unknown split or laterality,
-    an image that stands there twice, or a woman in both splits.
+    an image that occurs twice, or a woman in both splits.
     """
     try:
         predictions = run.predictions
@@ -92,7 +92,7 @@ def _checked_rows(predictions: pd.DataFrame) -> pd.DataFrame:
     columns = ["patient_id", "image_id", "laterality", "split"]
     predictions = check_predictions(predictions, [*columns, "cancer", "score"])
     faults = {
-        "an image stands there twice": predictions.duplicated(["patient_id", "image_id"]),
+        "an image occurs twice": predictions.duplicated(["patient_id", "image_id"]),
         "split is not validation or test": ~predictions["split"].isin(["validation", "test"]),
         "laterality is not L or R": ~predictions["laterality"].isin(["L", "R"]),
         # the checkpoint was chosen on her, so a woman in both splits would make the test optimistic
@@ -105,7 +105,7 @@ def _checked_rows(predictions: pd.DataFrame) -> pd.DataFrame:
 def class_weights(run: Run) -> dict[int, float]:
     """The class weights {0: w0, 1: w1} of the run's training, from the counts in metrics.json.
 
-    Batches with a fixed share of positives weigh them as class weights of that share do. `MetricsError` where the
+    Batches with a fixed share of positives weigh them as class weights of that share do. `MetricsError` if the
     run had none, or they are not known.
     """
     config = run.config
@@ -124,25 +124,25 @@ def class_weights(run: Run) -> dict[int, float]:
 
 
 def weighs_nothing(run: Run) -> bool:
-    """Whether training used the plain cross-entropy, so that the scores are probabilities as they are."""
+    """Whether training used the plain cross-entropy, so that the raw scores are probabilities."""
     return run.config.imbalance == "none" and run.config.positive_label == 1
 
 
 def with_corrected_score(run: Run, images: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """The images with the column corrected_score where the class weights are known, and a sentence on pF1's scale.
+    """The images with the column corrected_score if the class weights are known, and a sentence on pF1's scale.
 
-    pF1 depends on the scale of the scores. Everywhere it is that of scores corrected for the class weights, as they
-    are submitted. Without known weights, or with a loss that gives no probabilities, the raw scores stand in.
+    pF1 depends on the scale of the scores. It is computed from scores corrected for the class weights, as they are
+    submitted. Without known weights, or with a loss that gives no probabilities, the raw scores are used instead.
     """
     try:
         corrected = prior_correction(images["score"], class_weights(run))
     except (MetricsError, RunError) as error:
-        return images, f"pF1 is that of the raw scores: {error}."
-    return images.assign(corrected_score=corrected), "pF1 is that of scores corrected for the class weights."
+        return images, f"pF1 is computed from the raw scores: {error}."
+    return images.assign(corrected_score=corrected), "pF1 is computed from scores corrected for the class weights."
 
 
 def scored_breasts(images: pd.DataFrame, how: BreastScore = "mean") -> pd.DataFrame:
-    """`by_breast` of the scores and, where the images have these columns, of the corrected scores, and the fold."""
+    """`by_breast` of the scores and, if the images have these columns, of the corrected scores, and the fold."""
     breasts = by_breast(images, how)
     if "corrected_score" in images:
         corrected = by_breast(images.assign(score=images["corrected_score"]), how)["score"]

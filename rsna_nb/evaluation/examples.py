@@ -31,14 +31,14 @@ def examples(evaluation: Evaluation, fit: CrossFit, count: int) -> dict[str, pd.
     Raises
     ------
     UnavailableError
-        For a count of 0, or where the store lacks a picture.
+        For a count of 0, or if the store lacks an image.
     """
     if count < 1:
-        raise UnavailableError("no pictures were asked for (the parameter pictures is 0)")
+        raise UnavailableError("the parameter pictures is 0")
     run, breasts = evaluation.run, evaluation.breasts.assign(called=fit.calls)
     store = store_path(resolve(run.config.store_dir), data_folder(run), run.config.img_size)
     if not store.is_dir():
-        raise UnavailableError(f"the store of prepared pictures {store} is not there: {PREPARE_FIRST}")
+        raise UnavailableError(f"there is no store of prepared images at {store}: {PREPARE_FIRST}")
     # stable: images of equal scores stay in the order of the table, so that reports are the same every time
     images = evaluation.predictions.sort_values("score", ascending=False, kind="stable")
     images = images.drop_duplicates(["patient_id", "laterality"]).rename(columns={"score": "image_score"})
@@ -53,5 +53,5 @@ def examples(evaluation: Evaluation, fit: CrossFit, count: int) -> dict[str, pd.
     }
     gone = [file for rows in found.values() for file in rows["file"] if not Path(file).is_file()]
     if gone:
-        raise UnavailableError(f"{len(gone)} pictures are not in the store, first {gone[0]}: {PREPARE_FIRST}")
+        raise UnavailableError(f"{len(gone)} images are not in the store, first {gone[0]}: {PREPARE_FIRST}")
     return found

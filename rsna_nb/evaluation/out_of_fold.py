@@ -30,7 +30,7 @@ def _validation_of(run: Run) -> pd.DataFrame:
 def out_of_fold(runs: Mapping[int, Run]) -> pd.DataFrame:
     """The validation images of fold runs, each once, with the columns fold and run.
 
-    The column corrected_score is there if the class weights of all runs are known (`with_corrected_score`).
+    The column corrected_score exists if the class weights of all runs are known (`with_corrected_score`).
     `MetricsError` without a run, or with a woman in two folds.
     """
     if not runs:
@@ -40,7 +40,7 @@ def out_of_fold(runs: Mapping[int, Run]) -> pd.DataFrame:
         for fold, run in sorted(runs.items())
     ]
     predictions = pd.concat(tables, ignore_index=True)
-    # pF1 over folds needs one scale: where one run's weights are unknown, all stay raw
+    # pF1 over folds needs one scale: if one run's weights are unknown, all stay raw
     if "corrected_score" in predictions and predictions["corrected_score"].isna().any():
         predictions = predictions.drop(columns="corrected_score")
     folds = predictions.groupby("patient_id")["fold"].nunique()
@@ -59,13 +59,13 @@ def which(runs: Mapping[int, Run], n_folds: int) -> Markdown:
     names = ", ".join(map(str, missing))
     return Markdown(
         f"**{len(missing)} of {n_folds} folds are missing: {names}.** What follows covers the women of the others. "
-        f"`-p fold {missing[0]}` trains one, here or on another machine with the same `runs_dir` and `store_dir`; "
+        f"`-p fold {missing[0]}` trains one, here or on another computer with the same `runs_dir` and `store_dir`; "
         "without `fold` this notebook trains all that are missing."
     )
 
 
 def breasts_of(predictions: pd.DataFrame) -> pd.DataFrame:
-    """A row for each breast: patient_id, laterality, cancer, score, corrected_score where known, and fold."""
+    """A row for each breast: patient_id, laterality, cancer, score, corrected_score if known, and fold."""
     return scored_breasts(predictions)
 
 
@@ -87,7 +87,7 @@ def _counts(images: pd.DataFrame) -> dict[str, Any]:
 
 
 def overall(predictions: pd.DataFrame, n: int) -> pd.DataFrame:
-    """AUC, average precision and pF1 over all folds, a row each.
+    """AUC, average precision and pF1 over all folds, with a row for each.
 
     Returns
     -------
@@ -109,7 +109,7 @@ def sites_and_machines(predictions: pd.DataFrame, n: int) -> pd.DataFrame:
 
     def within(breasts: pd.DataFrame) -> Interval:
         if breasts.groupby("fold")["cancer"].nunique().max() < 2:
-            raise UnavailableError("no fold has both kinds")
+            raise UnavailableError("no fold has breasts with and without cancer")
         return metrics.fold_metrics(breasts, n=n)["within folds"]
 
     return group_rows(predictions, {"site_id": "site", "machine_id": "machine"}, within)
@@ -123,19 +123,19 @@ def leave_one_group_out_table(
     Parameters
     ----------
     groups
-        `cross_validation.groups`: value, reason, and what they count.
+        `cross_validation.groups`: value, reason and counts.
     runs
         By value, the run that was trained without the group.
     predictions
         The out-of-fold predictions, by models that trained on other women of the group.
     n
-        The number of draws.
+        The number of bootstrap samples.
 
     Returns
     -------
     `groups` with run, "never seen" (the AUC by the run without the group), "out of fold" (the AUC within folds of the
-    same images) and "difference" (the first minus the second, on the same draws of women), as Intervals. `reason`
-    says why where there is none.
+    same images) and "difference" (the first minus the second, on the same bootstrap samples), as Intervals. If there
+    are none, `reason` says why.
     """
     found = {}
     for value, run in runs.items():
@@ -145,11 +145,11 @@ def leave_one_group_out_table(
     rows = pd.DataFrame.from_dict(found, orient="index", columns=columns).rename_axis("value")
     table = groups.merge(rows, left_on="value", right_index=True, how="left")
     missing = table["never seen"].isna() & (table["reason"] == "")
-    return table.assign(reason=table["reason"].mask(missing, "its images of both kinds are not scored out of fold"))
+    return table.assign(reason=table["reason"].mask(missing, "no out-of-fold scores of both classes"))
 
 
 def _scored_by_both(own: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
-    """The breasts whose images stand in both, with fold, score and other (the score in `predictions`)."""
+    """The breasts whose images occur in both, with fold, score and other (the score in `predictions`)."""
     key = ["patient_id", "image_id"]
     both = own.merge(predictions[[*key, "fold", "score"]], on=key, suffixes=("", "_other"))
     if both.empty:

@@ -1,6 +1,6 @@
-"""A run -> one HTML page to pass on: notebook 04_evaluate, executed by papermill, without its code.
+"""A run -> one HTML page to share: notebook 04_evaluate, executed by papermill, without its code.
 
-The page needs nothing but itself. Its style is inside, its figures are data URIs, it has no script, and its content
+The page needs no other file. It contains its style, its figures are data URIs, it has no script, and its content
 security policy forbids the browser to fetch anything. nbconvert renders it with the template in report_template/.
 
     python -m rsna_nb.evaluation.report <run> [--compare <run>] [--runs-dir runs] [--pictures 6]
@@ -50,7 +50,7 @@ class ReportError(RuntimeError):
 
 
 def make_report(run: Run, compare: str = "", runs_dir: str | Path = "runs", **parameters: Any) -> Path:
-    """Evaluate a run and write its page; the notebook as it ran is written beside it.
+    """Evaluate a run and write its page; the executed notebook is written next to it.
 
     Parameters
     ----------
@@ -61,13 +61,13 @@ def make_report(run: Run, compare: str = "", runs_dir: str | Path = "runs", **pa
 
     Returns
     -------
-    report.html in the run folder. Parameters that are not the default stand in its name (`results.result_path`), so
-    that it overwrites no report of others.
+    report.html in the run folder. Its name contains the parameters that are not the default
+    (`results.result_path`), so that it overwrites no report with other parameters.
 
     Raises
     ------
     ReportError
-        Where the notebook is missing or stops; the message says why.
+        If the notebook is missing or stops; the message says why.
     """
     if not NOTEBOOK.is_file():
         raise ReportError(f"{NOTEBOOK} is not there: reports are made in a checkout of the project")
@@ -115,7 +115,7 @@ def _alt(output: NotebookNode) -> str:
 def _without_scripts(html: str) -> str:
     """Keep plain text, links and tables only.
 
-    nbconvert's own filter `clean_html` escapes headings and paragraphs, and keeps what stands inside of <style>.
+    nbconvert's own filter `clean_html` escapes headings and paragraphs, and keeps the content of <style>.
     """
     return CLEAN.sanitize_html_tags(re.sub(r"(?is)<(style|script)\b.*?</\1\s*>", "", html))
 
@@ -123,7 +123,7 @@ def _without_scripts(html: str) -> str:
 def save_figure(notebook: Path, path: str | Path, kinds: tuple[str, ...] = ("ROC", "Mammograms, hits")) -> None:
     """Save the figures of an executed notebook whose alt texts start with `kinds`, side by side, as one PNG.
 
-    `ReportError` where it has none of them.
+    `ReportError` if it has none of them.
     """
     found: dict[str, str] = {}
     for output in _outputs(nbformat.read(notebook, as_version=4)):
@@ -141,15 +141,18 @@ def save_figure(notebook: Path, path: str | Path, kinds: tuple[str, ...] = ("ROC
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command line: print where the page is, or exit with one line that says why there is none."""
+    """The command line: print the path of the page, or exit with one line that says why there is none."""
     parser = argparse.ArgumentParser(
         prog="python -m rsna_nb.evaluation.report", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("run", nargs="?", default="", help="a run's id or path; without it, the newest")
-    parser.add_argument("--compare", default="", help="another run, to compare with")
-    parser.add_argument("--runs-dir", default="runs", help="where run folders are")
+    parser.add_argument("--compare", default="", help="another run to compare with")
+    parser.add_argument("--runs-dir", default="runs", help="folder of the run folders")
     parser.add_argument(
-        "--pictures", type=int, default=6, help="examples of each kind; 0 where they may not be passed on"
+        "--pictures",
+        type=int,
+        default=6,
+        help="number of examples of each kind; 0 omits them, for data that may not be redistributed",
     )
     parser.add_argument("--figure", default="", help="also save the ROC curve and the clearest hits as this PNG")
     chosen = parser.parse_args(arguments)

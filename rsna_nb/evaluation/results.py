@@ -1,4 +1,4 @@
-"""Results as files in the run folder: JSON, under a name of their own for each set of parameters."""
+"""Results as JSON files in the run folder, with another name for each set of parameters."""
 
 import hashlib
 import json
@@ -19,10 +19,10 @@ DEFAULTS = {"compare": "", "draws": 2000, "pictures": 6}  # the parameters of 04
 
 
 def result_path(run: Run, name: str, **parameters: Any) -> Path:
-    """Where a result is written: `name` in the run folder, with each parameter that is not the default in its name.
+    """The file of a result: `name` in the run folder, with each parameter that is not the default in its name.
 
-    An evaluation with other parameters therefore never overwrites an earlier one; the same parameters do, because
-    they give the same result.
+    An evaluation therefore never overwrites one with other parameters. It overwrites one with the same parameters,
+    because these give the same result.
 
     Examples
     --------
@@ -53,7 +53,7 @@ def write_results(run: Run, results: Mapping[str, Any], **parameters: Any) -> Pa
 
 
 def plain(value: Any) -> Any:
-    """`value` as JSON can hold it: intervals without their draws, tables as lists of rows, NaN as null.
+    """`value` in types that JSON has: intervals without their draws, tables as lists of rows, NaN as null.
 
     What is unavailable becomes {"unavailable": reason}.
     """

@@ -22,7 +22,7 @@ def main_metrics(evaluation: Evaluation, n: int) -> pd.DataFrame:
     Returns
     -------
     A row for each unit: the breast scored by the mean or by the highest of its images, the image, and the breast
-    scored by noisy-or where the scores are probabilities or can be corrected. The columns are those of
+    scored by noisy-or if the scores are probabilities or can be corrected. The columns are those of
     `main_intervals`.
     """
     images = evaluation.predictions
@@ -41,9 +41,9 @@ def main_metrics(evaluation: Evaluation, n: int) -> pd.DataFrame:
 
 
 def main_intervals(predictions: pd.DataFrame, n: int) -> dict[str, Interval]:
-    """AUC, average precision and pF1 of breasts or images, from the same `n` draws of women.
+    """AUC, average precision and pF1 of breasts or images, from the same `n` bootstrap samples of women.
 
-    Where the table has the column corrected_score, "pF1" is computed from it, and "pF1, raw scores" follows.
+    If the table has the column corrected_score, "pF1" is computed from it, and "pF1, raw scores" follows.
     """
     predictions = check_predictions(predictions, ["patient_id", "cancer", "score"])
     labels = predictions["cancer"].to_numpy()
@@ -62,11 +62,11 @@ def score_columns(predictions: pd.DataFrame) -> dict[str, tuple[str, str]]:
     return columns
 
 
-def bands(breasts: pd.DataFrame, n: int, seed: int = 0) -> pd.DataFrame:
-    """The ROC and precision-recall curves at 101 places, with the middle 95 % of `n` draws of women.
+def bands(breasts: pd.DataFrame, n: int) -> pd.DataFrame:
+    """The ROC and precision-recall curves at 101 points, with the middle 95 % of `n` bootstrap samples of women.
 
     The limits are percentiles, so that a band is as smooth and rising as its curve. With few women with cancer it is
-    a little too narrow (`metrics.draws_interval`).
+    too narrow (coverage in `metrics.draws_interval`).
 
     Returns
     -------
@@ -82,8 +82,8 @@ def bands(breasts: pd.DataFrame, n: int, seed: int = 0) -> pd.DataFrame:
         raise MetricsError(
             f"a band needs 2 women with cancer and 2 with a breast without, there are {women.rarer} of one kind"
         )
-    # draw by draw: the sorted sums of all draws at once would take gigabytes on a large table
-    drawn = np.stack([read(counts[women.codes]) for counts in women.drawn(n, seed)])  # (n, 2, 101)
+    # one draw at a time: the sorted sums of all draws at once would take gigabytes on a large table
+    drawn = np.stack([read(counts[women.codes]) for counts in women.drawn(n, seed=0)])  # (n, 2, 101)
     low, high = np.nanpercentile(drawn, [2.5, 97.5], axis=0)
     whole = read(np.ones(len(breasts)))
     tables = [
@@ -116,12 +116,12 @@ def _curves_reader(breasts: pd.DataFrame) -> Callable[[np.ndarray], np.ndarray]:
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """How well calibrated the scores of the breasts are, as they are and corrected."""
+    """How well calibrated the raw and the corrected scores of the breasts are."""
 
     table: pd.DataFrame  # `calibration.calibration_table`
     labels: pd.Series
-    scores: Mapping[str, np.ndarray]  # the versions that are drawn
-    note: Markdown  # which class weights were corrected for, or why none
+    scores: Mapping[str, np.ndarray]  # the versions that are plotted
+    note: Markdown  # which class weights were corrected for, or why none were
 
     @property
     def rounded(self) -> pd.DataFrame:
@@ -138,7 +138,7 @@ def calibrate(evaluation: Evaluation) -> Calibration:
     breasts, weights = evaluation.breasts, attempt(class_weights, evaluation.run)
     ways = {"raw": breasts["score"].to_numpy()}
     if isinstance(weights, Unavailable):
-        note = f"Prior correction is left out: {weights.reason}."
+        note = f"Prior correction is not available: {weights.reason}."
     else:
         note = f"Prior correction reverses the class weights {weights[0]:.3f} without cancer and {weights[1]:.3f} with."
         ways["prior-corrected"] = breasts["corrected_score"].to_numpy()

@@ -22,7 +22,7 @@ HEADS = {
 
 
 def of_100(estimate: float, low: float, high: float) -> str:
-    """A share with its interval as numbers of 100; with a decimal where it is small or its interval narrow.
+    """A share with its interval as numbers of 100; with a decimal if it is small or its interval narrow.
 
     Examples
     --------
@@ -38,7 +38,7 @@ def of_100(estimate: float, low: float, high: float) -> str:
 
 
 def is_generated(run: Run) -> bool:
-    """Whether the run trained on a generated data set, according to environment.json."""
+    """Whether the run was trained on a generated data set, according to environment.json."""
     try:
         return bool(json.loads(run.file("config/environment.json").read_text()).get("generated", False))
     except (RunError, json.JSONDecodeError):
@@ -49,7 +49,7 @@ def in_short(evaluation: Evaluation, fit: CrossFit | Unavailable, auc: Interval,
     """The evaluation in a few sentences with numbers, and its limits; brackets hold 95 % intervals over women."""
     lines = [f"Run **{evaluation.run.id}** was evaluated on its {evaluation.split} women: {_counts(evaluation)}."]
     if isinstance(fit, Unavailable):
-        lines.append(f"*The share of cancers found is not available: {fit.reason}.*")
+        lines.append(f"*The sensitivity is not available: {fit.reason}.*")
     else:
         shares = _recalled(evaluation, fit, n)
         lines.append(
@@ -65,7 +65,7 @@ def in_short(evaluation: Evaluation, fit: CrossFit | Unavailable, auc: Interval,
     )
     lines.append(
         "Brackets hold 95 % intervals over women. The threshold for each woman was chosen on other women, for the best "
-        "F1. Other thresholds stand under *Operating points*."
+        "F1. Other thresholds are listed under *Operating points*."
     )
     return Markdown("\n\n".join([*lines, "> **Limits.** " + " ".join(limits(evaluation))]))
 
@@ -99,13 +99,13 @@ def limits(evaluation: Evaluation) -> list[str]:
     share = evaluation.women["cancer"].mean()
     sentences = ["This is for research only, not for clinical use."]
     if is_generated(evaluation.run):
-        sentences.append("A program drew these mammograms, so nothing here says anything about real ones.")
+        sentences.append("These mammograms are generated, so nothing here applies to real ones.")
     if share > SCREENING_SHARE:
         sentences.append(
-            f"{100 * share:.0f} of 100 women here have cancer, in screening fewer than 1 of 100: there, far fewer of "
-            "the women recalled would have cancer."
+            f"{100 * share:.0f} of 100 women here have cancer; in screening, fewer than 1 of 100 have. The PPV there "
+            "would be far lower."
         )
-    sentences.append("It is one training run on one data set: other women, machines or seeds give other results.")
+    sentences.append("This is one training run on one data set: other women, machines or seeds give other results.")
     return sentences
 
 
@@ -126,7 +126,7 @@ def published(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def optimism(fit: CrossFit) -> pd.DataFrame:
-    """The rates at the threshold of best F1, chosen on the evaluated women and on others, and the difference."""
+    """The rates at the threshold of best F1, chosen on the evaluated women and on other women, and the difference."""
     rows = {
         name.replace("_", " "): (getattr(fit.in_sample, name), getattr(fit.point, name), fit.optimism[name])
         for name in [*RATES, "f1"]
@@ -137,7 +137,7 @@ def optimism(fit: CrossFit) -> pd.DataFrame:
 
 
 def checkpoint_note(evaluation: Evaluation) -> Markdown:
-    """How the choice of the checkpoint affects the metrics."""
+    """A note on how the choice of the checkpoint affects the metrics."""
     config = evaluation.run.config
     if evaluation.split == "test":
         return Markdown("The test women took no part in training, nor in choosing the checkpoint.")
@@ -149,7 +149,7 @@ def checkpoint_note(evaluation: Evaluation) -> Markdown:
 
 
 def _recorded(read: Callable[[], str], otherwise: str) -> str:
-    """What `read` finds in the run folder, or other words where a file or a value is missing or damaged."""
+    """What `read` finds in the run folder, or `otherwise` if a file or a value is missing or damaged."""
     try:
         return read()
     except (RunError, KeyError, json.JSONDecodeError):
@@ -161,9 +161,9 @@ def _of_epochs(run: Run) -> str:
 
 
 def model_card(evaluation: Evaluation) -> Markdown:
-    """What the model is, what it was made from, what it is for and what its limits are.
+    """The model card: network, data, training, intended use and limits.
 
-    What the run folder does not record is named as such.
+    What the run folder does not record is marked as such.
     """
     config = evaluation.run.config
     split = (
@@ -185,8 +185,9 @@ def model_card(evaluation: Evaluation) -> Markdown:
         "Made with": _recorded(lambda: _made_with(evaluation.run), "not recorded"),
         "Intended use": "research and teaching only",
         "Not for": "clinical use of any kind: diagnosis, screening, triage, or a second opinion on a woman's images",
-        "Limits": "It sees one image at a time: no earlier examinations, no comparison of sides, no history. Cancer is "
-        "what the table says. Small groups say little. How it does on machines that the table lacks is unknown.",
+        "Limits": "The model sees one image at a time, without earlier examinations, comparison of sides or history. "
+        "Labels come from the table. Results of small groups are uncertain. Performance on other mammography units is "
+        "unknown.",
     }
     return Markdown("\n".join(["| | |", "|---|---|", *(f"| **{name}** | {text} |" for name, text in rows.items())]))
 
@@ -201,7 +202,7 @@ def _trained_on(run: Run) -> str:
         return f"{images:,} images, {positives:,} with cancer"
 
     weighting = f"imbalance `{run.config.imbalance}`, augmentation `{run.config.augmentation}`"
-    return f"{_recorded(counts, 'a number of images that metrics.json does not say')}; {weighting}"
+    return f"{_recorded(counts, 'an unrecorded number of images')}; {weighting}"
 
 
 def _made_with(run: Run) -> str:

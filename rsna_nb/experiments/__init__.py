@@ -1,6 +1,6 @@
 """Many trainings: cross-validation, and the search for the best settings.
 
-`tuning` needs Optuna, which not everybody has installed. It is imported only where it is asked for:
+`tuning` needs Optuna, which not everybody has installed. It is imported only on request:
 `from rsna_nb.experiments import tuning`.
 """
 

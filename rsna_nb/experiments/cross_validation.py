@@ -1,9 +1,9 @@
 """Settings -> a run for each fold, or a run without each site or machine.
 
-Runs are found by their settings and data: one that is finished is used as it is, one that was stopped goes on.
+Runs are found by their settings and data: one that is finished is used as it is, one that was stopped is resumed.
 
-Machines that share runs_dir and store_dir may train different folds at the same time. Where two start the same fold,
-the second waits and then finds it finished.
+Computers that share runs_dir and store_dir may train different folds at the same time. If two start the same fold, the
+second waits and then finds it finished.
 """
 
 import gc
@@ -33,7 +33,7 @@ Name = TypeVar("Name", int, str)  # of a run among those of a cross-validation: 
 
 @dataclass(frozen=True)
 class _Data:
-    """What a run must have been trained on to be one of a cross-validation: the table, and its prepared pictures."""
+    """The data that a run of a cross-validation must have been trained on: the table, and its prepared images."""
 
     table: pd.DataFrame
     pictures: str  # fingerprint of the store
@@ -41,15 +41,15 @@ class _Data:
 
     @classmethod
     def of(cls, config: RunConfig) -> "_Data":
-        """The data of the settings; pictures that are missing in the store are prepared."""
+        """The data of the settings; images that are missing in the store are prepared."""
         table, folder = split_table(config)
         ledger = prepare(config, table, folder).ledger
         return cls(table, runs.fingerprints(table, ledger)["store_fingerprint"], folder)
 
     def trained(self, run: Run, config: RunConfig) -> bool:
-        """Whether the run learned from these data, split as `config` says.
+        """Whether the run was trained on these data, split as `config` says.
 
-        A run that was killed before it wrote down its data counts if it was to take them from the same folder.
+        A run that was killed before it recorded its data counts if its settings name the same folder.
         """
         path = run.path / "config" / "environment.json"
         if not path.is_file():  # the path of the data is all that is known of it
@@ -60,8 +60,8 @@ class _Data:
         return (written["table_fingerprint"], written["store_fingerprint"]) == (runs.fingerprint(split), self.pictures)
 
     def key(self, config: RunConfig, *others: Any) -> str:
-        """Eight letters that differ where the recipe, the table, the pictures or one of `others` differs."""
-        # Without the split, which differs from fold to fold, and the paths, which differ from machine to machine.
+        """Eight letters that differ if the recipe, the table, the images or one of `others` differs."""
+        # Without the split, which differs from fold to fold, and the paths, which differ between computers.
         table = runs.fingerprint(self.table.drop(columns=["path", "split"]))
         facts = json.dumps([recipe(config), table, self.pictures, *others], sort_keys=True)
         return hashlib.sha256(facts.encode()).hexdigest()[:8]
@@ -79,7 +79,7 @@ def cross_validate(config: RunConfig, folds: Iterable[int] | None = None) -> dic
 
     Returns
     -------
-    The finished run of each fold, those of other machines included.
+    The finished run of each fold, also those that other computers trained.
 
     Raises
     ------
@@ -99,7 +99,8 @@ def cross_validate(config: RunConfig, folds: Iterable[int] | None = None) -> dic
 def leave_one_group_out(config: RunConfig, column: str) -> dict[str, Run]:
     """A run without each value of a column ("site_id", "machine_id"), evaluated on the women who have it.
 
-    Only the values for which `groups` gives no reason against it. Runs are found, and go on, as in `cross_validate`.
+    Only values for which `groups` gives no reason against it have a run. Runs are found and resumed as in
+    `cross_validate`.
     """
     table = groups(config, column)
     values = list(table.loc[table["reason"] == "", "value"])
@@ -107,10 +108,10 @@ def leave_one_group_out(config: RunConfig, column: str) -> dict[str, Run]:
 
 
 def groups(config: RunConfig, column: str) -> pd.DataFrame:
-    """A row for each value of a column: who has it, and why it cannot be left out where it cannot.
+    """A row for each value of a column: its women and images, and the reason if it cannot be left out.
 
     The columns are value, images, women, positive_women, unused_women (those who have images of other values too, and
-    therefore neither train nor validate) and reason, "" where there is none.
+    therefore neither train nor validate) and reason, "" if there is none.
     """
     table, _ = split_table(_settings(config, fold=0))  # any split: only the table is used
     table = table.assign(**{column: splits.groups_of(table, column)})
@@ -151,24 +152,24 @@ def _settings(config: RunConfig, fold: int = -1, leave_out: str = "") -> RunConf
 def _train_all(configs: dict[Name, RunConfig], wanted: list[Name]) -> dict[Name, Run]:
     """Train the wanted runs that are not finished; return the finished run of each of `configs`."""
     runs.log_to_console()
-    find_devices()  # first: with TF_CONFIG the machines find each other here
+    find_devices()  # first: with TF_CONFIG, the computers connect here
     if not configs:  # no group can be left out
         return {}
     data = _Data.of(next(iter(configs.values())))  # once for all: on RSNA reading the table takes seconds
     for name in wanted:
         _train_one(configs[name], data)
-        # Keras keeps every model that was built: without this, memory grows by a network a fold.
+        # Keras keeps every model that was built: without this, memory grows by a network per fold.
         keras.backend.clear_session()
         gc.collect()
-    # All of them, not only the wanted: other machines may have finished some meanwhile.
+    # All of them, not only the wanted: other computers may have finished some meanwhile.
     found = {name: _find(config, data) for name, config in configs.items()}
     return {name: run for name, run in found.items() if run and run.is_finished}
 
 
 def _train_one(config: RunConfig, data: _Data) -> None:
-    """Use the run of these settings if it is finished, go on with it if it was stopped, else start one."""
+    """Use the run of these settings if it is finished, resume it if it was stopped, else start one."""
     devices, what = find_devices(), config.leave_out or f"fold {config.fold}"
-    # With TF_CONFIG several machines train one run together: the first decides which, and tells the others.
+    # With TF_CONFIG several computers train one run together: the first decides which, and tells the others.
     with locked(_lock(config, data)) if devices.chief else nullcontext():
         with explained_loss(devices):
             known = _find(config, data) if devices.chief else None
@@ -178,7 +179,7 @@ def _train_one(config: RunConfig, data: _Data) -> None:
             log.info("%s: run %s is finished", what, run.id)
         elif run:
             log.info("%s: run %s was stopped before its end", what, run.id)
-            # The run may have been started where the same folders have other names.
+            # The run may have been started on a computer where the same folders have other names.
             here = {folder: getattr(config, folder) for folder in FOLDERS}
             train(run.config.replace(**here | {"resume": run.id}))
         else:
@@ -205,11 +206,11 @@ def _lock(config: RunConfig, data: _Data) -> Path:
 
 
 def results_folder(config: RunConfig, column: str = "", draws: int = 0, folds: Iterable[int] = ()) -> Path:
-    """The folder for out_of_fold.csv and cross_validation.json, beside the runs.
+    """The folder for out_of_fold.csv and cross_validation.json, in `runs_dir`.
 
     Other results get another folder, so that none are overwritten: those of other settings, another table, other
-    pictures, another `run_name`, another column of groups left out, another number of draws, and those of `folds` that
-    are not all of the folds yet.
+    images, another `run_name`, another column of groups left out, another number of bootstrap samples, and those of
+    `folds` that are not yet all folds.
     """
     data = _Data.of(_settings(config, fold=0))
     name = config.run_name or config.backbone  # for people; the key tells results apart

@@ -1,4 +1,4 @@
-"""What a study may search: the values of each setting, and how a trial draws its settings from them."""
+"""What a study may search: the values of each setting, from which Optuna proposes those of a trial."""
 
 import difflib
 import logging
@@ -12,7 +12,7 @@ from rsna_nb.experiments.study import CategoricalDistribution, FloatDistribution
 log = logging.getLogger(__name__)
 
 Values = FloatDistribution | CategoricalDistribution
-Space = Mapping[str, Values]  # setting -> the values that a trial may draw
+Space = Mapping[str, Values]  # setting -> the values that a trial may have
 
 
 def _choices(name: str) -> CategoricalDistribution:
@@ -20,7 +20,7 @@ def _choices(name: str) -> CategoricalDistribution:
     return CategoricalDistribution(get_args(RunConfig.model_fields[name].annotation))
 
 
-# Settings are drawn in this order. `space_of` adds the values that the study starts with.
+# Optuna proposes settings in this order. `space_of` adds the values that the study starts with.
 SPACE: Space = {
     "learning_rate": FloatDistribution(1e-4, 1e-2, log=True),
     "dropout": FloatDistribution(0.0, 0.7),
@@ -31,16 +31,16 @@ SPACE: Space = {
     "fine_tune_epochs": CategoricalDistribution((0, 5)),
     "fine_tune_learning_rate": FloatDistribution(1e-6, 1e-4, log=True),
 }
-# A setting that would have no effect is not drawn: its value would only mislead the sampler.
+# A setting that would have no effect is not proposed: its value would only mislead the sampler.
 DRAWN_WHEN: Mapping[str, Callable[[RunConfig], bool]] = {
     "fine_tune_learning_rate": lambda config: config.fine_tune_epochs > 0
 }
 
 
 def space_of(config: RunConfig, search: str | Sequence[str], backbones: str | Sequence[str] = ()) -> Space:
-    """The values that trials may draw for each setting in `search`.
+    """The values that trials may have for each setting in `search`.
 
-    The value of `config` is always among them. Choices that the other settings of `config` rule out are logged and
+    The value of `config` is always among them. Choices that the other settings of `config` exclude are logged and
     not searched.
 
     Parameters
@@ -50,7 +50,7 @@ def space_of(config: RunConfig, search: str | Sequence[str], backbones: str | Se
     search
         Names of settings, of those in `SPACE` or "backbone": a sequence, or one string with commas or spaces between.
     backbones
-        Names of backbones to choose from; needed where `search` has "backbone".
+        Names of backbones to choose from; needed if `search` has "backbone".
 
     Raises
     ------
@@ -64,7 +64,7 @@ def space_of(config: RunConfig, search: str | Sequence[str], backbones: str | Se
     {'learning_rate': '0.0001 to 0.02, on a logarithmic scale', 'pooling': 'avg, max'}
     """
     search, backbones = _names(search), _names(backbones)
-    # CategoricalDistribution refuses to be empty, so it holds the own backbone where none is to be searched.
+    # CategoricalDistribution must not be empty, so it holds the backbone of `config` if none are searched.
     known = {**SPACE, "backbone": CategoricalDistribution(backbones or (config.backbone,))}
     if not search:
         raise ConfigError(f"search names no setting; these can be searched: {', '.join(known)}")
@@ -74,10 +74,10 @@ def space_of(config: RunConfig, search: str | Sequence[str], backbones: str | Se
         raise ConfigError('"backbone" in search and names in backbones go together: give both or neither')
     fine_tuning = [name for name in search if name.startswith("fine_tune")]
     if fine_tuning and not config.freeze_backbone:
-        raise ConfigError(f"search: {fine_tuning[0]} has no effect where nothing is frozen: set freeze_backbone")
+        raise ConfigError(f"search: {fine_tuning[0]} has no effect unless freeze_backbone is true")
     if fine_tuning == ["fine_tune_learning_rate"] and not config.fine_tune_epochs:
         raise ConfigError("search: fine_tune_learning_rate has no effect with fine_tune_epochs 0: search both")
-    # In the order of SPACE: fine_tune_epochs must be drawn before the learning rate that depends on it.
+    # In the order of SPACE: fine_tune_epochs must be proposed before the learning rate that depends on it.
     return {name: _including_own(config, name, values) for name, values in known.items() if name in search}
 
 
@@ -93,7 +93,7 @@ def _refuse_unknown(parameter: str, names: Sequence[str], known: Mapping[str, An
 
 
 def _including_own(config: RunConfig, name: str, values: Values) -> Values:
-    """The values with that of `config`, without the choices that its other settings rule out."""
+    """The values with that of `config`, without the choices that its other settings exclude."""
     own = getattr(config, name)
     if isinstance(values, FloatDistribution):
         return FloatDistribution(min(values.low, own), max(values.high, own), log=values.log)
@@ -119,7 +119,7 @@ def _is_drawn(name: str, config: RunConfig) -> bool:
 
 
 def draw(trial: Trial, space: Space, config: RunConfig) -> RunConfig:
-    """`config` with the values that the trial draws; `ConfigError` where these do not go together."""
+    """`config` with the values that Optuna proposes for the trial; `ConfigError` if they contradict each other."""
     for name, values in space.items():
         if not _is_drawn(name, config):
             continue
@@ -132,5 +132,5 @@ def draw(trial: Trial, space: Space, config: RunConfig) -> RunConfig:
 
 
 def own_values(space: Space, config: RunConfig) -> dict[str, Any]:
-    """What a trial with exactly the settings of `config` would have drawn, by name."""
+    """The searched values of a trial with exactly the settings of `config`, by name."""
     return {name: getattr(config, name) for name in space if _is_drawn(name, config)}

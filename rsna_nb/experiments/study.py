@@ -1,11 +1,11 @@
-"""A study of Optuna that any number of processes work on, on one machine or on several.
+"""A study of Optuna that any number of processes work on, on one computer or on several.
 
-All of them share the study's folder. Whoever wants a trial locks the folder while it counts the trials there are, so
-that no trial is run twice and no more are started than were asked for. Each process also holds a lock of its own as
+All of them share the study's folder. A process locks the folder before it asks for a trial and counts the trials, so
+that no trial is run twice and no more are started than were requested. Each process also holds a lock of its own as
 long as it lives. A trial whose process is gone has failed, and its settings are tried again.
 
-Optuna's own means do not serve here. `MaxTrialsCallback` counts only after a trial has ended, so that every process
-that joins runs one too many. The heartbeat, which finds killed processes, exists for databases alone and waits for a
+Optuna's own tools are not sufficient. `MaxTrialsCallback` counts only after a trial has ended, so that every process
+that joins runs one too many. The heartbeat, which finds killed processes, works only with databases and waits for a
 grace period; the callback that retries their trials is experimental and changed its name in Optuna 5.
 """
 
@@ -42,14 +42,14 @@ except ImportError as error:
 __all__ = ["CategoricalDistribution", "FloatDistribution", "Trial", "TrialState", "optuna"]
 log = logging.getLogger(__name__)
 
-MAX_KILLS = 3  # a trial whose process was killed so often has failed: it may be what kills it
+MAX_KILLS = 3  # a trial whose process was killed this often has failed: its settings may be the cause
 MIN_FOR_PRUNING = 5  # finished trials, before one is pruned for being worse than their median
 MIN_FOR_IMPORTANCE = 10  # finished trials; with fewer, the order of the settings is chance
 STATES = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 
 
 class StudyError(RunError):
-    """A study that cannot go on as asked."""
+    """A study that cannot be started or continued with these settings."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,9 @@ class StudySpec:
     Attributes
     ----------
     facts
-        What all trials have in common, by name; a study goes on only where all facts are the same.
+        What all trials have in common, by name; a study continues only if all facts are the same.
     first
-        What the first trial draws: the settings that the study starts with.
+        The searched values of the first trial: those of the settings that the study starts with.
     maximize
         Whether a larger objective is better.
     unpruned
@@ -80,9 +80,9 @@ def open_study(folder: Path, storage: str, spec: StudySpec) -> optuna.Study:
     Raises
     ------
     StudyError
-        Where it was started with other facts, or where the folder and the storage hold different studies.
+        If it was started with other facts, or if the folder and the storage hold different studies.
     ConfigError
-        For a storage that is none (`_open_storage`).
+        For a storage of another kind than `_open_storage` accepts.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with locked(folder):
@@ -93,7 +93,7 @@ def open_study(folder: Path, storage: str, spec: StudySpec) -> optuna.Study:
             direction="maximize" if spec.maximize else "minimize",
             load_if_exists=True,
         )
-        _check_folder(folder, study)  # before anything is written into a study that is not the folder's
+        _check_folder(folder, study)  # before anything is written into a study of another folder
         if "facts" not in study.user_attrs:
             study.enqueue_trial(spec.first, user_attrs={"default": True}, skip_if_exists=True)
         _keep_to(study, "facts", spec.facts)  # comes last: without facts, what is above is done again
@@ -103,11 +103,11 @@ def open_study(folder: Path, storage: str, spec: StudySpec) -> optuna.Study:
 def _check_folder(folder: Path, study: optuna.Study) -> None:
     """Pair a new folder with a new study; refuse a folder and a study that do not belong together.
 
-    Two studies in one folder would overwrite each other's best.json. One study in two folders would take the trials
-    that other processes have running for killed ones, because their locks are in the other folder.
+    Two studies in one folder would overwrite each other's best.json. With one study in two folders, trials that
+    are running would look killed, because the locks of their processes are in the other folder.
     """
     file = folder / "study.id"
-    if "facts" not in study.user_attrs and not file.is_file():  # neither was begun, or that was cut off
+    if "facts" not in study.user_attrs and not file.is_file():  # both are new, or creating them was interrupted
         study.set_user_attr("id", uuid.uuid4().hex)
         write_whole(file, study.user_attrs["id"].encode())
     if not file.is_file() or study.user_attrs.get("id") != file.read_text():
@@ -118,13 +118,13 @@ def _check_folder(folder: Path, study: optuna.Study) -> None:
 
 
 def check_pictures(study: optuna.Study, folder: Path, fingerprint: str) -> None:
-    """`StudyError` where earlier trials learned from other pictures, by the fingerprint of their store."""
+    """`StudyError` if earlier trials were trained on other images, by the fingerprint of their store."""
     with locked(folder):
         _keep_to(study, "pictures", {"pictures": fingerprint})
 
 
 def _keep_to(study: optuna.Study, name: str, facts: dict[str, Any]) -> None:
-    """Write facts into a study that has none of this name, or refuse it where its own are different."""
+    """Write facts into a study that has none of this name; `StudyError` if it has different ones."""
     if name not in study.user_attrs:
         study.set_user_attr(name, facts)
     # Through JSON, as the storage has them: a tuple comes back as a list.
@@ -136,9 +136,9 @@ def _keep_to(study: optuna.Study, name: str, facts: dict[str, Any]) -> None:
 
 
 def _open_storage(folder: Path, storage: str) -> optuna.storages.BaseStorage:
-    """Where the trials are written down.
+    """The storage of the trials.
 
-    "" is an SQLite file in the study's folder, for one machine: SQLite files can be damaged on NFS. Several machines
+    "" is an SQLite file in the study's folder, for one computer: SQLite files can be damaged on NFS. Several computers
     need the name of a .journal file in a folder that they share (Optuna's own format, safe on NFS), or the URL of a
     database such as "postgresql+psycopg2://user@host/name".
     """
@@ -165,9 +165,9 @@ def at_work(folder: Path) -> Iterator[str]:
 
 
 def next_trial(study: optuna.Study, folder: Path, worker: str, trials: int, seed: int) -> Trial | None:
-    """A trial for this worker alone, None where as many as asked for are done or running.
+    """A trial for this worker alone, None if as many as requested are done or running.
 
-    Each trial has a random seed of its own, so that no two processes draw the same settings.
+    Each trial has a random seed of its own, so that no two processes get the same settings.
     """
     with locked(folder):  # counting and asking must be one step, or two processes count the same
         _retry_killed(study, folder)
@@ -177,7 +177,7 @@ def next_trial(study: optuna.Study, folder: Path, worker: str, trials: int, seed
             return None
         trial = study.ask()
         trial.set_user_attr("worker", worker)
-    # Two samplers with one seed would draw the same values from the same history.
+    # Two samplers with one seed would propose the same values after the same history.
     own_seed = np.random.SeedSequence([seed, trial.number]).generate_state(1)
     study.sampler = optuna.samplers.TPESampler(seed=int(own_seed[0]))
     return trial
@@ -189,17 +189,18 @@ def _retried(trials: list[FrozenTrial]) -> set[int]:
 
 
 def _was_killed(trial: FrozenTrial) -> bool:
-    """Whether the trial has failed without a reason: its process could not write one any more."""
+    """Whether the trial has failed without a reason: its process could no longer write one."""
     return trial.state == TrialState.FAIL and "reason" not in trial.user_attrs
 
 
 def _retry_killed(study: optuna.Study, folder: Path) -> None:
     """Mark trials whose processes are gone as failed, and queue their settings again.
 
-    The two steps look at the study anew, so that a process that is killed between them leaves nothing behind.
+    Each of the two steps reads the study again, so that the next process repairs what a process that is killed between
+    them leaves unfinished.
     """
     for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
-        # A killed process holds no lock, on whichever machine it ran. Without a name it died before it had one.
+        # A killed process holds no lock, whichever computer it ran on. Without a name it died before it had one.
         if not is_held(folder / "workers" / trial.user_attrs.get("worker", "none")):
             # Its process may have told its result and left since the trials were listed.
             study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
@@ -215,14 +216,14 @@ def _retry_killed(study: optuna.Study, folder: Path) -> None:
 
 
 def table(study: optuna.Study) -> pd.DataFrame:
-    """A row a trial, in the order of their numbers.
+    """A row per trial, in the order of their numbers.
 
     The columns are trial, state ("finished", "pruned", "failed", "killed", "running" or "waiting"), value (of the
     objective), epochs, default (whether it has the settings that the study started with), best, seconds, run, reason
-    (why it has no value), and one for each setting that was drawn.
+    (why it has no value), and one for each searched setting.
     """
     trials = study.get_trials(deepcopy=False)
-    # best_trial raises an error where no trial has finished.
+    # best_trial raises an error if no trial has finished.
     best = study.best_trial.number if any(trial.state == TrialState.COMPLETE for trial in trials) else None
     return pd.DataFrame([_row(trial) | {"best": trial.number == best} | trial.params for trial in trials])
 
@@ -243,7 +244,7 @@ def _row(trial: FrozenTrial) -> dict[str, Any]:
 
 
 def importances(study: optuna.Study) -> pd.Series:
-    """How important each setting is for separating the better half of the finished trials; 0-1, the sum is 1.
+    """The importance of each setting for separating better from worse trials, 0-1; sums to 1.
 
     The method is PED-ANOVA (Watanabe et al. 2023, arXiv:2304.10255). It compares the better half with all trials.
     Optuna's default compares the best tenth, which is two of 20 trials: there a setting without any effect got 0.4,
@@ -252,7 +253,7 @@ def importances(study: optuna.Study) -> pd.Series:
     Raises
     ------
     MetricsError
-        Where too few trials have finished to tell.
+        If too few trials have finished.
     """
     finished = len(study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]))
     if finished < MIN_FOR_IMPORTANCE:

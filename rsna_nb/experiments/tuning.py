@@ -1,8 +1,8 @@
-"""Which settings are best: many runs, each with settings that follow from the outcomes of those before.
+"""Search for the best settings: many runs, each with settings that Optuna proposes from the results of earlier ones.
 
 A study is the folder `runs_dir`/studies/<name>, with a run folder for each trial and best.json. The best trial is
-chosen on the validation women. It is then evaluated on the test women, on whom no trial was chosen, beside the trial
-with the settings that the study started with.
+chosen on the validation women. It is then evaluated on the test women, which no choice used, and compared with the
+trial that has the settings the study started with.
 """
 
 import gc
@@ -34,14 +34,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Plan:
-    """What a study is asked to do.
+    """The checked definition of a study.
 
     Attributes
     ----------
     config
         The settings that it starts with; their `monitor` is the objective.
     name
-        The study's name, and that of its folder.
+        The name of the study and of its folder.
     space
         The values that each searched setting may have.
     """
@@ -68,7 +68,7 @@ class Plan:
     def _spec(self, table: pd.DataFrame) -> StudySpec:
         settings = {name: value for name, value in self.config.model_dump().items() if name not in FOLDERS}
         searched = {f"search of {name}": in_words(values) for name, values in self.space.items()}
-        # Without the paths, which differ from machine to machine.
+        # Without the paths, which differ between computers.
         fingerprint = runs.fingerprint(table.drop(columns=["path", "split"]))
         facts = settings | searched | {"table": fingerprint[:8]}
         return StudySpec(facts, own_values(self.space, self.config), self.maximize, unpruned=self.config.epochs // 4)
@@ -81,7 +81,7 @@ def plan(
     search: str | Sequence[str],
     backbones: str | Sequence[str] = (),
 ) -> Plan:
-    """Check what a study is asked to do.
+    """Check the definition of a study.
 
     Parameters
     ----------
@@ -97,7 +97,7 @@ def plan(
     Raises
     ------
     ConfigError
-        Where it cannot be searched like this; the message says why.
+        If the study cannot be run like this; the message says why.
 
     Examples
     --------
@@ -110,9 +110,9 @@ def plan(
     if objective not in MODES:
         raise ConfigError(f"objective must be one of {', '.join(MODES)}, not {objective}")
     if config.test_fraction == 0:
-        raise ConfigError("test_fraction is 0: the best trial needs women whom the study never saw; try 0.2")
+        raise ConfigError("test_fraction is 0: the best trial must be evaluated on women that no choice used; try 0.2")
     if config.resume:
-        raise ConfigError("resume is for a single run: a study goes on when its name is given again")
+        raise ConfigError("resume is for a single run: a study continues when its name is given again")
     config = config.replace(monitor=objective, run_name=name)
     space = space_of(config, search, backbones)
     if objective == "val_loss" and "imbalance" in space:
@@ -124,42 +124,42 @@ def plan(
 
 
 def tune(plan: Plan, trials: int, hours: float = 0.0, storage: str = "") -> optuna.Study:
-    """Run trials until the study has as many as asked for: finished, pruned and failed ones together.
+    """Run trials until the study has the requested number, with finished, pruned and failed ones counted together.
 
     The first trial has the settings that the study starts with. A trial that ends in a `TrainingError` has failed, and
-    the study goes on. Any other error ends the study; that trial is tried again next time.
+    the study continues. Any other error ends the study; that trial is tried again next time.
 
     Parameters
     ----------
     plan
         From `plan`.
     trials
-        Trials of all processes together, those that are running included.
+        The number of trials of all processes together, including those that are running.
     hours
-        No trial is started after so many hours; 0 for no limit.
+        No trial is started after this many hours; 0 disables the limit.
     storage
-        "": SQLite in the study's folder, for one machine; else a .journal file or the URL of a database, for several.
+        "": SQLite in the study's folder, for one computer; else a .journal file or the URL of a database, for several.
 
     Raises
     ------
     StudyError
-        Where the study was started with other settings, another table or other pictures, or TF_CONFIG names machines.
+        If the study was started with other settings, another table or other images, or TF_CONFIG names computers.
     MetadataError, SplitError, PrepareError, WeightsError
-        Where the data or the weights are wrong; raised before any trial starts.
+        If the data or the weights are wrong; raised before any trial starts.
     """
     runs.log_to_console()
     if training.find_devices().workers > 1:
-        raise StudyError("TF_CONFIG makes several machines train one run: without it each runs trials of its own")
+        raise StudyError("TF_CONFIG makes several computers train one run: without it each runs trials of its own")
     started = time.monotonic()
-    # From the cheapest check to the dearest: a wrong table ends the study before a folder is made for it.
+    # The cheapest checks come first: a wrong table ends the study before a folder is made for it.
     images, data_dir = training.split_table(plan.config)
     _check_backbones(plan)
     study = studies.open_study(plan.folder, storage, plan._spec(images))
-    ledger = training.prepare(plan.config, images, data_dir).ledger  # here, so that unreadable pictures cost no trial
+    ledger = training.prepare(plan.config, images, data_dir).ledger  # here, so that unreadable images cost no trial
     studies.check_pictures(study, plan.folder, runs.fingerprints(images, ledger)["store_fingerprint"])
     with studies.at_work(plan.folder) as worker:
         while not hours or time.monotonic() - started < 3600 * hours:
-            # Each process asks for one trial at a time, so that a fast machine runs more of them.
+            # Each process asks for one trial at a time, so that a fast computer runs more of them.
             trial = studies.next_trial(study, plan.folder, worker, trials, plan.config.seed)
             if trial is None:
                 break
@@ -168,7 +168,7 @@ def tune(plan: Plan, trials: int, hours: float = 0.0, storage: str = "") -> optu
 
 
 def _check_backbones(plan: Plan) -> None:
-    """Build each backbone that trials may have: missing weights or layers are an error now, not in the night."""
+    """Build each backbone that trials may have: missing weights or layers are an error now, and not hours later."""
     for name in getattr(plan.space.get("backbone"), "choices", [plan.config.backbone]):
         model = build_model(plan.config.replace(backbone=name))
         if plan.config.fine_tune_epochs or "fine_tune_epochs" in plan.space:
@@ -180,7 +180,7 @@ def _check_backbones(plan: Plan) -> None:
 
 
 def run_trial(plan: Plan, study: optuna.Study, trial: Trial) -> None:
-    """Train with a trial's settings, and write its outcome into the study."""
+    """Train with a trial's settings, and write its result into the study."""
     for killed in plan.folder.glob(f"*-trial-{trial.user_attrs.get('retry_of')}"):
         _drop_state(killed, finished=False)  # this trial takes its place from the first epoch, so nobody resumes it
     value, state, reason = _outcome(plan, trial)
@@ -191,8 +191,8 @@ def run_trial(plan: Plan, study: optuna.Study, trial: Trial) -> None:
         trial.set_user_attr("run", run.name)
         _drop_state(run, finished=state == TrialState.COMPLETE)
     study.tell(trial, value, state)
-    figure = reason if value is None else f"{plan.objective} {value:.4f}"
-    log.info("trial %d %s: %s, with %s", trial.number, STATES[state], figure, trial.params)
+    outcome = reason if value is None else f"{plan.objective} {value:.4f}"
+    log.info("trial %d %s: %s, with %s", trial.number, STATES[state], outcome, trial.params)
     # Keras keeps every model that was built, and with it all its weights.
     keras.backend.clear_session()
     gc.collect()
@@ -206,13 +206,13 @@ def _outcome(plan: Plan, trial: Trial) -> tuple[float | None, TrialState, str]:
     try:
         config = draw(trial, plan.space, plan.config)
     except ConfigError as error:
-        return None, TrialState.PRUNED, str(error)  # not failed: nothing went wrong, it cannot be trained
+        return None, TrialState.PRUNED, str(error)  # not failed: these settings contradict each other
     log.info("trial %d: %s", trial.number, trial.params)
     try:
         value = _train(plan, trial, config)
     except optuna.TrialPruned as ending:
         return None, TrialState.PRUNED, str(ending)
-    except SignalError:  # a TrainingError, but the machine is being stopped
+    except SignalError:  # a TrainingError, but the process is being stopped
         raise
     except TrainingError as error:
         return None, TrialState.FAIL, str(error)
@@ -243,7 +243,7 @@ def _drop_state(run: Path, finished: bool) -> None:
 
 
 def best_run(plan: Plan, study: optuna.Study) -> Run:
-    """The finished trial with the best objective, as a run; `StudyError` where none has finished."""
+    """The run of the finished trial with the best objective; `StudyError` if none has finished."""
     trials = table(study)  # not study.best_trial, which raises Optuna's own error
     best = trials.loc[trials["best"], "run"]
     if best.empty:
@@ -252,10 +252,10 @@ def best_run(plan: Plan, study: optuna.Study) -> Run:
 
 
 def beside_default(plan: Plan, study: optuna.Study, n: int) -> pd.DataFrame:
-    """The best trial beside the settings that the study started with, on the test women.
+    """The best trial compared with the settings that the study started with, on the test women.
 
-    The columns are "first settings", "best settings" and "difference", a row each figure; `n` draws of women give the
-    intervals. `MetricsError` where there is nothing to compare.
+    The columns are "first settings", "best settings" and "difference", with a row per metric; `n` bootstrap samples of
+    women give the intervals. `MetricsError` if there is nothing to compare.
     """
     best, trials = best_run(plan, study), table(study)
     first = trials.loc[trials["default"] & (trials["state"] == "finished"), "run"]

@@ -1,4 +1,4 @@
-"""How good scores are, and how sure that is: metrics, intervals over women, thresholds and calibration."""
+"""How good scores are, and with what uncertainty: metrics, intervals over women, thresholds and calibration."""
 
 from rsna_nb.metrics import calibration, operating
 from rsna_nb.metrics.calibration import logit, prior_correction, reliability, wilson

@@ -1,7 +1,7 @@
-"""Whether a score of 0.1 means cancer in one of ten breasts, and how to make it so.
+"""Calibration: whether one in ten breasts with a score of 0.1 has cancer, and methods that make it so.
 
 `labels` are 0 or 1 and `scores` probabilities, both of shape (n,). At 2 % prevalence almost all scores are near 0, so
-bins hold equally many rows instead of equally wide ranges.
+each bin holds the same number of rows, and not the same range of scores.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,6 +24,7 @@ from rsna_nb.metrics.weighted import MetricsError, checked
 
 Method = Literal["platt", "isotonic", "temperature"]
 Calibrator = Callable[[np.ndarray], np.ndarray]  # scores -> scores
+BINS = 10
 
 
 def logit(scores: ArrayLike, epsilon: float = 1e-7) -> np.ndarray:
@@ -69,8 +70,8 @@ def prior_correction(scores: ArrayLike, class_weights: Mapping[int, float]) -> n
     return values * negative / (values * negative + (1 - values) * positive)
 
 
-def reliability(labels: ArrayLike, scores: ArrayLike, bins: int = 10) -> pd.DataFrame:
-    """Share with cancer beside the mean score, in bins of ascending scores; a row for each bin.
+def reliability(labels: ArrayLike, scores: ArrayLike) -> pd.DataFrame:
+    """The mean score and the share with cancer in up to `BINS` bins of ascending scores, a row for each bin.
 
     scikit-learn's `calibration_curve` gives neither counts nor intervals, and cuts through equal scores. Here equal
     scores stay together, so there can be fewer bins.
@@ -82,7 +83,7 @@ def reliability(labels: ArrayLike, scores: ArrayLike, bins: int = 10) -> pd.Data
     positive, values = checked(labels, scores)
     df = pd.DataFrame({"score": values, "label": positive.astype(int)})
     # the mean rank is the same for equal scores, which keeps them in one bin
-    place = np.floor((df["score"].rank(method="average") - 0.5) * bins / len(df))
+    place = np.floor((df["score"].rank(method="average") - 0.5) * BINS / len(df))
     table = df.groupby(place).agg(
         mean_score=("score", "mean"), observed=("label", "mean"), count=("label", "size"), positives=("label", "sum")
     )
@@ -102,12 +103,12 @@ def wilson(positives: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.nda
     return low, high
 
 
-def expected_calibration_error(labels: ArrayLike, scores: ArrayLike, bins: int = 10) -> float:
+def expected_calibration_error(labels: ArrayLike, scores: ArrayLike) -> float:
     """Mean over rows of |mean score - share with cancer| of their bin, 0-1 (ECE; Naeini et al. 2015, AAAI 29:2901).
 
-    Bins hold equally many rows (`reliability`). By chance even perfect scores have an ECE above 0.
+    Each bin holds the same number of rows (`reliability`). By chance even perfect scores have an ECE above 0.
     """
-    table = reliability(labels, scores, bins)
+    table = reliability(labels, scores)
     return float(np.average((table["mean_score"] - table["observed"]).abs(), weights=table["count"]))
 
 
@@ -186,7 +187,7 @@ def recalibrated(predictions: pd.DataFrame, method: Method = "platt", folds: int
     method
         "platt", "isotonic" or "temperature".
     folds, seed
-        How women are assigned to folds where the table has no column fold (`assign_folds`).
+        How women are assigned to folds if the table has no column fold (`assign_folds`).
 
     Raises
     ------
@@ -208,7 +209,7 @@ def recalibrated(predictions: pd.DataFrame, method: Method = "platt", folds: int
 
 
 def calibration_table(labels: ArrayLike, ways: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """How well calibrated several versions of the scores are, a row for each.
+    """Measures of calibration of several versions of the scores, a row for each.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """Metrics of out-of-fold scores, where each fold was scored by another model.
 
-The models share no scale, so a pooled metric also measures how far their scales are apart (Forman & Scholz 2010,
-SIGKDD Explorations 12:49).
+The models' scores are not on one scale, so a pooled metric also measures how far the scales are apart (Forman &
+Scholz 2010, SIGKDD Explorations 12:49).
 """
 
 import numpy as np
@@ -18,11 +18,11 @@ Folds = list[tuple[np.ndarray, Evaluate]]  # of each fold: the positions of its 
 def fold_metrics(
     predictions: pd.DataFrame, statistic: str = "auc", n: int = 2000, seed: int = 0
 ) -> dict[str, Interval]:
-    """A metric of out-of-fold scores, taken together in three ways, with intervals from the same draws of women.
+    """A metric of out-of-fold scores, combined over folds in three ways, with intervals from the same draws.
 
     "within folds" (AUC only) is the chance that a positive scores above a negative of its own fold; all such pairs
-    weigh the same. "mean of folds" gives each fold the same weight. "pooled" takes all scores as if one model had
-    given them. The intervals do not include that other training women would give other models.
+    weigh the same. "mean of folds" gives each fold the same weight. "pooled" treats all scores as if one model had
+    given them. The intervals do not include the variation between models trained on other women.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ def fold_metrics(
     statistic
         "auc", "average_precision" or "pf1".
     n, seed
-        The number of draws, 2 or more, and the seed of the random generator.
+        The number of bootstrap samples, 2 or more, and the seed of the random generator.
 
     Raises
     ------

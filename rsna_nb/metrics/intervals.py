@@ -1,7 +1,7 @@
 """Confidence intervals over women: the bootstrap and paired differences.
 
-The bootstrap stays by hand: `scipy.stats.bootstrap` draws single observations, and here a woman is drawn with all
-of her images.
+Written by hand because `scipy.stats.bootstrap` resamples single observations; here a woman is resampled with all her
+images. A *draw* is one bootstrap sample of women.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,12 +17,10 @@ from rsna_nb.metrics.weighted import PREPARE, Evaluate, MetricsError, in_chunks
 Statistic = str | Callable[[np.ndarray, np.ndarray, np.ndarray], float]  # a name, or f(labels, scores, weights)
 
 
-def bootstrap(
-    predictions: pd.DataFrame, statistic: Statistic, groups: str = "patient_id", n: int = 2000, seed: int = 0
-) -> Interval:
-    """A metric with its 95 % interval (`draws_interval`) from `n` draws of women.
+def bootstrap(predictions: pd.DataFrame, statistic: Statistic, n: int = 2000, seed: int = 0) -> Interval:
+    """A metric with its 95 % interval (`draws_interval`) from `n` bootstrap samples of women, called draws.
 
-    A draw takes as many women as there are, with replacement, whether they have cancer or not. Women are drawn
+    A draw takes as many women as there are, with replacement, whether they have cancer or not. Women are resampled
     because images of one woman are not independent. The number of cancers varies from draw to draw as it would from
     sample to sample (cluster bootstrap: Field & Welsh 2007, J. R. Stat. Soc. B 69:369). The same seed gives the same
     draws, so that several metrics can be compared draw by draw.
@@ -30,12 +28,10 @@ def bootstrap(
     Parameters
     ----------
     predictions
-        A row for each image or breast, with the columns `groups`, cancer and score.
+        A row for each image or breast, with patient_id, cancer and score.
     statistic
         "auc", "average_precision", "pf1", or a function f(labels, scores, weights) of arrays (rows,), which is called
         once for each draw.
-    groups
-        The column whose values are drawn.
     n, seed
         The number of draws, 2 or more, and the seed of the random generator.
 
@@ -52,19 +48,19 @@ def bootstrap(
     >>> round(auc.estimate, 3), 0 < auc.low < auc.high < 1
     (0.867, True)
     """
-    predictions = check_predictions(predictions, [groups, "cancer", "score"])
+    predictions = check_predictions(predictions, ["patient_id", "cancer", "score"])
     evaluate = evaluator(statistic, predictions["cancer"].to_numpy(), predictions["score"].to_numpy())
-    return resampled_intervals(Women.of(predictions, groups), {"metric": evaluate}, n, seed)["metric"]
+    return resampled_intervals(Women.of(predictions, "patient_id"), {"metric": evaluate}, n, seed)["metric"]
 
 
 @dataclass(frozen=True)
 class Women:
-    """The women that are drawn: the woman of each row, and how many have a row with cancer, and one without.
+    """The women that are resampled, and how many of them have at least one row with cancer, and at least one without.
 
     A woman with cancer in one breast counts in both, because AUC and specificity depend on her healthy breast too.
     """
 
-    codes: np.ndarray  # (rows,) in 0 to total - 1, in the order of their ids
+    codes: np.ndarray  # the woman of each row (rows,), 0 to total - 1 in the order of their ids
     positives: int
     negatives: int
     total: int
@@ -78,7 +74,7 @@ class Women:
 
     @property
     def rarer(self) -> int:
-        """The smaller of `positives` and `negatives`, which limits how sure an AUC can be."""
+        """The smaller of `positives` and `negatives`, which limits the precision of an AUC."""
         return min(self.positives, self.negatives)
 
     def drawn(self, n: int, seed: int) -> np.ndarray:
@@ -107,7 +103,7 @@ def evaluator(statistic: Statistic, labels: np.ndarray, scores: np.ndarray) -> E
 
 
 def resampled(women: Women, evaluates: list[Evaluate], n: int, seed: int) -> list[tuple[float, np.ndarray]]:
-    """Return for each of `evaluates` the metric of all rows, and that of each of the `n` draws of women (n,)."""
+    """Return for each of `evaluates` the metric of all rows, and that of each of the `n` draws (n,)."""
     chunks = []
     for counts in in_chunks(women.drawn(n, seed)):
         weights = np.take(counts.astype(float), women.codes, axis=1)
@@ -120,7 +116,7 @@ def resampled(women: Women, evaluates: list[Evaluate], n: int, seed: int) -> lis
 def resampled_intervals(
     women: Women, evaluates: Mapping[str, Evaluate], n: int, seed: int, differences: tuple[str, ...] = ()
 ) -> dict[str, Interval]:
-    """The interval of each metric from the same draws of women; those named in `differences` are no shares."""
+    """The interval of each metric from the same draws; those named in `differences` are not confined to 0-1."""
     found = zip(evaluates, resampled(women, list(evaluates.values()), n, seed), strict=True)
     return {
         name: draws_interval(estimate, draws, women.positives, women.rarer, is_share=name not in differences)
@@ -129,32 +125,28 @@ def resampled_intervals(
 
 
 def difference(
-    predictions_a: pd.DataFrame,
-    predictions_b: pd.DataFrame,
-    statistic: Statistic,
-    n: int = 2000,
-    seed: int = 0,
+    predictions_a: pd.DataFrame, predictions_b: pd.DataFrame, statistic: Statistic, n: int = 2000
 ) -> Interval:
-    """The metric of b minus that of a, both on the same draws of women, so that what they share cancels out.
+    """The metric of b minus that of a, both on the same draws, so that what they share cancels out.
 
-    Rows are matched on patient_id and image_id, or on laterality where there is no image_id, in any order.
+    Rows are matched on patient_id and image_id, or on laterality if one has no image_id, in any order.
 
     Raises
     ------
     MetricsError
-        Where the two have different rows or labels, or a fault that `bootstrap` finds.
+        If the two have different rows or labels, or a fault that `bootstrap` finds.
     """
     a, b = matched(predictions_a, predictions_b)
     labels = a["cancer"].to_numpy()
     evaluate_a, evaluate_b = (evaluator(statistic, labels, df["score"].to_numpy()) for df in (a, b))
     evaluates: dict[str, Evaluate] = {"difference": lambda weights: evaluate_b(weights) - evaluate_a(weights)}
-    return resampled_intervals(Women.of(a, "patient_id"), evaluates, n, seed, ("difference",))["difference"]
+    return resampled_intervals(Women.of(a, "patient_id"), evaluates, n, 0, ("difference",))["difference"]
 
 
 def matched(a: pd.DataFrame, b: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return both tables sorted by patient_id and image_id (else laterality).
 
-    `MetricsError` where one has a row twice, or they have different rows or labels.
+    `MetricsError` if one has a row twice, or they have different rows or labels.
     """
     key = ["patient_id", "image_id" if "image_id" in a and "image_id" in b else "laterality"]
     tables = []

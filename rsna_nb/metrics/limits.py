@@ -7,12 +7,12 @@ from scipy.stats import binomtest
 from scipy.stats import t as student
 
 NO_LIMITS = (float("nan"), float("nan"))
-NEAR_ONE, LARGEST_SIZE = 0.9, 10  # above 0.9, draws of m women may claim no more than 10 m independent ones
+NEAR_ONE, LARGEST_SIZE = 0.9, 10  # above 0.9, the effective sample size is at most 10 m for m women
 
 
 @dataclass(frozen=True, eq=False)
 class Interval:
-    """A metric and its 95 % confidence interval over women; `low` and `high` are NaN where there is none."""
+    """A metric and its 95 % confidence interval over women; `low` and `high` are NaN if there is none."""
 
     estimate: float
     low: float
@@ -36,14 +36,14 @@ def draws_interval(estimate: float, draws: np.ndarray, positives: int, groups: i
     **A share**, whose estimate and draws all lie in 0-1, gets Wilson's score interval with an effective sample size:
     the number of independent women, p (1 - p) / sd^2, that would give a proportion p this standard deviation (Wilson
     1927, J. Am. Stat. Assoc. 22:209; Korn & Graubard 1998, Surv. Methodol. 24:193). It never leaves 0-1. Above 0.9
-    this size is at most 10 x `groups`: draws of few women repeat the same high scores and claim too much.
+    this size is at most 10 x `groups`: draws of few women repeat the same high scores and vary too little.
 
-    **Anything else**, such as a difference, gets estimate +- quantile x sd. Everywhere the quantile is Student's t
+    **Anything else**, such as a difference, gets estimate +- quantile x sd. In both cases the quantile is Student's t
     with `groups` - 1 degrees of freedom, times sqrt(groups / (groups - 1)), which corrects for draws spreading less
     than samples do (Hesterberg 2015, Am. Stat. 69:371).
 
     **A share of exactly 0 or 1** has draws without spread. It gets the exact limits of `groups` women
-    (`exact_limits`), as a bootstrap would claim certainty.
+    (`exact_limits`), because a bootstrap interval would have no width.
 
     **Measured** by tests/bench/bench_intervals.py on 5 to 50 women with cancer, AUCs of 0.7, 0.85 and 0.95 and 600 data
     sets each: this rule covers the truth in 92.7 to 100 % of the sets (96.5 % on average; mean width 0.27), percentiles
@@ -61,8 +61,8 @@ def draws_interval(estimate: float, draws: np.ndarray, positives: int, groups: i
 
     Returns
     -------
-    An `Interval` without limits where the estimate is undefined, where all draws are the same although the estimate
-    is neither 0 nor 1, or where `positives` or `groups` is below 2 (a share of 0 or 1 needs 1 in `groups`).
+    An `Interval` without limits if the estimate is undefined, if all draws are the same although the estimate is
+    neither 0 nor 1, or if `positives` or `groups` is below 2 (a share of 0 or 1 needs 1 in `groups`).
     """
     known = draws[~np.isnan(draws)]
     is_share = is_share and 0 <= estimate <= 1 and bool((known >= 0).all() and (known <= 1).all())

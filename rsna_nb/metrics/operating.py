@@ -1,4 +1,4 @@
-"""Which breasts to recall: thresholds, what they give, and how optimistic it is to choose them on the same women.
+"""Which breasts to recall: thresholds, their rates, and the optimism of choosing them on the evaluated women.
 
 `labels` are 0 or 1 and `scores` probabilities, both of shape (n,). A breast is recalled where score >= threshold, so
 equal scores are recalled together.
@@ -39,7 +39,7 @@ PUBLISHED.insert(0, "letter", list("abcd"))
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """The rates and counts that a threshold gives. A rate is NaN where it has no rows, as PPV without a recall."""
+    """The rates and counts that a threshold gives. A rate without rows is NaN, such as PPV without a recall."""
 
     threshold: float
     sensitivity: float
@@ -53,7 +53,7 @@ class OperatingPoint:
 
     @classmethod
     def of_calls(cls, labels: ArrayLike, calls: ArrayLike, threshold: float) -> "OperatingPoint":
-        """Count the calls themselves, bool (n,); `threshold` is only noted."""
+        """The operating point of given calls, bool (n,); `threshold` is only recorded."""
         counts = _outcomes(labels, calls).sum(axis=0)
         return cls(float(threshold), *_rates(counts).tolist(), *counts.tolist())
 
@@ -91,7 +91,7 @@ def at_threshold(labels: ArrayLike, scores: ArrayLike, threshold: float) -> Oper
 
 
 def curve(labels: ArrayLike, scores: ArrayLike) -> pd.DataFrame:
-    """Every threshold that makes a difference, ascending, and what it gives; ROC and PR curves are drawn from it.
+    """Every threshold that makes a difference, ascending, with its rates; ROC and PR curves are plotted from them.
 
     scikit-learn's curves have neither the counts nor the recall rate, and its two curves have different thresholds.
 
@@ -138,7 +138,7 @@ def threshold_at_recall_rate(labels: ArrayLike, scores: ArrayLike, rate: float) 
 def threshold_at_specificity(labels: ArrayLike, scores: ArrayLike, specificity: float) -> float:
     """The lowest score whose specificity is `specificity` (0-1) or more; `MetricsError` without a negative.
 
-    Equal scores are recalled together, so the specificity can be well above what is asked for.
+    Equal scores are recalled together, so the specificity can be well above the requested one.
     """
     df = curve(labels, scores)
     if df["specificity"].isna().any():
@@ -155,7 +155,7 @@ def assign_folds(predictions: pd.DataFrame, folds: int = 5, seed: int = 0) -> np
     Raises
     ------
     MetricsError
-        With fewer than two women with cancer, or where the column has an empty value or two folds for a woman.
+        With fewer than two women with cancer, or if the column has an empty value or two folds for a woman.
     """
     cancer = predictions.groupby("patient_id")["cancer"].max()
     if cancer.sum() < 2:
@@ -173,7 +173,7 @@ def assign_folds(predictions: pd.DataFrame, folds: int = 5, seed: int = 0) -> np
 
 @dataclass(frozen=True, eq=False)
 class CrossFit:
-    """Calls by thresholds chosen on other women, and what choosing on the same women would have claimed."""
+    """Calls by thresholds chosen on other women, and the rates of a threshold chosen on the same women."""
 
     calls: np.ndarray  # bool (rows,)
     thresholds: np.ndarray  # one for each fold
@@ -192,7 +192,7 @@ def cross_fitted(breasts: pd.DataFrame, choose: Choose, folds: int = 5, seed: in
     choose
         A function from labels and scores to a threshold, such as `threshold_by_f1`.
     folds, seed
-        How women are assigned to folds where the table has no column fold (`assign_folds`).
+        How women are assigned to folds if the table has no column fold (`assign_folds`).
 
     Raises
     ------
@@ -221,25 +221,25 @@ def _rules() -> dict[str, Choose]:
     return {**by_rate, **by_specificity, "best F1": threshold_by_f1}
 
 
-def operating_table(breasts: pd.DataFrame, n: int = 2000, seed: int = 0) -> pd.DataFrame:
+def operating_table(breasts: pd.DataFrame, n: int = 2000) -> pd.DataFrame:
     """The rates of several rules for choosing a threshold, a row for each rule.
 
     Parameters
     ----------
     breasts
         A row for each breast, with patient_id, cancer and score.
-    n, seed
-        The number of draws of women, and the seed of draws and folds.
+    n
+        The number of bootstrap samples of women.
 
     Returns
     -------
     The columns rule, threshold (median over the folds), and for each of `RATES` `<rate>_in_sample` (chosen on the
-    same women), `<rate>` (cross-fitted), `<rate>_low` and `<rate>_high`. The intervals hold the calls fixed: they do
-    not include that the threshold would differ in another sample.
+    same women), `<rate>` (cross-fitted), `<rate>_low` and `<rate>_high`. The intervals treat the thresholds as
+    fixed: they do not include that another sample would give other thresholds.
     """
     breasts = check_predictions(breasts, ["patient_id", "cancer", "score"])
-    fits = {rule: cross_fitted(breasts, choose, seed=seed) for rule, choose in _rules().items()}
-    limits = rate_intervals(breasts, [fit.calls for fit in fits.values()], n, seed)
+    fits = {rule: cross_fitted(breasts, choose) for rule, choose in _rules().items()}
+    limits = rate_intervals(breasts, [fit.calls for fit in fits.values()], n)
     rows = []
     for (rule, fit), intervals in zip(fits.items(), limits, strict=True):
         row: dict[str, str | float] = {"rule": rule, "threshold": fit.point.threshold}
@@ -250,18 +250,16 @@ def operating_table(breasts: pd.DataFrame, n: int = 2000, seed: int = 0) -> pd.D
     return pd.DataFrame(rows)
 
 
-def rate_intervals(
-    breasts: pd.DataFrame, calls: list[np.ndarray], n: int = 2000, seed: int = 0
-) -> list[list[tuple[float, float]]]:
-    """Intervals (low, high) of `RATES` for each of `calls`, bool (rows,), over `n` draws of women.
+def rate_intervals(breasts: pd.DataFrame, calls: list[np.ndarray], n: int = 2000) -> list[list[tuple[float, float]]]:
+    """Intervals (low, high) of `RATES` for each of `calls`, bool (rows,), over `n` bootstrap samples of women.
 
-    Different women limit each rate: those with a breast with cancer, with one without, with one recalled, and all.
+    Different women limit each rate: those who have a breast with cancer, one without, one recalled, and all women.
     """
     women = Women.of(breasts, "patient_id")
     each = [_outcomes(breasts["cancer"], called) for called in calls]
     # the calls are fixed, so a draw only adds the women's counts: one product for all rules and draws
     by_woman = pd.DataFrame(np.hstack(each)).groupby(women.codes).sum().to_numpy(dtype=float)  # (women, 4 x calls)
-    sums = np.concatenate([counts @ by_woman for counts in in_chunks(women.drawn(n, seed))]).reshape(n, -1, 4)
+    sums = np.concatenate([counts @ by_woman for counts in in_chunks(women.drawn(n, seed=0))]).reshape(n, -1, 4)
     found = []
     for i, called in enumerate(calls):
         groups = [women.positives, women.negatives, len(np.unique(women.codes[called])), women.total]

@@ -27,7 +27,7 @@ def clustered_auc(labels: np.ndarray, scores: np.ndarray, clusters: np.ndarray) 
     Parameters
     ----------
     labels
-        (n,), 1 for positive and 0 for negative rows. Both must occur, in two clusters each at least.
+        (n,), 1 for positive and 0 for negative rows. Both must occur, each in at least two clusters.
     scores
         (n,), on any scale.
     clusters

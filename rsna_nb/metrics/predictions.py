@@ -52,7 +52,7 @@ def refuse(predictions: pd.DataFrame, faults: Mapping[str, pd.Series], columns: 
 
 
 def check_columns(predictions: pd.DataFrame, columns: list[str]) -> None:
-    """`MetricsError` where a column is missing, or the table has no rows."""
+    """`MetricsError` if a column is missing, or the table has no rows."""
     missing = [name for name in columns if name not in predictions]
     if missing:
         raise MetricsError(f"the predictions lack {', '.join(missing)}; they have {', '.join(map(str, predictions))}")
@@ -82,7 +82,7 @@ def by_breast(predictions: pd.DataFrame, how: BreastScore = "mean") -> pd.DataFr
     breasts = predictions.groupby(["patient_id", "laterality"], sort=True)
     if how != "noisy_or":
         return breasts.agg(cancer=("cancer", "max"), score=("score", how)).reset_index()
-    with np.errstate(divide="ignore"):  # log(0) for a score of 1 is meant: the product is 0
+    with np.errstate(divide="ignore"):  # log(0) for a score of 1 is intended: the product is 0
         log_none = np.log1p(-predictions["score"]).groupby([predictions["patient_id"], predictions["laterality"]]).sum()
     return breasts.agg(cancer=("cancer", "max")).assign(score=-np.expm1(log_none)).reset_index()
 
@@ -112,7 +112,7 @@ def by_image(
     Returns
     -------
     `loss` (weighted, divided by the sum of weights), `bce` (plain cross-entropy), `auc`, and `accuracy`, `precision`,
-    `recall` and `f1` at a threshold of 0.5. AUC and recall are NaN where a class is missing.
+    `recall` and `f1` at a threshold of 0.5. AUC and recall are NaN if a class is missing.
     """
     positive, probability = np.asarray(labels) == 1, np.asarray(scores, dtype=float)
     entropy = cross_entropy(positive, probability)
@@ -132,13 +132,13 @@ def by_image(
     }
 
 
-def cross_entropy(targets: np.ndarray, scores: np.ndarray, gamma: float = 0.0, epsilon: float = 1e-7) -> np.ndarray:
+def cross_entropy(targets: np.ndarray, scores: np.ndarray, gamma: float = 0.0) -> np.ndarray:
     """Binary cross-entropy of each image, (n,); with `gamma` above 0 the focal loss.
 
     The focal factor is (1 - p) ** gamma, where p = t s + (1 - t) (1 - s) is the probability given to the target t by
-    the score s. Scores are kept `epsilon` away from 0 and 1, as Keras does.
+    the score s. Scores are kept 1e-7 away from 0 and 1, as in Keras.
     """
-    scores = np.clip(scores, epsilon, 1 - epsilon)
+    scores = np.clip(scores, 1e-7, 1 - 1e-7)
     entropy = -(targets * np.log(scores) + (1 - targets) * np.log1p(-scores))
     right = targets * scores + (1 - targets) * (1 - scores)
     return (1 - right) ** gamma * entropy if gamma else entropy
@@ -147,7 +147,7 @@ def cross_entropy(targets: np.ndarray, scores: np.ndarray, gamma: float = 0.0, e
 def class_weights(labels: ArrayLike, share: float = 0.5) -> dict[int, float]:
     """Weights {0: w0, 1: w1} that give positives this `share` of all weight, with a mean weight of 1.
 
-    `MetricsError` where a class is missing.
+    `MetricsError` if a class is missing.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Which class weights the scores of a training carry."""
+"""Which class weights the scores of a run contain."""
 
 from rsna_nb.config import RunConfig
 from rsna_nb.metrics.predictions import class_weights_of
@@ -7,11 +7,11 @@ from rsna_nb.metrics.predictions import class_weights_of
 def training_class_weights(
     config: RunConfig, images: int, positives: int, sampled_share: float = 0.5
 ) -> dict[int, float] | None:
-    """The class weights that a run's scores carry and that `prior_correction` can correct them for.
+    """The class weights that a run's scores contain and that `prior_correction` can correct them for.
 
-    Class weights have a known effect on the scores. So has a fixed share of positives in every batch, which is that of
-    class weights of the same share. Scores from unweighted training carry none. Those from the focal loss or with soft
-    positive labels are no probabilities, and cannot be corrected like this.
+    Class weights have a known effect on the scores. A fixed share of positives in every batch has the same effect as
+    class weights of that share. Scores of unweighted training contain no weights. The focal loss and soft positive
+    labels give scores that are not probabilities and cannot be corrected in this way.
 
     Parameters
     ----------
@@ -25,7 +25,7 @@ def training_class_weights(
     Returns
     -------
     dict[int, float] | None
-        {0: weight, 1: weight}, or None where the scores are to be taken as they are.
+        {0: weight, 1: weight}, or None if there is nothing to correct, or no way to correct it.
 
     Examples
     --------

@@ -4,7 +4,7 @@
 of a single class, is NaN.
 
 scikit-learn has AUC and average precision, but sorts the scores again in each call: 2,000 draws of the RSNA table
-(54,706 rows) would take minutes. Here the scores are sorted once, and a draw costs a few sums. pF1 is in no library.
+(54,706 rows) would take minutes. Here the scores are sorted once, and a draw costs a few sums. No library has pF1.
 """
 
 from collections.abc import Callable, Iterator
@@ -36,7 +36,7 @@ def pf1(labels: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None) 
     labels, scores
         0 or 1, and probabilities, both (n,). Scores outside 0-1 are clipped.
     weights
-        One weight a row (n,), or one row of weights a draw (draws, n).
+        One weight per row (n,), or one row of weights per draw (draws, n).
 
     Returns
     -------
@@ -151,7 +151,7 @@ def _prepare_levels(positive: np.ndarray, scores: np.ndarray) -> Callable[[np.nd
     ROC and precision-recall need nothing else. Of the 3K + 1 cells, cell 2k holds the negatives between the scores
     k - 1 and k, cell 2k + 1 those tied with k, and cell 2K + 1 + k the positives at k.
 
-    The function that comes back takes weights (draws, n) and returns the weight of the positives at each score, of
+    The returned function takes weights (draws, n) and returns the weight of the positives at each score, of
     the negatives below it and of the negatives tied with it, all (draws, K) with ascending scores, and the weight of
     all negatives (draws,).
     """

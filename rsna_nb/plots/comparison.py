@@ -1,4 +1,4 @@
-"""A run beside others: its AUC by group of women, and its metrics beside another way of scoring the same breasts."""
+"""The AUC of a run by group of women, and its metrics compared with another way of scoring the same breasts."""
 
 from typing import Any
 
@@ -13,13 +13,13 @@ from rsna_nb.plots.style import BLUE, GREY, with_alt, without_box
 
 
 def subgroup_forest(subgroups: pd.DataFrame, overall: Interval) -> Figure:
-    """AUC with interval of each group (`comparison.subgroups`) beside that of all breasts.
+    """AUC with interval of each group (`comparison.subgroups`), and a line at the AUC of all breasts.
 
-    Small groups have hollow marks; where there is no AUC, the reason stands in its place.
+    Small groups have hollow marks; without an AUC, the reason is shown instead.
     """
     first = ~subgroups["group"].duplicated()
     places = np.arange(len(subgroups)) + 1.1 * first.cumsum().to_numpy()
-    # the axis ends at the lowest safe interval, and a rougher one that leaves it ends in an arrow
+    # the axis ends at the lowest interval that is not rough; a rough one that leaves it ends in an arrow
     safe = subgroups.loc[~subgroups["small"].astype(bool), "low"].min()
     left = np.floor(10 * np.nanmin([safe, overall.low, 0.5])) / 10
     figure, axis = plt.subplots(figsize=(5.2, 0.6 + 0.21 * (places[-1] + 1)), layout="constrained")
@@ -79,7 +79,7 @@ def paired_differences(table: pd.DataFrame) -> Figure:
 
 
 def draw_intervals(axis: Axes, intervals: pd.Series, places: np.ndarray, colour: str, label: str) -> None:
-    """Draw Intervals as points with error bars at `places` on the y axis; no bars where there is no interval."""
+    """Draw Intervals as points with error bars at `places` on the y axis; no bars without an interval."""
     middles = np.array([interval.estimate for interval in intervals])
     ends = np.array([[interval.estimate - interval.low, interval.high - interval.estimate] for interval in intervals])
     axis.errorbar(middles, places, xerr=np.nan_to_num(ends.T), fmt="o", color=colour, markersize=5, label=label)

@@ -1,4 +1,4 @@
-"""Several models beside each other, and the scores of a submission beside those of validation breasts."""
+"""How alike the scores of several models are, and the scores of a submission with those of validation breasts."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,7 +15,7 @@ def score_correlations(table: pd.DataFrame) -> Figure:
     """The rank correlations of models' scores (`ensemble_gain.correlations`) as a square of numbers.
 
     Breasts with cancer are above the diagonal, those without below it. A model that gives all of them one score has no
-    correlation, and an empty cell.
+    correlation; its cell is empty.
     """
     count = len(table)
     values = table.to_numpy().copy()
@@ -48,7 +48,7 @@ def submitted_scores(known: pd.DataFrame, submitted: pd.Series, threshold: float
     submitted
         The scores of the new breasts, in 0-1.
     threshold
-        Drawn as a line where there is one.
+        The place of a dashed line; None for no line.
     """
     kinds = {
         "validation, without cancer": (known.loc[known["cancer"] == 0, "score"], BLUE, 0.0),

@@ -1,4 +1,4 @@
-"""How good a run is, for whom, and how sure that is. Each figure is narrow enough for a telephone and has alt text.
+"""How good a run is, for whom, and with what uncertainty. Each figure is narrow enough for a phone and has alt text.
 
 `breasts` are tables with a row for each breast, cancer (0 or 1) and score (0-1).
 """
@@ -20,13 +20,14 @@ from rsna_nb.notebook import UnavailableError
 from rsna_nb.plots.style import BLUE, GREEN, GREY, ORANGE, with_alt, without_box
 
 SQUARE = (5.2, 5.0)  # inches
+COLUMNS = 3  # of example_breasts
 FAINT = "#BBBBBB"
-CLOSEST = 1e-4  # scores are drawn at least this far from 0 and 1, whose logits are infinite
+CLOSEST = 1e-4  # scores are plotted at least this far from 0 and 1, whose logits are infinite
 SPECIFICITY, SENSITIVITY = "1 - specificity (%)", "Sensitivity (%)"
 
 
 def roc_curve(breasts: pd.DataFrame, bands: pd.DataFrame, auc: Interval) -> Figure:
-    """ROC curve by breast, with the band of the draws at each place (`evaluation.bands`)."""
+    """ROC curve by breast, with a band of the bootstrap samples at each point (`evaluation.bands`)."""
     curve, band = operating.curve(breasts["cancer"], breasts["score"]), bands[bands["curve"] == "roc"]
     figure, axis = plt.subplots(figsize=SQUARE, layout="constrained")
     _draw_band(axis, band)
@@ -46,7 +47,7 @@ def finish_roc(figure: Figure, axis: Axes) -> None:
 
 
 def precision_recall_curve(breasts: pd.DataFrame, bands: pd.DataFrame, average_precision: Interval) -> Figure:
-    """PPV by sensitivity, by breast, with the band of the draws at each place (`evaluation.bands`)."""
+    """PPV by sensitivity, by breast, with a band of the bootstrap samples at each point (`evaluation.bands`)."""
     curve, band = operating.curve(breasts["cancer"], breasts["score"]), bands[bands["curve"] == "pr"]
     band = band[band["x"] * breasts["cancer"].sum() >= 1]  # left of it not even one cancer is found
     figure, axis = plt.subplots(figsize=SQUARE, layout="constrained")
@@ -66,9 +67,8 @@ def precision_recall_curve(breasts: pd.DataFrame, bands: pd.DataFrame, average_p
 
 
 def _draw_band(axis: Axes, band: pd.DataFrame) -> None:
-    axis.fill_between(
-        band["x"], band["low"], band["high"], color=BLUE, alpha=0.2, linewidth=0, label="middle 95 % of draws"
-    )
+    label = "middle 95 % of bootstrap samples"
+    axis.fill_between(band["x"], band["low"], band["high"], color=BLUE, alpha=0.2, linewidth=0, label=label)
 
 
 def _value_at(band: pd.DataFrame, x: float) -> str:
@@ -106,7 +106,7 @@ def logit_bins(scores: ArrayLike) -> list[float]:
 
 
 def finish_scores(axis: Axes, edges: list[float], threshold: float | None, label: str) -> None:
-    """Label a histogram of logits with the scores that they stand for, and draw the threshold, if any."""
+    """Label a histogram of logits with the corresponding scores, and draw the threshold, if any."""
     if threshold is not None:
         axis.axvline(float(logit(threshold, CLOSEST)), color=GREY, linestyle="--", label=label)
     places = np.array([0.0001, 0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999])
@@ -141,12 +141,12 @@ def operating_points(breasts: pd.DataFrame, table: pd.DataFrame, published: pd.D
     figure.legend(frameon=False, loc="outside lower center", ncols=2, fontsize=9)
     points = "; ".join(f"{row.recall_rate:.1%} recalled: {row.sensitivity:.0%} found" for row in table.itertuples())
     return with_alt(
-        figure, f"Cancers found by share of breasts recalled, beside published systems. This run: {points}."
+        figure, f"Cancers found by share of breasts recalled, next to published systems. This run: {points}."
     )
 
 
 def _reach(table: pd.DataFrame, name: str) -> np.ndarray:
-    """How far the interval goes below and above, (2, rows); 0 where there is none."""
+    """How far the interval reaches below and above, (2, rows); 0 without an interval."""
     return np.nan_to_num(np.stack([table[name] - table[f"{name}_low"], table[f"{name}_high"] - table[name]]).clip(0))
 
 
@@ -170,7 +170,7 @@ def confusion_matrix(fit: CrossFit) -> Figure:
     return with_alt(figure, f"Confusion matrix by breast. Of the breasts with cancer {words}.")
 
 
-def reliability_curves(calibrated: Calibration, bins: int = 10) -> Figure:
+def reliability_curves(calibrated: Calibration) -> Figure:
     """Share with cancer by mean score in each bin, for the versions in `calibrated.scores`.
 
     Both axes have a square-root scale, because most scores are near 0.
@@ -180,7 +180,7 @@ def reliability_curves(calibrated: Calibration, bins: int = 10) -> Figure:
     axis.plot([0, 1], [0, 1], color=FAINT, label="calibrated")
     words = []
     for (name, values), colour, marker in zip(calibrated.scores.items(), (GREY, BLUE, GREEN), "osD", strict=False):
-        table = reliability(labels, values, bins)
+        table = reliability(labels, values)
         ends = np.stack([table["observed"] - table["low"], table["high"] - table["observed"]]).clip(0)
         style: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 4, "elinewidth": 0.8, "label": name}
         axis.errorbar(table["mean_score"], table["observed"], ends, **style)
@@ -196,17 +196,17 @@ def reliability_curves(calibrated: Calibration, bins: int = 10) -> Figure:
     return with_alt(figure, f"Reliability curves; {labels.mean():.3f} of the breasts have cancer: {'; '.join(words)}.")
 
 
-def example_breasts(examples: Mapping[str, pd.DataFrame], kind: str, columns: int = 3) -> Figure:
-    """The pictures of one kind of `evaluation.examples`, each under its breast's score, side and view.
+def example_breasts(examples: Mapping[str, pd.DataFrame], kind: str) -> Figure:
+    """The images of one kind of `evaluation.examples`, each under its breast's score, side and view.
 
-    `UnavailableError` where there are none.
+    `UnavailableError` if there are none.
     """
     rows = examples[kind]
     if rows.empty:
         raise UnavailableError(f"there are no {kind}")
-    lines = -(-len(rows) // columns)
+    lines = -(-len(rows) // COLUMNS)
     figure, axes = plt.subplots(
-        lines, columns, figsize=(1.8 * columns, 2.15 * lines), squeeze=False, layout="constrained"
+        lines, COLUMNS, figsize=(1.8 * COLUMNS, 2.15 * lines), squeeze=False, layout="constrained"
     )
     for axis in axes.flat:
         axis.axis("off")

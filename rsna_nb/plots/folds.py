@@ -1,4 +1,4 @@
-"""A cross-validation: each fold beside all of them, and each site or machine beside models that never saw it."""
+"""A cross-validation: the AUC of each fold and of all, and that of each site or machine when training excluded it."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,7 +12,7 @@ from rsna_nb.plots.style import BLUE, GREY, ORANGE, TITLES, with_alt, without_bo
 
 
 def fold_forest(folds: pd.DataFrame, overall: pd.Series) -> Figure:
-    """The AUC of each fold (`out_of_fold.fold_table`), and below it that of all folds, taken together in three ways.
+    """The AUC of each fold (`out_of_fold.fold_table`), and below it that of all folds, combined in three ways.
 
     `overall` holds Intervals by name, as `metrics.fold_metrics` returns them.
     """
@@ -64,7 +64,7 @@ def _roc_points(breasts: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
 
 
 def leave_one_group_out_forest(table: pd.DataFrame, column: str) -> Figure:
-    """The AUC of each group by a model that never saw it, beside models that did.
+    """The AUC of each group by a model that never saw it, and by models that did.
 
     `table` is that of `out_of_fold.leave_one_group_out_table`, and `column` the one that the groups are values of.
     """

@@ -1,4 +1,4 @@
-"""What all figures share: one palette, how a figure is finished, and the text that stands for it."""
+"""What all figures share: the palette, how a figure is finished, and its alt text."""
 
 from typing import Any
 
@@ -15,17 +15,17 @@ TITLES = {
     "counted": "counted by",
     "difficult_negative_case": "difficult negative",
 }
-"""Column of the table -> its name in figures, where that is another one."""
+"""Column of the table -> its name in figures, if that is another one."""
 
 
 def without_box(*axes: Axes) -> None:
-    """Remove the lines above and to the right of what is drawn."""
+    """Remove the lines above and to the right of a plot."""
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
 
 
 def with_alt(figure: Figure, text: str) -> Figure:
-    """Finish a figure: give it a text for people who cannot see it, and show it at twice the pixels.
+    """Finish a figure: give it an alt text for people who cannot see it, and show it at twice the pixels.
 
     The text is the figure's label. In a notebook it is also its text/plain and `alt` in its PNG's metadata, where
     nbconvert and the report look for it.
@@ -44,7 +44,7 @@ def with_alt(figure: Figure, text: str) -> Figure:
 
 
 def unavailable(reason: str) -> Figure:
-    """A figure that gives the reason why another one cannot be drawn."""
+    """A figure that gives the reason why another one is not available."""
     figure, axis = plt.subplots(figsize=(8, 0.6), layout="constrained")
     axis.axis("off")
     axis.text(0, 0.5, f"not available: {reason}", color=ORANGE, va="center")

@@ -1,6 +1,6 @@
-"""What a study found: how good its trials are, which settings matter, and which of their values are good.
+"""Results of a study: how good its trials are, which settings matter, and which of their values are good.
 
-Optuna's own figures show finished trials alone; here pruned and failed ones are seen too.
+Optuna's own figures show only finished trials; these also show pruned and failed ones.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ COLUMNS = 3  # of setting_slices
 def trial_history(trials: pd.DataFrame, objective: str, maximize: bool) -> Figure:
     """The objective of each trial (`study.table`), the best so far, and where trials failed or were killed.
 
-    `UnavailableError` where no trial has finished.
+    `UnavailableError` if no trial has finished.
     """
     finished = _finished(trials)
     best = finished["value"].cummax() if maximize else finished["value"].cummin()
@@ -72,8 +72,8 @@ def setting_importances(importances: pd.Series) -> Figure:
 def setting_slices(trials: pd.DataFrame, space: Mapping[str, Any], objective: str) -> Figure:
     """The objective of each trial by each searched setting; the best trial in green, pruned ones as crosses.
 
-    `space` has the values of each setting (`search_space.Space`); those drawn on a logarithmic scale are shown on one.
-    `UnavailableError` where no trial has finished.
+    `space` has the values of each setting (`search_space.Space`); those with a logarithmic scale are shown on one.
+    `UnavailableError` if no trial has finished.
     """
     _finished(trials)
     rows = -(-len(space) // COLUMNS)
@@ -92,7 +92,7 @@ def setting_slices(trials: pd.DataFrame, space: Mapping[str, Any], objective: st
 
 def _draw_slice(axis: Axes, trials: pd.DataFrame, name: str, logarithmic: bool) -> None:
     """Numbers along the axis; words side by side, spread so that no trial hides another."""
-    values = trials.get(name, pd.Series(np.nan, index=trials.index))  # no trial may have drawn it
+    values = trials.get(name, pd.Series(np.nan, index=trials.index))  # perhaps no trial has it
     if pd.api.types.is_numeric_dtype(values):
         places = values.astype(float)
         axis.set_xscale("log" if logarithmic else "linear")
@@ -103,7 +103,7 @@ def _draw_slice(axis: Axes, trials: pd.DataFrame, name: str, logarithmic: bool) 
         axis.set_xticks(range(len(words)), words, rotation=20 if len(words) > 2 else 0)
         axis.set_xlim(-0.5, len(words) - 0.5)
     if places.isna().all():
-        axis.text(0.5, 0.5, "drawn in no trial", transform=axis.transAxes, ha="center", color=GREY)
+        axis.text(0.5, 0.5, "not used in any trial", transform=axis.transAxes, ha="center", color=GREY)
     _draw_marks(axis, trials, places)
     best = trials["best"]
     axis.plot(places[best], trials.loc[best, "value"], "o", color=GREEN, markersize=8, label="best trial")
