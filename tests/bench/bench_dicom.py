@@ -245,7 +245,7 @@ def start_worker(barrier: Barrier, recipe: Recipe, path: Path, size: int) -> Non
     """Prepare a process for measuring: import everything, read one image on one thread, wait for the others."""
     cv2.setNumThreads(1)
     if recipe is dicom.read_mammogram:
-        workers._keep_freed_memory()  # as worker processes do
+        workers.keep_freed_memory()  # as worker processes do
     recipe(path, size)
     barrier.wait()
 
