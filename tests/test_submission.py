@@ -221,13 +221,13 @@ def test_an_empty_data_dir_is_the_folder_that_the_runs_were_trained_on(alone, ge
 def test_a_warning_tells_when_generated_and_real_mammograms_meet(alone, generated, tmp_path, caplog):
     assert "the generated mammograms in" in submission.describe_data(alone, generated).text
     assert not caplog.text
-    assert "were trained on generated mammograms" in submission.describe_data(alone, tmp_path).text
-    assert "were trained on generated mammograms" in caplog.text
+    assert "trained on generated mammograms" in submission.describe_data(alone, tmp_path).text
+    assert "trained on generated mammograms" in caplog.text
     (real,) = single_runs(tmp_path, [1])
     unknown = load(str(real.path))
-    assert "learned" not in submission.describe_data(unknown, generated).text
+    assert "trained on" not in submission.describe_data(unknown, generated).text
     real.write_json("config/environment.json", {"generated": False})
-    assert "learned from real mammograms" in submission.describe_data(unknown, generated).text
+    assert "trained on real mammograms" in submission.describe_data(unknown, generated).text
 
 
 def test_a_different_submission_is_kept_under_another_name(tmp_path):

@@ -52,7 +52,8 @@ def describe_data(ensemble: Ensemble, folder: Path) -> Markdown:
     kinds = {True: "generated mammograms", False: "real mammograms", None: "unknown images"}
     text = f"The images scored are the {kinds[scored]} in `{folder}`."
     if others := [name for name, generated in trained.items() if generated not in (scored, None)]:
-        warning = f"{', '.join(others)} were trained on {kinds[not scored]}: these scores are not meaningful"
+        names = f"{', '.join(others)} {'was' if len(others) == 1 else 'were'}"
+        warning = f"{names} trained on {kinds[not scored]}: these scores are not meaningful"
         log.warning(warning)  # for papermill, whose log is read and not its notebook
         return Markdown(f"{text} **{warning}.**")
     return Markdown(text)
