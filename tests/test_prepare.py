@@ -261,7 +261,7 @@ def test_a_broken_executor_stops_preparing_and_the_next_call_continues(generated
 def test_a_worker_that_dies_is_a_row_and_the_other_files_are_prepared(few, tmp_path, monkeypatch):
     monkeypatch.setattr(tasks, "prepare_one", die_or_prepare)
     rows = prepare_images(few, tmp_path / "data", tmp_path / "stores", 64)
-    assert rows["error"].tolist() == ["", "", "the process crashed while reading it: Segmentation fault", "", "", ""]
+    assert rows["error"].tolist() == ["", "", "reading it ended the process: Segmentation fault", "", "", ""]
 
 
 def die_or_prepare(task: Task) -> ledger.Record:

@@ -28,7 +28,7 @@ from tests.fuzz.mutants import REAL_SHARE, mutant  # noqa: E402
 BATCH = 500
 SIZE = 128
 SECONDS_A_FILE = 2  # on average; a batch that takes longer counts as hanging
-DEATHS = ("the process crashed while reading it", "given up")  # beginnings of the reasons of files whose worker died
+DEATHS = ("reading it ended the process", "given up")  # beginnings of the reasons of files whose worker died
 
 
 def main() -> int:
