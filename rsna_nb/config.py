@@ -159,8 +159,9 @@ class RunConfig(
     """-1: a single hold-out; 0 to n_folds - 1: the validation fold"""
     n_folds: int = Field(5, ge=2)
     """number of folds of women"""
+    # papermill misreads a comment of the parameters cell that contains "=", so help texts say "an equals sign".
     leave_out: str = ""
-    """validation site or machine as column=value, such as machine_id=49; "" for none"""
+    """validation site or machine: its column, an equals sign and its value; "" for none"""
     # Choice of the epoch, and early stopping
     monitor: Literal["val_loss", "val_auc", "val_pf1"] = "val_loss"
     """metric that chooses the best epoch ("val_loss", "val_auc" or "val_pf1")"""

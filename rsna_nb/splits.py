@@ -99,6 +99,24 @@ def k_folds(metadata: pd.DataFrame, n_folds: int, seed: int) -> list[tuple[Indic
     return [_both_sides(folds == fold) for fold in range(n_folds)]
 
 
+def leave_one_out(metadata: pd.DataFrame, column: str) -> dict[object, tuple[Indices, Indices]]:
+    """Split the images by a column, such as the site or the mammography unit, once for each of its values.
+
+    Returns
+    -------
+    For each value, the positions of the images of women who have no image with it, and of the images with it. A woman
+    with images of two units is in the training of neither.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"patient_id": list("aabc"), "machine_id": list("XYXY")})
+    >>> {machine: training.tolist() for machine, (training, _) in leave_one_out(table, "machine_id").items()}
+    {'X': [3], 'Y': [2]}
+    """
+    values = sorted(metadata[column].dropna().unique())
+    return {value: _apart(metadata, metadata[column] == value) for value in values}
+
+
 def groups_of(metadata: pd.DataFrame, column: str) -> pd.Series:
     """The values of a column that images can be left out by, as text.
 
@@ -217,9 +235,14 @@ def _leave_out(metadata: pd.DataFrame, group: str) -> tuple[Indices, Indices]:
         # Padded with zeros, numbers sort by their size.
         known = ", ".join(names.dropna().sort_values(key=lambda name: name.str.zfill(20)).unique())
         raise SplitError(f"leave_out {group}: no image has the {column} {value}; there are {known}")
-    # Women who have images inside and outside of the group are not trained on.
-    women = metadata.loc[names == value, "patient_id"]
-    return np.flatnonzero(~metadata["patient_id"].isin(women)), np.flatnonzero(names == value)
+    return _apart(metadata, names == value)
+
+
+def _apart(metadata: pd.DataFrame, inside: pd.Series) -> tuple[Indices, Indices]:
+    """The rows of the women who have no row inside, and the rows inside."""
+    # Women who have images inside and outside are not trained on.
+    women = metadata.loc[inside, "patient_id"]
+    return np.flatnonzero(~metadata["patient_id"].isin(women)), np.flatnonzero(inside)
 
 
 def _both_sides(inside: pd.Series) -> tuple[Indices, Indices]:

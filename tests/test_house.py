@@ -6,6 +6,8 @@ is all that other steps may use. The tests read the source, so they also see imp
 
 import ast
 import graphlib
+import importlib
+import inspect
 import json
 import re
 import subprocess
@@ -251,3 +253,37 @@ def test_the_readme_names_every_step_once_in_their_order():
     rows = re.findall(r"^\| (`.*?) \|", layout, re.M)
     named = [name for cell in rows for name in re.findall(r"`(.*?)`", cell)]
     assert named == [f"{step}/" if (PACKAGE / step).is_dir() else f"{step}.py" for step in ORDER]
+
+
+# Notebooks and users call these: their names and arguments do not change.
+NAMES_THAT_STAY = {
+    "metadata.load_metadata": ["data_dir", "split", "check_files"],
+    "synthetic.generate": ["data_dir", "patients", "prevalence", "seed", "scale"],
+    "dicom.read_mammogram": ["path", "img_size"],
+    "prepare.prepare_images": ["metadata", "data_dir", "store_dir", "img_size", "executor"],
+    "splits.hold_out": ["metadata", "fraction", "seed"],
+    "splits.k_folds": ["metadata", "n_folds", "seed"],
+    "splits.leave_one_out": ["metadata", "column"],
+    "backbones.build_backbone": ["name", "img_size", "weights"],
+    "model.build_model": ["config"],
+    "training.train": ["config"],
+    "inference.predict": ["run", "paths"],
+    "runs.load_run": ["path"],
+    "runs.list_runs": ["runs_dir"],
+    "metrics.pf1": ["labels", "scores"],
+    "metrics.by_breast": ["predictions", "how"],
+    "metrics.bootstrap": ["predictions", "statistic", "groups", "n", "seed"],
+    "explain.grad_cam": ["model", "images"],
+    "config.RunConfig.from_json": ["path"],
+    "config.RunConfig.to_json": ["self", "path"],
+}
+
+
+@pytest.mark.parametrize("name", NAMES_THAT_STAY)
+def test_the_names_that_users_call_keep_their_arguments(name):
+    step, *attributes = name.split(".")
+    function = importlib.import_module(f"rsna_nb.{step}")
+    for attribute in attributes:
+        function = getattr(function, attribute)
+    found = list(inspect.signature(function).parameters)
+    assert found[: len(NAMES_THAT_STAY[name])] == NAMES_THAT_STAY[name]

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from rsna_nb.config import RunConfig
-from rsna_nb.splits import SplitError, assign, hold_out, k_folds, limit_patients
+from rsna_nb.splits import SplitError, assign, hold_out, k_folds, leave_one_out, limit_patients
 from tests.conftest import table_of
 from tests.test_imbalance import rsna_table
 
@@ -94,6 +94,17 @@ def test_two_machines_of_the_real_table_cannot_validate_and_a_woman_of_two_machi
     assert set(refused) == {197, 210}
     assert all("validation" in error and "with cancer" in error for error in refused.values())
     assert {machine for machine, count in unused.items() if count} == {49, 93}
+
+
+def test_leaving_a_machine_out_keeps_its_women_out_of_training(table):
+    table.loc[table["image_id"] == "00", "machine_id"] = 93  # woman 0 has two machines
+    splits = leave_one_out(table, "machine_id")
+    assert set(splits) == {49, 50, 51, 93}
+    training, validation = splits[93]
+    assert women(table, validation) == {"0"}
+    assert "0" not in women(table, training)
+    for training, validation in splits.values():
+        assert not women(table, training) & women(table, validation)
 
 
 @pytest.mark.parametrize("settings", [{}, {"test_fraction": 0.25}, {"fold": 2}, {"fold": 2, "test_fraction": 0.25}])

@@ -17,7 +17,9 @@ from rsna_nb.metrics.weighted import PREPARE, Evaluate, MetricsError, in_chunks
 Statistic = str | Callable[[np.ndarray, np.ndarray, np.ndarray], float]  # a name, or f(labels, scores, weights)
 
 
-def bootstrap(predictions: pd.DataFrame, statistic: Statistic, n: int = 2000, seed: int = 0) -> Interval:
+def bootstrap(
+    predictions: pd.DataFrame, statistic: Statistic, groups: str = "patient_id", n: int = 2000, seed: int = 0
+) -> Interval:
     """A metric with its 95 % interval (`draws_interval`) from `n` bootstrap samples of women, called draws.
 
     A draw takes as many women as there are, with replacement, whether they have cancer or not. Women are resampled
@@ -28,10 +30,12 @@ def bootstrap(predictions: pd.DataFrame, statistic: Statistic, n: int = 2000, se
     Parameters
     ----------
     predictions
-        A row for each image or breast, with patient_id, cancer and score.
+        A row for each image or breast, with the columns `groups`, cancer and score.
     statistic
         "auc", "average_precision", "pf1", or a function f(labels, scores, weights) of arrays (rows,), which is called
         once for each draw.
+    groups
+        The column whose values are resampled with all their rows: the woman.
     n, seed
         The number of draws, 2 or more, and the seed of the random generator.
 
@@ -48,9 +52,9 @@ def bootstrap(predictions: pd.DataFrame, statistic: Statistic, n: int = 2000, se
     >>> round(auc.estimate, 3), 0 < auc.low < auc.high < 1
     (0.867, True)
     """
-    predictions = check_predictions(predictions, ["patient_id", "cancer", "score"])
+    predictions = check_predictions(predictions, [groups, "cancer", "score"])
     evaluate = evaluator(statistic, predictions["cancer"].to_numpy(), predictions["score"].to_numpy())
-    return resampled_intervals(Women.of(predictions, "patient_id"), {"metric": evaluate}, n, seed)["metric"]
+    return resampled_intervals(Women.of(predictions, groups), {"metric": evaluate}, n, seed)["metric"]
 
 
 @dataclass(frozen=True)
