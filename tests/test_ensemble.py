@@ -322,6 +322,8 @@ def test_an_ensemble_is_not_overwritten_by_another_of_its_name(tmp_path):
             files.write(another, tmp_path, {})
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
     files.write(first, tmp_path, {"found": 1})  # the same ensemble, with more results
+    with pytest.raises(ConfigError, match="other runs, weights, scores or results"):
+        files.write(first, tmp_path, {"found": 2})
     assert Ensemble.fit(other.pool, "mean").name != Ensemble.fit(model_pool.gather([runs[0], runs[2]]), "mean").name
 
 

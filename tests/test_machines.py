@@ -173,9 +173,9 @@ def given(settings: dict, tmp_path_factory: pytest.TempPathFactory) -> list[obje
 
 
 @pytest.fixture(scope="module")
-def two_machines(cluster: Cluster, settings: dict, given: list, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def two_computers(cluster: Cluster, settings: dict, given: list, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of two computers that trained through papermill, with the store and runs_dir of `settings`."""
-    folder = tmp_path_factory.mktemp("two_machines")
+    folder = tmp_path_factory.mktemp("two_computers")
     machines = cluster(folder, *papermill(*given))
     codes = [machine.end() for machine in machines]
     assert codes == [0, 0], "\n".join(machine.said[-3000:] for machine in machines)
@@ -183,7 +183,7 @@ def two_machines(cluster: Cluster, settings: dict, given: list, tmp_path_factory
 
 
 @pytest.fixture(scope="module")
-def whole(two_machines: Path, settings: dict) -> runs.Run:
+def whole(two_computers: Path, settings: dict) -> runs.Run:
     """The run of the two computers, which nothing interrupted."""
     (run,) = runs.list_runs(settings["runs_dir"])
     return run
@@ -198,7 +198,7 @@ def test_two_computers_make_one_complete_run_folder(whole, two_computers, settin
     assert "the head trains on the feature bank" in log
     assert "finished" in log
     for number in range(2):
-        outputs = [output for cell in cells(two_machines / f"{number}.ipynb") for output in cell.get("outputs", [])]
+        outputs = [output for cell in cells(two_computers / f"{number}.ipynb") for output in cell.get("outputs", [])]
         assert not [output for output in outputs if output.output_type == "error"]
         assert str(whole.path) in str(outputs)
 

@@ -82,6 +82,7 @@ def test_training_runs_from_another_folder_and_its_config_repeats_it(data_settin
     assert again.history.drop(columns=TIMINGS).equals(run.history.drop(columns=TIMINGS))
 
 
+@pytest.mark.slow
 def test_a_stopped_run_is_resumed_by_its_id_and_the_notebook_shows_the_whole_curve(
     generated, tmp_path, monkeypatch, caplog
 ):

@@ -46,8 +46,8 @@ def published(backbone: str, folder: Path) -> str:
     return str(path)
 
 
-# The larger networks take 10 to 20 s each. All recipes are read and checked in test_notebooks.
-LARGE = ("strong", "vit", "yolo11")
+# The larger networks take 8 to 20 s each. All recipes are read and checked in test_notebooks.
+LARGE = ("resnet50v2-512", "strong", "vit", "yolo11")
 
 
 @pytest.mark.parametrize(

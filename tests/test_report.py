@@ -105,6 +105,7 @@ def test_the_name_of_the_page_says_which_parameters_are_not_the_default(page, ru
     assert page.name == "report-draws-50.html"
 
 
+@pytest.mark.slow
 def test_running_the_report_as_a_module_warns_of_nothing(tmp_path):
     """A face that imports the report makes `python -m` print a RuntimeWarning."""
     command = [sys.executable, "-W", "error", "-m", "rsna_nb.evaluation.report", "nothing", "--runs-dir", tmp_path]

@@ -227,6 +227,7 @@ def run(settings) -> runs.Run:
     return training.train(RunConfig(**settings))
 
 
+@pytest.mark.slow
 def test_a_run_trains_from_the_feature_bank_and_then_from_the_block_named(settings, run):
     log = run.file("logs/train.log").read_text()
     assert "the head trains on the feature bank" in log

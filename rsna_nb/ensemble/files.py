@@ -55,7 +55,8 @@ def _is_other(folder: Path, content: dict[str, Any], predictions: bytes) -> bool
     """Whether a folder holds another ensemble, or other results of the same one."""
     try:
         before = json.loads((folder / "ensemble.json").read_text())
-        same = {name: before.get(name) for name in content} == json.loads(json.dumps(content))
+        now = json.loads(json.dumps(content))
+        same = all(before[name] == value for name, value in now.items() if name in before)  # more may be added
         return not same or (folder / "predictions.csv").read_bytes() != predictions
     except FileNotFoundError:  # nothing yet, or a write that was cut off
         return False

@@ -115,11 +115,12 @@ def class_weights(run: Run) -> dict[int, float]:
         weights = metrics.training_class_weights(config, images, positives, sampled_share)
     except (KeyError, TypeError, ValueError) as error:  # damaged JSON and MetricsError are ValueErrors
         raise MetricsError(f"metrics.json does not say how many training images there were: {error}") from error
-    if weights is None:
+    if weights is None and config.positive_label < 1:
         raise MetricsError(
-            "the run was trained without class weights, or its scores are not probabilities "
-            f'(imbalance "{config.imbalance}", positive_label {config.positive_label:g})'
+            f"scores are not probabilities: the run was trained with positive_label {config.positive_label:g}"
         )
+    if weights is None:
+        raise MetricsError(f'the run was trained without class weights (imbalance "{config.imbalance}")')
     return weights
 
 
