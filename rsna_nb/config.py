@@ -92,7 +92,7 @@ class RunConfig(
     store_dir: str = "data/prepared"
     """folder of the prepared images"""
     runs_dir: str = "runs"
-    """folder of the run folders"""
+    """folder that contains the run folders"""
     run_name: str = ""
     """word that is added to the run's id: letters, digits, - _ ."""
     resume: str = ""

@@ -123,12 +123,12 @@ def new_run(config: RunConfig) -> Run:
 
 
 def load_run(path: str | Path, runs_dir: str | Path = "runs") -> Run:
-    """A run by its folder, or by its id in `runs_dir`.
+    """Load a run from its folder, or by its id in `runs_dir`.
 
     Raises
     ------
     RunError
-        If there is no such run; the message names the newest runs that there are.
+        If there is no such run; the message names the newest runs in `runs_dir`.
     """
     for candidate in (Path(path), resolve(runs_dir) / path):  # a path wins over an id
         if (candidate / "config" / "config.json").is_file():

@@ -44,7 +44,8 @@ def load_weights(network: keras.Model, path: str | Path) -> None:
     WeightsError
         If the file is not a weights file, or holds other arrays than the network has; the message names them.
     """
-    # A backbone of keras.applications is a scaling around the network whose file is published: both layouts are tried.
+    # A backbone from keras.applications wraps the published network in a layer that scales the input. The file may
+    # have the layout of either, so both are tried.
     inner = [layer for layer in network.layers if isinstance(layer, keras.Model)]
     candidates = [network, *(each for each in inner if each.count_params() == network.count_params())]
     with _named_for_keras(Path(path)) as file:

@@ -65,7 +65,7 @@ class Jpeg2000Pyramid(Pyramid):
 
 
 def decode_reduced(codestream: bytes, header: FrameHeader, n: int) -> np.ndarray | None:
-    """Decode a JPEG 2000 codestream at 1/2^n of its size by Pillow. Returns None if Pillow cannot."""
+    """Decode a JPEG 2000 codestream with Pillow at 1/2^n of its size. Return None if Pillow cannot decode it."""
     image = Jpeg2KImageFile(io.BytesIO(codestream))
     image.reduce = n
     # Pillow 12 rounds a reduced side where the standard takes the ceiling, and then reports "broken data stream".

@@ -107,7 +107,7 @@ def prevalence(ensemble: Ensemble) -> float:
 
 
 def score_of_unreadable(ensemble: Ensemble) -> float:
-    """The score of a breast without a readable file: `prevalence` on the ensemble's own scale.
+    """The score of a breast without a readable file: `prevalence`, converted to the scale of the ensemble's scores.
 
     For a run with class weights this is the score that is corrected to the prevalence, about 0.5 by default. For a run
     whose scores are not probabilities it is the mean of its validation scores.

@@ -130,7 +130,7 @@ def weighs_nothing(run: Run) -> bool:
 
 
 def with_corrected_score(run: Run, images: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """The images with the column corrected_score if the class weights are known, and a sentence on pF1's scale.
+    """Add the column corrected_score if the class weights are known, and return a sentence on the scores pF1 uses.
 
     pF1 depends on the scale of the scores. It is computed from scores corrected for the class weights, as they are
     submitted. Without known weights, or with a loss that gives no probabilities, the raw scores are used instead.

@@ -1,4 +1,4 @@
-"""Cross-validation: a score for each image from the model that never saw its woman, and how good these scores are.
+"""Cross-validation: a score for each image from the model trained without that woman, and how good these scores are.
 
 The unit is the breast, scored by the mean of its images' scores; intervals are over women.
 """
@@ -54,7 +54,7 @@ def which(runs: Mapping[int, Run], n_folds: int) -> Markdown:
     missing = [fold for fold in range(n_folds) if fold not in runs]
     if not missing:
         return Markdown(
-            f"All {n_folds} folds are finished: each image is scored once, by a model that never saw its woman."
+            f"All {n_folds} folds are finished: each image is scored once, by a model trained without that woman."
         )
     names = ", ".join(map(str, missing))
     return Markdown(

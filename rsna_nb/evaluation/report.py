@@ -147,7 +147,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("run", nargs="?", default="", help="a run's id or path; without it, the newest")
     parser.add_argument("--compare", default="", help="another run to compare with")
-    parser.add_argument("--runs-dir", default="runs", help="folder of the run folders")
+    parser.add_argument("--runs-dir", default="runs", help="folder that contains the run folders")
     parser.add_argument(
         "--pictures",
         type=int,

@@ -43,7 +43,7 @@ __all__ = ["CategoricalDistribution", "FloatDistribution", "Trial", "TrialState"
 log = logging.getLogger(__name__)
 
 MAX_KILLS = 3  # a trial whose process was killed this often has failed: its settings may be the cause
-MIN_FOR_PRUNING = 5  # finished trials, before one is pruned for being worse than their median
+MIN_FOR_PRUNING = 5  # finished trials needed before a trial can be pruned for being worse than their median
 MIN_FOR_IMPORTANCE = 10  # finished trials; with fewer, the order of the settings is chance
 STATES = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 

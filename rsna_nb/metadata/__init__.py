@@ -1,4 +1,4 @@
-"""The table of any data set -> a checked table, one row per image; and where the data set comes from."""
+"""Find a data set, and convert its table to a checked table with one row per image."""
 
 from rsna_nb.metadata import kaggle
 from rsna_nb.metadata.checks import BREAST, MetadataError

@@ -38,13 +38,13 @@ class Devices:
     """The devices that train together."""
 
     names: tuple[str, ...]  # devices of this computer
-    strategy: tf.distribute.Strategy | None = None  # None for a single device: XLA cannot be used under a strategy
+    strategy: tf.distribute.Strategy | None = None  # None for a single device, because XLA cannot be used with one
     worker: int = 0  # number of this computer
     workers: int = 1  # number of computers
 
     @property
     def replicas(self) -> int:
-        """Number of devices of all computers."""
+        """Total number of devices on all computers."""
         return self.strategy.num_replicas_in_sync if self.strategy else 1
 
     @property

@@ -17,7 +17,7 @@ from rsna_nb.training.augmentation import augment
 from rsna_nb.training.distribution import find_devices
 from rsna_nb.training.sampling import AUGMENTATION_PARAMETERS, Sampling, Share, global_batch
 
-READ_AHEAD = 2  # batches; one of 256 images at 1024 takes 256 MB
+READ_AHEAD = 2  # batches to prepare in advance; one of 256 images of 1024 x 1024 pixels takes 256 MiB
 MOST_SHOWN = 256  # images of a batch that `sample_batch` reads: with accumulation a batch may have thousands
 
 
