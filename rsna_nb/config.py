@@ -89,6 +89,8 @@ class RunConfig(
     # Data and folders
     data_dir: str = ""
     """folder with train.csv and train_images; "" generates the demo set (on Kaggle: the mounted data)"""
+    table: str = ""
+    """table of the images, or a folder that contains it, if it is not in data_dir; "" searches for it"""
     store_dir: str = "data/prepared"
     """folder of the prepared images"""
     runs_dir: str = "runs"
@@ -99,6 +101,8 @@ class RunConfig(
     """id of a stopped run to continue with its own settings"""
     mixed_breasts: Literal["error", "any_positive"] = "error"
     """if a breast's labels disagree: "error" stops, "any_positive" labels the breast positive"""
+    leave_out_notes: str = ""
+    """leave out files with these notes in ledger.csv, such as "turned, view", or "all"; "" for none"""
     limit_patients: int = Field(0, ge=0)
     """use about this many women and keep the share with cancer; 0 uses all"""
     img_size: Annotated[int | list[int], PlainValidator(_image_size)] = 512

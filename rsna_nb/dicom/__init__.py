@@ -8,12 +8,13 @@ reader.py: it decodes a file into a `Pyramid`, calls `reader.read_frame`, return
 from rsna_nb.dicom import headers, preprocessing_steps
 from rsna_nb.dicom.crop import Placement, placement
 from rsna_nb.dicom.errors import DicomError
+from rsna_nb.dicom.notes import NOTES
 from rsna_nb.dicom.preprocessing_steps import Step, reading_steps
 from rsna_nb.dicom.reader import Box, Reading, read, read_mammogram, shape_of
 
 # fmt: off
 __all__ = [
-    "Box", "DicomError", "Placement", "Reading", "Step", "headers", "placement", "preprocessing_steps", "read",
+    "NOTES", "Box", "DicomError", "Placement", "Reading", "Step", "headers", "placement", "preprocessing_steps", "read",
     "read_mammogram", "reading_steps", "shape_of",
 ]
 # fmt: on

@@ -51,6 +51,14 @@ class Reading:
         The image was made from the frame at 1/2^level of its size.
     crop
         The breast's bounding box in pixels of the full frame.
+    format
+        What the file is: "DICOM", "PNG", "JPEG", "TIFF" or "PGM".
+    aspect
+        Height of a pixel divided by its width. Where it is not 1, the image has been resampled to square pixels.
+    laterality, view
+        What the header says: "L", "R" or "" and a view such as "MLO" or "". The table decides, not the header.
+    notes
+        What is odd about the file, in the words of `NOTES`.
     """
 
     picture: np.ndarray
@@ -62,6 +70,11 @@ class Reading:
     columns: int
     level: int
     crop: Box
+    format: str = "DICOM"
+    aspect: float = 1.0
+    laterality: str = ""
+    view: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def read_mammogram(path: str | Path, img_size: int | Sequence[int]) -> np.ndarray:

@@ -23,14 +23,16 @@ log = logging.getLogger(__name__)
 class Record:
     """One row of the ledger, always on one line.
 
-    `status` is "ok" or "error", and `error` the reason. From `transfer_syntax` to `level` the fields are those of
-    `dicom.Reading`; `crop` is its box as "x_min y_min x_max y_max".
+    `status` is "ok" or "error", and `error` the reason. From `format` to `aspect` the fields are those of
+    `dicom.Reading`; `crop` is its box as "x_min y_min x_max y_max", and `notes` its notes, joined by "; ".
     """
 
     patient_id: str
     image_id: str
     status: str = "ok"
     error: str = ""
+    notes: str = ""
+    format: str = ""
     transfer_syntax: str = ""
     photometric: str = ""
     window: str = ""
@@ -38,6 +40,7 @@ class Record:
     rows: int = 0
     columns: int = 0
     level: int = 0
+    aspect: float = 1.0
     crop: str = ""
     source_bytes: int = 0
     source_mtime: int = 0  # time of the last change in ns

@@ -27,7 +27,8 @@ from rsna_nb.system import locked, remove_parts
 log = logging.getLogger(__name__)
 
 KEY = ["patient_id", "image_id"]
-RECIPE = 2  # version of the pixels: raise it when a file gives other pixels, so that old stores are not reused
+STATED = ["laterality", "view"]  # by the table; a header that contradicts it is noted
+RECIPE = 3  # version of the pixels: raise it when a file gives other pixels, so that old stores are not reused
 BYTES_PER_PIXEL = 0.3  # in a PNG, with a reserve: mammograms take 0.22 (58 KiB for 512 x 512)
 
 
@@ -91,7 +92,7 @@ def prepare_images(
     _check_unique(metadata)
     with locked(store):  # a second process waits here, and then finds the work done
         ledger = ledgers.read(store)
-        rows = zip(*(metadata[name] for name in (*KEY, "path")), strict=True)
+        rows = metadata.reindex(columns=[*KEY, "path", *STATED], fill_value="").itertuples(index=False)
         tasks = [Task(store, shape, *row) for row in rows]
         tasks = [task for task in tasks if not is_current(ledger.get(task.key), task)]
         if tasks:

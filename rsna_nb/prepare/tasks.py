@@ -12,11 +12,11 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from rsna_nb.dicom import DicomError, read
+from rsna_nb.dicom import DicomError, Reading, read
 from rsna_nb.prepare.ledger import Record
 from rsna_nb.system import workers, write_whole
 
-FROM_READING = ["transfer_syntax", "photometric", "window", "bits", "rows", "columns", "level"]
+FROM_READING = ["format", "transfer_syntax", "photometric", "window", "bits", "rows", "columns", "level", "aspect"]
 CONNECT_SECONDS = 20  # to wait for a Dask scheduler
 FATAL = (BrokenExecutor, CancelledError, OSError)  # end preparing, such as a full disk; other errors concern one file
 
@@ -36,13 +36,15 @@ def image_file(store: str | Path, patient_id: str, image_id: str) -> Path:
 
 @dataclass(frozen=True)
 class Task:
-    """One file to prepare: everything that a worker needs."""
+    """One file to prepare: everything that a worker needs. `laterality` and `view` are the table's; "" is not known."""
 
     store: Path
     shape: tuple[int, int]
     patient_id: str
     image_id: str
     path: str
+    laterality: str = ""
+    view: str = ""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -67,8 +69,14 @@ def prepare_one(task: Task) -> Record:
     png = cv2.imencode(".png", to_8_bits(reading.picture))[1].tobytes()  # 16 bits would take 2.5 times the space
     write_whole(task.png, png)
     found = {name: getattr(reading, name) for name in FROM_READING}
-    crop, milliseconds = " ".join(map(str, reading.crop)), _milliseconds_since(started)
-    return replace(record, **found, crop=crop, png_bytes=len(png), milliseconds=milliseconds)
+    found |= {"crop": " ".join(map(str, reading.crop)), "notes": "; ".join(_notes(task, reading))}
+    return replace(record, **found, png_bytes=len(png), milliseconds=_milliseconds_since(started))
+
+
+def _notes(task: Task, reading: Reading) -> list[str]:
+    """Return the notes of a reading, and "side" or "view" where the header contradicts the table."""
+    stated = {"side": (reading.laterality, task.laterality), "view": (reading.view, task.view)}
+    return [*reading.notes, *(note for note, (header, table) in stated.items() if header and table and header != table)]
 
 
 def _new_record(task: Task) -> Record:

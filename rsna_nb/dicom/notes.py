@@ -1,0 +1,12 @@
+"""What is odd about a file that can be read: the words of the ledger's column `notes`.
+
+A note never stops a file. It is counted where the user looks, and the setting `leave_out_notes` decides whether such a
+file trains.
+"""
+
+NOTES = {
+    "turned": "air was brighter than tissue, so the image was inverted",
+    "side": "the file's header says another side than the table",
+    "view": "the file's header says another view than the table",
+}
+"""Note -> what it means. The ledger joins several notes of a file with "; "."""
