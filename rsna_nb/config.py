@@ -102,7 +102,7 @@ class RunConfig(
     mixed_breasts: Literal["error", "any_positive"] = "error"
     """if a breast's labels disagree: "error" stops, "any_positive" labels the breast positive"""
     leave_out_notes: str = ""
-    """leave out files with these notes in ledger.csv, such as "turned, view", or "all"; "" for none"""
+    """leave out files with these notes in ledger.csv ("turned, view", or "all"); "" for none"""
     limit_patients: int = Field(0, ge=0)
     """use about this many women and keep the share with cancer; 0 uses all"""
     img_size: Annotated[int | list[int], PlainValidator(_image_size)] = 512

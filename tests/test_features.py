@@ -246,7 +246,7 @@ def test_the_time_of_preparation_changes_nothing(config, copied, pooled):
 
 def test_an_unreadable_image_does_not_shift_the_features_of_the_others(config, copied, pooled):
     ledger = copied.ledger.copy()
-    ledger.loc[3, ["status", "error"]] = "error", "not a DICOM file"
+    ledger.loc[3, ["status", "error", "used"]] = "error", "not a DICOM file", False
     without = Data(copied.table.drop(index=3).reset_index(drop=True), ledger, copied.store)
     found, batches = bank(config, without, pooled)
     assert batches == []

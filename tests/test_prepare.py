@@ -310,3 +310,27 @@ def test_a_split_that_loses_all_its_cancers_to_unreadable_files_says_so(generate
         Path(path).write_text("no DICOM")
     with pytest.raises(SplitError, match=rf"without the {len(lost)} images that cannot be read \(see .*ledger\.csv\)"):
         data.prepare(config, table, data_dir)
+
+
+def test_files_with_a_note_are_left_out_where_the_setting_names_it(generated, stores, monkeypatch, caplog):
+    from rsna_nb.config import ConfigError, RunConfig
+    from rsna_nb.training import data
+
+    config = RunConfig(data_dir=str(generated), store_dir=stores, img_size=64)
+    table, folder = data.split_table(config)
+    first = table["image_id"].iloc[0]
+    prepared = data.prepare_images
+
+    def noted(*arguments):
+        ledger = prepared(*arguments)
+        return ledger.assign(notes=ledger["image_id"].map(lambda image: "side; turned" if image == first else ""))
+
+    monkeypatch.setattr(data, "prepare_images", noted)
+    assert first in set(data.prepare(config, table, folder).table["image_id"])
+    assert first in set(data.prepare(config.replace(leave_out_notes="view"), table, folder).table["image_id"])
+    without = data.prepare(config.replace(leave_out_notes="view, turned"), table, folder)
+    assert len(without.table) == len(table) - 1 == len(without.digests())
+    assert first not in set(without.table["image_id"])
+    assert "leaves out 1 of" in caplog.text
+    with pytest.raises(ConfigError, match="there is no note 'turnd'; the notes are turned, "):
+        data.split_table(config.replace(leave_out_notes="turnd"))

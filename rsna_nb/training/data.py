@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from rsna_nb import splits
-from rsna_nb.config import RunConfig, resolve
+from rsna_nb.config import ConfigError, RunConfig, resolve
+from rsna_nb.dicom import NOTES
 from rsna_nb.metadata import find_data, load_metadata
 from rsna_nb.prepare import PrepareError, image_file, prepare_images, store_path
 from rsna_nb.splits import SplitError
@@ -26,8 +27,8 @@ PNG_END = 20  # bytes: the checksums of the pixels and of the last data chunk, a
 class Data:
     """A run's images."""
 
-    table: pd.DataFrame  # a row for each image in the store: its metadata, `split` and `file`
-    ledger: pd.DataFrame  # a row for each image of the data set, unreadable ones included
+    table: pd.DataFrame  # a row for each image that is used: its metadata, `split` and `file`
+    ledger: pd.DataFrame  # a row for each image of the data set; `used` is False where it is unreadable or left out
     store: Path
 
     def rows(self, split: str) -> pd.DataFrame:
@@ -37,7 +38,7 @@ class Data:
     def digests(self) -> np.ndarray:
         """A uint64 for each row of the table, which changes if the image is prepared again from another file."""
         # Without the time that preparation took, which differs each time.
-        read = self.ledger[self.ledger["status"] == "ok"].drop(columns="milliseconds")
+        read = self.ledger[self.ledger["used"]].drop(columns=["milliseconds", "used"])
         return pd.util.hash_pandas_object(read.astype(str), index=False).to_numpy()
 
 
@@ -46,9 +47,12 @@ def split_table(config: RunConfig) -> tuple[pd.DataFrame, Path]:
 
     Raises
     ------
+    ConfigError
+        If `leave_out_notes` names a note that does not exist.
     MetadataError, SplitError
         If the table is faulty, or has too few women for the split.
     """
+    chosen_notes(config.leave_out_notes)
     data_dir = find_data(config.data_dir)
     whole = load_metadata(data_dir, mixed_breasts=config.mixed_breasts)
     table = splits.limit_patients(whole, config.limit_patients, config.split_seed)
@@ -67,7 +71,7 @@ def prepare(config: RunConfig, table: pd.DataFrame, data_dir: Path) -> Data:
     """
     store_dir = resolve(config.store_dir)
     ledger = prepare_images(table, data_dir, store_dir, config.img_size)
-    failed = ledger["status"] != "ok"
+    failed, noted = ledger["status"] != "ok", has_note(ledger, config.leave_out_notes)
     if failed.mean() > MOST_FAILED:
         first = ledger[failed].iloc[0]
         raise PrepareError(
@@ -75,18 +79,41 @@ def prepare(config: RunConfig, table: pd.DataFrame, data_dir: Path) -> Data:
             f"{first['patient_id']}/{first['image_id']}: {first['error']}"
         )
     store = store_path(store_dir, data_dir, config.img_size)
-    readable = table[~failed.to_numpy()].reset_index(drop=True)
+    if noted.any():
+        log.warning("leave_out_notes %r leaves out %d of %d images", config.leave_out_notes, noted.sum(), len(ledger))
+    ledger["used"] = ~failed & ~noted
+    used = table[ledger["used"].to_numpy()].reset_index(drop=True)
     try:
-        splits.check_sides(readable["cancer"], readable["split"], sorted({*table["split"]} - {splits.UNUSED}))
+        splits.check_sides(used["cancer"], used["split"], sorted({*table["split"]} - {splits.UNUSED}))
     except SplitError as error:
+        others = f" and the {noted.sum()} that leave_out_notes leaves out" if noted.any() else ""
         raise SplitError(
-            f"without the {failed.sum()} images that cannot be read (see {store / 'ledger.csv'}): {error}"
+            f"without the {failed.sum()} images that cannot be read{others} (see {store / 'ledger.csv'}): {error}"
         ) from error
-    files = [str(image_file(store, *ids)) for ids in zip(readable["patient_id"], readable["image_id"], strict=True)]
-    readable["file"] = files
+    used["file"] = [str(image_file(store, *ids)) for ids in zip(used["patient_id"], used["image_id"], strict=True)]
     # Two files of one image under different ids are not seen in the table: they can put one woman into two splits.
-    check_pictures(readable.assign(png_bytes=ledger.loc[~failed, "png_bytes"].to_numpy()))
-    return Data(readable, ledger, store)
+    check_pictures(used.assign(png_bytes=ledger.loc[ledger["used"], "png_bytes"].to_numpy()))
+    return Data(used, ledger, store)
+
+
+def chosen_notes(leave_out_notes: str) -> set[str]:
+    """The notes that the setting `leave_out_notes` names; `ConfigError` for one that does not exist.
+
+    >>> chosen_notes("turned, view") == {"turned", "view"}
+    True
+    """
+    if leave_out_notes.strip() == "all":
+        return set(NOTES)
+    chosen = {note.strip() for note in leave_out_notes.split(",")} - {""}
+    if unknown := sorted(chosen - set(NOTES)):
+        raise ConfigError(f"leave_out_notes: there is no note {unknown[0]!r}; the notes are {', '.join(NOTES)}, or all")
+    return chosen
+
+
+def has_note(ledger: pd.DataFrame, leave_out_notes: str) -> pd.Series:
+    """Whether each row of a ledger has one of the notes that the setting `leave_out_notes` names."""
+    chosen = chosen_notes(leave_out_notes)
+    return ledger["notes"].map(lambda notes: not chosen.isdisjoint(notes.split("; "))).astype(bool)
 
 
 def check_pictures(table: pd.DataFrame) -> None:
