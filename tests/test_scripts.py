@@ -8,6 +8,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from rsna_nb import synthetic
+from rsna_nb.synthetic import dataset
+from rsna_nb.system.workers import WorkerError
+
 SCRIPT = """
 from rsna_nb import metadata, prepare, synthetic
 synthetic.generate("data", 4, 0.5, scale=0.05, test_patients=0, workers=2)
@@ -55,3 +59,17 @@ def test_a_function_of_the_script_itself_is_refused_with_one_sentence(tmp_path, 
     answer = run_script(OWN_FUNCTION, tmp_path, by)
     assert answer.returncode == 1
     assert "WorkerError: worker processes cannot import <function double" in answer.stderr.splitlines()[-1]
+
+
+def test_a_process_that_dies_while_it_draws_ends_generating_and_the_next_call_continues(tmp_path, monkeypatch):
+    arguments = {"patients": 2, "prevalence": 0.5, "scale": 0.05, "test_patients": 0, "workers": 2}
+    with monkeypatch.context() as patch:
+        patch.setattr(dataset, "_draw_in_worker", die)
+        with pytest.raises(WorkerError, match=r"woman \d+ was not drawn: the process crashed: exit code 3. Call again"):
+            synthetic.generate(tmp_path, **arguments)
+    synthetic.generate(tmp_path, **arguments)
+    assert (tmp_path / "generated.json").exists()
+
+
+def die(task: object) -> None:
+    os._exit(3)

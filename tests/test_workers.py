@@ -25,8 +25,8 @@ def test_every_task_is_answered_once():
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
-        ("crash", "the process crashed while reading it: Segmentation fault"),
-        ("exit", "the process crashed while reading it: exit code 3"),
+        ("crash", "the process crashed: Segmentation fault"),
+        ("exit", "the process crashed: exit code 3"),
         ("sleep", "given up: no answer within 2 s"),
     ],
 )
@@ -141,6 +141,13 @@ def test_large_tasks_and_results_do_not_block():
     tasks = [bytes([n]) * 5_000_000 for n in range(8)]  # a pipe holds 64 KB
     answers = list(workers.run(same, tasks, processes=2))
     assert sorted(answers) == [(task, task) for task in tasks]
+
+
+def test_an_answer_that_waits_for_a_busy_caller_is_not_late():
+    answers = workers.run(same, [1, 2, 3], processes=2, seconds=2)
+    found = [next(answers)]
+    time.sleep(2.5)
+    assert sorted([*found, *answers]) == [(1, 1), (2, 2), (3, 3)]
 
 
 def test_what_a_task_prints_is_no_answer(capfd):

@@ -8,6 +8,7 @@ replaced when it dies.
 
 import functools
 import logging
+import math
 import pickle
 import pickletools
 import queue
@@ -31,7 +32,7 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 CPU_SECONDS = 10  # CPU time for a task; waiting for a slow disk does not count
-WAIT_SECONDS = 120.0  # wall-clock time for a task
+WAIT_SECONDS = 120.0  # wall-clock time for a task, and for the start of a process
 END_SECONDS = 10  # to wait for a process that has closed its output or was killed
 Answers = SimpleQueue[tuple["_Worker", bytes | None]]  # None: the worker's process has ended
 
@@ -132,8 +133,9 @@ def _next_event(
     """
     while True:
         for worker in workers:
-            if time.monotonic() - worker.started > seconds:
-                return worker, "died", Death(f"given up: no answer within {seconds:g} s")
+            limit = seconds if worker.is_ready else WAIT_SECONDS
+            if time.monotonic() - worker.started > limit:
+                return worker, "died", Death(f"given up: no answer within {limit:g} s")
         with suppress(queue.Empty):
             worker, answer = answers.get(timeout=1)
             if worker in workers:  # not one that was given up
@@ -157,15 +159,19 @@ class _Worker:
         threading.Thread(target=self._converse, args=(answers,), daemon=True).start()
 
     def _converse(self, answers: Answers) -> None:
-        # In a thread, because Windows cannot wait for several pipes, and a process that does not read blocks nobody so.
+        # In a thread, because Windows cannot wait for several pipes, and so a process that does not read blocks nobody.
         stdin, stdout = self.process.stdin, self.process.stdout
         assert stdin is not None
         assert stdout is not None
         with suppress(EOFError, OSError), stdin, stdout:
             for request in iter(self.requests.get, None):
                 send(stdin, request)
-                answers.put((self, receive(stdout)))
-        answers.put((self, None))
+                self._report(answers, receive(stdout))
+        self._report(answers, None)
+
+    def _report(self, answers: Answers, answer: bytes | None) -> None:
+        self.started = math.inf  # the clock stands still while the caller is busy with other results
+        answers.put((self, answer))
 
     def give(self, task: Any) -> None:
         self.task, self.started = task, time.monotonic()
@@ -176,7 +182,7 @@ class _Worker:
         if resource and code == -signal.SIGXCPU:
             return Death(f"given up: took more than {cpu_seconds} s of CPU time")
         cause = signal.strsignal(-code) if code and code < 0 else f"exit code {code}"
-        event = "the process crashed while reading it" if self.is_ready else "the process did not start"
+        event = "the process crashed" if self.is_ready else "the process did not start"
         return Death(f"{event}: {cause}")
 
     def kill(self) -> None:
