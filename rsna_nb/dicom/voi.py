@@ -20,8 +20,10 @@ from rsna_nb.dicom.lut import Table, read_table
 from rsna_nb.dicom.pyramid import stored_range
 
 MARGIN = 2  # pixels around padding and hot pixels whose values halving has mixed with theirs
-MEDIAN = 5  # side in pixels of the median filter that removes what is smaller than half of its square
-HOT = 0.5  # a hot pixel is this far outside of the filtered range, as a share of it; real mammograms reach 0.04
+MEDIAN = 5  # side in pixels of the median filter, which removes what covers less than half of its square
+# A hot pixel is outside of the filtered range by this share of it, and by this multiple of what the filter removes from
+# 99 % of the pixels. Without hot pixels 8 real and 60 generated mammograms reach 0.06 of both at full size.
+HOT_SHARE, HOT_DETAIL = 0.2, 2
 DARK = 0.02  # padding up to this brightness counts as air
 
 Values = np.ndarray  # float32 output of the modality LUT
@@ -210,8 +212,8 @@ def hot_pixels(values: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """Return a mask of the few pixels that are far brighter or darker than all larger details.
 
     A defective detector element, or a bright pixel that was written into the image, would set the scale of a window
-    over the range. Details of more than half of the median filter's square stay in the range whatever their value, and
-    smaller ones, such as microcalcifications, unless they exceed the range of the others by half of it.
+    over the range. Larger details stay in it whatever their value. So do small ones, such as microcalcifications,
+    unless they are far outside of the range of the large ones.
 
     Parameters
     ----------
@@ -222,11 +224,12 @@ def hot_pixels(values: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """
     if not inside.any():
         return inside
-    filtered = cv2.medianBlur(np.ascontiguousarray(values), MEDIAN)[inside]
-    low, high = float(filtered.min()), float(filtered.max())
-    reach = HOT * (high - low)
-    if reach == 0:  # nothing but small details
+    filtered = cv2.medianBlur(np.ascontiguousarray(values), MEDIAN)[inside].astype(np.float32)
+    low, high = filtered.min(), filtered.max()
+    if low == high:  # nothing but small details
         return np.zeros_like(inside)
+    detail = np.percentile(np.abs(values[inside] - filtered), 99)
+    reach = max(HOT_SHARE * (high - low), HOT_DETAIL * detail)
     return ((values < low - reach) | (values > high + reach)) & inside
 
 
