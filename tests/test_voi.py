@@ -90,11 +90,21 @@ def test_the_values_of_the_image_decide_whether_the_first_input_is_signed(
     np.testing.assert_allclose(brightness(path), (entries(16) / 65535)[breast], atol=1e-6)
 
 
+def test_if_the_stored_range_leaves_both_signs_the_values_of_the_image_decide(tmp_path, breast):
+    """A table of the inputs -2048 to 2047 maps as much of 0 to 65535 as one of 63488 to 67583."""
+    table = sequence([4096, 63488, 16], words(entries(16)))
+    path = write_dicom(tmp_path / "x.dcm", breast // 2, BitsStored=16, HighBit=15, VOILUTSequence=table)
+    reading = read(path, (400, 300))
+    assert reading.window == "LUT"
+    assert np.unique(np.rint(reading.picture * 65535)).size > 100
+
+
 DAMAGED = {
     "cut off": sequence([4096, 0, 16], words(entries(16))[:1000]),
     "empty": sequence([4096, 0, 16], b""),
     "no descriptor": sequence([], words(entries(16))),
     "too long": sequence([2048, 0, 16], words(entries(16))),
+    "of more than its 8 bits": sequence([4096, 0, 8], words(entries(16))),
     "of 3 bits": sequence([4096, 0, 3], words(entries(16))),
     "of other values than the image's": sequence([4096, 5000, 16], words(entries(16))),
     "of one output": sequence([4096, 0, 16], words(np.full(4096, 7))),
