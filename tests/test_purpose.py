@@ -15,6 +15,7 @@ from rsna_nb.dicom.crop import fit
 from rsna_nb.dicom.purpose import MODIFIER_NOTES, VIEW_CODES
 from rsna_nb.explain.geometry import Geometry
 from rsna_nb.prepare import Record
+from rsna_nb.prepare.tasks import Task, prepare_one
 from tests.conftest import SAMPLES, write_dicom
 
 pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR")
@@ -243,6 +244,14 @@ def test_the_report_of_the_cases_is_refused():
 def test_the_magnified_spot_view_of_the_cases_is_noted_and_has_its_side():
     reading = read(CASES / "magnified_spot_view.dcm", 512)
     assert (reading.laterality, reading.view, reading.notes) == ("R", "CC", ("magnified", "spot view"))
+
+
+def test_a_side_and_a_view_that_contradict_the_table_are_noted_in_the_ledger(tmp_path, breast):
+    said = {"ImageLaterality": "R", "ViewPosition": "CC", "EstimatedRadiographicMagnificationFactor": "1.8"}
+    path = str(write_dicom(tmp_path / "x.dcm", breast, **said, **WINDOW))
+    rows = [("L", "CC"), ("R", "MLO"), ("R", "CC"), ("", "")]
+    notes = [prepare_one(Task(tmp_path, (64, 64), "1", "1", path, *row)).notes for row in rows]
+    assert notes == ["magnified; side", "magnified; view", "magnified", "magnified"]
 
 
 @needs_cases
