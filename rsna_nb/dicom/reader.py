@@ -23,6 +23,7 @@ from rsna_nb.dicom.crop import Breast, find_breast, fit
 from rsna_nb.dicom.dataset import read_dataset
 from rsna_nb.dicom.decode import open_pyramid
 from rsna_nb.dicom.errors import DicomError, UnreadableError
+from rsna_nb.dicom.purpose import purpose_of
 from rsna_nb.dicom.pyramid import Pyramid, stored_range
 from rsna_nb.dicom.voi import Voi, declared_voi, modality_values, padding_mask, percentile_voi, range_voi, to_brightness
 
@@ -193,9 +194,7 @@ def search(pyramid: Pyramid, dataset: pydicom.Dataset) -> Search:
     if stored.min() == stored.max():
         raise UnreadableError(f"every pixel has the same value, {stored.min()}")
     values, padding = modality_values(stored, dataset), padding_mask(stored, dataset)
-    declared = declared_voi(dataset, np.array(stored_range(pyramid.bits, pyramid.signed)))
-    if not declared.shows(values):
-        declared = Voi(declared.name)
+    declared = declared_voi(dataset, np.array(stored_range(pyramid.bits, pyramid.signed)), values)
     rough = declared if declared.apply else percentile_voi(values, padding, declared)
     breast = find_breast(to_brightness(values, dataset, rough, padding))
     if breast is None:
@@ -224,20 +223,24 @@ def read_frame(pyramid: Pyramid, dataset: pydicom.Dataset, syntax: str, shape: t
     """
     found = search(pyramid, dataset)
     crop = found.stored_box(pyramid.shape)
-    level = min(found.level, _level_for(crop, shape))
+    purpose = purpose_of(dataset)
+    level = min(found.level, _level_for(crop, shape, purpose.aspect))
     stored, mask = found.cut_out(pyramid.level(level), level)
     values, padding = modality_values(stored, dataset), padding_mask(stored, dataset)
     voi = found.voi(values, mask, padding)
     bright = to_brightness(values, dataset, voi, padding)
-    picture = fit(np.multiply(bright, mask, out=bright), shape)
+    picture = fit(np.multiply(bright, mask, out=bright), shape, purpose.aspect)
     if not picture.max() > 0:  # "not >" rather than "<=": a NaN, as a broken rescale slope makes it, fails too
         raise UnreadableError(f"the image is black: check the header's rescaling or window ({voi.name})")
     photometric = dataset.PhotometricInterpretation
-    return Reading(picture, syntax, photometric, voi.name, pyramid.bits, *pyramid.shape, level, crop)
+    return Reading(
+        picture, syntax, photometric, voi.name, pyramid.bits, *pyramid.shape, level, crop,
+        aspect=purpose.aspect, laterality=purpose.laterality, view=purpose.view, notes=(*purpose.notes, *voi.notes),
+    )  # fmt: skip
 
 
-def _level_for(crop: Box, shape: tuple[int, int]) -> int:
+def _level_for(crop: Box, shape: tuple[int, int], aspect: float = 1.0) -> int:
     """Return the coarsest level at which the crop has at least the pixels that it will have in an image of `shape`."""
     x_min, y_min, x_max, y_max = crop
-    reduction = max((y_max - y_min) / shape[0], (x_max - x_min) / shape[1])
-    return max(0, int(log2(reduction)))
+    reduction = max(aspect * (y_max - y_min) / shape[0], (x_max - x_min) / shape[1])
+    return max(0, int(log2(reduction / max(aspect, 1))))
