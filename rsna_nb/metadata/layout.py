@@ -199,8 +199,8 @@ class Layout(BaseModel):
         if path.is_file():
             layout = cls._read(path, path.read_bytes())
             return layout if "name" in layout.model_fields_set else layout.model_copy(update={"name": data_dir.name})
-        if _exists(data_dir, "*.csv") and _exists(data_dir, "*_images/*/*.dcm"):  # RSNA's own, without further looking
-            return cls()
+        if any(_all_exist(data_dir, [f"{split}.csv", f"{split}_images/*/*.dcm"]) for split in SPLITS):
+            return cls()  # RSNA's own, without further looking
         found = [layout for layout in cls.known() if any(_all_exist(data_dir, each) for each in layout.recognised_by)]
         if len(found) > 1:
             names = " and ".join(layout.name for layout in found)

@@ -54,16 +54,17 @@ def named_paths(
     MetadataError
         If a path leaves the data folder.
     """
-    paths = [Path(path) for path in filled(pattern, known, index)]
+    paths = filled(pattern, known, index).tolist()
     # The ids are plain words, but other columns may hold anything: "../../etc/passwd", or "/dev/zero".
     faults = [
         f"row {row}: the image's path {path} leaves the data folder"
         for row, path in zip(index, paths, strict=True)
-        if path.is_absolute() or ".." in path.parts
+        if os.path.isabs(path) or ".." in re.split(r"[/\\]", path)
     ]
     if faults:
         raise MetadataError(table, faults)
-    return [str(data_dir / path) for path in paths]
+    folder = str(data_dir / "x")[:-1]
+    return [folder + os.path.normpath(path) for path in paths]  # a Path for each would take ten times as long
 
 
 def searched(pattern: str, known: Mapping[str, pd.Series], source: pd.DataFrame, data_dir: Path, table: Path) -> Images:

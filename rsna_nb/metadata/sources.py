@@ -26,8 +26,8 @@ def find_tables(layout: Layout, data_dir: Path, split: Split, table: str | Path 
     split
         "train" or "test".
     table
-        A table, or a folder with the layout's tables. "" looks in `data_dir`, then in the two folders above it, then in
-        the folders beside it and in the competition's folder on Kaggle.
+        A table, or a folder with the layout's tables. "" looks in `data_dir`, then in the two folders above it, in the
+        competition's folder on Kaggle, and in the folders beside it.
 
     Raises
     ------
@@ -99,9 +99,10 @@ def _nearby(data_dir: Path) -> Iterator[list[Path]]:
     """Yield folders that may hold the table, the likeliest first."""
     folder = data_dir.absolute()
     yield from ([above] for above in folder.parents[:2])
-    mounted = kaggle.mounted()
+    if mounted := kaggle.mounted():
+        yield [mounted]
     try:
         beside = sorted(each for each in folder.parent.iterdir() if each.is_dir() and each != folder)
     except OSError:  # not ours to read
         beside = []
-    yield [*beside, *([mounted] if mounted else [])]
+    yield beside

@@ -116,6 +116,7 @@ def load_metadata(
     df = df.assign(**{name: float("nan") for name in DESCRIPTION if name not in df})
     note_odd_values(df, path)
     df["path"] = _named_files(layout, source, df, split, data_dir, path) if files is None else files
+    _check_one_image_a_file(df, path)
     if split == "train":
         df["cancer"] = df["cancer"].astype(float).astype(int)
     if layout.several_rows:
@@ -155,11 +156,19 @@ def _source(layout: Layout, data_dir: Path, split: Split, table: str | Path) -> 
     path = paths[0] if len(paths) == 1 else paths[0].parent
     source = _stacked(paths, [read_table(each, layout.names, layout.lines) for each in paths])
     source = derived(source, layout, split, path)
+    _warn_of_unused_split(source, layout, path)
     for join in layout.joined:
         right_path = find_joined(join.table, data_dir, paths[0], split)
         right = derived(read_table(right_path), layout, split, right_path)
         source = derived(joined(source, right, join, path, right_path), layout, split, path)
     return source, path
+
+
+def _warn_of_unused_split(source: pd.DataFrame, layout: Layout, path: Path) -> None:
+    """Log that training takes rows that the table's authors meant for testing."""
+    if not layout.is_split and "split" in source:
+        values = ", ".join(map(repr, source["split"].dropna().unique()[:5]))
+        log.warning("%s: all rows are taken, whatever column split says (%s): rows could pick some", path, values)
 
 
 def _stacked(paths: Sequence[Path], tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -248,6 +257,19 @@ def _one_row_an_image(df: pd.DataFrame, path: Path) -> pd.DataFrame:
     if "cancer" in df:
         df["cancer"] = by_image["cancer"].transform("max")
     return df.drop_duplicates("image_id")
+
+
+def _check_one_image_a_file(df: pd.DataFrame, path: Path) -> None:
+    """Raise `MetadataError` if two images have one file, so that one of them would have the other's label."""
+    ids = df[["path", "image_id"]].drop_duplicates()
+    shared = ids[ids["path"].duplicated()]
+    if len(shared):
+        first = ids.drop_duplicates("path").set_index("path")["image_id"]
+        faults = [
+            f"row {row}: image_id {image_id} has the same file as {first[file]}: {file}"
+            for row, file, image_id in shared.itertuples()
+        ]
+        raise MetadataError(path, faults, "Let images name what tells them apart")
 
 
 def _check_images(df: pd.DataFrame, table: Path) -> None:
