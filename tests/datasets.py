@@ -12,6 +12,7 @@ import pandas as pd
 from openpyxl import Workbook
 from pydicom.dataset import Dataset
 
+from rsna_nb.metadata.layout import Layout
 from tests.conftest import write_dicom
 
 WOMEN, TEST_WOMEN = 14, 6
@@ -440,3 +441,24 @@ DATA_SETS: dict[str, Callable[[Path], Kept]] = {
     "mini_mias": mini_mias,
 }
 """Name of a test -> the function that writes the data set into the folder `data` and returns what is to be read."""
+
+
+def described(layouts: list[Layout]) -> str:
+    """The two tables of docs/data_sets.md."""
+    rows = [layout.about | {"label": layout.label or "Proven by biopsy."} for layout in layouts]
+    parts = [("get", "licence", "label"), ("files", "mapped", "left_out")]
+    heads = [("how to get it", "licence", "what cancer means"), ("files", "what is mapped", "what is left out")]
+    return "\n\n".join(
+        "\n".join(
+            [
+                f"| data set | {' | '.join(head)} |",
+                f"|---|{'---|' * len(head)}",
+                *(f"| {' | '.join(['**' + row['title'] + '**', *(row[name] for name in names)])} |" for row in rows),
+            ]
+        )
+        for names, head in zip(parts, heads, strict=True)
+    )
+
+
+if __name__ == "__main__":
+    print(described(Layout.known()))
