@@ -20,10 +20,10 @@ SHAPE = (160, 120)
 Kept = dict[str, pd.DataFrame]
 """Split -> patient_id, laterality, view, cancer and path of each image, in any order."""
 
-RSNA = (
-    "site_id patient_id image_id laterality view age cancer biopsy invasive BIRADS implant density machine_id".split()
-)
-RSNA += ["machine_id", "difficult_negative_case"]
+RSNA = [
+    *("site_id", "patient_id", "image_id", "laterality", "view", "age", "cancer", "biopsy", "invasive", "BIRADS"),
+    *("implant", "density", "machine_id", "difficult_negative_case"),
+]
 RSNA_TEST = "site_id patient_id image_id laterality view age implant machine_id prediction_id".split()
 CASES = [
     *("patient_id", "breast_density", "left or right breast", "image view", "abnormality id", "abnormality type"),
@@ -443,22 +443,22 @@ DATA_SETS: dict[str, Callable[[Path], Kept]] = {
 """Name of a test -> the function that writes the data set into the folder `data` and returns what is to be read."""
 
 
-def described(layouts: list[Layout]) -> str:
-    """The two tables of docs/data_sets.md."""
+def described(layouts: list[Layout]) -> tuple[str, str]:
+    """The two tables of docs/data_sets.md, and its list of what was not seen."""
     rows = [layout.about | {"label": layout.label or "Proven by biopsy."} for layout in layouts]
     parts = [("get", "licence", "label"), ("files", "mapped", "left_out")]
     heads = [("how to get it", "licence", "what cancer means"), ("files", "what is mapped", "what is left out")]
-    return "\n\n".join(
-        "\n".join(
-            [
-                f"| data set | {' | '.join(head)} |",
-                f"|---|{'---|' * len(head)}",
-                *(f"| {' | '.join(['**' + row['title'] + '**', *(row[name] for name in names)])} |" for row in rows),
-            ]
-        )
+    tables = [
+        [
+            f"| data set | {' | '.join(head)} |",
+            f"|---|{'---|' * len(head)}",
+            *(f"| {' | '.join(['**' + row['title'] + '**', *(row[name] for name in names)])} |" for row in rows),
+        ]
         for names, head in zip(parts, heads, strict=True)
-    )
+    ]
+    unverified = [f"- {row['title']}: {row['unverified']}." for row in rows if "unverified" in row]
+    return "\n\n".join("\n".join(table) for table in tables), "\n".join(unverified)
 
 
 if __name__ == "__main__":
-    print(described(Layout.known()))
+    print(*described(Layout.known()), sep="\n\n")

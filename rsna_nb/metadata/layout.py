@@ -147,9 +147,12 @@ class Layout(BaseModel):
         RSNA's column name -> the table's name for it, or a pattern of several: "{patient_id}_{image view}".
     values
         RSNA's column name -> {the table's value: RSNA's value}. The first that matches is taken. A value that matches
-        none is a fault.
+        none is a fault. An image whose label is mapped to null is left out.
     several_rows
         Whether an image has one row per finding. The image is positive if any of its rows is.
+    exam
+        The table's column that tells a woman's examinations apart. Of a breast with cancer, only the examinations with
+        cancer are kept.
     mixed_breasts
         What breasts whose images disagree on cancer need in this data set, if the setting is "error".
     """
@@ -172,6 +175,7 @@ class Layout(BaseModel):
     columns: dict[str, Pattern] = {}
     values: dict[str, dict[str, Any]] = {}
     several_rows: bool = False
+    exam: str = ""
     mixed_breasts: Literal["error", "any_positive"] = "error"
     _source: str = PrivateAttr("columns.json")
 

@@ -18,6 +18,7 @@ from rsna_nb.metadata.checks import (
 )
 from rsna_nb.metadata.columns import column, derived, joined, missing_columns, renamed
 from rsna_nb.metadata.file_headers import with_headers
+from rsna_nb.metadata.labels import exams_with_cancer, one_row_an_image, with_label
 from rsna_nb.metadata.layout import Layout, Split, fields_of
 from rsna_nb.metadata.reading import read_table
 from rsna_nb.metadata.search import Images, is_searched, named_paths, searched
@@ -110,17 +111,23 @@ def load_metadata(
     if faults := missing_columns(source, layout):
         raise MetadataError(path, faults)
     df = renamed(layout, source, path)
+    if split == "train" and "cancer" in layout.values:
+        df = with_label(df, path)
+        source = source.loc[df.index]
     # Other data sets need not have RSNA's descriptions, but RSNA's own table without one is a damaged file.
     required = IDENTITY + ([] if layout.columns else DESCRIPTION) + (["cancer"] if split == "train" else [])
     check_rows(df, required, path, unique_images=not layout.several_rows)
     df = df.assign(**{name: float("nan") for name in DESCRIPTION if name not in df})
     note_odd_values(df, path)
     df["path"] = _named_files(layout, source, df, split, data_dir, path) if files is None else files
-    if split == "train":
+    labelled = split == "train" or ("cancer" in df and df["cancer"].notna().all())
+    if labelled:
         df["cancer"] = df["cancer"].astype(float).astype(int)
     if layout.several_rows:
-        df = _one_row_an_image(df, path)
-    if split == "train":
+        df = one_row_an_image(df, path)
+    if labelled and layout.exam:
+        df = exams_with_cancer(df, layout.exam, path)
+    if labelled:
         settle_mixed_breasts(df, path, layout.mixed_breasts if mixed_breasts == "error" else mixed_breasts)
     if check_files:
         _check_images(df, path)
@@ -233,21 +240,6 @@ def _named_files(
         return named_paths(layout.images, known, data_dir, df.index, path)
     except KeyError as error:
         raise MetadataError(path, [f"column {error} is missing: {layout.source} names it in images"]) from error
-
-
-def _one_row_an_image(df: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """The first row of each image, positive if any of its rows is. Rows that contradict each other are faults."""
-    by_image = df.groupby("image_id")
-    faults = [
-        f"the rows of image_id {image_id} differ in {name}"
-        for name in ("patient_id", "laterality", "view", "path")
-        for image_id in by_image[name].nunique().loc[lambda count: count > 1].index
-    ]
-    if faults:
-        raise MetadataError(path, faults)
-    if "cancer" in df:
-        df["cancer"] = by_image["cancer"].transform("max")
-    return df.drop_duplicates("image_id")
 
 
 def _check_images(df: pd.DataFrame, table: Path) -> None:
