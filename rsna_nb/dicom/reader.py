@@ -4,8 +4,8 @@ Only the pixels that are needed are decoded. The breast is located in a reduced 
 pixels. Then its bounding box is decoded at the coarsest resolution that still fills the requested size.
 
 source.py opens the file: dataset.py reads the header of a DICOM file and decode.py its pixels; raster.py reads the
-other formats. pyramid.py halves the pixels, voi.py converts them to brightness and crop.py finds the breast. All arrays are
-(rows, columns).
+other formats. pyramid.py halves the pixels, voi.py converts them to brightness and crop.py finds the breast. All arrays
+are (rows, columns).
 """
 
 import operator
