@@ -98,6 +98,7 @@ def joined(source: pd.DataFrame, right: pd.DataFrame, join: Joined, path: Path, 
         if faults := [fault for name in names for fault in differently_written(table[name].dropna())]:
             raise MetadataError(file, faults)
     right = _repeated(right, join.repeat)
+    _log_other_spellings(source, right, join.on, path, right_path)
     partners = _partners(source, right, join.on)
     alone = partners["right"].isna()
     if alone.all():
@@ -113,6 +114,15 @@ def joined(source: pd.DataFrame, right: pd.DataFrame, join: Joined, path: Path, 
     result = pd.concat([result, new.reindex(partners["right"]).reset_index(drop=True)], axis=1)
     result.index = _labels(source.index[partners["left"]], several, partners["right"], right.index, right_path)
     return result
+
+
+def _log_other_spellings(
+    source: pd.DataFrame, right: pd.DataFrame, on: Mapping[str, str], path: Path, right_path: Path
+) -> None:
+    """Log how many rows have a partner only because 10006 and 10006.0 are one key."""
+    for left, other in on.items():
+        same = plain_ids(source[left]).isin(plain_ids(right[other].dropna())) & ~source[left].isin(right[other])
+        _log_count(path, same & source[left].notna(), f"have a {left} that {right_path} writes otherwise (10006.0)")
 
 
 def _repeated(right: pd.DataFrame, repeat: dict[str, dict[str, list[str]]]) -> pd.DataFrame:

@@ -147,9 +147,12 @@ class Layout(BaseModel):
         RSNA's column name -> the table's name for it, or a pattern of several: "{patient_id}_{image view}".
     values
         RSNA's column name -> {the table's value: RSNA's value}. The first that matches is taken. A value that matches
-        none is a fault.
+        none is a fault. An image whose label is mapped to null is left out.
     several_rows
         Whether an image has one row per finding. The image is positive if any of its rows is.
+    exam
+        The table's column that tells a woman's examinations apart. Of a breast with cancer, only the examinations with
+        cancer are kept.
     mixed_breasts
         What breasts whose images disagree on cancer need in this data set, if the setting is "error".
     """
@@ -172,6 +175,7 @@ class Layout(BaseModel):
     columns: dict[str, Pattern] = {}
     values: dict[str, dict[str, Any]] = {}
     several_rows: bool = False
+    exam: str = ""
     mixed_breasts: Literal["error", "any_positive"] = "error"
     _source: str = PrivateAttr("columns.json")
 
@@ -199,14 +203,25 @@ class Layout(BaseModel):
         if path.is_file():
             layout = cls._read(path, path.read_bytes())
             return layout if "name" in layout.model_fields_set else layout.model_copy(update={"name": data_dir.name})
+        return cls.recognised(data_dir) or cls()
+
+    @classmethod
+    def recognised(cls, data_dir: Path) -> Self | None:
+        """The layout that the package knows and that fits what is in a folder; None if none does.
+
+        Raises
+        ------
+        MetadataError
+            If several do.
+        """
         if any(_all_exist(data_dir, [f"{split}.csv", f"{split}_images/*/*.dcm"]) for split in SPLITS):
-            return cls()  # RSNA's own, without further looking
+            return cls()  # RSNA's own, without reading the others
         found = [layout for layout in cls.known() if any(_all_exist(data_dir, each) for each in layout.recognised_by)]
         if len(found) > 1:
             names = " and ".join(layout.name for layout in found)
             advice = "Say which it is in a columns.json in this folder, or give the folder of one of them as data_dir"
             raise MetadataError(data_dir, [f"the folder looks like {names}"], advice)
-        return found[0] if found else cls()
+        return found[0] if found else None
 
     @classmethod
     def known(cls) -> list[Self]:

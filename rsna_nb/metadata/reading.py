@@ -104,6 +104,8 @@ def _separated(path: Path) -> pd.DataFrame:
     separator = _separator(text.partition("\n")[0].rstrip("\r")) or ","
     # header=None: pandas would silently rename a second column "cancer", and take the first column for row names if
     # the rows have one field more than the header. Blank lines count as rows of the file.
+    if separator != ",":
+        log.info("%s: fields are separated by %r", path, separator)
     return pd.read_csv(StringIO(text), sep=separator, dtype=str, header=None, skip_blank_lines=False)
 
 

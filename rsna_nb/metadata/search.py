@@ -101,7 +101,13 @@ def searched(pattern: str, known: Mapping[str, pd.Series], source: pd.DataFrame,
     if not found:
         raise MetadataError(table, [f"none of its {len(source)} images exists: no file in {data_dir} fits {pattern!r}"])
     _check_one_each(found, source.index, table)
-    log.info("%s: %d files of its rows found, and %d others that fit images %r", table, len(found), alone, pattern)
+    log.info(
+        "%s: %d files of its rows found, and %d others that fit images %r",
+        table,
+        len({each.file for each in found}),
+        alone,
+        pattern,
+    )
     as_stars = dict.fromkeys(unknown, pd.Series("*", index=source.index))
     missing = filled(pattern, {**known, **as_stars}, source.index)
     return _with_files(source, sorted(found), unknown, data_dir, missing)

@@ -46,7 +46,7 @@ def find_tables(layout: Layout, data_dir: Path, split: Split, table: str | Path 
         raise MetadataError(data_dir / name, [f"there is no such table in the data folder {data_dir}"])
     for folders in _nearby(data_dir):
         near = {folder.resolve(): each for folder in folders if (each := _tables(layout, folder, split))}
-        if len({tuple(file.read_bytes() for file in files) for files in near.values()}) > 1:
+        if len(near) > 1 and len({tuple(file.read_bytes() for file in files) for files in near.values()}) > 1:
             listed = ", ".join(str(files[0]) for files in near.values())
             fault = f"the folder has no table, and several near it may be meant: {listed}"
             raise MetadataError(data_dir, [fault], GIVE_TABLE)

@@ -8,19 +8,12 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from rsna_nb.metadata.checks import (
-    IDENTITY,
-    MetadataError,
-    check_rows,
-    note_odd_values,
-    settle_mixed_breasts,
-    shortened,
-)
-from rsna_nb.metadata.columns import column, derived, joined, missing_columns, renamed
-from rsna_nb.metadata.file_headers import with_headers
-from rsna_nb.metadata.layout import Layout, Split, fields_of
+from rsna_nb.metadata.checks import IDENTITY, MetadataError, check_rows, note_odd_values, settle_mixed_breasts
+from rsna_nb.metadata.columns import derived, joined, missing_columns, renamed
+from rsna_nb.metadata.images import check_one_image_a_file, early_files, named_files
+from rsna_nb.metadata.labels import exams_with_cancer, one_row_an_image, with_label
+from rsna_nb.metadata.layout import Layout, Split
 from rsna_nb.metadata.reading import read_table
-from rsna_nb.metadata.search import Images, is_searched, named_paths, searched
 from rsna_nb.metadata.sources import find_joined, find_tables
 
 log = logging.getLogger(__name__)
@@ -106,22 +99,29 @@ def load_metadata(
     data_dir = Path(data_dir)
     layout = Layout.of(data_dir)
     source, path = _source(layout, data_dir, split, table)
-    source, files = _early_files(layout, source, split, data_dir, path)
+    source, files = early_files(layout, source, split, data_dir, path)
     if faults := missing_columns(source, layout):
         raise MetadataError(path, faults)
     df = renamed(layout, source, path)
+    if split == "train" and "cancer" in layout.values:
+        df = with_label(df, path)
+        source = source.loc[df.index]
     # Other data sets need not have RSNA's descriptions, but RSNA's own table without one is a damaged file.
     required = IDENTITY + ([] if layout.columns else DESCRIPTION) + (["cancer"] if split == "train" else [])
     check_rows(df, required, path, unique_images=not layout.several_rows)
     df = df.assign(**{name: float("nan") for name in DESCRIPTION if name not in df})
     note_odd_values(df, path)
-    df["path"] = _named_files(layout, source, df, split, data_dir, path) if files is None else files
-    _check_one_image_a_file(df, path)
-    if split == "train":
+    df["path"] = named_files(layout, source, df, split, data_dir, path) if files is None else files
+    if "images" in layout.model_fields_set:
+        check_one_image_a_file(df, path)
+    labelled = split == "train" or ("cancer" in df and df["cancer"].notna().all())
+    if labelled:
         df["cancer"] = df["cancer"].astype(float).astype(int)
     if layout.several_rows:
-        df = _one_row_an_image(df, path)
-    if split == "train":
+        df = one_row_an_image(df, path)
+    if labelled and layout.exam:
+        df = exams_with_cancer(df, layout.exam, path)
+    if labelled:
         settle_mixed_breasts(df, path, layout.mixed_breasts if mixed_breasts == "error" else mixed_breasts)
     if check_files:
         _check_images(df, path)
@@ -180,96 +180,6 @@ def _stacked(paths: Sequence[Path], tables: Sequence[pd.DataFrame]) -> pd.DataFr
         for path, df in zip(paths, tables, strict=True)
     ]
     return pd.concat(named)
-
-
-def _early_files(
-    layout: Layout, source: pd.DataFrame, split: Split, data_dir: Path, path: Path
-) -> tuple[pd.DataFrame, pd.Series | None]:
-    """Find the files before columns are renamed, where files bring columns; else leave them for later."""
-    if "images" not in layout.model_fields_set:
-        return source, None
-    known = _known(layout, source, split)
-    if is_searched(layout.images, known):
-        images = searched(layout.images, known, source, data_dir, path)
-    elif layout.headers:
-        paths = pd.Series(named_paths(layout.images, known, data_dir, source.index, path), source.index, dtype=object)
-        images = Images(source, paths, paths.map(lambda file: Path(file).is_file()))
-    else:
-        return source, None
-    before = set(source.columns)
-    if layout.headers:
-        images = with_headers(images, layout.headers, path)
-    images = _without_lost_rows(images, layout, before, path)
-    source = derived(images.source, layout, split, path)
-    return source, images.paths[source.index]
-
-
-def _known(layout: Layout, source: pd.DataFrame, split: Split) -> dict[str, pd.Series]:
-    """Return the columns that `images` names and that need no file: RSNA's four, and the table's own."""
-    known = {"split": pd.Series(split, index=source.index)}
-    for name in fields_of(layout.images) - {"split"}:
-        with contextlib.suppress(KeyError):
-            known[name] = column(layout, name, source)[0] if name in IDENTITY else source[name]
-    return known
-
-
-def _without_lost_rows(images: Images, layout: Layout, before: set[str], path: Path) -> Images:
-    """Leave out the rows without a file if only the file could tell who or what they show."""
-    new = set(images.source.columns) - before
-    needed = {field for name in IDENTITY for field in _columns_of(layout, name)} | set(layout.headers)
-    if new.isdisjoint(needed) or images.exist.all():
-        return images
-    lost = images.source.index[~images.exist]
-    names = ", ".join(sorted(new & needed))
-    rows = shortened([f"row {row}" for row in lost])
-    log.warning("%s: %d rows without a file are left out, since only files have %s: %s", path, len(lost), names, rows)
-    keep = images.exist
-    return Images(images.source[keep], images.paths[keep], keep[keep])
-
-
-def _columns_of(layout: Layout, name: str) -> set[str]:
-    """Return the table's columns that one of RSNA's is made of."""
-    pattern = layout.columns.get(name, name)
-    return fields_of(pattern) if "{" in pattern else {pattern}
-
-
-def _named_files(
-    layout: Layout, source: pd.DataFrame, df: pd.DataFrame, split: Split, data_dir: Path, path: Path
-) -> list[str]:
-    """Return the files that the table names whole."""
-    known = {**source, **df[IDENTITY], "split": pd.Series(split, index=df.index)}
-    try:
-        return named_paths(layout.images, known, data_dir, df.index, path)
-    except KeyError as error:
-        raise MetadataError(path, [f"column {error} is missing: {layout.source} names it in images"]) from error
-
-
-def _one_row_an_image(df: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """The first row of each image, positive if any of its rows is. Rows that contradict each other are faults."""
-    by_image = df.groupby("image_id")
-    faults = [
-        f"the rows of image_id {image_id} differ in {name}"
-        for name in ("patient_id", "laterality", "view", "path")
-        for image_id in by_image[name].nunique().loc[lambda count: count > 1].index
-    ]
-    if faults:
-        raise MetadataError(path, faults)
-    if "cancer" in df:
-        df["cancer"] = by_image["cancer"].transform("max")
-    return df.drop_duplicates("image_id")
-
-
-def _check_one_image_a_file(df: pd.DataFrame, path: Path) -> None:
-    """Raise `MetadataError` if two images have one file, so that one of them would have the other's label."""
-    ids = df[["path", "image_id"]].drop_duplicates()
-    shared = ids[ids["path"].duplicated()]
-    if len(shared):
-        first = ids.drop_duplicates("path").set_index("path")["image_id"]
-        faults = [
-            f"row {row}: image_id {image_id} has the same file as {first[file]}: {file}"
-            for row, file, image_id in shared.itertuples()
-        ]
-        raise MetadataError(path, faults, "Let images name what tells them apart")
 
 
 def _check_images(df: pd.DataFrame, table: Path) -> None:
