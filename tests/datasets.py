@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset
 from rsna_nb.metadata.layout import Layout
 from tests.conftest import write_dicom
 
-WOMEN, TEST_WOMEN = 14, 6
+WOMEN, TEST_WOMEN = 18, 6
 SHAPE = (160, 120)
 Kept = dict[str, pd.DataFrame]
 """Split -> patient_id, laterality, view, cancer and path of each image, in any order."""
