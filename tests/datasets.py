@@ -446,6 +446,7 @@ DATA_SETS: dict[str, Callable[[Path], Kept]] = {
 def described(layouts: list[Layout]) -> tuple[str, str]:
     """The two tables of docs/data_sets.md, and its list of what was not seen."""
     rows = [layout.about | {"label": layout.label or "Proven by biopsy."} for layout in layouts]
+    rows.sort(key=lambda row: not row["title"].startswith("RSNA"))
     parts = [("get", "licence", "label"), ("files", "mapped", "left_out")]
     heads = [("how to get it", "licence", "what cancer means"), ("files", "what is mapped", "what is left out")]
     tables = [
