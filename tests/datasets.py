@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset
 from rsna_nb.metadata.layout import Layout
 from tests.conftest import write_dicom
 
-WOMEN, TEST_WOMEN = 14, 6
+WOMEN, TEST_WOMEN = 18, 6
 SHAPE = (160, 120)
 Kept = dict[str, pd.DataFrame]
 """Split -> patient_id, laterality, view, cancer and path of each image, in any order."""
@@ -446,6 +446,7 @@ DATA_SETS: dict[str, Callable[[Path], Kept]] = {
 def described(layouts: list[Layout]) -> tuple[str, str]:
     """The two tables of docs/data_sets.md, and its list of what was not seen."""
     rows = [layout.about | {"label": layout.label or "Proven by biopsy."} for layout in layouts]
+    rows.sort(key=lambda row: not row["title"].startswith("RSNA"))
     parts = [("get", "licence", "label"), ("files", "mapped", "left_out")]
     heads = [("how to get it", "licence", "what cancer means"), ("files", "what is mapped", "what is left out")]
     tables = [

@@ -10,7 +10,7 @@ from rsna_nb import dicom
 from rsna_nb.metadata import MetadataError, describe, load_metadata
 from rsna_nb.metadata.labels import exams_with_cancer, with_label
 from rsna_nb.metadata.layout import Layout, matching
-from tests.datasets import DATA_SETS, Kept, described
+from tests.datasets import DATA_SETS, WOMEN, Kept, described
 from tests.notebooks import last_error_line, papermill_run, words
 
 PAGE = Path(__file__).parents[1] / "docs" / "data_sets.md"
@@ -30,7 +30,7 @@ NAMES = {
     "mini_mias": "mini-MIAS",
 }
 TINY = """{"img_size": 64, "backbone": "small", "weights": "none", "freeze_backbone": false, "epochs": 1,
-"batch_size_per_gpu": 8, "val_fraction": 0.3, "store_dir": "stores", "runs_dir": "runs"}"""
+"batch_size_per_gpu": 8, "store_dir": "stores", "runs_dir": "runs"}"""
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +70,10 @@ def test_women_are_apart_with_no_other_setting(made, name):
     from rsna_nb.training import split_table  # here: it imports TensorFlow
 
     folder, kept = made(name)
-    table, data_dir = split_table(RunConfig(data_dir=str(folder), val_fraction=0.3, test_fraction=0.2))
+    table, data_dir = split_table(RunConfig(data_dir=str(folder)))
     assert data_dir == folder
     assert len(table) == len(kept["train"])
-    assert set(table["split"]) == {"train", "validation", "test"}
+    assert set(table["split"]) == {"train", "validation"}
     assert table.groupby("patient_id")["split"].nunique().eq(1).all()
     assert table.groupby(["patient_id", "laterality"])["cancer"].nunique().eq(1).all()
 
@@ -110,19 +110,21 @@ def test_two_sizes_in_one_folder_are_an_error_that_names_them(tmp_path):
     assert "images_as_pngs_256" in str(caught.value)
     assert "images_as_pngs_512" in str(caught.value)
     assert "data_dir" in str(caught.value)
-    assert len(load_metadata(tmp_path / "images_as_pngs_256")) == 56
+    assert len(load_metadata(tmp_path / "images_as_pngs_256")) == 4 * WOMEN
 
 
 def test_one_size_in_the_folder_of_all_is_read(tmp_path):
     DATA_SETS["radek1_256"](tmp_path / "images_as_pngs_cv2_256")
-    assert len(load_metadata(tmp_path)) == 56
+    assert len(load_metadata(tmp_path)) == 4 * WOMEN
 
 
 def test_both_formats_of_vindr_in_one_folder_are_an_error_until_one_is_chosen(tmp_path):
     DATA_SETS["vindr_dicom"](tmp_path)
     DATA_SETS["vindr_png"](tmp_path)
-    with pytest.raises(MetadataError, match=r"images/.* and images_png/"):
+    with pytest.raises(MetadataError, match=r"images and images_png.*data_dir"):
         load_metadata(tmp_path)
+    for folder in ("images", "images_png"):
+        assert len(load_metadata(tmp_path / folder)) == 4 * WOMEN
 
 
 def test_birads_is_no_biopsy_and_says_so():
