@@ -17,6 +17,7 @@ from rsna_nb.dicom.containers import Layout, jpeg_layout, pgm_pixels, png_layout
 from rsna_nb.dicom.decode import MAX_PIXELS
 from rsna_nb.dicom.errors import UnreadableError
 from rsna_nb.dicom.pyramid import Pyramid
+from rsna_nb.dicom.voi import hot_pixels
 
 STARTS = {
     b"\x89PNG\r\n\x1a\n": "PNG",
@@ -28,6 +29,7 @@ STARTS = {
 
 MAX_BYTES = 10 * MAX_PIXELS  # of a file: four channels of 16 bits, or five digits and spaces for each pixel
 TINT = 3  # levels by which the channels of a grey picture differ at most after lossy compression
+FEW = 50  # pixels of the brightest half of the levels, up to which they may be defects (`hot_pixels`)
 TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     1: lambda pixels: pixels,
     2: np.fliplr,
@@ -85,8 +87,17 @@ def open_raster(path: str | Path, name: str) -> tuple[Pyramid, Dataset, str]:
     if layout.shape != pixels.shape[:2]:
         raise UnreadableError(f"the picture has {pixels.shape[:2]} pixels, the file's header says {layout.shape}")
     stored = np.ascontiguousarray(TURNS.get(layout.orientation, TURNS[1])(_grey(pixels, TINT * (name == "JPEG"))))
-    bits = int(stored.max()).bit_length()
+    bits = _bits_of(stored)
     return Pyramid(stored, max(1, bits)), _meaning(layout, bits), f"{name}, {8 * pixels.itemsize} bits"
+
+
+def _bits_of(stored: np.ndarray) -> int:
+    """Return the fewest bits that hold the brightest level, or in a picture of 8 bits the brightest but a few pixels."""
+    bits = int(stored.max()).bit_length()
+    if stored.itemsize == 1 and bits and np.count_nonzero(stored >> (bits - 1)) <= FEW:
+        hot = hot_pixels(stored, np.ones_like(stored, bool))
+        bits = int(stored[~hot].max()).bit_length()
+    return bits
 
 
 def _meaning(layout: Layout, bits: int) -> Dataset:
