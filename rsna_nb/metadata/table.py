@@ -108,7 +108,7 @@ def load_metadata(
         source = source.loc[df.index]
     # Other data sets need not have RSNA's descriptions, but RSNA's own table without one is a damaged file.
     required = IDENTITY + ([] if layout.columns else DESCRIPTION) + (["cancer"] if split == "train" else [])
-    check_rows(df, required, path, unique_images=not layout.several_rows)
+    check_rows(df, required, path, unique_images=not layout.several_rows, exam=layout.exam)
     df = df.assign(**{name: float("nan") for name in DESCRIPTION if name not in df})
     note_odd_values(df, path)
     df["path"] = named_files(layout, source, df, split, data_dir, path) if files is None else files
