@@ -127,6 +127,13 @@ def test_both_formats_of_vindr_in_one_folder_are_an_error_until_one_is_chosen(tm
         assert len(load_metadata(tmp_path / folder)) == 4 * WOMEN
 
 
+def test_a_table_in_two_places_counts_once(tmp_path):
+    kept = DATA_SETS["mini_mias"](tmp_path)
+    (tmp_path / "Info.txt").write_bytes((tmp_path / "all-mias" / "Info.txt").read_bytes())
+    columns = ["patient_id", "laterality", "view", "path", "cancer"]
+    assert rows(load_metadata(tmp_path), columns) == rows(kept["train"], columns)
+
+
 def test_birads_is_no_biopsy_and_says_so():
     for layout in Layout.known():
         assert not layout.label or re.fullmatch(r"Cancer means .*[^.]\.", layout.label)

@@ -175,9 +175,11 @@ def _stacked(paths: Sequence[Path], tables: Sequence[pd.DataFrame]) -> pd.DataFr
     """Return one table of all; the index says of which file a row is."""
     if len(tables) == 1:
         return tables[0]
+    names = [path.name for path in paths]
+    if len(set(names)) < len(names):  # the index must tell all rows apart
+        names = [str(path) for path in paths]
     named = [
-        df.set_axis([f"{row} of {path.name}" for row in df.index], axis=0)
-        for path, df in zip(paths, tables, strict=True)
+        df.set_axis([f"{row} of {name}" for row in df.index], axis=0) for name, df in zip(names, tables, strict=True)
     ]
     return pd.concat(named)
 

@@ -123,11 +123,11 @@ def _start(run: Run, config: RunConfig, devices: Devices, on_epoch: EpochCallbac
     if config.fine_tune_epochs:
         layers_from(model, config.fine_tune_from)  # a misspelt layer is an error now, not after the head's epochs
     table, data_dir = split_table(config)
+    layout = metadata.describe(data_dir)
+    log.info("layout of the data: %s", ". ".join(filter(None, layout)))
     data = prepare(config, table, data_dir)
     environment = runs.environment(list(devices.names), table, data.ledger)
     # The report must say that a run was trained on generated mammograms, and what "cancer" means in its data.
-    layout = metadata.describe(data_dir)
-    log.info("layout of the data: %s", ". ".join(filter(None, layout)))
     environment |= {"precision": precision, "generated": (data_dir / "generated.json").is_file()}
     environment |= {"layout": layout.name, "label": layout.label}
     if devices.chief and not before.is_file():
