@@ -3,13 +3,14 @@
 from rsna_nb.metadata import kaggle
 from rsna_nb.metadata.checks import BREAST, MetadataError
 from rsna_nb.metadata.folders import DEMO_DIR, find_data, results_folder
-from rsna_nb.metadata.table import INPUTS, load_metadata, model_inputs
+from rsna_nb.metadata.table import INPUTS, describe, load_metadata, model_inputs
 
 __all__ = [
     "BREAST",
     "DEMO_DIR",
     "INPUTS",
     "MetadataError",
+    "describe",
     "find_data",
     "kaggle",
     "load_metadata",
