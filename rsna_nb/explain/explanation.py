@@ -121,7 +121,8 @@ def map_in_file(run: Run, shown: Mapping[str, ExplainedImages]) -> FileMap:
     first = next(iter(shown.values()))
     patient_id, image_id = first.rows[["patient_id", "image_id"]].iloc[0]
     try:
-        table = load_metadata(data_folder(run), check_files=False, mixed_breasts=run.config.mixed_breasts)
+        config = run.config
+        table = load_metadata(data_folder(run), "train", False, config.mixed_breasts, config.table)
         path = table.set_index(["patient_id", "image_id"])["path"].get((patient_id, image_id))
         if path is None:
             raise UnavailableError(f"{data_folder(run)} has no image {patient_id}/{image_id}")

@@ -14,6 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import get_type_hints
 
+import pandas as pd
+
+from rsna_nb.dicom import NOTES
 from rsna_nb.system import write_whole
 
 log = logging.getLogger(__name__)
@@ -86,6 +89,23 @@ def write(store: Path, ledger: Ledger) -> None:
     """Write the whole ledger, with a header and sorted by patient and image."""
     text = f"{HEADER}\n{_as_csv([ledger[key] for key in sorted(ledger)])}"
     write_whole(store / "ledger.csv", text.encode())
+
+
+def count_notes(ledger: pd.DataFrame) -> pd.DataFrame:
+    """Count the files of a ledger that have each note.
+
+    Returns
+    -------
+    A row for each note that occurs, the most frequent first, with the columns note, files and meaning.
+
+    Examples
+    --------
+    >>> count_notes(pd.DataFrame({"notes": ["turned; view", "view", ""]}))[["note", "files"]].values.tolist()
+    [['view', 2], ['turned', 1]]
+    """
+    each = ledger["notes"].fillna("").str.split("; ").explode()
+    counts = each[each != ""].value_counts().rename_axis("note").reset_index(name="files")
+    return counts.assign(meaning=counts["note"].map(NOTES))
 
 
 def _as_csv(records: list[Record]) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from rsna_nb.dicom import NOTES, shape_of
+from rsna_nb.dicom import shape_of
 from rsna_nb.prepare import ledger as ledgers
 from rsna_nb.prepare.ledger import COLUMNS, Ledger
 from rsna_nb.prepare.tasks import PrepareError, Task, fingerprint, is_current, run
@@ -149,6 +149,5 @@ def _log_outcome(ledger: pd.DataFrame, store: Path) -> None:
     log.info("prepared: %d images in %s, %d files unreadable", len(ledger) - len(errors), store, len(errors))
     for reason, count in errors["error"].str.split(":").str[0].value_counts().items():
         log.warning("unreadable: %d x %s", count, reason)
-    for note, count in ledger["notes"].str.split("; ").explode().value_counts().items():
-        if note:
-            log.warning("noted: %d x %s: %s", count, note, NOTES[str(note)])
+    for row in ledgers.count_notes(ledger).itertuples():
+        log.warning("noted: %d x %s (%s)", row.files, row.note, row.meaning)

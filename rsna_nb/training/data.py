@@ -54,7 +54,7 @@ def split_table(config: RunConfig) -> tuple[pd.DataFrame, Path]:
     """
     chosen_notes(config.leave_out_notes)
     data_dir = find_data(config.data_dir)
-    whole = load_metadata(data_dir, mixed_breasts=config.mixed_breasts)
+    whole = load_metadata(data_dir, mixed_breasts=config.mixed_breasts, table=config.table)
     table = splits.limit_patients(whole, config.limit_patients, config.split_seed)
     return table.assign(split=splits.assign(table, config)), data_dir
 
