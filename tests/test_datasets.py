@@ -96,7 +96,7 @@ def test_a_data_set_trains_one_epoch_by_its_folder_alone(made, name, tmp_path):
     assert answer.returncode == 0, last_error_line(answer)
     [run] = tmp_path.glob("runs/*")
     log = (run / "logs" / "train.log").read_text()
-    assert f"data set: {NAMES[name]}" in log
+    assert f"layout of the data: {NAMES[name]}" in log
     label = describe(folder).label
     assert not label or log.count(label) == 1
     assert str(len(kept["train"])) in words(tmp_path / "out.ipynb")
@@ -127,6 +127,13 @@ def test_both_formats_of_vindr_in_one_folder_are_an_error_until_one_is_chosen(tm
         assert len(load_metadata(tmp_path / folder)) == 4 * WOMEN
 
 
+def test_a_table_in_two_places_counts_once(tmp_path):
+    kept = DATA_SETS["mini_mias"](tmp_path)
+    (tmp_path / "Info.txt").write_bytes((tmp_path / "all-mias" / "Info.txt").read_bytes())
+    columns = ["patient_id", "laterality", "view", "path", "cancer"]
+    assert rows(load_metadata(tmp_path), columns) == rows(kept["train"], columns)
+
+
 def test_birads_is_no_biopsy_and_says_so():
     for layout in Layout.known():
         assert not layout.label or re.fullmatch(r"Cancer means .*[^.]\.", layout.label)
@@ -152,6 +159,17 @@ def test_of_a_breast_with_cancer_only_the_examinations_with_cancer_are_kept(capl
     assert "1 images of 1 breasts are left out: an examination (year) without cancer" in caplog.text
     with pytest.raises(MetadataError, match="column 'exam' is missing"):
         exams_with_cancer(df, "exam", Path("t.csv"))
+
+
+def test_a_woman_of_many_examinations_is_no_placeholder(tmp_path):
+    table = pd.DataFrame({"patient_id": "p1", "laterality": "L", "view": "CC", "cancer": 0}, index=range(120))
+    table.assign(image_id=table.index, exam=table.index // 8).to_csv(tmp_path / "train.csv")
+    columns = '{"columns": {"view": "view"}EXAM}'
+    (tmp_path / "columns.json").write_text(columns.replace("EXAM", ""))
+    with pytest.raises(MetadataError, match="'p1' has 120 images"):
+        load_metadata(tmp_path, check_files=False)
+    (tmp_path / "columns.json").write_text(columns.replace("EXAM", ', "exam": "exam"'))
+    assert len(load_metadata(tmp_path, check_files=False)) == 120
 
 
 def test_findings_of_the_other_breast_and_undecided_ones_in_embed():

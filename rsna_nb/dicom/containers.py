@@ -54,7 +54,8 @@ class Layout:
 
 def png_layout(content: bytes) -> Layout:
     """Walk through the chunks of a PNG file and compare their checksums (PNG, sections 5.3 and 11.2)."""
-    view, position, kinds, exif = memoryview(content), 8, [], b""
+    view, position, exif = memoryview(content), 8, b""
+    kinds: list[bytes] = []
     while not kinds or kinds[-1] != b"IEND":
         length, kind = struct.unpack_from(">I4s", content, position)
         (checksum,) = struct.unpack_from(">I", content, position + 8 + length)

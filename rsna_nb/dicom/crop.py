@@ -114,7 +114,7 @@ def _disc(radius: int) -> np.ndarray:
 class Placement:
     """The rectangle of a fitted image that holds the content, in pixels; everything around it is 0.
 
-    `scale` is the enlargement: pixels of the fitted image for each pixel of the content.
+    `scale` is the enlargement: pixels of the fitted image for each pixel of the content, across.
     """
 
     top: int
@@ -124,23 +124,33 @@ class Placement:
     scale: float
 
 
-def placement(box: tuple[int, int], shape: tuple[int, int]) -> Placement:
+def placement(box: tuple[int, int], shape: tuple[int, int], aspect: float = 1.0) -> Placement:
     """Return where `fit` puts an image of size `box` (height, width) in one of `shape`.
+
+    `aspect` is the height of a pixel of the box divided by its width.
 
     >>> placement((200, 100), (64, 64))
     Placement(top=0, left=16, height=64, width=32, scale=0.32)
     """
-    scale = min(shape[0] / box[0], shape[1] / box[1])
-    height, width = (min(side, max(1, round(own * scale))) for own, side in zip(box, shape, strict=True))
+    sides = aspect * box[0], box[1]
+    scale = min(shape[0] / sides[0], shape[1] / sides[1])
+    height, width = (min(side, max(1, round(own * scale))) for own, side in zip(sides, shape, strict=True))
     return Placement((shape[0] - height) // 2, (shape[1] - width) // 2, height, width, scale)
 
 
-def fit(picture: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Resize an image to `shape` (height, width). The aspect ratio is kept, and zeros fill the rest on both sides."""
-    at = placement((picture.shape[0], picture.shape[1]), shape)
+def fit(picture: np.ndarray, shape: tuple[int, int], aspect: float = 1.0) -> np.ndarray:
+    """Resize an image to `shape` (height, width). What it shows keeps its proportions; zeros fill the rest.
+
+    `aspect` is the height of a pixel divided by its width: the pixels of the result are square.
+    """
+    at = placement((picture.shape[0], picture.shape[1]), shape, aspect)
     fitted = np.zeros(shape, np.float32)
     inner = fitted[at.top : at.top + at.height, at.left : at.left + at.width]
-    method = cv2.INTER_AREA if at.scale < 1 else cv2.INTER_LINEAR  # averages areas, or interpolates
+    down, across = at.scale * aspect, at.scale
+    if min(down, across) < 1 <= max(down, across):  # INTER_AREA averages only where it reduces both sides
+        size = (picture.shape[1], at.height) if down < 1 else (at.width, picture.shape[0])
+        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    method = cv2.INTER_AREA if max(down, across) < 1 else cv2.INTER_LINEAR  # averages areas, or interpolates
     cv2.resize(picture, (at.width, at.height), dst=inner, interpolation=method)
     np.clip(inner, 0, 1, out=inner)  # rounding in resize can exceed 1
     return fitted

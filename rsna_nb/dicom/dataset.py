@@ -1,15 +1,16 @@
-"""One DICOM file -> a data set that is known to hold one greyscale frame of a plausible size."""
+"""One DICOM file -> a data set that is known to hold one greyscale frame of a plausible size, and no other picture."""
 
 from pathlib import Path
 
-import numpy as np
 import pydicom
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 from pydicom.tag import Tag
 
 from rsna_nb.dicom.decode import MAX_PIXELS, TRANSFER_SYNTAXES
+from rsna_nb.dicom.elements import first_number
 from rsna_nb.dicom.errors import UnreadableError
+from rsna_nb.dicom.purpose import check_purpose
 
 DEFER_SIZE = 1_000_000  # bytes: a larger element stays on the disk until its value is used
 ALLOWED = {
@@ -28,7 +29,8 @@ def read_dataset(path: str | Path) -> pydicom.Dataset:
     Raises
     ------
     UnreadableError
-        If the file is missing, is not DICOM, has a defective header, or holds something other than such a frame.
+        If the file is missing, is not DICOM, has a defective header, or holds something other than such a frame, also
+        by what the header says of its purpose.
     """
     try:
         # The transfer syntax is checked before dcmread, which inflates a deflated file into memory, however large.
@@ -36,6 +38,7 @@ def read_dataset(path: str | Path) -> pydicom.Dataset:
         if not isinstance(syntax, pydicom.uid.UID) or syntax not in TRANSFER_SYNTAXES:
             raise UnreadableError(f"unsupported transfer syntax: {getattr(syntax, 'name', syntax) or 'absent'}")
         dataset = pydicom.dcmread(path, defer_size=DEFER_SIZE)
+        check_purpose(dataset)
         _check_frame(dataset)
     except (UnreadableError, MemoryError):
         raise
@@ -72,13 +75,3 @@ def _check_frame(dataset: pydicom.Dataset) -> None:
         raise UnreadableError(f"BitsStored is {dataset.BitsStored}, more than BitsAllocated ({dataset.BitsAllocated})")
     if dataset.Rows * dataset.Columns > MAX_PIXELS:
         raise UnreadableError(f"{dataset.Rows} Rows x {dataset.Columns} Columns: too large for a mammogram")
-
-
-def first_number(dataset: pydicom.Dataset, keyword: str) -> float | None:
-    """Return the first value of an element, or None if the element is absent, empty or not a finite number."""
-    try:
-        value = dataset.get(keyword)
-        number = float(value[0] if isinstance(value, pydicom.multival.MultiValue) else value)
-    except (TypeError, ValueError, IndexError):
-        return None
-    return number if np.isfinite(number) else None

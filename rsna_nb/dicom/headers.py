@@ -16,6 +16,7 @@ import pydicom
 from pydicom.multival import MultiValue
 
 from rsna_nb.dicom.dataset import header_fault
+from rsna_nb.dicom.purpose import NO_RADIOGRAPHS, VIEWS
 from rsna_nb.system import workers
 
 NUMBERS = ["Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation"]
@@ -23,6 +24,10 @@ CODES = {
     "PhotometricInterpretation": {"MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422"},
     "VOILUTFunction": {"LINEAR", "LINEAR_EXACT", "SIGMOID"},
     "ImageLaterality": {"L", "R", "U", "B"},
+    "ViewPosition": VIEWS,
+    "Modality": {"MG", "CR", "DX", "RG", "RF", "OT", *NO_RADIOGRAPHS},
+    "PresentationIntentType": {"FOR PRESENTATION", "FOR PROCESSING"},
+    "PresentationLUTShape": {"IDENTITY", "INVERSE"},
 }
 COUNTS = {"WindowCenter": "windows", "VOILUTSequence": "voi_tables"}  # attribute -> column with the number of values
 ATTRIBUTES = [*NUMBERS, *CODES, *COUNTS]

@@ -8,5 +8,12 @@ NOTES = {
     "turned": "air was brighter than tissue, so the image was inverted",
     "side": "the file's header says another side than the table",
     "view": "the file's header says another view than the table",
+    "modality": "the header's Modality is not MG (mammography)",
+    "for processing": "the file holds raw values for processing, not for presentation",
+    "magnified": "the header says that it is a magnification view",
+    "spot view": "the header says that it is a spot compression view, which shows a part of the breast",
+    "aspect": "the header's pixels are not square; the column aspect is 1 if their ratio is implausible and not used",
+    "window": "a VOI LUT or window of the header cannot be used; the column window says what replaces it",
+    "hot pixels": "a few pixels far outside of the range of the others were not allowed to set the scale",
 }
 """Note -> what it means. The ledger joins several notes of a file with "; "."""

@@ -16,7 +16,8 @@ from pydicom import Dataset
 from rsna_nb.dicom.containers import Layout, jpeg_layout, pgm_pixels, png_layout, tiff_layout
 from rsna_nb.dicom.decode import MAX_PIXELS
 from rsna_nb.dicom.errors import UnreadableError
-from rsna_nb.dicom.pyramid import Pyramid
+from rsna_nb.dicom.pyramid import Pyramid, in_range
+from rsna_nb.dicom.voi import hot_pixels
 
 STARTS = {
     b"\x89PNG\r\n\x1a\n": "PNG",
@@ -28,6 +29,8 @@ STARTS = {
 
 MAX_BYTES = 10 * MAX_PIXELS  # of a file: four channels of 16 bits, or five digits and spaces for each pixel
 TINT = 3  # levels by which the channels of a grey picture differ at most after lossy compression
+FEW = 50  # pixels of the brightest half of the levels, up to which they may be defects (`hot_pixels`)
+FRACTION = 4  # bits
 TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     1: lambda pixels: pixels,
     2: np.fliplr,
@@ -85,8 +88,39 @@ def open_raster(path: str | Path, name: str) -> tuple[Pyramid, Dataset, str]:
     if layout.shape != pixels.shape[:2]:
         raise UnreadableError(f"the picture has {pixels.shape[:2]} pixels, the file's header says {layout.shape}")
     stored = np.ascontiguousarray(TURNS.get(layout.orientation, TURNS[1])(_grey(pixels, TINT * (name == "JPEG"))))
+    bits = _bits_of(stored)
+    pyramid = (BytePyramid if stored.itemsize == 1 else Pyramid)(stored, max(1, bits))
+    return pyramid, _meaning(layout, bits), f"{name}, {8 * pixels.itemsize} bits"
+
+
+class BytePyramid(Pyramid):
+    """A picture of 8 bits, which is halved with `FRACTION` bits more.
+
+    Each halving rounds to whole numbers, which brightens tissue by up to half of one. Of 12 bits nobody sees that; of 8
+    it is half a grey level, and the same mammogram would be brighter as PNG than as DICOM.
+    """
+
+    def __init__(self, stored: np.ndarray, bits: int) -> None:
+        super().__init__(stored, bits)
+        self.fine: Pyramid | None = None
+
+    def level(self, n: int) -> np.ndarray:
+        """Return uint8 (rows, columns) at 1/2^n of the size, as `Pyramid.level` does."""
+        if n == 0:
+            return super().level(0)
+        if self.fine is None:
+            self.fine = Pyramid(super().level(0).astype(np.uint16) << FRACTION, 8 + FRACTION)
+        rounded = (self.fine.level(n) + (1 << FRACTION >> 1)) >> FRACTION
+        return in_range(rounded, self.bits, signed=False).astype(np.uint8)
+
+
+def _bits_of(stored: np.ndarray) -> int:
+    """Return the fewest bits that hold the brightest level; of a picture of 8 bits, without a few hot pixels."""
     bits = int(stored.max()).bit_length()
-    return Pyramid(stored, max(1, bits)), _meaning(layout, bits), f"{name}, {8 * pixels.itemsize} bits"
+    if stored.itemsize == 1 and bits and np.count_nonzero(stored >> (bits - 1)) <= FEW:
+        hot = hot_pixels(stored, np.ones_like(stored, bool))
+        bits = int(stored[~hot].max()).bit_length()
+    return bits
 
 
 def _meaning(layout: Layout, bits: int) -> Dataset:
@@ -144,6 +178,6 @@ def _grey(pixels: np.ndarray, tint: int) -> np.ndarray:
     if difference > tint:
         raise UnreadableError(f"a colour picture: its channels differ by up to {difference} levels; save it as grey")
     grey = colours[len(colours) // 2]
-    if alpha is not None and grey[alpha < np.iinfo(alpha.dtype).max].any():
+    if alpha is not None and grey[alpha < 256**alpha.itemsize - 1].any():
         raise UnreadableError("a picture with transparent parts: save it without transparency")
     return grey

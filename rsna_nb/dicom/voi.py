@@ -8,17 +8,20 @@ the stored range, which cuts off much of the tissue, it differs by 1 % and 7 %.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 import pydicom
-from pydicom.pixels.processing import apply_modality_lut, apply_voi
 
-from rsna_nb.dicom.dataset import first_number
+from rsna_nb.dicom.elements import first_number
 from rsna_nb.dicom.errors import UnreadableError
+from rsna_nb.dicom.lut import Table, read_table
+from rsna_nb.dicom.pyramid import stored_range
 
-PADDING_MARGIN = 2  # pixels around the padding whose values halving has mixed with it
+MARGIN = 2  # pixels around padding and hot pixels whose values halving has mixed with theirs
+MEDIAN = 5  # side in pixels of the median filter that removes what is smaller than half of its square
+HOT = 0.5  # a hot pixel is this far outside of the filtered range, as a share of it; real mammograms reach 0.04
 DARK = 0.02  # padding up to this brightness counts as air
 
 Values = np.ndarray  # float32 output of the modality LUT
@@ -34,15 +37,24 @@ class Voi:
         Its name in the ledger, such as "LINEAR 2048 4096".
     apply
         Maps the output of the modality LUT to a new float32 array in 0-1. None if the transformation cannot be used.
+    notes
+        What is odd about it, in the words of `NOTES`.
     """
 
     name: str
     apply: Callable[[Values], np.ndarray] | None = None
+    notes: tuple[str, ...] = ()
 
     def shows(self, values: Values) -> bool:
         """Return whether the transformation leaves any difference between these values."""
         bright = self.apply(values) if self.apply else values[:0]
         return bright.size > 0 and bool(bright.min() < bright.max())
+
+    def instead_of(self, unusable: str) -> "Voi":
+        """Return the same transformation, with a name and a note that say which declared ones it replaces, if any."""
+        if unusable in ("", "none"):
+            return self
+        return replace(self, name=f"{self.name} ({unusable} cannot be used)", notes=("window", *self.notes))
 
 
 def to_brightness(values: Values, dataset: pydicom.Dataset, voi: Voi, padding: np.ndarray | None) -> np.ndarray:
@@ -71,17 +83,18 @@ def padding_mask(stored: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray | N
 
 
 def _with_margin(padding: np.ndarray) -> np.ndarray:
-    """Return the padding mask, extended by the pixels that halving may have mixed with padding."""
-    return cv2.dilate(padding.view(np.uint8), np.ones((2 * PADDING_MARGIN + 1,) * 2, np.uint8)).view(bool)
+    """Return a mask of padding or hot pixels, extended by the pixels that halving may have mixed with them."""
+    return cv2.dilate(padding.view(np.uint8), np.ones((2 * MARGIN + 1,) * 2, np.uint8)).view(bool)
 
 
 def modality_values(stored: np.ndarray, dataset: pydicom.Dataset) -> Values:
     """Apply the modality LUT (PS3.3 C.11.1), a table or slope and intercept. Returns float32."""
-    if _has_table(dataset, "ModalityLUTSequence"):
-        try:
-            return apply_modality_lut(stored, dataset).astype(np.float32)
-        except Exception as error:  # pydicom raises nearly any built-in exception for a damaged table
-            raise UnreadableError(f"defective ModalityLUTSequence (0028,3000): {error}") from error
+    try:
+        table = _table(dataset, "ModalityLUTSequence", np.array(_declared_range(dataset)))
+    except Exception as error:  # a damaged table makes pydicom raise nearly any built-in exception
+        raise UnreadableError(f"defective ModalityLUTSequence (0028,3000): {error}") from error
+    if table:
+        return table.look_up(stored)
     values = stored.astype(np.float32)
     slope, intercept = first_number(dataset, "RescaleSlope"), first_number(dataset, "RescaleIntercept")
     if slope not in (None, 0, 1):  # a slope of 0 would erase the image
@@ -91,7 +104,26 @@ def modality_values(stored: np.ndarray, dataset: pydicom.Dataset) -> Values:
     return values
 
 
-def declared_voi(dataset: pydicom.Dataset, ends: np.ndarray) -> Voi:
+def _declared_range(dataset: pydicom.Dataset) -> tuple[int, int]:
+    """Return the stored range that the header declares. Pixels may exceed it; then the `Pyramid` has more bits."""
+    return stored_range(dataset.get("BitsStored", 16), dataset.get("PixelRepresentation", 0) == 1)
+
+
+def _table(dataset: pydicom.Dataset, keyword: str, domain: np.ndarray) -> Table | None:
+    """Return the first table of a LUT sequence, or None if there is none. A damaged one raises nearly any exception.
+
+    Some files carry the sequence with empty elements: that is no table.
+    """
+    sequence = dataset.get(keyword)
+    if not isinstance(sequence, pydicom.Sequence) or not sequence:
+        return None
+    item = sequence[0]
+    if not (item.get("LUTDescriptor") or item.get("LUTData")):
+        return None
+    return read_table(item, domain, dataset.file_meta.TransferSyntaxUID.is_little_endian)
+
+
+def declared_voi(dataset: pydicom.Dataset, ends: np.ndarray, values: Values | None = None) -> Voi:
     """Return the file's first VOI LUT, else its first window.
 
     Parameters
@@ -100,28 +132,49 @@ def declared_voi(dataset: pydicom.Dataset, ends: np.ndarray) -> Voi:
         A data set from `read_dataset`.
     ends
         Smallest and largest value of the stored range, integers (2,).
+    values
+        Output of the modality LUT, between which the transformation must leave a difference.
 
     Returns
     -------
-    The transformation, without `apply` if the file declares none or an invalid one.
+    The first transformation that can be used. Without `apply`, its name lists those that cannot: "none" if the file
+    declares none.
     """
-    if _has_table(dataset, "VOILUTSequence"):
-        try:
-            table = _voi_table(dataset)
-            low, high = table.min(), table.max()
-        except Exception:  # a damaged table: the ledger says "LUT cannot be used"
-            return Voi("LUT")
-        return Voi("LUT", lambda values: _rescale(_apply_table(values, dataset), low, high))
+    domain = np.sort(modality_values(ends, dataset))
+    unusable: list[str] = []
+    for voi in (_lut_voi(dataset, domain), _window_voi(dataset, domain)):
+        if voi and voi.apply and (values is None or voi.shows(values)):
+            return voi.instead_of(", ".join(unusable))
+        unusable += [voi.name] if voi else []
+    return Voi(", ".join(unusable) or "none")
+
+
+def _lut_voi(dataset: pydicom.Dataset, domain: np.ndarray) -> Voi | None:
+    """Return the first VOI LUT (PS3.3 C.11.2.1.1), without `apply` if it is damaged; None if the file has none."""
+    try:
+        table = _table(dataset, "VOILUTSequence", domain)
+    except Exception:  # a damaged table makes pydicom raise nearly any built-in exception
+        return Voi("LUT")
+    if table is None:
+        return None
+    low, high = table.outputs.min(), table.outputs.max()
+    if low >= high:
+        return Voi("LUT")
+    return Voi("LUT", lambda values: _rescale(table.look_up(values), low, high))
+
+
+def _window_voi(dataset: pydicom.Dataset, domain: np.ndarray) -> Voi | None:
+    """Return the first window (PS3.3 C.11.2.1.2), without `apply` if it is invalid; None if the file has none."""
     center, width = first_number(dataset, "WindowCenter"), first_number(dataset, "WindowWidth")
     if center is None or width is None:
-        return Voi("none")
+        return None
     function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
     known = function if function in WINDOWS else "unknown function"  # other text from the file may name a person
     name = f"{known} {center:g} {width:g}"
     if function not in WINDOWS or width < (1 if function == "LINEAR" else 1e-6):
         return Voi(name)
     window = WINDOWS[function]
-    floor, ceiling = window(np.sort(modality_values(ends, dataset)), center, width)
+    floor, ceiling = window(domain, center, width)
     if floor >= ceiling:
         return Voi(name)
     return Voi(name, lambda values: _rescale(window(values, center, width), floor, ceiling))
@@ -140,16 +193,46 @@ def percentile_voi(values: Values, padding: np.ndarray | None, declared: Voi) ->
 
 
 def range_voi(values: Values, mask: np.ndarray, padding: np.ndarray | None, declared: Voi) -> Voi | None:
-    """Return a window over all values in the mask that are not padding, or None if they do not differ."""
-    tissue = values[mask > 0] if padding is None else values[(mask > 0) & ~_with_margin(padding)]
+    """Return a window over the values in the mask that are not padding or hot; None if they do not differ."""
+    inside = mask > 0 if padding is None else (mask > 0) & ~_with_margin(padding)
+    hot = hot_pixels(values, inside)
+    if hot.any():
+        inside &= ~_with_margin(hot)
+    tissue = values[inside]
     low, high = (tissue.min(), tissue.max()) if tissue.size else (np.float32(0), np.float32(0))
-    return _min_max(low, high, declared) if low < high else None
+    if low >= high:
+        return None
+    voi = _min_max(low, high, declared)
+    return replace(voi, notes=(*voi.notes, "hot pixels")) if hot.any() else voi
+
+
+def hot_pixels(values: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Return a mask of the few pixels that are far brighter or darker than all larger details.
+
+    A defective detector element, or a bright pixel that was written into the image, would set the scale of a window
+    over the range. Details of more than half of the median filter's square stay in the range whatever their value, and
+    smaller ones, such as microcalcifications, unless they exceed the range of the others by half of it.
+
+    Parameters
+    ----------
+    values
+        (rows, columns) of 8 or 16 bits or float32.
+    inside
+        Bool, of the same shape: the pixels to examine.
+    """
+    if not inside.any():
+        return inside
+    filtered = cv2.medianBlur(np.ascontiguousarray(values), MEDIAN)[inside]
+    low, high = float(filtered.min()), float(filtered.max())
+    reach = HOT * (high - low)
+    if reach == 0:  # nothing but small details
+        return np.zeros_like(inside)
+    return ((values < low - reach) | (values > high + reach)) & inside
 
 
 def _min_max(low: np.floating, high: np.floating, declared: Voi) -> Voi:
-    """Return the window from `low` to `high`. Its name says which declared transformation it replaces."""
-    note = "" if declared.name == "none" else f" ({declared.name} cannot be used)"
-    return Voi(f"min-max {low:g} {high:g}{note}", lambda values: _rescale(values, low, high))
+    """Return the window from `low` to `high` in place of the declared transformations."""
+    return Voi(f"min-max {low:g} {high:g}", lambda values: _rescale(values, low, high)).instead_of(declared.name)
 
 
 def _rescale(values: np.ndarray, low: np.floating, high: np.floating) -> np.ndarray:
@@ -188,21 +271,3 @@ def _sigmoid(values: Values, center: float, width: float) -> np.ndarray:
 
 
 WINDOWS = {"LINEAR": _linear, "LINEAR_EXACT": _linear_exact, "SIGMOID": _sigmoid}
-
-
-def _has_table(dataset: pydicom.Dataset, keyword: str) -> bool:
-    """Return whether the LUT sequence `keyword` holds a table. Some files carry the sequence with empty elements."""
-    sequence = dataset.get(keyword)
-    item = sequence[0] if isinstance(sequence, pydicom.Sequence) and sequence else pydicom.Dataset()
-    return bool(item.get("LUTDescriptor")) and bool(item.get("LUTData"))
-
-
-def _voi_table(dataset: pydicom.Dataset) -> np.ndarray:
-    """Return all outputs of the first VOI LUT."""
-    entries, first, _ = dataset.VOILUTSequence[0].LUTDescriptor
-    return _apply_table(np.arange(first, first + (entries or 65536)), dataset)  # 0 entries means 2^16
-
-
-def _apply_table(values: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
-    """Apply the first VOI LUT (PS3.3 C.11.2.1.1), which is indexed by integers. Returns float32."""
-    return apply_voi(np.rint(values).astype(np.int64), dataset, index=0).astype(np.float32)

@@ -45,7 +45,7 @@ class Geometry:
         pixel = 2**found.level  # each level of the file's pyramid halves it
         width, height = -(-(x_max - x_min) // pixel), -(-(y_max - y_min) // pixel)
         box = (x_min, y_min, x_min + width * pixel, y_min + height * pixel)
-        return cls(box, placement((height, width), shape), shape, found.rows, found.columns)
+        return cls(box, placement((height, width), shape, found.aspect), shape, found.rows, found.columns)
 
     @property
     def scale(self) -> np.ndarray:

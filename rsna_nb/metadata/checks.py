@@ -111,7 +111,7 @@ def faults_of(values: pd.Series, allowed: str | list[str], words: str) -> list[s
     return [f"row {row}: {values.name} is {_quoted(value)}, not {words}" for row, value in values[~fits].items()]
 
 
-def check_rows(df: pd.DataFrame, required: list[str], path: Path, unique_images: bool) -> None:
+def check_rows(df: pd.DataFrame, required: list[str], path: Path, unique_images: bool, exam: str = "") -> None:
     """Raise `MetadataError` with every fault of the table.
 
     Parameters
@@ -124,6 +124,8 @@ def check_rows(df: pd.DataFrame, required: list[str], path: Path, unique_images:
         The table's file, for the message.
     unique_images
         Whether each image_id may occur in one row only.
+    exam
+        The column that tells a woman's examinations apart; "" if there is none.
     """
     faults = [f"column {name} is missing" for name in required if name not in df]
     for name, (pattern, words) in RULES.items():
@@ -132,13 +134,13 @@ def check_rows(df: pd.DataFrame, required: list[str], path: Path, unique_images:
     if unique_images and "image_id" in df:
         faults += _repeated(df["image_id"])
     if "patient_id" in df:
-        check_women(df, path)
+        check_women(df, path, exam)
         faults += differently_written(df["patient_id"].dropna())
     if faults:
         raise MetadataError(path, faults)
 
 
-def check_women(df: pd.DataFrame, path: Path) -> None:
+def check_women(df: pd.DataFrame, path: Path, exam: str = "") -> None:
     """Raise `MetadataError` if patient_id is not one woman's id: women must not be in two splits, nor be taken for one.
 
     Parameters
@@ -147,8 +149,10 @@ def check_women(df: pd.DataFrame, path: Path) -> None:
         The table with at least patient_id, as text, a row or more for each image.
     path
         The table's file, for the message.
+    exam
+        The column that tells examinations apart: the images of one are counted. "" counts all images of a woman.
     """
-    counts = df.groupby("patient_id")["image_id"].nunique() if "image_id" in df else df["patient_id"].value_counts()
+    counts = _images_of(df, exam)
     empty = int(df["patient_id"].isna().sum())
     faults = [
         f"patient_id {name!r} stands in place of the id of {count} images"
@@ -163,6 +167,13 @@ def check_women(df: pd.DataFrame, path: Path) -> None:
     ]
     if faults:
         raise MetadataError(path, faults, PLACEHOLDER_ADVICE)
+
+
+def _images_of(df: pd.DataFrame, exam: str) -> pd.Series:
+    """Return the number of images by patient_id, those of the largest examination if examinations are told apart."""
+    images = df["image_id"] if "image_id" in df else df.index.to_series()
+    keys = [df[name] for name in ("patient_id", exam) if name in df]
+    return images.groupby(keys, dropna=False).nunique().groupby("patient_id").max()
 
 
 def note_odd_values(df: pd.DataFrame, path: Path) -> None:

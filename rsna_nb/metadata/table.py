@@ -109,7 +109,7 @@ def load_metadata(
     # Other data sets need not have RSNA's descriptions, but RSNA's own table without one is a damaged file.
     labelled = split == "train" or ("cancer" in df and df["cancer"].notna().all())
     required = IDENTITY + ([] if layout.columns else DESCRIPTION) + (["cancer"] if labelled else [])
-    check_rows(df, required, path, unique_images=not layout.several_rows)
+    check_rows(df, required, path, unique_images=not layout.several_rows, exam=layout.exam)
     df = df.assign(**{name: float("nan") for name in DESCRIPTION if name not in df})
     note_odd_values(df, path)
     df["path"] = named_files(layout, source, df, split, data_dir, path) if files is None else files
@@ -175,9 +175,11 @@ def _stacked(paths: Sequence[Path], tables: Sequence[pd.DataFrame]) -> pd.DataFr
     """Return one table of all; the index says of which file a row is."""
     if len(tables) == 1:
         return tables[0]
+    names = [path.name for path in paths]
+    if len(set(names)) < len(names):  # the index must tell all rows apart
+        names = [str(path) for path in paths]
     named = [
-        df.set_axis([f"{row} of {path.name}" for row in df.index], axis=0)
-        for path, df in zip(paths, tables, strict=True)
+        df.set_axis([f"{row} of {name}" for row in df.index], axis=0) for name, df in zip(names, tables, strict=True)
     ]
     return pd.concat(named)
 

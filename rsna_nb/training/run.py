@@ -123,13 +123,13 @@ def _start(run: Run, config: RunConfig, devices: Devices, on_epoch: EpochCallbac
     if config.fine_tune_epochs:
         layers_from(model, config.fine_tune_from)  # a misspelt layer is an error now, not after the head's epochs
     table, data_dir = split_table(config)
+    layout = metadata.describe(data_dir)
+    log.info("layout of the data: %s", ". ".join(filter(None, layout)))
     data = prepare(config, table, data_dir)
     environment = runs.environment(list(devices.names), table, data.ledger)
     # The report must say that a run was trained on generated mammograms, and what "cancer" means in its data.
-    data_set = metadata.describe(data_dir)
-    log.info("data set: %s", ": ".join(filter(None, data_set)))
     environment |= {"precision": precision, "generated": (data_dir / "generated.json").is_file()}
-    environment |= {"data_set": data_set.name, "label": data_set.label}
+    environment |= {"layout": layout.name, "label": layout.label}
     if devices.chief and not before.is_file():
         run.write_json("config/environment.json", environment)
     devices.wait()
