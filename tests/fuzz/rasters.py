@@ -74,7 +74,7 @@ def sealed(content: bytes) -> bytes:
 def head_changed(content: bytes, rng: Generator) -> bytes:
     """Change bytes near the beginning."""
     damaged = bytearray(content)
-    for position in rng.integers(0, min(200, len(content)), int(rng.integers(1, 5))):
+    for position in rng.integers(0, min(200, len(content)), int(rng.integers(1, 5))) if content else ():
         damaged[position] = rng.integers(256)
     return bytes(damaged)
 
