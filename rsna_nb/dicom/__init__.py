@@ -1,8 +1,9 @@
-"""One DICOM file -> one image: float32 (height, width) in 0-1, the breast bright on black.
+"""One file -> one image: float32 (height, width) in 0-1, the breast bright on black.
 
 `read_mammogram` returns the image; `read` also says how the file was read. `reading_steps` returns the intermediate
-images, and `headers` describes many files without reading their pixels. A reader of another format belongs next to
-reader.py: it decodes a file into a `Pyramid`, calls `reader.read_frame`, returns its `Reading` and raises `DicomError`.
+images, and `headers` describes many DICOM files without reading their pixels. The first bytes of a file decide whether
+it is read as DICOM, PNG, JPEG, TIFF or PGM (source.py). A reader of another format decodes into a `Pyramid`, as
+raster.py does, and raises `UnreadableError`.
 """
 
 from rsna_nb.dicom import headers, preprocessing_steps
