@@ -12,6 +12,8 @@ import numpy as np
 AIR_LIMIT = 64  # air is darker than this: the windowed background of a mammogram is close to 0
 TISSUE_STEP = 5  # tissue is brighter than air by more than this
 NARROW, WIDE = 3, 16  # air: half of the pixels within WIDE of its level lie within NARROW of it
+LOW_CONTRAST = 25  # nine tenths of a breast's pixels span more levels than these
+LABEL, LABEL_AREA = 200, (0.0006, 0.03)  # a label is brighter than this; the share of the image that it covers
 WHITE, UNIFORM = 230, 5  # a line of a border is brighter than WHITE, or its levels differ by at most UNIFORM
 
 
@@ -25,10 +27,13 @@ class Breast:
         (x_min, y_min, x_max, y_max) in pixels; x_max and y_max are exclusive.
     mask
         uint8 of the image's shape: 1 in the breast and a margin around it, else 0.
+    notes
+        What is odd about it, in the words of `NOTES`.
     """
 
     box: tuple[int, int, int, int]
     mask: np.ndarray
+    notes: tuple[str, ...] = ()
 
 
 def find_breast(picture: np.ndarray) -> Breast | None:
@@ -43,8 +48,11 @@ def find_breast(picture: np.ndarray) -> Breast | None:
     """
     grey = cv2.convertScaleAbs(picture, alpha=255)
     smooth, clean = cv2.medianBlur(grey, 5), cv2.medianBlur(grey, 3)
-    threshold = _air_threshold(smooth)
+    threshold, inside = _air_threshold(smooth), _without_bands(smooth)
     tissue = (clean > threshold).astype(np.uint8)
+    if (darker := _air_threshold(smooth[inside])) < threshold - TISSUE_STEP:  # the bands are brighter than air
+        threshold, tissue[:] = darker, 0
+        tissue[inside] = clean[inside] > darker
     left, top, width, height = cv2.boundingRect(tissue)
     film = np.s_[top : top + height, left : left + width]  # without the black that pads a film
     fog = _air_threshold(smooth[film]) if tissue.any() else threshold
@@ -56,7 +64,18 @@ def find_breast(picture: np.ndarray) -> Breast | None:
         return None
     whole = cv2.dilate(body, np.ones((3, 3), np.uint8))  # includes pixels that tissue fills by less than half
     x_min, y_min, width, height = cv2.boundingRect(whole)
-    return Breast((x_min, y_min, x_min + width, y_min + height), cv2.dilate(body, _disc(2 * radius)))
+    notes = ("label",) * _keeps_label(grey, whole, threshold) + ("low contrast",) * (_span(grey, body) < LOW_CONTRAST)
+    return Breast((x_min, y_min, x_min + width, y_min + height), cv2.dilate(body, _disc(2 * radius)), notes)
+
+
+def _without_bands(smooth: np.ndarray) -> tuple[slice, slice]:
+    """Return the part of an image without the lines at its edges that have one level throughout."""
+    part = []
+    for axis in (1, 0):
+        low, high = (cv2.reduce(smooth, axis, how).ravel() for how in (cv2.REDUCE_MIN, cv2.REDUCE_MAX))
+        varied = np.flatnonzero(high > low)
+        part.append(slice(varied[0], varied[-1] + 1) if varied.size else slice(None))
+    return part[0], part[1]
 
 
 def _air_threshold(smooth: np.ndarray) -> int:
@@ -94,9 +113,32 @@ def _breast_above(
     body = _largest_component(opened, radius)
     if body is None:
         return None
-    labels = opened & ~cv2.dilate(body, _disc(radius + 1))
+    labels = opened & (1 - cv2.dilate(body, _disc(radius + 1)))
     free = tissue & (1 - cv2.dilate(labels, _disc(radius + 1)))
     return _grown(body, free, radius + 1, 3)
+
+
+def _keeps_label(grey: np.ndarray, mask: np.ndarray, threshold: int) -> bool:
+    """Return whether the mask holds a white region that has little but air around it: a label or a film's edge."""
+    white = (grey > LABEL).view(np.uint8) & mask
+    if np.count_nonzero(white) < LABEL_AREA[0] * grey.size:
+        return False
+    count, labels, statistics, _ = cv2.connectedComponentsWithStats(white, connectivity=8)
+    areas = statistics[:, cv2.CC_STAT_AREA] / grey.size
+    for label in range(1, count):
+        if LABEL_AREA[0] <= areas[label] <= LABEL_AREA[1]:
+            region = (labels == label).astype(np.uint8)
+            around = (cv2.dilate(region, _disc(5)) - cv2.dilate(region, _disc(3))).view(bool)
+            if around.any() and np.mean(grey[around] < threshold + 2 * WIDE) > 0.6:
+                return True
+    return False
+
+
+def _span(grey: np.ndarray, mask: np.ndarray) -> int:
+    """Return how many grey levels nine tenths of the pixels in the mask span."""
+    counts = np.cumsum(cv2.calcHist([grey], [0], mask, [256], [0, 256]).ravel())
+    low, high = np.searchsorted(counts, (0.05 * counts[-1], 0.95 * counts[-1]))
+    return int(high - low)
 
 
 def _grown(body: np.ndarray, tissue: np.ndarray, radius: int, times: int) -> np.ndarray:
@@ -136,7 +178,7 @@ def _opened(mask: np.ndarray, radius: int) -> np.ndarray:
 def _largest_component(mask: np.ndarray, margin: int) -> np.ndarray | None:
     """Return the largest connected region of the mask as uint8 of 0 and 1, or None if the mask is empty.
 
-    The outermost lines, `margin` wide, do not connect: along the edge of a film a bright line joins all that touches it.
+    The outermost lines, `margin` wide, do not connect: a bright line along a film's edge joins all that touches it.
     """
     inner = np.zeros_like(mask)
     inside = np.s_[margin:-margin, margin:-margin]

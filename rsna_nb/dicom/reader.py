@@ -23,10 +23,14 @@ from rsna_nb.dicom.crop import Breast, find_breast, fit
 from rsna_nb.dicom.dataset import read_dataset
 from rsna_nb.dicom.decode import open_pyramid
 from rsna_nb.dicom.errors import DicomError, UnreadableError
+from rsna_nb.dicom.polarity import Air, declares_inverted, find_air
 from rsna_nb.dicom.pyramid import Pyramid, stored_range
 from rsna_nb.dicom.voi import Voi, declared_voi, modality_values, padding_mask, percentile_voi, range_voi, to_brightness
 
 SEARCH_SIDE = 200  # the longer side of the image that is searched for the breast has 200 to 399 pixels
+
+SMALLEST_SIDE = 24  # pixels of the file
+SMALLEST_SHARE = 0.005  # of the frame: half of that of the smallest breast in the tests
 
 Box = tuple[int, int, int, int]  # x_min, y_min, x_max, y_max in pixels; the last column and row are x_max-1, y_max-1
 
@@ -161,12 +165,18 @@ class Search:
         would have one grey level.
     rough
         The transformation with which the breast was found: the declared one, else percentiles of the small image.
+    inverted
+        Large values are dark: as the header declares it, unless the image clearly shows that it is wrong.
+    notes
+        What is odd about the image, in the words of `NOTES`.
     """
 
     level: int
     breast: Breast
     declared: Voi
     rough: Voi
+    inverted: bool
+    notes: tuple[str, ...]
 
     def stored_box(self, shape: tuple[int, int]) -> Box:
         """Return the breast's box in pixels of the full frame of `shape`."""
@@ -197,10 +207,29 @@ def search(pyramid: Pyramid, dataset: pydicom.Dataset) -> Search:
     if not declared.shows(values):
         declared = Voi(declared.name)
     rough = declared if declared.apply else percentile_voi(values, padding, declared)
-    breast = find_breast(to_brightness(values, dataset, rough, padding))
+    inverted = declares_inverted(dataset)
+    bright = to_brightness(values, inverted, rough, padding)
+    air = find_air(bright)
+    if air is Air.BRIGHT:
+        inverted = not inverted
+        bright = to_brightness(values, inverted, rough, padding)
+    breast = find_breast(bright)
     if breast is None:
         raise UnreadableError("no tissue found: the whole image is as dark as air")
-    return Search(level, breast, declared, rough)
+    _check_size(breast, pyramid.shape, level)
+    turned = inverted != (dataset.PhotometricInterpretation == "MONOCHROME1")
+    notes = ("turned",) * turned + ("no air",) * (air is Air.UNSEEN) + breast.notes
+    return Search(level, breast, declared, rough, inverted, notes)
+
+
+def _check_size(breast: Breast, shape: tuple[int, int], level: int) -> None:
+    """Raise `UnreadableError` if the region that was found is too small for a breast."""
+    x_min, y_min, x_max, y_max = breast.box
+    height, width = (
+        min(side << level, whole) for side, whole in zip((y_max - y_min, x_max - x_min), shape, strict=True)
+    )
+    if min(height, width) < SMALLEST_SIDE or height * width < SMALLEST_SHARE * shape[0] * shape[1]:
+        raise UnreadableError(f"no breast found: the largest region brighter than air is {width} x {height} pixels")
 
 
 def read_frame(pyramid: Pyramid, dataset: pydicom.Dataset, syntax: str, shape: tuple[int, int]) -> Reading:
@@ -228,12 +257,12 @@ def read_frame(pyramid: Pyramid, dataset: pydicom.Dataset, syntax: str, shape: t
     stored, mask = found.cut_out(pyramid.level(level), level)
     values, padding = modality_values(stored, dataset), padding_mask(stored, dataset)
     voi = found.voi(values, mask, padding)
-    bright = to_brightness(values, dataset, voi, padding)
+    bright = to_brightness(values, found.inverted, voi, padding)
     picture = fit(np.multiply(bright, mask, out=bright), shape)
     if not picture.max() > 0:  # "not >" rather than "<=": a NaN, as a broken rescale slope makes it, fails too
         raise UnreadableError(f"the image is black: check the header's rescaling or window ({voi.name})")
     photometric = dataset.PhotometricInterpretation
-    return Reading(picture, syntax, photometric, voi.name, pyramid.bits, *pyramid.shape, level, crop)
+    return Reading(picture, syntax, photometric, voi.name, pyramid.bits, *pyramid.shape, level, crop, notes=found.notes)
 
 
 def _level_for(crop: Box, shape: tuple[int, int]) -> int:
