@@ -7,11 +7,11 @@ raster.py does, and raises `UnreadableError`.
 """
 
 from rsna_nb.dicom import headers, preprocessing_steps
-from rsna_nb.dicom.crop import Placement, placement
+from rsna_nb.dicom.crop import Placement, placement, shape_of
 from rsna_nb.dicom.errors import DicomError
 from rsna_nb.dicom.notes import NOTES
 from rsna_nb.dicom.preprocessing_steps import Step, reading_steps
-from rsna_nb.dicom.reader import Box, Reading, read, read_mammogram, shape_of
+from rsna_nb.dicom.reader import Box, Reading, read, read_mammogram
 
 # fmt: off
 __all__ = [
