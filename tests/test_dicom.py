@@ -256,7 +256,7 @@ def emptied(path):
 
 FAULTS = {
     "empty": (emptied, "the file is empty"),
-    "text": (as_text, "not a DICOM file"),
+    "text": (as_text, "not a DICOM, PNG, JPEG, TIFF or PGM file"),
     "missing": (lambda path: path.with_name("nowhere.dcm"), "the file is missing"),
     "truncated": (cut, "cut off"),
     "truncated in the header": (lambda path: cut(path, 0.001), "no PixelData"),
