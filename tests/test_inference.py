@@ -90,7 +90,7 @@ def test_many_files_are_read_by_processes_with_the_same_scores_in_the_same_order
     in_parallel = inference.predict(run, paths)
     monkeypatch.setattr(reading, "MAX_HERE", len(paths))
     pd.testing.assert_frame_equal(in_parallel, inference.predict(run, paths), atol=1e-6)
-    assert in_parallel["error"][20] == "not a DICOM file"
+    assert in_parallel["error"][20] == "not a DICOM, PNG, JPEG, TIFF or PGM file"
     assert in_parallel["score"].isna().sum() == 1
 
 

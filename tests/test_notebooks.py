@@ -112,7 +112,7 @@ def test_preparing_shows_every_file_and_names_the_unreadable_one(generated, tmp_
     assert answer.returncode == 0, answer.stderr[-3000:]
     executed = (tmp_path / "out.ipynb").read_text()
     assert executed.count('"image/png": "') == 2
-    assert "not a DICOM file" in executed
+    assert "not a DICOM, PNG, JPEG, TIFF or PGM file" in executed
     assert f"{first.stem}" in executed
     (store,) = (tmp_path / "stores").iterdir()
     assert len(list(store.rglob("*.png"))) == len(load_metadata(generated)) - 1

@@ -114,10 +114,10 @@ def test_unreadable_files_are_rows_with_their_reason_and_the_others_are_prepared
     Path(few["path"][1]).write_text("no DICOM")
     Path(few["path"][2]).unlink()
     rows = prepared(tmp_path, few)
-    assert rows["error"].tolist() == ["", "not a DICOM file", "the file is missing", "", "", ""]
+    assert rows["error"].tolist() == ["", "not a DICOM, PNG, JPEG, TIFF or PGM file", "the file is missing", "", "", ""]
     assert sorted(path.stem for path in store_of(tmp_path).rglob("*.png")) == ["0", "3", "4", "5"]
     assert "2 files unreadable" in caplog.text
-    assert "unreadable: 1 x not a DICOM file" in caplog.text
+    assert "unreadable: 1 x not a DICOM, PNG, JPEG, TIFF or PGM file" in caplog.text
 
 
 def test_an_unreadable_file_that_was_repaired_is_read_at_the_next_call(few, tmp_path, breast):

@@ -126,7 +126,7 @@ def test_files_are_scored_as_in_training(small_run, generated, tmp_path):
     bad = tmp_path / "bad.dcm"
     bad.write_text("no DICOM")
     scores = inference.predict(small_run, [*table["path"][:5], bad, *table["path"][5:]])
-    assert scores["error"][5] == "not a DICOM file"
+    assert scores["error"][5] == "not a DICOM, PNG, JPEG, TIFF or PGM file"
     assert np.isnan(scores["score"][5])
     np.testing.assert_allclose(scores["score"].drop(5), predictions["score"], atol=1e-5)
 
@@ -161,7 +161,7 @@ def test_unreadable_files_are_counted_and_the_others_are_trained_on(frozen_setti
     folder = damaged_copy(generated, tmp_path / "damaged", 5)
     run = train(RunConfig(**frozen_settings | {"data_dir": str(folder), "epochs": 1}))
     assert run.metrics["unreadable"] == 5
-    assert "5 x not a DICOM file" in run.file("logs/train.log").read_text()
+    assert "5 x not a DICOM, PNG, JPEG, TIFF or PGM file" in run.file("logs/train.log").read_text()
 
 
 def test_more_than_a_tenth_unreadable_stops_the_run(small_settings, generated, tmp_path):

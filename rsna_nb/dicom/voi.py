@@ -59,11 +59,11 @@ class Voi:
         return replace(self, name=f"{self.name} ({unusable} cannot be used)", notes=("window", *self.notes))
 
 
-def to_brightness(values: Values, dataset: pydicom.Dataset, voi: Voi, padding: np.ndarray | None) -> np.ndarray:
-    """Map the output of the modality LUT to float32 brightness in 0-1: dense tissue bright, padding 0."""
+def to_brightness(values: Values, inverted: bool, voi: Voi, padding: np.ndarray | None) -> np.ndarray:
+    """Map the output of the modality LUT to float32 brightness in 0-1, padding 0. `inverted`: large values are dark."""
     assert voi.apply is not None
     bright = voi.apply(values)
-    if dataset.PhotometricInterpretation == "MONOCHROME1":
+    if inverted:
         np.subtract(1, bright, out=bright)
     if padding is not None and padding.any():
         # Halving mixes bright padding into the pixels next to it. Dark padding looks like air, so it needs no margin.
