@@ -1,4 +1,4 @@
-"""A run and DICOM files -> scores. Submissions, ensembles and explanations all score files through this module."""
+"""A run and files of mammograms -> scores. Submissions, ensembles and explanations all score files by this module."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -26,14 +26,14 @@ def load_model(run: Run) -> keras.Model:
 
 
 def predict(run: Run, paths: Paths, batch_size: int = 16, flips: bool = False) -> pd.DataFrame:
-    """Score DICOM files with a run's best model.
+    """Score files with a run's best model.
 
     Parameters
     ----------
     run
         A run that has a model; images are read at its img_size.
     paths
-        One DICOM file or several. A file named twice gets two rows.
+        One file or several: DICOM, PNG, JPEG, TIFF or PGM. A file named twice gets two rows.
     batch_size
         Number of images scored together.
     flips
@@ -56,7 +56,7 @@ def predict(run: Run, paths: Paths, batch_size: int = 16, flips: bool = False) -
 
 
 def predict_by_runs(runs: Sequence[Run], paths: Paths, batch_size: int = 16, flips: bool = False) -> pd.DataFrame:
-    """Score DICOM files with several runs, as `predict` does with one.
+    """Score files with several runs, as `predict` does with one.
 
     The result has a column of scores for each run, named by its id. A file is read once for each img_size.
     Raises `RunError` if two of the runs have the same id.

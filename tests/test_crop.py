@@ -15,6 +15,7 @@ from rsna_nb import dicom
 from rsna_nb.dicom.crop import find_breast, fit
 from rsna_nb.dicom.dataset import read_dataset
 from rsna_nb.dicom.decode import open_pyramid
+from rsna_nb.dicom.polarity import declares_inverted
 from rsna_nb.dicom.pyramid import stored_range
 from rsna_nb.dicom.reader import SEARCH_SIDE
 from rsna_nb.dicom.voi import declared_voi, modality_values, to_brightness
@@ -267,7 +268,7 @@ def test_the_box_of_a_real_mammogram_holds_its_tissue(tmp_path, image, padded):
     pyramid = open_pyramid(dataset)
     values = modality_values(pyramid.level(0), dataset)
     voi = declared_voi(dataset, np.array(stored_range(pyramid.bits, pyramid.signed)))
-    tissue = cv2.blur(to_brightness(values, dataset, voi, None), (9, 9)) > 0.05
+    tissue = cv2.blur(to_brightness(values, declares_inverted(dataset), voi, None), (9, 9)) > 0.05
     _, labels, statistics, _ = cv2.connectedComponentsWithStats(tissue.view(np.uint8))
     assert_box_fits_the_breast(dicom.read(path, 64).crop, labels == 1 + np.argmax(statistics[1:, cv2.CC_STAT_AREA]))
 

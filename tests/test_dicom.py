@@ -29,6 +29,7 @@ from pydicom.uid import (
 from rsna_nb.dicom import DicomError, read, read_mammogram
 from rsna_nb.dicom.dataset import read_dataset
 from rsna_nb.dicom.decode import stored_values
+from rsna_nb.dicom.polarity import declares_inverted
 from rsna_nb.dicom.pyramid import Pyramid, stored_range
 from rsna_nb.dicom.reader import _level_for, read_frame
 from rsna_nb.dicom.voi import declared_voi, modality_values, padding_mask, range_voi, to_brightness
@@ -46,7 +47,7 @@ def brightness(path, halved: int = 0) -> np.ndarray:
     voi = declared_voi(dataset, np.array(stored_range(pyramid.bits, pyramid.signed)))
     if not voi.shows(values):
         voi = range_voi(values, np.ones(values.shape, np.uint8), padding, voi)
-    return to_brightness(values, dataset, voi, padding)
+    return to_brightness(values, declares_inverted(dataset), voi, padding)
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda syntax: syntax.name[:20])

@@ -136,8 +136,19 @@ def test_nothing_that_identifies_a_woman_is_returned_or_printed(odd_files, capfd
     assert not [secret for secret in SECRETS if secret in shown + said.out + said.err]
 
 
-def test_all_attributes_but_the_side_describe_pixels():
-    assert {Tag(name).group for name in headers.ATTRIBUTES if name != "ImageLaterality"} == {0x0028}
+def test_all_attributes_describe_pixels_or_are_words_of_the_standard():
+    others = {name for name in headers.ATTRIBUTES if Tag(name).group != 0x0028}
+    assert others == {"ImageLaterality", "ViewPosition", "Modality", "PresentationIntentType", "PresentationLUTShape"}
+    assert others <= set(headers.CODES)
+
+
+def test_what_a_file_is_meant_for_is_in_its_row(tmp_path, breast):
+    said = {"Modality": "MG", "PresentationIntentType": "FOR PROCESSING", "PresentationLUTShape": "INVERSE"}
+    row = headers.header(str(write_dicom(tmp_path / "a.dcm", breast, **said, ViewPosition="MLO")))
+    assert {name: row[name] for name in (*said, "ViewPosition")} == said | {"ViewPosition": "MLO"}
+    names = dict.fromkeys((*said, "ViewPosition"), "DOE^JANE")
+    row = headers.header(str(write_dicom(tmp_path / "b.dcm", breast, **names)))
+    assert {row[name] for name in names} == {"other"}
 
 
 @pytest.mark.parametrize("keyword", ["BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"])

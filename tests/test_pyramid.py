@@ -245,7 +245,7 @@ def test_halving_before_windowing_differs_little_from_halving_after_it(path, win
     dataset.update(window)
     pyramid = Pyramid(*stored_values(dataset))
     voi = declared_voi(dataset, np.array(stored_range(pyramid.bits, pyramid.signed)))
-    halved, full = (to_brightness(modality_values(pyramid.level(n), dataset), dataset, voi, None) for n in (2, 0))
+    halved, full = (to_brightness(modality_values(pyramid.level(n), dataset), False, voi, None) for n in (2, 0))
     taps = np.array([-1, 2, 6, 2, -1], np.float32) / 8
     for _ in range(2):
         full = cv2.sepFilter2D(full, cv2.CV_32F, taps, taps, borderType=cv2.BORDER_REFLECT_101)[::2, ::2]

@@ -304,9 +304,9 @@ def windowed(path: Path) -> np.ndarray:
     """Return the whole frame of a DICOM file as a viewer shows it, uint8."""
     frame = open_frame(path)
     stored = frame.pyramid.level(0)
-    declared = search(frame.pyramid, frame.dataset).declared
+    found = search(frame.pyramid, frame.dataset)
     values, padding = modality_values(stored, frame.dataset), padding_mask(stored, frame.dataset)
-    return to_8_bits(to_brightness(values, frame.dataset, declared, padding))
+    return to_8_bits(to_brightness(values, found.inverted, found.declared, padding))
 
 
 def assert_same_as_png(path: Path, folder: Path, size: int) -> None:

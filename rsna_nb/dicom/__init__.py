@@ -1,16 +1,17 @@
-"""One DICOM file -> one image: float32 (height, width) in 0-1, the breast bright on black.
+"""One file -> one image: float32 (height, width) in 0-1, the breast bright on black.
 
 `read_mammogram` returns the image; `read` also says how the file was read. `reading_steps` returns the intermediate
-images, and `headers` describes many files without reading their pixels. A reader of another format belongs next to
-reader.py: it decodes a file into a `Pyramid`, calls `reader.read_frame`, returns its `Reading` and raises `DicomError`.
+images, and `headers` describes many DICOM files without reading their pixels. The first bytes of a file decide whether
+it is read as DICOM, PNG, JPEG, TIFF or PGM (source.py). A reader of another format decodes into a `Pyramid`, as
+raster.py does, and raises `UnreadableError`.
 """
 
 from rsna_nb.dicom import headers, preprocessing_steps
-from rsna_nb.dicom.crop import Placement, placement
+from rsna_nb.dicom.crop import Placement, placement, shape_of
 from rsna_nb.dicom.errors import DicomError
 from rsna_nb.dicom.notes import NOTES
 from rsna_nb.dicom.preprocessing_steps import Step, reading_steps
-from rsna_nb.dicom.reader import Box, Reading, read, read_mammogram, shape_of
+from rsna_nb.dicom.reader import Box, Reading, read, read_mammogram
 
 # fmt: off
 __all__ = [

@@ -26,7 +26,8 @@ NOT_FRAMES = (0xC4, 0xC8, 0xCC)  # DHT, JPG and DAC lie among the markers SOF0 t
 START_OF_SCAN, END_OF_IMAGE, APP1, RESTARTS = 0xDA, 0xD9, 0xE1, range(0xD0, 0xD8)
 NEXT_MARKER = re.compile(rb"\xff+[^\x00\xff]")
 FILLER = bytes(np.random.default_rng(0).integers(0, 255, 64, np.uint8))  # 64 bytes other than 0xFF
-TIFF_COMPRESSIONS = (1, 5, 8, 32773, 32946)  # none, LZW, Deflate, PackBits and the older code of Deflate
+TIFF_COMPRESSIONS = (1, 5, 32773, 8, 32946)  # none, LZW, PackBits, Deflate and the older code of Deflate
+DEFLATE, PIECE = TIFF_COMPRESSIONS[-2:], 2**20  # bytes that are inflated at a time
 PGM_HEADER = re.compile(rb"P([25])" + 3 * rb"(?:\s|#[^\n\r]*[\n\r])+(\d{1,9})" + rb"(?:#[^\n\r]*[\n\r])?\s")
 
 
@@ -133,7 +134,20 @@ def tiff_layout(content: bytes) -> Layout:
     ends = [offset + length for offset, length in zip(offsets, lengths, strict=True)]
     if not ends or min(lengths) < 1 or max(ends) > len(content):
         raise IndexError("a strip lies beyond the end of the file")
+    if compression in DEFLATE:
+        for offset, length in zip(offsets, lengths, strict=True):
+            _check_deflated(content[offset : offset + length])
     return Layout((tags[257], tags[256]), bits.pop(), tags.get(ORIENTATION, 1), photometric == 0)
+
+
+def _check_deflated(strip: bytes) -> None:
+    """Compare the checksum of a strip, which libtiff does not: it returns what it has read up to the damage."""
+    inflating, rest = zlib.decompressobj(), strip
+    while rest and not inflating.eof:
+        inflating.decompress(rest, PIECE)
+        rest = inflating.unconsumed_tail
+    if not inflating.eof:
+        raise IndexError("the data of a strip are cut off")
 
 
 def pgm_pixels(content: bytes, max_pixels: int) -> np.ndarray:

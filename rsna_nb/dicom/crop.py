@@ -3,6 +3,8 @@
 Images are float32 (height, width) in 0-1, air dark and tissue bright.
 """
 
+import operator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -12,6 +14,8 @@ import numpy as np
 AIR_LIMIT = 64  # air is darker than this: the windowed background of a mammogram is close to 0
 TISSUE_STEP = 5  # tissue is brighter than air by more than this
 NARROW, WIDE = 3, 16  # air: half of the pixels within WIDE of its level lie within NARROW of it
+LOW_CONTRAST = 25  # nine tenths of a breast's pixels span more levels than these
+LABEL, LABEL_AREA = 200, (0.0006, 0.03)  # a label is brighter than this; the share of the image that it covers
 WHITE, UNIFORM = 230, 5  # a line of a border is brighter than WHITE, or its levels differ by at most UNIFORM
 
 
@@ -25,10 +29,13 @@ class Breast:
         (x_min, y_min, x_max, y_max) in pixels; x_max and y_max are exclusive.
     mask
         uint8 of the image's shape: 1 in the breast and a margin around it, else 0.
+    notes
+        What is odd about it, in the words of `NOTES`.
     """
 
     box: tuple[int, int, int, int]
     mask: np.ndarray
+    notes: tuple[str, ...] = ()
 
 
 def find_breast(picture: np.ndarray) -> Breast | None:
@@ -36,38 +43,111 @@ def find_breast(picture: np.ndarray) -> Breast | None:
 
     The steps are: threshold above the air; erase uniform lines at the edges; open morphologically, which removes text
     and thin lines even where they touch the breast; keep the largest component; grow it back to the edge that opening
-    removed.
+    removed. On a scanned film the component is taken above the film's fog, so that fog does not join a label to it.
 
     The image must be small, 200 to 399 pixels along its longer side, so that a frame, a letter or a fold of skin has
     about the same width in pixels whatever the file's size.
     """
     grey = cv2.convertScaleAbs(picture, alpha=255)
-    threshold = _air_threshold(grey)
-    tissue = (cv2.medianBlur(grey, 3) > threshold).astype(np.uint8)
+    smooth, clean = cv2.medianBlur(grey, 5), cv2.medianBlur(grey, 3)
+    threshold, inside = _air_threshold(smooth), _without_bands(smooth)
+    tissue = (clean > threshold).astype(np.uint8)
+    if (darker := _air_threshold(smooth[inside])) < threshold - TISSUE_STEP:  # the bands are brighter than air
+        threshold, tissue[:] = darker, 0
+        tissue[inside] = clean[inside] > darker
+    left, top, width, height = cv2.boundingRect(tissue)
+    film = np.s_[top : top + height, left : left + width]  # without the black that pads a film
+    fog = _air_threshold(smooth[film]) if tissue.any() else threshold
     _erase_borders(grey, tissue, threshold)
     radius = max(1, round(0.008 * max(picture.shape)))
-    body = _largest_component(_opened(tissue, radius))
+    body = _breast_above(fog, grey, clean, tissue, film, radius) if fog > threshold else None
+    body = _breast_of(tissue, radius) if body is None else body
     if body is None:
         return None
-    for _ in range(2):
-        body = cv2.min(cv2.dilate(body, _disc(radius + 1)), tissue)
     whole = cv2.dilate(body, np.ones((3, 3), np.uint8))  # includes pixels that tissue fills by less than half
     x_min, y_min, width, height = cv2.boundingRect(whole)
-    return Breast((x_min, y_min, x_min + width, y_min + height), cv2.dilate(body, _disc(2 * radius)))
+    notes = ("label",) * _keeps_label(grey, whole, threshold) + ("low contrast",) * (_span(grey, body) < LOW_CONTRAST)
+    return Breast((x_min, y_min, x_min + width, y_min + height), cv2.dilate(body, _disc(2 * radius)), notes)
 
 
-def _air_threshold(grey: np.ndarray) -> int:
+def _without_bands(smooth: np.ndarray) -> tuple[slice, slice]:
+    """Return the part of an image without the lines at its edges that have one level throughout."""
+    part = []
+    for axis in (1, 0):
+        low, high = (cv2.reduce(smooth, axis, how).ravel() for how in (cv2.REDUCE_MIN, cv2.REDUCE_MAX))
+        varied = np.flatnonzero(high > low)
+        part.append(slice(varied[0], varied[-1] + 1) if varied.size else slice(None))
+    return part[0], part[1]
+
+
+def _air_threshold(smooth: np.ndarray) -> int:
     """Return the grey level above which a pixel is tissue.
 
-    It lies above the most frequent level of air by `TISSUE_STEP` and three times the spread of air. Smoothed air has
-    nearly one level, however noisy it is. If no dark level is far more frequent than its
+    It lies above the most frequent level of air by `TISSUE_STEP` and three times the spread of air. In an image after
+    a median filter air has nearly one level, however noisy it is. If no dark level is far more frequent than its
     neighbours, the image has no air, and the level of air is set to 0.
     """
-    counts = np.bincount(cv2.medianBlur(grey, 5).ravel(), minlength=256)
+    counts = cv2.calcHist([smooth], [0], None, [256], [0, 256]).ravel()
     air = int(np.argmax(counts[:AIR_LIMIT]))
     near = [counts[max(0, air - reach) : air + reach + 1].sum() for reach in range(WIDE + 1)]
     spread = int(np.searchsorted(near, near[-1] / 2))
     return air + TISSUE_STEP + 3 * spread if spread <= NARROW else TISSUE_STEP
+
+
+def _breast_of(tissue: np.ndarray, radius: int) -> np.ndarray | None:
+    """Return the breast in a mask of tissue, or None if the mask holds nothing that is wider than a line."""
+    body = _largest_component(_opened(tissue, radius), radius)
+    return None if body is None else _grown(body, tissue, radius + 1, 2)
+
+
+def _breast_above(
+    fog: int, grey: np.ndarray, clean: np.ndarray, tissue: np.ndarray, film: tuple[slice, slice], radius: int
+) -> np.ndarray | None:
+    """Return the breast on a scanned film, or None if nothing but fog is found.
+
+    Fog is brighter than the black around the film and joins labels and the film's edges to the breast. The breast is
+    therefore found above the fog. Its skin fades into the fog, so it grows back by more than opening removed, but not
+    into what else is above the fog.
+    """
+    dense = tissue & (clean > fog)
+    _erase_borders(grey[film], dense[film], fog)
+    opened = _opened(dense, radius)
+    body = _largest_component(opened, radius)
+    if body is None:
+        return None
+    labels = opened & (1 - cv2.dilate(body, _disc(radius + 1)))
+    free = tissue & (1 - cv2.dilate(labels, _disc(radius + 1)))
+    return _grown(body, free, radius + 1, 3)
+
+
+def _keeps_label(grey: np.ndarray, mask: np.ndarray, threshold: int) -> bool:
+    """Return whether the mask holds a white region that has little but air around it: a label or a film's edge."""
+    white = (grey > LABEL).view(np.uint8) & mask
+    if np.count_nonzero(white) < LABEL_AREA[0] * grey.size:
+        return False
+    count, labels, statistics, _ = cv2.connectedComponentsWithStats(white, connectivity=8)
+    areas = statistics[:, cv2.CC_STAT_AREA] / grey.size
+    for label in range(1, count):
+        if LABEL_AREA[0] <= areas[label] <= LABEL_AREA[1]:
+            region = (labels == label).astype(np.uint8)
+            around = (cv2.dilate(region, _disc(5)) - cv2.dilate(region, _disc(3))).view(bool)
+            if around.any() and np.mean(grey[around] < threshold + 2 * WIDE) > 0.6:
+                return True
+    return False
+
+
+def _span(grey: np.ndarray, mask: np.ndarray) -> int:
+    """Return how many grey levels nine tenths of the pixels in the mask span."""
+    counts = np.cumsum(cv2.calcHist([grey], [0], mask, [256], [0, 256]).ravel())
+    low, high = np.searchsorted(counts, (0.05 * counts[-1], 0.95 * counts[-1]))
+    return int(high - low)
+
+
+def _grown(body: np.ndarray, tissue: np.ndarray, radius: int, times: int) -> np.ndarray:
+    """Return the body grown `times` times by a disc, each time within the tissue."""
+    for _ in range(times):
+        body = cv2.min(cv2.dilate(body, _disc(radius)), tissue)
+    return body
 
 
 def _erase_borders(grey: np.ndarray, tissue: np.ndarray, threshold: int) -> None:
@@ -78,8 +158,8 @@ def _erase_borders(grey: np.ndarray, tissue: np.ndarray, threshold: int) -> None
     """
     for _ in range(5):  # each edge, and the first one again after the borders that cross it are cut off
         lines, length = grey.shape
-        ordered = np.sort(grey[: lines // 4 + 1], axis=1)
-        low, middle, high = ordered[:, length // 10], ordered[:, length // 2], ordered[:, length - 1 - length // 10]
+        ranks = [length // 10, length // 2, length - 1 - length // 10]
+        low, middle, high = np.partition(grey[: lines // 4 + 1], ranks, axis=1)[:, ranks].T
         border = (low > WHITE) | ((middle > threshold) & (high - low <= UNIFORM))
         border[-1] = False  # limits the border to a quarter of the image
         start = int(np.argmax(border[: lines // 20 + 1]))
@@ -97,9 +177,15 @@ def _opened(mask: np.ndarray, radius: int) -> np.ndarray:
     return cv2.morphologyEx(padded, cv2.MORPH_OPEN, _disc(radius))[radius:-radius, radius:-radius]
 
 
-def _largest_component(mask: np.ndarray) -> np.ndarray | None:
-    """Return the largest connected region of the mask as uint8 of 0 and 1, or None if the mask is empty."""
-    count, labels, statistics, _ = cv2.connectedComponentsWithStats(mask, connectivity=4)
+def _largest_component(mask: np.ndarray, margin: int) -> np.ndarray | None:
+    """Return the largest connected region of the mask as uint8 of 0 and 1, or None if the mask is empty.
+
+    The outermost lines, `margin` wide, do not connect: a bright line along a film's edge joins all that touches it.
+    """
+    inner = np.zeros_like(mask)
+    inside = np.s_[margin:-margin, margin:-margin]
+    inner[inside] = mask[inside]
+    count, labels, statistics, _ = cv2.connectedComponentsWithStats(inner, connectivity=4)
     if count < 2:  # the background is a component too
         return None
     return (labels == 1 + np.argmax(statistics[1:, cv2.CC_STAT_AREA])).astype(np.uint8)
@@ -108,6 +194,21 @@ def _largest_component(mask: np.ndarray) -> np.ndarray | None:
 def _disc(radius: int) -> np.ndarray:
     """Return a disc as a structuring element, uint8 (2 * radius + 1, 2 * radius + 1)."""
     return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+
+
+def shape_of(img_size: int | Sequence[int]) -> tuple[int, int]:
+    """Return (height, width) of the setting `img_size`, which is a side or both; `ValueError` if it is neither.
+
+    >>> shape_of(512), shape_of([1024, 512])
+    ((512, 512), (1024, 512))
+    """
+    try:
+        sides = [operator.index(side) for side in (img_size if isinstance(img_size, Sequence) else (img_size,))]
+    except TypeError:
+        sides = []
+    if len(sides) not in (1, 2) or min(sides) < 1:
+        raise ValueError(f"img_size must be a side or (height, width) in whole pixels, 1 or more: it is {img_size!r}")
+    return sides[0], sides[-1]
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def read_table(item: Dataset, domain: np.ndarray, is_little_endian: bool) -> Tab
     item
         Has LUTDescriptor and LUTData, of any value representation.
     domain
-        Smallest and largest input (2,) that the image can have. It decides whether the first input is signed.
+        Smallest and largest input (2,) of the image. It decides whether the first input is signed.
     is_little_endian
         The byte order of the file.
 
@@ -74,11 +74,13 @@ def _whole_numbers(value: Any, is_little_endian: bool) -> np.ndarray:
 def _outputs(words: np.ndarray, entries: int, bits: int) -> np.ndarray:
     """Return the outputs from the words of LUTData, each of which holds one entry, or two of 8 bits."""
     words = words % WORD
-    if len(words) in (entries, entries + 1):  # the last one may be padding
-        return words[:entries]
-    if bits == 8 and len(words) == (entries + 1) // 2:
+    if bits == 8 and len(words) == (entries + 1) // 2 < entries:
         return words.astype("<u2").view(np.uint8)[:entries]  # the first entry is in the low byte
-    raise ValueError(f"it has {len(words)} words for {entries} entries")
+    if len(words) not in (entries, entries + 1):  # the last one may be padding
+        raise ValueError(f"it has {len(words)} words for {entries} entries")
+    if (words[:entries] >= 2**bits).any():
+        raise ValueError(f"its entries exceed the {bits} bits of its descriptor")
+    return words[:entries]
 
 
 def _first_input(first: int, entries: int, domain: np.ndarray) -> int:

@@ -5,7 +5,10 @@ file trains.
 """
 
 NOTES = {
-    "turned": "air was brighter than tissue, so the image was inverted",
+    "turned": "air was brighter than tissue, so the image was inverted, against its PhotometricInterpretation",
+    "no air": "no air was seen, so the image's polarity is the one that the file declares",
+    "label": "a label or the edge of a film may remain beside the breast",
+    "low contrast": "the breast's grey levels span less than a tenth of the range",
     "side": "the file's header says another side than the table",
     "view": "the file's header says another view than the table",
     "modality": "the header's Modality is not MG (mammography)",

@@ -55,13 +55,13 @@ def _steps_of(path: str, reading: Reading) -> list[Step]:
     box, mask = found.cut_out(values, level)
     voi = found.voi(box, mask, None if padding is None else found.cut_out(padding, level)[0])
     assert voi.apply is not None
-    upright = to_brightness(values, dataset, voi, padding)
+    upright = to_brightness(values, found.inverted, voi, padding)
     window = voi.name.split(" (")[0]  # the brackets may hold text from the header
     size = f"1/{2**level} of its size" if level else "its full size"
     return [
         Step(f"stored: {reading.bits} bits, {size}", stored, "stored value"),
         Step(f"windowed: {window}", voi.apply(values)),
-        Step(f"polarity: {reading.photometric}", upright),
+        Step(f"polarity: {reading.photometric}{', turned' if 'turned' in found.notes else ''}", upright),
         Step("cropped and masked", found.cut_out(upright, level)[0] * mask),
         Step("resized: {} x {}".format(*reading.picture.shape), reading.picture),
     ]

@@ -8,7 +8,6 @@ other formats. pyramid.py halves the pixels, voi.py converts them to brightness 
 are (rows, columns).
 """
 
-import operator
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,14 +19,18 @@ import numpy as np
 import pydicom
 from pydicom.errors import BytesLengthException
 
-from rsna_nb.dicom.crop import Breast, find_breast, fit, placement
+from rsna_nb.dicom.crop import Breast, find_breast, fit, placement, shape_of
 from rsna_nb.dicom.errors import DicomError, UnreadableError
+from rsna_nb.dicom.polarity import Air, declares_inverted, find_air
 from rsna_nb.dicom.purpose import purpose_of
 from rsna_nb.dicom.pyramid import Pyramid, stored_range
 from rsna_nb.dicom.source import open_frame
 from rsna_nb.dicom.voi import Voi, declared_voi, modality_values, padding_mask, percentile_voi, range_voi, to_brightness
 
 SEARCH_SIDE = 200  # the longer side of the image that is searched for the breast has 200 to 399 pixels
+
+SMALLEST_SIDE = 24  # pixels of the file
+SMALLEST_SHARE = 0.005  # of the frame: half of that of the smallest breast in the tests
 
 Box = tuple[int, int, int, int]  # x_min, y_min, x_max, y_max in pixels; the last column and row are x_max-1, y_max-1
 
@@ -137,21 +140,6 @@ def read(path: str | Path, img_size: int | Sequence[int]) -> Reading:
             raise DicomError(path, f"unexpected error: {type(error).__name__}: {error}") from error
 
 
-def shape_of(img_size: int | Sequence[int]) -> tuple[int, int]:
-    """Return (height, width) of the setting `img_size`, which is a side or both; `ValueError` if it is neither.
-
-    >>> shape_of(512), shape_of([1024, 512])
-    ((512, 512), (1024, 512))
-    """
-    try:
-        sides = [operator.index(side) for side in (img_size if isinstance(img_size, Sequence) else (img_size,))]
-    except TypeError:
-        sides = []
-    if len(sides) not in (1, 2) or min(sides) < 1:
-        raise ValueError(f"img_size must be a side or (height, width) in whole pixels, 1 or more: it is {img_size!r}")
-    return sides[0], sides[-1]
-
-
 @dataclass(frozen=True)
 class Search:
     """What the search for the breast found in the image at `level`.
@@ -165,12 +153,18 @@ class Search:
         would have one grey level.
     rough
         The transformation with which the breast was found: the declared one, else percentiles of the small image.
+    inverted
+        Large values are dark: as the header declares it, unless the image clearly shows that it is wrong.
+    notes
+        What is odd about the image, in the words of `NOTES`.
     """
 
     level: int
     breast: Breast
     declared: Voi
     rough: Voi
+    inverted: bool
+    notes: tuple[str, ...]
 
     def stored_box(self, shape: tuple[int, int]) -> Box:
         """Return the breast's box in pixels of the full frame of `shape`."""
@@ -199,10 +193,29 @@ def search(pyramid: Pyramid, dataset: pydicom.Dataset) -> Search:
     values, padding = modality_values(stored, dataset), padding_mask(stored, dataset)
     declared = declared_voi(dataset, np.array(stored_range(pyramid.bits, pyramid.signed)), values)
     rough = declared if declared.apply else percentile_voi(values, padding, declared)
-    breast = find_breast(to_brightness(values, dataset, rough, padding))
+    inverted = declares_inverted(dataset)
+    bright = to_brightness(values, inverted, rough, padding)
+    air = find_air(bright)
+    if air is Air.BRIGHT:
+        inverted = not inverted
+        bright = to_brightness(values, inverted, rough, padding)
+    breast = find_breast(bright)
     if breast is None:
         raise UnreadableError("no tissue found: the whole image is as dark as air")
-    return Search(level, breast, declared, rough)
+    _check_size(breast, pyramid.shape, level)
+    turned = inverted != (dataset.PhotometricInterpretation == "MONOCHROME1")
+    notes = ("turned",) * turned + ("no air",) * (air is Air.UNSEEN) + breast.notes
+    return Search(level, breast, declared, rough, inverted, notes)
+
+
+def _check_size(breast: Breast, shape: tuple[int, int], level: int) -> None:
+    """Raise `UnreadableError` if the region that was found is too small for a breast."""
+    x_min, y_min, x_max, y_max = breast.box
+    height, width = (
+        min(side << level, whole) for side, whole in zip((y_max - y_min, x_max - x_min), shape, strict=True)
+    )
+    if min(height, width) < SMALLEST_SIDE or height * width < SMALLEST_SHARE * shape[0] * shape[1]:
+        raise UnreadableError(f"no breast found: the largest region brighter than air is {width} x {height} pixels")
 
 
 def read_frame(pyramid: Pyramid, dataset: pydicom.Dataset, syntax: str, shape: tuple[int, int]) -> Reading:
@@ -237,7 +250,8 @@ def read_frame(pyramid: Pyramid, dataset: pydicom.Dataset, syntax: str, shape: t
     photometric = dataset.PhotometricInterpretation
     return Reading(
         picture, syntax, photometric, voi.name, pyramid.bits, *pyramid.shape, level, crop,
-        aspect=purpose.aspect, laterality=purpose.laterality, view=purpose.view, notes=(*purpose.notes, *voi.notes),
+        aspect=purpose.aspect, laterality=purpose.laterality, view=purpose.view,
+        notes=(*purpose.notes, *found.notes, *voi.notes),
     )  # fmt: skip
 
 
@@ -248,11 +262,11 @@ def _brightness(
     padding = padding_mask(stored, dataset)
     if stored.dtype == np.uint8 and padding is None and found.declared.apply:
         levels = np.arange(256, dtype=np.uint8)[np.newaxis]  # a table of them takes half the time of windowing pixels
-        table = to_brightness(modality_values(levels, dataset), dataset, found.declared, None)
+        table = to_brightness(modality_values(levels, dataset), found.inverted, found.declared, None)
         return cv2.LUT(stored, table.ravel()), found.declared
     values = modality_values(stored, dataset)
     voi = found.voi(values, mask, padding)
-    return to_brightness(values, dataset, voi, padding), voi
+    return to_brightness(values, found.inverted, voi, padding), voi
 
 
 def unless_cropped(found: Search, frame: tuple[int, int], shape: tuple[int, int]) -> Search:
@@ -266,7 +280,7 @@ def unless_cropped(found: Search, frame: tuple[int, int], shape: tuple[int, int]
     sides = zip(frame, shape, (height, width), mask.shape, strict=True)
     if placement(frame, shape).scale != 1 or not any(own == side and a == b for own, side, a, b in sides):
         return found
-    return replace(found, breast=Breast((0, 0, mask.shape[1], mask.shape[0]), mask))
+    return replace(found, breast=replace(found.breast, box=(0, 0, mask.shape[1], mask.shape[0])))
 
 
 def _level_for(crop: Box, shape: tuple[int, int], aspect: float = 1.0) -> int:

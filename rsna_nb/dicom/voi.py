@@ -20,8 +20,10 @@ from rsna_nb.dicom.lut import Table, read_table
 from rsna_nb.dicom.pyramid import stored_range
 
 MARGIN = 2  # pixels around padding and hot pixels whose values halving has mixed with theirs
-MEDIAN = 5  # side in pixels of the median filter that removes what is smaller than half of its square
-HOT = 0.5  # a hot pixel is this far outside of the filtered range, as a share of it; real mammograms reach 0.04
+MEDIAN = 5  # side in pixels of the median filter, which removes what covers less than half of its square
+# A hot pixel is outside of the filtered range by this share of it, and by this multiple of what the filter removes from
+# 99 % of the pixels. Without one, 8 real and 60 generated mammograms stay within 0.77 of that at all levels.
+HOT_SHARE, HOT_DETAIL = 0.2, 2
 DARK = 0.02  # padding up to this brightness counts as air
 
 Values = np.ndarray  # float32 output of the modality LUT
@@ -57,11 +59,11 @@ class Voi:
         return replace(self, name=f"{self.name} ({unusable} cannot be used)", notes=("window", *self.notes))
 
 
-def to_brightness(values: Values, dataset: pydicom.Dataset, voi: Voi, padding: np.ndarray | None) -> np.ndarray:
-    """Map the output of the modality LUT to float32 brightness in 0-1: dense tissue bright, padding 0."""
+def to_brightness(values: Values, inverted: bool, voi: Voi, padding: np.ndarray | None) -> np.ndarray:
+    """Map the output of the modality LUT to float32 brightness in 0-1, padding 0. `inverted`: large values are dark."""
     assert voi.apply is not None
     bright = voi.apply(values)
-    if dataset.PhotometricInterpretation == "MONOCHROME1":
+    if inverted:
         np.subtract(1, bright, out=bright)
     if padding is not None and padding.any():
         # Halving mixes bright padding into the pixels next to it. Dark padding looks like air, so it needs no margin.
@@ -82,9 +84,9 @@ def padding_mask(stored: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray | N
     return (stored >= min(value, limit)) & (stored <= max(value, limit))
 
 
-def _with_margin(padding: np.ndarray) -> np.ndarray:
+def _with_margin(pixels: np.ndarray) -> np.ndarray:
     """Return a mask of padding or hot pixels, extended by the pixels that halving may have mixed with them."""
-    return cv2.dilate(padding.view(np.uint8), np.ones((2 * MARGIN + 1,) * 2, np.uint8)).view(bool)
+    return cv2.dilate(pixels.view(np.uint8), np.ones((2 * MARGIN + 1,) * 2, np.uint8)).view(bool)
 
 
 def modality_values(stored: np.ndarray, dataset: pydicom.Dataset) -> Values:
@@ -133,7 +135,8 @@ def declared_voi(dataset: pydicom.Dataset, ends: np.ndarray, values: Values | No
     ends
         Smallest and largest value of the stored range, integers (2,).
     values
-        Output of the modality LUT, between which the transformation must leave a difference.
+        Output of the modality LUT. The transformation must leave a difference between them, and their range decides
+        whether the first input of a LUT is signed; without them, the ends do.
 
     Returns
     -------
@@ -141,8 +144,9 @@ def declared_voi(dataset: pydicom.Dataset, ends: np.ndarray, values: Values | No
     declares none.
     """
     domain = np.sort(modality_values(ends, dataset))
+    inputs = domain if values is None else np.array([values.min(), values.max()])
     unusable: list[str] = []
-    for voi in (_lut_voi(dataset, domain), _window_voi(dataset, domain)):
+    for voi in (_lut_voi(dataset, inputs), _window_voi(dataset, domain)):
         if voi and voi.apply and (values is None or voi.shows(values)):
             return voi.instead_of(", ".join(unusable))
         unusable += [voi.name] if voi else []
@@ -210,8 +214,8 @@ def hot_pixels(values: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """Return a mask of the few pixels that are far brighter or darker than all larger details.
 
     A defective detector element, or a bright pixel that was written into the image, would set the scale of a window
-    over the range. Details of more than half of the median filter's square stay in the range whatever their value, and
-    smaller ones, such as microcalcifications, unless they exceed the range of the others by half of it.
+    over the range. Larger details stay in it whatever their value. So do small ones, such as microcalcifications,
+    unless they are far outside of the range of the large ones.
 
     Parameters
     ----------
@@ -222,11 +226,12 @@ def hot_pixels(values: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """
     if not inside.any():
         return inside
-    filtered = cv2.medianBlur(np.ascontiguousarray(values), MEDIAN)[inside]
-    low, high = float(filtered.min()), float(filtered.max())
-    reach = HOT * (high - low)
-    if reach == 0:  # nothing but small details
+    filtered = cv2.medianBlur(np.ascontiguousarray(values), MEDIAN)[inside].astype(np.float32)
+    low, high = filtered.min(), filtered.max()
+    if low == high:  # nothing but small details
         return np.zeros_like(inside)
+    detail = np.percentile(np.abs(values[inside] - filtered), 99)
+    reach = max(HOT_SHARE * (high - low), HOT_DETAIL * detail)
     return ((values < low - reach) | (values > high + reach)) & inside
 
 

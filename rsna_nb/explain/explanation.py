@@ -91,7 +91,7 @@ def pointing_game(model: keras.Model, targets: pd.DataFrame, method: str, flips:
 
 @dataclass(frozen=True, eq=False)
 class FileMap:
-    """A heat map in the pixels of a DICOM file.
+    """A heat map in the pixels of a file.
 
     Parameters
     ----------
@@ -112,7 +112,7 @@ class FileMap:
 
 
 def map_in_file(run: Run, shown: Mapping[str, ExplainedImages]) -> FileMap:
-    """Convert the first image's map to the pixels of the DICOM file that the image was made from.
+    """Convert the first image's map to the pixels of the file that the image was made from.
 
     Raises `UnavailableError` if the table lacks the image, or its file is missing or cannot be read.
     """

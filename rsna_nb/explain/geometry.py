@@ -1,8 +1,9 @@
-"""Where a prepared image lies in its DICOM file: boxes and maps are converted from one to the other.
+"""Where a prepared image lies in its file: boxes and maps are converted from one to the other.
 
 Boxes are (n, 4): x_min, y_min, x_max, y_max in pixels, half open. Maps are (rows, columns). A pixel's centre lies at
-+0.5. The image was made from whole pixels of a reduced level of the file (`dicom.reader`). Each halving shifts its
-content by less than half a pixel of that level, and so by less than half a pixel of the image; this is not corrected.
++0.5. The pixels of the image are square, those of the file need not be. The image was made from whole pixels of a
+reduced level of the file (`dicom.reader`). Each halving shifts its content by less than half a pixel of that level, and
+so by less than half a pixel of the image; this is not corrected.
 """
 
 from dataclasses import dataclass

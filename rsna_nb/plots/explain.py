@@ -53,7 +53,7 @@ def overlays(shown: Mapping[str, "ExplainedImages"], kind: str) -> Figure:
 
 
 def file_overlay(shown: "FileMap") -> Figure:
-    """Draw a whole DICOM file without and with its map, in the file's own pixels."""
+    """Draw a whole file without and with its map, in the file's own pixels."""
     rows, columns = shown.heat_map.shape
     # The image may be of a reduced level; the extent stretches it to the file's own pixels.
     extent = (-0.5, columns - 0.5, rows - 0.5, -0.5)

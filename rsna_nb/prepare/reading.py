@@ -1,4 +1,4 @@
-"""DICOM files -> 8-bit images as the store would hold them, without a store: for files that are scored once."""
+"""Files of mammograms -> 8-bit images as the store would hold them, without a store: for files that are scored once."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -19,7 +19,7 @@ def read_pictures(paths: Sequence[str], shape: tuple[int, int]) -> Iterator[tupl
     Parameters
     ----------
     paths
-        DICOM files. One that crashes its worker process does not affect the others.
+        Files of any format that `dicom.read` takes. One that crashes its worker process does not affect the others.
     shape
         (height, width) of the images.
 

@@ -1,4 +1,4 @@
-"""Every DICOM file of a table -> a store of 8-bit PNG images and a ledger.
+"""Every file of a table -> a store of 8-bit PNG images and a ledger.
 
     store_dir/<data set>-<height>x<width>-<key>/
       ledger.csv                         a row for each file: how it was read, or why it could not be

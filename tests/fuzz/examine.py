@@ -25,10 +25,12 @@ import pydicom
 
 from rsna_nb import dicom
 from rsna_nb.dicom.decode import open_pyramid
+from rsna_nb.dicom.source import open_frame
 from rsna_nb.prepare import to_8_bits
 from tests.fuzz.files import fragments
 from tests.fuzz.mutants import REAL_SHARE, Mutant, mutant
 from tests.fuzz.opinions import contradiction, levels_of, opinions
+from tests.fuzz.rasters import raster_opinions
 from tests.fuzz.sources import generated_sources
 
 HANGING = 60  # seconds for one mutant, after which the child is killed
@@ -75,7 +77,7 @@ def examine(damaged: Mutant, job: "Job", path: Path, say: Callable[[str], None])
         outcome.kind, outcome.detail = "picture", reading.window
         outcome.faults += picture_faults(reading.picture, shape)
         say("comparing")
-        compare(damaged, reading, outcome)
+        compare(damaged, reading, outcome) if reading.format == "DICOM" else compare_raster(damaged, path, outcome)
     if job.pictures:
         outcome.faults += stored_picture_faults(Path(job.pictures) / f"{damaged.seed}.png", reading)
     return outcome
@@ -136,6 +138,18 @@ def compare(damaged: Mutant, reading: dicom.Reading, outcome: Outcome) -> None:
         list_of = outcome.faults if is_intact or opinion.binds else outcome.differing
         list_of += texts
         outcome.agreed += [] if texts else [opinion.decoder]
+
+
+def compare_raster(damaged: Mutant, path: Path, outcome: Outcome) -> None:
+    """Compare the grey values of a file that is not DICOM with the other decoders, of which one must agree."""
+    frame = open_frame(path)
+    ours = frame.pyramid.level(0)
+    is_inverted = frame.dataset.PhotometricInterpretation == "MONOCHROME1"
+    for decoder, pixels in raster_opinions(damaged.content, is_inverted):
+        is_same = pixels.shape == ours.shape and np.array_equal(pixels, ours)
+        (outcome.agreed if is_same else outcome.differing).append(decoder)
+    if not outcome.agreed:
+        outcome.faults.append(f"no other decoder reads the same; {outcome.differing or 'none'} read something else")
 
 
 def is_whole(value: bytes, codestream: bytes) -> bool:

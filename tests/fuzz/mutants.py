@@ -10,6 +10,7 @@ from pydicom import uid
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 
 from tests.fuzz.files import DELIMITER, ITEM, PIXEL_DATA, TRANSFER_SYNTAX, UNDEFINED, Element, File, encapsulated, even
+from tests.fuzz.rasters import RASTER_DAMAGES
 from tests.fuzz.sources import generated_sources, real_source, real_sources
 
 REAL_SHARE = 0.02  # of the mutants are made from real files, each of which takes a hundred times as long
@@ -296,7 +297,8 @@ def mutant(seed: int, real_share: float = REAL_SHARE) -> Mutant:
     if source.file:
         content, names = edited(source.file, edits, rng)
     for _ in range(count - len(names)):
-        damage = chosen(rng, DAMAGES)
+        is_dicom = content[128:132] == b"DICM"
+        damage = chosen(rng, DAMAGES if is_dicom or rng.random() < 0.3 else RASTER_DAMAGES)
         content = damage(content, rng)
         names.append(damage.__name__)
     return Mutant(seed, source.name, tuple(names), content, source.file.codestream if source.file else b"")

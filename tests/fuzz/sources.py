@@ -1,4 +1,4 @@
-"""The whole files that mutants are made from: small ones in every transfer syntax, and the real ones."""
+"""The whole files that mutants are made from: small ones in every transfer syntax and format, and the real ones."""
 
 import io
 import struct
@@ -15,6 +15,7 @@ from pydicom import uid
 
 from tests.conftest import ENCODERS, OTHER_DIR, REAL_DIR, write_dicom
 from tests.fuzz.files import TRANSFER_SYNTAX, File, even, parsed
+from tests.fuzz.rasters import raster_contents
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def jpeg_2000_codestreams() -> Iterator[tuple[str, np.ndarray, bytes, dict]]:
 
 @cache
 def generated_sources() -> list[Source]:
-    """Return small files in every transfer syntax that can be read."""
+    """Return small files in every transfer syntax, and every other format, that can be read."""
     window = {"WindowCenter": 2048, "WindowWidth": 4000, "RescaleSlope": 1, "RescaleIntercept": 0}
     eight, narrow = {"BitsStored": 8, "HighBit": 7}, {"WindowCenter": 128, "WindowWidth": 256}
     made = []
@@ -95,6 +96,7 @@ def generated_sources() -> list[Source]:
         add("RLE 8 bits", bytewise, uid.RLELossless, rle_of_bytes(bytewise), **eight, **narrow)
         words, syntax = phantom((403, 301)).astype(">u2"), uid.ExplicitVRBigEndian
         made.append(Source(syntax.name, write_dicom(Path(folder) / "x.dcm", words, syntax).read_bytes(), None))
+    made += [Source(name, content, None) for name, content in raster_contents(phantom).items()]
     return made
 
 

@@ -1,0 +1,115 @@
+"""Tells whether air is dark or bright in an image.
+
+The header says how the image is to be shown. Some files say it wrongly, and other formats than DICOM do not say it. Air
+tells: it has nearly one level, it lies at the edge of the image, and the breast bulges into it. Where neither level can
+be told apart, the header decides.
+"""
+
+from enum import Enum
+
+import cv2
+import numpy as np
+import pydicom
+
+FEW = 0.05  # air covers at least this share of an image
+FLAT = 3  # grey levels of 255 by which neighbouring pixels of air differ at most
+TIGHT, SMOOTH = 0.4, 0.75  # shares of air that have nearly one level, in the image and among neighbours
+SPAN = 8  # grey levels of 255 within which air lies
+DARK = 64  # air is darker than this level of 255, or brighter than 255 less it where it is inverted
+CLEARLY = 4  # times as much of one as of the other
+
+
+class Air(Enum):
+    """Which level air has in an image."""
+
+    DARK = "dark"
+    BRIGHT = "bright"
+    UNSEEN = "unseen"
+
+
+def declares_inverted(dataset: pydicom.Dataset) -> bool:
+    """Return whether the header says that large values are dark: MONOCHROME1, or a PresentationLUTShape of INVERSE."""
+    return dataset.PhotometricInterpretation == "MONOCHROME1" or dataset.get("PresentationLUTShape") == "INVERSE"
+
+
+def find_air(picture: np.ndarray) -> Air:
+    """Tell which level air has, from an image of 200 to 399 pixels along its longer side, float32 in 0-1.
+
+    If few pixels share a bright level, none of them is air, and dark air is looked for in the levels alone. Else
+    uniform lines at the edges are cut off, whatever their level: they may be a border. In what is left, air touches an
+    edge and is less convex than the rest: the breast bulges into it, while implants, muscles and labels bulge
+    themselves.
+    """
+    grey = cv2.convertScaleAbs(picture, alpha=255)
+    counts = cv2.calcHist([grey], [0], None, [256], [0, 256]).ravel()
+    dark, bright = _near_the_peak(counts), _near_the_peak(counts[::-1])
+    if bright < FEW * grey.size:
+        return Air.DARK if dark >= FEW * grey.size else Air.UNSEEN
+    smooth = _without_borders(cv2.medianBlur(grey, 5))
+    dark, bright = _air_share(smooth), _air_share(255 - smooth)
+    if max(dark, bright) < FEW or max(dark, bright) < CLEARLY * min(dark, bright):
+        return Air.UNSEEN
+    return Air.DARK if dark > bright else Air.BRIGHT
+
+
+def _near_the_peak(counts: np.ndarray) -> float:
+    """Return how many pixels have nearly the most frequent level below `DARK`."""
+    level = int(np.argmax(counts[:DARK]))
+    return float(counts[max(0, level - SPAN) : level + SPAN + 1].sum())
+
+
+def _without_borders(smooth: np.ndarray) -> np.ndarray:
+    """Cut off the lines at an image's edges that have nearly one level; a border that crosses another one as well."""
+    for _ in range(6):  # rows, columns, and each of them again
+        ends = smooth.shape[1] // 32  # not compared: a line next to a border holds pixels of it at its ends
+        inner = smooth[:, ends : smooth.shape[1] - ends]
+        low, high = (cv2.reduce(inner, 1, how).ravel() for how in (cv2.REDUCE_MIN, cv2.REDUCE_MAX))
+        varied = np.flatnonzero(high - low > SPAN)
+        smooth = np.ascontiguousarray(smooth[varied[0] : varied[-1] + 1].T) if varied.size else smooth.T
+    return smooth
+
+
+def _air_share(smooth: np.ndarray) -> float:
+    """Return the share of an image that is air if air is dark; 0 if what is dark cannot be air.
+
+    Air touches an edge, has nearly one level, and bulges less than the rest.
+    """
+    counts = cv2.calcHist([smooth], [0], None, [256], [0, 256]).ravel()
+    level = int(np.argmax(counts[:DARK]))
+    around, near = (counts[max(0, level - reach) : level + reach + 1].sum() for reach in (2 * SPAN, FLAT))
+    if near < TIGHT * around:
+        return 0.0
+    dark = (smooth <= level + SPAN).astype(np.uint8)
+    air = _touching_the_edge(cv2.morphologyEx(dark, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)))
+    share = float(air.mean())
+    if share < FEW or _flatness(smooth, air) < SMOOTH or _solidity(air) >= _solidity(1 - air):
+        return 0.0
+    return share
+
+
+def _flatness(smooth: np.ndarray, air: np.ndarray) -> float:
+    """Return the share of a region, without its rim, whose neighbourhood has nearly one level."""
+    square = np.ones((5, 5), np.uint8)
+    inner = cv2.erode(air, np.ones((7, 7), np.uint8)).view(bool)
+    flat = cv2.subtract(cv2.dilate(smooth, square), cv2.erode(smooth, square)) <= FLAT
+    return float(flat[inner].mean()) if inner.any() else 0.0
+
+
+def _touching_the_edge(mask: np.ndarray) -> np.ndarray:
+    """Return the connected regions of a mask that touch the image's edge."""
+    count, labels = cv2.connectedComponents(mask, connectivity=4)
+    touching = np.zeros(count, np.uint8)
+    for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
+        touching[edge] = 1
+    touching[0] = 0  # what is not in the mask
+    return touching[labels]
+
+
+def _solidity(mask: np.ndarray) -> float:
+    """Return the share of its convex hull that the largest region of a mask fills; 0 for an empty mask."""
+    count, labels, statistics, _ = cv2.connectedComponentsWithStats(mask, connectivity=4)
+    if count < 2:
+        return 0.0
+    largest = 1 + int(np.argmax(statistics[1:, cv2.CC_STAT_AREA]))
+    hull = cv2.convexHull(cv2.findNonZero((labels == largest).astype(np.uint8)))
+    return float(statistics[largest, cv2.CC_STAT_AREA] / max(1.0, cv2.contourArea(hull)))
