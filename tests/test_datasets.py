@@ -99,7 +99,8 @@ def test_a_data_set_trains_one_epoch_by_its_folder_alone(made, name, tmp_path):
     assert f"layout of the data: {NAMES[name]}" in log
     label = describe(folder).label
     assert not label or log.count(label) == 1
-    assert str(len(kept["train"])) in words(tmp_path / "out.ipynb")
+    prepared = rf"prepared: {len(kept['train'])} images in \S+, 0 files unreadable"
+    assert re.search(prepared, words(tmp_path / "out.ipynb"))
 
 
 def test_two_sizes_in_one_folder_are_an_error_that_names_them(tmp_path):
