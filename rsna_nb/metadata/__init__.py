@@ -2,14 +2,16 @@
 
 from rsna_nb.metadata import kaggle
 from rsna_nb.metadata.checks import BREAST, MetadataError
-from rsna_nb.metadata.folders import DEMO_DIR, find_data, results_folder
+from rsna_nb.metadata.folders import announce, find_data, results_folder
+from rsna_nb.metadata.kaggle import KaggleError
 from rsna_nb.metadata.table import INPUTS, load_metadata, model_inputs
 
 __all__ = [
     "BREAST",
-    "DEMO_DIR",
     "INPUTS",
+    "KaggleError",
     "MetadataError",
+    "announce",
     "find_data",
     "kaggle",
     "load_metadata",
