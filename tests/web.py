@@ -23,6 +23,10 @@ class Site:
     broken
         Status code or "cut" -> how many of the next requests for a part of a file fail so: a status in place of the
         answer, or a connection that ends in the middle.
+    intact
+        Requests of one address before the first that fails.
+    expires_after
+        Requests of one address after which it is refused with status 403.
     refused
         Path of an API call -> status code of its answer.
     requests
@@ -32,6 +36,7 @@ class Site:
     def __init__(self, folder: Path) -> None:
         self.folder, self.ranges = folder, True
         self.broken: Counter[int | str] = Counter()
+        self.intact, self.expires_after = 0, 10**6
         self.refused: dict[str, int] = {}
         self.requests: Counter[str] = Counter()
         self.sent = 0  # bytes of files
@@ -77,8 +82,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.site.requests[self.path] += 1
         file = self.site.folder / self.path.partition("?")[0].lstrip("/")
-        if not file.is_file():
-            self.answer(404, b"")
+        expired = self.site.requests[self.path] > self.site.expires_after
+        if expired or not file.is_file():
+            self.answer(403 if expired else 404, b"")
             return
         content = file.read_bytes()
         asked = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", "")) if self.site.ranges else None
@@ -86,8 +92,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.answer(200, content, **{"Accept-Ranges": "bytes"} if self.site.ranges else {})
             return
         with self.site.lock:
-            failure = next((kind for kind, count in self.site.broken.items() if count), None)
-            self.site.broken[failure] -= 1
+            kinds = [kind for kind, count in self.site.broken.items() if count > 0]
+            failure = kinds[0] if kinds and self.site.requests[self.path] > self.site.intact else ""
+            self.site.broken[failure] -= bool(failure)
         if isinstance(failure, int):
             self.answer(failure, b"")
             return

@@ -4,9 +4,10 @@ from rsna_nb.metadata import kaggle
 from rsna_nb.metadata.checks import BREAST, MetadataError
 from rsna_nb.metadata.folders import announce, find_data, results_folder
 from rsna_nb.metadata.kaggle import KaggleError
-from rsna_nb.metadata.table import INPUTS, load_metadata, model_inputs
+from rsna_nb.metadata.table import ARCHIVED, INPUTS, load_metadata, model_inputs
 
 __all__ = [
+    "ARCHIVED",
     "BREAST",
     "INPUTS",
     "KaggleError",

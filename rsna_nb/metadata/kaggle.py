@@ -119,11 +119,40 @@ def _fetched(what: str) -> Path:
         if ready := _cached(what):
             return ready
         if what == "competition":
-            return Path(explained(lambda: kagglehub.competition_download(COMPETITION), COMPETITION))
-        return Path(explained(lambda: kagglehub.dataset_download(what), what))
+            return Path(_explained(lambda: kagglehub.competition_download(COMPETITION), COMPETITION))
+        return Path(_explained(lambda: kagglehub.dataset_download(what), what))
 
 
-def explained(call: Callable[[], str], what: str) -> str:
+def archive_url() -> str:
+    """The address of the competition's zip archive, which is valid for a limited time.
+
+    Raises
+    ------
+    KaggleError
+        As `find`.
+    """
+    try:
+        from kagglehub.clients import build_kaggle_client
+        from kagglehub.exceptions import handle_call
+        from kagglehub.handle import parse_competition_handle
+        from kagglesdk.competitions.types.competition_api_service import ApiDownloadDataFilesRequest
+    except ImportError as error:
+        raise KaggleError(NO_KAGGLEHUB) from error
+    request = ApiDownloadDataFilesRequest()
+    request.competition_name = COMPETITION
+
+    def ask() -> str:
+        # As kagglehub does before it downloads. The answer is the archive, of which nothing is read here.
+        with build_kaggle_client() as client:
+            api = client.competitions.competition_api_client
+            answer = handle_call(lambda: api.download_data_files(request), parse_competition_handle(COMPETITION))
+            answer.close()
+            return answer.url
+
+    return _explained(ask, COMPETITION)
+
+
+def _explained(call: Callable[[], str], what: str) -> str:
     """Call kagglehub and return its answer.
 
     Parameters
