@@ -537,6 +537,16 @@ def test_generated_mammograms_are_said_to_be_generated(run, evaluated, content, 
     assert ("generated mammograms, `rsna`" in summary.model_card(evaluated).text) == generated
 
 
+@pytest.mark.parametrize("label", ["Cancer means BI-RADS 4 or 5 here, not a biopsy.", ""])
+def test_a_label_that_is_no_biopsy_is_said_at_the_beginning_and_in_the_model_card(run, evaluated, label):
+    run.write_json("config/environment.json", {"label": label} if label else {})
+    auc = metrics.bootstrap(evaluated.breasts, "auc", n=20)
+    short = summary.in_short(evaluated, Unavailable("few"), auc, 20).text
+    assert short.count("not a biopsy") == bool(label)
+    expected = label or "cancer as the data set's table gives it"
+    assert f"| **Label** | {expected} |" in summary.model_card(evaluated).text
+
+
 def test_a_run_that_does_not_say_is_not_called_generated(run):
     (run.path / "logs" / "train.log").write_text("INFO data: the generated demo set in data/demo\n")
     assert not summary.is_generated(run)

@@ -36,9 +36,9 @@ def generate(monkeypatch):
 
 
 def data_set(folder: Path) -> Path:
-    """A mounted data set, as far as it is looked at."""
-    folder.mkdir(parents=True)
-    (folder / "train.csv").touch()
+    """A mounted data set, as far as it is looked at: RSNA as PNG."""
+    (folder / "train_images" / "1").mkdir(parents=True)
+    (folder / "train_images" / "1" / "2.png").touch()
     return folder
 
 
@@ -52,12 +52,18 @@ def test_the_competition_is_found_in_either_place_and_before_other_data(place):
         assert find_data(setting) == find_data(setting, fetch=False) == kaggle.INPUT / place
 
 
-@pytest.mark.parametrize("place", ["vindr", "datasets/somebody/rsna-png/png_512"])
+@pytest.mark.parametrize("place", ["breasts", "datasets/somebody/rsna-png", "datasets/somebody/rsna-png/a/512"])
 def test_the_only_other_mounted_data_set_is_found(place):
     mount = data_set(kaggle.INPUT / place)
-    (kaggle.INPUT / "wheels").mkdir()
-    data_set(mount / "inside")
+    (kaggle.INPUT / "datasets" / "somebody" / "wheels").mkdir(parents=True)
+    data_set(mount / "train_images" / "inside")
     assert find_data("") == mount
+
+
+def test_a_mounted_data_set_with_a_columns_json_is_found():
+    (kaggle.INPUT / "own" / "mammograms").mkdir(parents=True)
+    (kaggle.INPUT / "own" / "mammograms" / "columns.json").touch()
+    assert find_data("") == kaggle.INPUT / "own" / "mammograms"
 
 
 def test_folders_of_pictures_are_not_searched_for_data_sets():

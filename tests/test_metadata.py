@@ -139,10 +139,10 @@ def test_a_column_that_stands_twice_is_a_fault(write):
         load_metadata(folder, check_files=False)
 
 
-def test_a_table_separated_by_semicolons_says_so(write):
+def test_a_table_of_one_column_names_the_separators(write):
     folder = write(table_of(3, 1))
-    (folder / "train.csv").write_text((folder / "train.csv").read_text().replace(",", ";"))
-    with pytest.raises(MetadataError, match=r"one column.*commas"):
+    (folder / "train.csv").write_text((folder / "train.csv").read_text().replace(",", "|"))
+    with pytest.raises(MetadataError, match=r"one column.*commas, semicolons or tabs"):
         load_metadata(folder, check_files=False)
 
 

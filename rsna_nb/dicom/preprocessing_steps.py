@@ -7,10 +7,9 @@ from functools import partial
 
 import numpy as np
 
-from rsna_nb.dicom.dataset import read_dataset
-from rsna_nb.dicom.decode import open_pyramid
 from rsna_nb.dicom.errors import DicomError, without_text
-from rsna_nb.dicom.reader import Reading, read, read_mammogram, search
+from rsna_nb.dicom.reader import Reading, read, read_mammogram, search, unless_cropped
+from rsna_nb.dicom.source import open_frame
 from rsna_nb.dicom.voi import modality_values, padding_mask, to_brightness
 from rsna_nb.system import workers
 
@@ -48,9 +47,10 @@ def reading_steps(path: str, img_size: int | Sequence[int]) -> list[Step]:
 
 def _steps_of(path: str, reading: Reading) -> list[Step]:
     """Repeat the steps that led to `reading`, on the whole frame."""
-    dataset = read_dataset(path)
-    pyramid, level = open_pyramid(dataset), reading.level
-    found, stored = search(pyramid, dataset), pyramid.level(level)
+    frame = open_frame(path)
+    pyramid, dataset, level = frame.pyramid, frame.dataset, reading.level
+    stored = pyramid.level(level)
+    found = unless_cropped(search(pyramid, dataset), pyramid.shape, reading.picture.shape)
     values, padding = modality_values(stored, dataset), padding_mask(stored, dataset)
     box, mask = found.cut_out(values, level)
     voi = found.voi(box, mask, None if padding is None else found.cut_out(padding, level)[0])

@@ -1,16 +1,17 @@
-"""One DICOM file -> one image: decoded, windowed, air dark, cropped to the breast and resized.
+"""One file -> one image: decoded, windowed, air dark, cropped to the breast and resized.
 
 Only the pixels that are needed are decoded. The breast is located in a reduced image whose longer side has 200 to 399
 pixels. Then its bounding box is decoded at the coarsest resolution that still fills the requested size.
 
-dataset.py reads the header, decode.py the pixels, pyramid.py halves them, voi.py converts them to brightness and
-crop.py finds the breast. All arrays are (rows, columns).
+source.py opens the file: dataset.py reads the header of a DICOM file and decode.py its pixels; raster.py reads the
+other formats. pyramid.py halves the pixels, voi.py converts them to brightness and crop.py finds the breast. All arrays
+are (rows, columns).
 """
 
 import operator
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log2
 from pathlib import Path
 
@@ -19,11 +20,10 @@ import numpy as np
 import pydicom
 from pydicom.errors import BytesLengthException
 
-from rsna_nb.dicom.crop import Breast, find_breast, fit
-from rsna_nb.dicom.dataset import read_dataset
-from rsna_nb.dicom.decode import open_pyramid
+from rsna_nb.dicom.crop import Breast, find_breast, fit, placement
 from rsna_nb.dicom.errors import DicomError, UnreadableError
 from rsna_nb.dicom.pyramid import Pyramid, stored_range
+from rsna_nb.dicom.source import open_frame
 from rsna_nb.dicom.voi import Voi, declared_voi, modality_values, padding_mask, percentile_voi, range_voi, to_brightness
 
 SEARCH_SIDE = 200  # the longer side of the image that is searched for the breast has 200 to 399 pixels
@@ -40,9 +40,10 @@ class Reading:
     picture
         float32 (height, width) in 0-1.
     transfer_syntax, photometric
-        Name of the file's transfer syntax, and its PhotometricInterpretation.
+        Name of the file's transfer syntax, or for instance "PNG, 16 bits", and its PhotometricInterpretation.
     window
-        The VOI transformation that was applied, such as "LINEAR 2048 4096" (center and width).
+        The VOI transformation that was applied, such as "LINEAR 2048 4096" (center and width), or "levels 0 255" for
+        the levels of a picture of 8 bits.
     bits
         Bits of the stored range: BitsStored, or more if a pixel exceeds it.
     rows, columns
@@ -78,12 +79,13 @@ class Reading:
 
 
 def read_mammogram(path: str | Path, img_size: int | Sequence[int]) -> np.ndarray:
-    """Read the mammogram in a DICOM file, cropped to the breast and fitted into `img_size`.
+    """Read the mammogram in a file, cropped to the breast and fitted into `img_size`.
 
     Parameters
     ----------
     path
-        A single-frame greyscale DICOM file: uncompressed, RLE, JPEG, JPEG lossless, JPEG-LS or JPEG 2000.
+        A file with one greyscale picture, of a format that its first bytes tell: DICOM (uncompressed, RLE, JPEG, JPEG
+        lossless, JPEG-LS or JPEG 2000), PNG, JPEG, TIFF or PGM.
     img_size
         Side of a square, or (height, width), in pixels.
 
@@ -121,8 +123,9 @@ def read(path: str | Path, img_size: int | Sequence[int]) -> Reading:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom warns of unusual values, which the code below checks itself
         try:
-            dataset = read_dataset(path)
-            return read_frame(open_pyramid(dataset), dataset, dataset.file_meta.TransferSyntaxUID.name, shape)
+            frame = open_frame(path)
+            reading = read_frame(frame.pyramid, frame.dataset, frame.syntax, shape)
+            return replace(reading, format=frame.format, window=frame.window or reading.window)
         except UnreadableError as error:
             raise DicomError(path, str(error)) from error
         except MemoryError as error:  # a damaged length can ask for 4 GiB
@@ -222,7 +225,7 @@ def read_frame(pyramid: Pyramid, dataset: pydicom.Dataset, syntax: str, shape: t
     UnreadableError
         If the frame shows no breast.
     """
-    found = search(pyramid, dataset)
+    found = unless_cropped(search(pyramid, dataset), pyramid.shape, shape)
     crop = found.stored_box(pyramid.shape)
     level = min(found.level, _level_for(crop, shape))
     stored, mask = found.cut_out(pyramid.level(level), level)
@@ -234,6 +237,20 @@ def read_frame(pyramid: Pyramid, dataset: pydicom.Dataset, syntax: str, shape: t
         raise UnreadableError(f"the image is black: check the header's rescaling or window ({voi.name})")
     photometric = dataset.PhotometricInterpretation
     return Reading(picture, syntax, photometric, voi.name, pyramid.bits, *pyramid.shape, level, crop)
+
+
+def unless_cropped(found: Search, frame: tuple[int, int], shape: tuple[int, int]) -> Search:
+    """Return the search, with the whole frame as the breast's box if the frame is already cropped and sized.
+
+    It is if it fits `shape` (height, width) unscaled, and the breast with its margin spans the side that decides the
+    scale. Such an image would be enlarged by a percent or two otherwise, and blurred for nothing.
+    """
+    mask = found.breast.mask
+    *_, width, height = cv2.boundingRect(mask)
+    sides = zip(frame, shape, (height, width), mask.shape, strict=True)
+    if placement(frame, shape).scale != 1 or not any(own == side and a == b for own, side, a, b in sides):
+        return found
+    return replace(found, breast=Breast((0, 0, mask.shape[1], mask.shape[0]), mask))
 
 
 def _level_for(crop: Box, shape: tuple[int, int]) -> int:

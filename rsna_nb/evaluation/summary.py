@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -39,10 +40,19 @@ def of_100(estimate: float, low: float, high: float) -> str:
 
 def is_generated(run: Run) -> bool:
     """Whether the run was trained on a generated data set, according to environment.json."""
+    return bool(_environment(run).get("generated", False))
+
+
+def _label(run: Run) -> str:
+    """What "cancer" means in the data that the run was trained on; "" if it is proven by biopsy or not recorded."""
+    return str(_environment(run).get("label", ""))
+
+
+def _environment(run: Run) -> dict[str, Any]:
     try:
-        return bool(json.loads(run.file("config/environment.json").read_text()).get("generated", False))
+        return json.loads(run.file("config/environment.json").read_text())
     except (RunError, json.JSONDecodeError):
-        return False
+        return {}
 
 
 def in_short(evaluation: Evaluation, fit: CrossFit | Unavailable, auc: Interval, n: int) -> Markdown:
@@ -100,6 +110,8 @@ def limits(evaluation: Evaluation) -> list[str]:
     sentences = ["This is for research only, not for clinical use."]
     if is_generated(evaluation.run):
         sentences.append("These mammograms are generated, so nothing here applies to real ones.")
+    if meaning := _label(evaluation.run):
+        sentences.append(f"**{meaning}**")
     if share > SCREENING_SHARE:
         sentences.append(
             f"{100 * share:.0f} of 100 women here have cancer; in screening, fewer than 1 of 100 have. The PPV there "
@@ -178,6 +190,7 @@ def model_card(evaluation: Evaluation) -> Markdown:
         "Network": f"`{config.backbone}`, {config.pooling} pooling, {' x '.join(map(str, config.image_shape))} pixels; "
         f"weights `{config.weights}`, backbone {'frozen' if config.freeze_backbone else 'trained'}",
         "Data": f"{'generated mammograms, ' * is_generated(evaluation.run)}`{_folder_name(evaluation.run)}`",
+        "Label": _label(evaluation.run) or "cancer as the data set's table gives it",
         "Trained on": _trained_on(evaluation.run),
         "Split": f"by woman, seed {config.split_seed}: {split}, {config.test_fraction:.0%} for test",
         "Evaluated on": f"{evaluation.split} women: {_counts(evaluation)}",

@@ -4,7 +4,7 @@ from rsna_nb.metadata import kaggle
 from rsna_nb.metadata.checks import BREAST, MetadataError
 from rsna_nb.metadata.folders import announce, find_data, results_folder
 from rsna_nb.metadata.kaggle import KaggleError
-from rsna_nb.metadata.table import ARCHIVED, INPUTS, load_metadata, model_inputs
+from rsna_nb.metadata.table import ARCHIVED, INPUTS, describe, load_metadata, model_inputs
 
 __all__ = [
     "ARCHIVED",
@@ -13,6 +13,7 @@ __all__ = [
     "KaggleError",
     "MetadataError",
     "announce",
+    "describe",
     "find_data",
     "kaggle",
     "load_metadata",

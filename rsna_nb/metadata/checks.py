@@ -17,6 +17,7 @@ import pandas as pd
 log = logging.getLogger(__name__)
 
 BREAST = ["patient_id", "laterality"]
+IDENTITY = ["patient_id", "image_id", "laterality", "view"]
 PLAIN_ID = "[A-Za-z0-9][A-Za-z0-9_.-]*"  # a file name on every system, and never ".."
 RULES = {
     "patient_id": (PLAIN_ID, "a plain number or word"),
@@ -46,6 +47,16 @@ USUAL_VALUES = {
 }
 AVERAGED = {"age", "implant"}
 """Columns that are averaged or summed as numbers."""
+PLACEHOLDERS = set(
+    "removed anonymous anonymized anonymised anonym deidentified de-identified none unknown unnamed not_available n/a "
+    "na nan null nil missing empty hidden redacted patient no_id noid xxx - -- ? .".split()
+)
+"""What tables have in place of an id, in lower case."""
+MOST_IMAGES = 100  # of one woman
+PLACEHOLDER_ADVICE = (
+    "Name the column with the women's ids in a columns.json; if only the files' names have them, name that part of the "
+    'name in its images, such as "images": "{image_id}_{woman}_*.dcm" with "columns": {"patient_id": "woman"}'
+)
 SHOWN = 20  # faults in a message, rows in a line of the log
 
 MIXED_BREASTS = ("error", "any_positive", "keep")
@@ -121,9 +132,37 @@ def check_rows(df: pd.DataFrame, required: list[str], path: Path, unique_images:
     if unique_images and "image_id" in df:
         faults += _repeated(df["image_id"])
     if "patient_id" in df:
-        faults += _differently_written(df["patient_id"].dropna())
+        check_women(df, path)
+        faults += differently_written(df["patient_id"].dropna())
     if faults:
         raise MetadataError(path, faults)
+
+
+def check_women(df: pd.DataFrame, path: Path) -> None:
+    """Raise `MetadataError` if patient_id is not one woman's id: women must not be in two splits, nor be taken for one.
+
+    Parameters
+    ----------
+    df
+        The table with at least patient_id, as text, a row or more for each image.
+    path
+        The table's file, for the message.
+    """
+    counts = df.groupby("patient_id")["image_id"].nunique() if "image_id" in df else df["patient_id"].value_counts()
+    empty = int(df["patient_id"].isna().sum())
+    faults = [
+        f"patient_id {name!r} stands in place of the id of {count} images"
+        for name, count in counts.items()
+        if str(name).lower() in PLACEHOLDERS
+    ]
+    faults += ["patient_id is empty in every row"] if empty == len(df) else []
+    faults += [
+        f"patient_id {name!r} has {count} images, more than a woman's {MOST_IMAGES}"
+        for name, count in counts[counts > MOST_IMAGES].items()
+        if str(name).lower() not in PLACEHOLDERS
+    ]
+    if faults:
+        raise MetadataError(path, faults, PLACEHOLDER_ADVICE)
 
 
 def note_odd_values(df: pd.DataFrame, path: Path) -> None:
@@ -182,27 +221,28 @@ def settle_mixed_breasts(df: pd.DataFrame, path: Path, mixed_breasts: str) -> No
     log.warning(MIXED_CHANGED, path, changed.sum(), len(breasts), rows)
 
 
-def _repeated(ids: pd.Series) -> list[str]:
-    """A fault for each id that already occurs in an earlier row."""
-    first = ids.index.to_series().groupby(ids).transform("first")
-    later = first[first < first.index].astype(int)  # empty ids have made it float, which would name rows "2.0"
-    return [
-        f"row {row}: {ids.name} {text} already occurs in row {earlier}"
-        for row, earlier, text in zip(later.index, later, ids[later.index], strict=True)
-    ]
-
-
-def _differently_written(ids: pd.Series) -> list[str]:
-    """Faults for ids that are one number written in several ways: one woman would count as several, and be split."""
+def plain_ids(ids: pd.Series) -> pd.Series:
+    """The ids in the form that 10006, 10006.0 and 010006 have in common."""
     # pandas writes "10006.0" where a column had an empty field, and a spreadsheet drops the zeros of "010006".
     # Text is compared and not numbers: other data sets have ids of 32 digits, which a float would round.
+    return ids.str.removesuffix(".0").str.lstrip("0")
+
+
+def differently_written(ids: pd.Series) -> list[str]:
+    """Faults for ids that are one number written in several ways: one woman would count as several, and be split."""
     distinct = ids.drop_duplicates()
-    plain = distinct.str.removesuffix(".0").str.lstrip("0")
-    first = distinct.groupby(plain).transform("first")
+    first = distinct.groupby(plain_ids(distinct)).transform("first")
     return [
         f"row {row}: {ids.name} {distinct[row]} looks like another way to write {first[row]}"
         for row in distinct.index[distinct != first]
     ]
+
+
+def _repeated(ids: pd.Series) -> list[str]:
+    """A fault for each id that already occurs in an earlier row."""
+    first = ids.index.to_series().groupby(ids).first()
+    later = ids[ids.duplicated() & ids.notna()]
+    return [f"row {row}: {ids.name} {text} already occurs in row {first[text]}" for row, text in later.items()]
 
 
 def _quoted(value: Any) -> str:

@@ -8,14 +8,16 @@ from pathlib import Path
 from rsna_nb import synthetic
 from rsna_nb.config import resolve
 from rsna_nb.metadata import kaggle
+from rsna_nb.metadata.checks import MetadataError
 from rsna_nb.metadata.kaggle import KaggleError
+from rsna_nb.metadata.layout import Layout
 from rsna_nb.notebook import Markdown
 
 log = logging.getLogger(__name__)
 
 DEMO_DIR = "data/demo"
 GENERATED = "GENERATED data, not real mammograms"
-MOUNT_DEPTH = 4  # folders below /kaggle/input: datasets/<owner>/<data set>/<folder>
+MOUNT_DEPTH = 2  # folders of a mount that are searched for data sets: <data set>/<folder>/<folder>
 MOST_FOLDERS = 100  # a folder with more has one for each woman, and no data set in them
 ATTACH = (
     "no mammograms are attached to this Kaggle notebook: choose Add Input and attach the competition "
@@ -90,7 +92,7 @@ def _mounted() -> Path:
     """The competition's folder, or else the only known data set that is mounted on Kaggle."""
     if competition := kaggle.mounted():
         return competition
-    found = list(_data_sets(kaggle.INPUT, MOUNT_DEPTH))
+    found = [folder for mount in kaggle.mounts() for folder in _data_sets(mount, MOUNT_DEPTH)]
     if not found:
         raise KaggleError(ATTACH)
     if len(found) > 1:
@@ -100,17 +102,20 @@ def _mounted() -> Path:
 
 
 def _data_sets(folder: Path, depth: int) -> Iterator[Path]:
-    """The known data sets below a folder, at most `depth` folders down. Nothing inside a data set is searched."""
-    inner = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-    for path in inner if len(inner) <= MOST_FOLDERS else []:
-        if _is_data_set(path):
-            yield path
-        elif depth > 1:
+    """The known data sets in a folder, which may be one itself, at most `depth` folders down."""
+    if _is_data_set(folder):
+        yield folder
+    elif depth:
+        inner = sorted(path for path in folder.iterdir() if path.is_dir())
+        for path in inner if len(inner) <= MOST_FOLDERS else []:
             yield from _data_sets(path, depth - 1)
 
 
 def _is_data_set(folder: Path) -> bool:
-    return (folder / "columns.json").is_file() or (folder / "train.csv").is_file()
+    try:
+        return (folder / "columns.json").is_file() or Layout.recognised(folder) is not None
+    except MetadataError:  # it looks like several, which reading it will say
+        return True
 
 
 def results_folder(out_dir: str | Path, data_dir: str | Path) -> Path:

@@ -46,6 +46,13 @@ def mounted() -> Path | None:
     return next((mount for mount in _mounts(_place("competition")) if (mount / "train.csv").is_file()), None)
 
 
+def mounts() -> Iterator[Path]:
+    """The folders of what is attached to a Kaggle notebook, in the newer places and in the older one."""
+    for folder in sorted(INPUT.glob("*/")):
+        inner = {"competitions": "*/", "datasets": "*/*/"}.get(folder.name)  # datasets/<owner>/<data set>
+        yield from sorted(folder.glob(inner)) if inner else [folder]
+
+
 def find(setting: str, fetch: bool = True) -> Path:
     """The folder that a setting `kaggle:...` means.
 

@@ -1,17 +1,27 @@
-"""How a data set names its table, its columns and its images: the file columns.json in the data folder."""
+"""How a data set names its tables, its columns and its images: a columns.json, or a layout that the package knows."""
 
+import re
 import string
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from importlib import resources
+from os import scandir
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
-import pandas as pd
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, PlainValidator, PrivateAttr, ValidationError
 
-from rsna_nb.metadata.checks import MetadataError, faults_of
+from rsna_nb.metadata.checks import MetadataError
+from rsna_nb.metadata.reading import text_of
+
+Split = Literal["train", "test"]
+SPLITS: tuple[Split, Split] = ("train", "test")
+LAYOUTS = "layouts"  # the folder of the layouts that the package knows, a JSON file each
+TRIED = 20  # entries of a folder that are followed when a layout is recognised: all of a data set's are alike
 
 
-def _fields_of(pattern: str) -> set[str]:
-    """The names in braces in a pattern; `ValueError` if the braces are wrong."""
+def fields_of(pattern: str) -> set[str]:
+    """Return the names in braces in a pattern; `ValueError` if the braces are wrong."""
     names = {name for _, name, _, _ in string.Formatter().parse(pattern) if name is not None}
     if "" in names:
         raise ValueError("a column's name is missing between braces")
@@ -19,136 +29,253 @@ def _fields_of(pattern: str) -> set[str]:
 
 
 def _checked_pattern(pattern: str) -> str:
-    _fields_of(pattern)
+    fields_of(pattern)
     return pattern
 
 
 def _checked_table(pattern: str) -> str:
-    if others := sorted(_fields_of(pattern) - {"split"}):
+    if others := sorted(fields_of(pattern) - {"split"}):
         raise ValueError(f"only {{split}} may be used in braces, not {others[0]}")
     return pattern
 
 
+def _checked_regex(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error}") from error
+    return pattern
+
+
+def _texts(value: Any, what: str) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise ValueError(f"must be {what}")
+    return value
+
+
+def _tables(value: Any) -> list[str]:
+    names = [value] if isinstance(value, str) else value
+    return [_checked_table(name) for name in _texts(names, "a file name, or a list of file names")]
+
+
+def _kept(value: Any) -> dict[str, list[str]]:
+    if isinstance(value, dict) and set(value) == set(SPLITS):
+        return {split: _texts(values, "lists of texts") for split, values in value.items()}
+    return dict.fromkeys(SPLITS, _texts(value, 'a list of texts, or {"train": [...], "test": [...]}'))
+
+
+def _alternatives(value: Any) -> list[list[str]]:
+    what = "a list of file patterns, or a list of such lists"
+    if isinstance(value, list) and value and all(isinstance(each, list) for each in value):
+        return [_texts(each, what) for each in value]
+    return [_texts(value, what)]
+
+
 Pattern = Annotated[str, AfterValidator(_checked_pattern)]
 TableName = Annotated[str, AfterValidator(_checked_table)]
+Regex = Annotated[str, AfterValidator(_checked_regex)]
+
+# strict: pydantic would take "yes" for True and 1 for "1". forbid: a misspelt key would be ignored.
+STRICT = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Joined(BaseModel):
+    """A further table, whose columns are added to the rows of the first.
+
+    Attributes
+    ----------
+    table
+        File name, as `Layout.table`.
+    on
+        Columns that must be equal: {column of the table so far: column of this one}. A row without a partner gets
+        empty cells.
+    repeat
+        Column of this table -> {value: values}: a row with that value stands for one row with each of the values, such
+        as {"side": {"B": ["L", "R"]}} for a finding in both breasts.
+    several_rows
+        Whether several rows of this table may belong to one row of the first, which is then repeated.
+    """
+
+    model_config = STRICT
+
+    table: TableName
+    on: dict[str, str]
+    repeat: dict[str, dict[str, list[str]]] = {}
+    several_rows: bool = False
 
 
 class Layout(BaseModel):
     """How a data set names its table, images, columns and values.
 
-    The defaults are RSNA's; a `columns.json` in the data folder changes them.
+    The defaults are RSNA's; a `columns.json` in the data folder changes them. In lists and objects of values, "" means
+    an empty cell, and a value may be a shell pattern such as "BI-RADS [45]*".
 
     Attributes
     ----------
+    name
+        The data set's name.
+    label
+        What "cancer" means, in one sentence; "" means that cancer is proven by biopsy.
+    about
+        Anything for the documentation: address, licence, what is left out.
+    recognised_by
+        Patterns of files within the data folder, all of which must exist; a list of such lists gives alternatives. Only
+        the layouts that the package knows need it.
     table
-        File name of the table. {split} is replaced by train or test.
+        File name of the table. {split} is replaced by train or test. In a list of names, the tables that exist are
+        taken together. Fields are separated by commas, semicolons or tabs, or the file is an Excel workbook.
+    names, lines
+        Column names of a table without a header line, and a regular expression for its rows (see
+        `reading.read_table`).
+    joined
+        Further tables, joined in this order.
+    extract
+        Column -> a regular expression with named groups, which is searched in its values. Each group becomes a column.
+    pairs
+        New column -> a numbered column: numbers 1 and 2 become 1, 3 and 4 become 2, and so on.
+    rows
+        Column -> the values of the rows that are kept, or {"train": values, "test": values}.
     images
         Path of an image within the data folder. Names in braces are replaced: {split}, columns of the table, and RSNA's
-        patient_id, image_id, laterality and view.
+        patient_id, image_id, laterality and view. Any other name, * (within a folder's or file's name) and ** (any
+        folders) are searched on the disk. What a name stands for becomes a column; if a row has several files that
+        differ in it, each file becomes a row.
+    headers
+        Column -> a DICOM keyword whose value is read from each file, such as "ViewPosition" or
+        "ViewCodeSequence.CodeMeaning". For a column that the table has too, the table's row of that value is taken.
     columns
         RSNA's column name -> the table's name for it, or a pattern of several: "{patient_id}_{image view}".
     values
-        RSNA's column name -> {the table's value: RSNA's value}. "" means an empty field. A value that is
-        not listed is a fault.
+        RSNA's column name -> {the table's value: RSNA's value}. The first that matches is taken. A value that matches
+        none is a fault. An image whose label is mapped to null is left out.
     several_rows
         Whether an image has one row per finding. The image is positive if any of its rows is.
+    exam
+        The table's column that tells a woman's examinations apart. Of a breast with cancer, only the examinations with
+        cancer are kept.
+    mixed_breasts
+        What breasts whose images disagree on cancer need in this data set, if the setting is "error".
     """
 
-    # strict: pydantic would take "yes" for True and 1 for "1". forbid: a misspelt key would be ignored.
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = STRICT
 
-    table: TableName = "{split}.csv"
+    name: str = "RSNA"
+    label: str = ""
+    about: dict[str, Any] = {}
+    recognised_by: Annotated[list[list[str]], PlainValidator(_alternatives)] = []
+    table: Annotated[list[str], PlainValidator(_tables)] = ["{split}.csv"]
+    names: list[str] = []
+    lines: Regex = ""
+    joined: list[Joined] = []
+    extract: dict[str, Regex] = {}
+    pairs: dict[str, str] = {}
+    rows: dict[str, Annotated[dict[str, list[str]], PlainValidator(_kept)]] = {}
     images: Pattern = "{split}_images/{patient_id}/{image_id}.dcm"
+    headers: dict[str, str] = {}
     columns: dict[str, Pattern] = {}
     values: dict[str, dict[str, Any]] = {}
     several_rows: bool = False
+    exam: str = ""
+    mixed_breasts: Literal["error", "any_positive"] = "error"
+    _source: str = PrivateAttr("columns.json")
+
+    @property
+    def source(self) -> str:
+        """Where the layout is written, for messages."""
+        return self._source
+
+    @property
+    def is_split(self) -> bool:
+        """Whether the training rows differ from the test rows."""
+        by_rows = any(kept["train"] != kept["test"] for kept in self.rows.values())
+        return by_rows or all("split" in fields_of(name) for name in self.table)
 
     @classmethod
     def of(cls, data_dir: Path) -> Self:
-        """The layout of a data folder: its columns.json, or RSNA's layout if there is none.
+        """The layout of a data folder: its columns.json, else one that the package recognises, else RSNA's.
 
         Raises
         ------
         MetadataError
-            With everything that is wrong with the file.
+            With everything that is wrong with the file, or if the folder looks like several data sets.
         """
         path = data_dir / "columns.json"
-        if not path.is_file():
-            return cls()
+        if path.is_file():
+            layout = cls._read(path, path.read_bytes())
+            return layout if "name" in layout.model_fields_set else layout.model_copy(update={"name": data_dir.name})
+        return cls.recognised(data_dir) or cls()
+
+    @classmethod
+    def recognised(cls, data_dir: Path) -> Self | None:
+        """The layout that the package knows and that fits what is in a folder; None if none does.
+
+        Raises
+        ------
+        MetadataError
+            If several do.
+        """
+        if any(_all_exist(data_dir, [f"{split}.csv", f"{split}_images/*/*.dcm"]) for split in SPLITS):
+            return cls()  # RSNA's own, without reading the others
+        found = [layout for layout in cls.known() if any(_all_exist(data_dir, each) for each in layout.recognised_by)]
+        if len(found) > 1:
+            names = " and ".join(layout.name for layout in found)
+            advice = "Say which it is in a columns.json in this folder, or give the folder of one of them as data_dir"
+            raise MetadataError(data_dir, [f"the folder looks like {names}"], advice)
+        return found[0] if found else None
+
+    @classmethod
+    def known(cls) -> list[Self]:
+        """The layouts that the package knows, in the order of their files' names."""
+        folder = resources.files("rsna_nb.metadata") / LAYOUTS
+        files = sorted(folder.iterdir(), key=lambda file: file.name) if folder.is_dir() else []
+        return [cls._read(Path(file.name), file.read_bytes()) for file in files if file.name.endswith(".json")]
+
+    @classmethod
+    def _read(cls, path: Path, content: bytes) -> Self:
         try:
-            return cls.model_validate_json(path.read_text("utf-8-sig"))  # Excel and Notepad write a byte order mark
+            layout = cls.model_validate_json(text_of(content))
         except ValidationError as error:
             raise MetadataError(path, [_explained(dict(each)) for each in error.errors()]) from error
-        except ValueError as error:  # bytes that are not UTF-8
+        except ValueError as error:  # bytes that are neither UTF-8 nor UTF-16
             raise MetadataError(path, [str(error)]) from error
+        layout._source = path.name if path.name == "columns.json" else f"the layout of {layout.name}"
+        return layout
 
-    def renamed(self, source: pd.DataFrame, path: Path) -> pd.DataFrame:
-        """The table in RSNA's columns and values. A column that the layout does not name keeps its name.
 
-        Parameters
-        ----------
-        source
-            The table as it is in the file, all text.
-        path
-            Its file, for the message.
+def matching(value: str, patterns: list[str]) -> str | None:
+    """Return the first of `patterns` that is the value, or a shell pattern that matches it.
 
-        Raises
-        ------
-        MetadataError
-            With every column that is missing, and every row whose value is not listed.
-        """
-        df, faults = source.copy(), []
-        for name, pattern in self.columns.items():
-            try:
-                if "{" in pattern:
-                    df[name] = [pattern.format_map(row) for row in source.astype(str).to_dict("records")]
-                else:
-                    df[name] = source[pattern]
-            except KeyError as error:
-                faults.append(f"column {error} is missing: columns.json names it for {name}")
-        for name, values in self.values.items():
-            if name in df:
-                if "" in values:
-                    df[name] = df[name].fillna("")
-                faults += faults_of(df[name], list(values), f"{' or '.join(map(repr, values))} (columns.json)")
-                # Text like everything else that is checked; numbers become numbers at the end.
-                df[name] = df[name].map({old: None if new is None else str(new) for old, new in values.items()})
-        if faults:
-            raise MetadataError(path, faults)
-        return df
+    >>> matching("1/Left/Left", ["1/Left/Right", "1/*", "*"])
+    '1/*'
+    """
+    return next((pattern for pattern in patterns if value == pattern or fnmatchcase(value, pattern)), None)
 
-    def image_paths(self, df: pd.DataFrame, source: pd.DataFrame, split: str, table: Path) -> list[str]:
-        """Each image's file, inside the data folder.
 
-        Parameters
-        ----------
-        df, source
-            The table in RSNA's columns, and as it is in the file: `images` may name the columns of both.
-        split
-            "train" or "test".
-        table
-            The table's file. The paths begin with its folder.
+def _all_exist(folder: Path, patterns: list[str]) -> bool:
+    return bool(patterns) and all(_exists(folder, pattern) for pattern in patterns)
 
-        Raises
-        ------
-        MetadataError
-            Where `images` names a column that is missing, or a path leaves the data folder.
-        """
-        names = ["patient_id", "image_id", "laterality", "view"]
-        rows = source.assign(**{name: df[name] for name in names}).astype(str).to_dict("records")
-        try:
-            paths = [Path(self.images.format_map(row | {"split": split})) for row in rows]
-        except KeyError as error:
-            raise MetadataError(table, [f"column {error} is missing: columns.json names it in images"]) from error
-        # The ids are plain words by now, but other columns may hold anything: "../../etc/passwd", or "/dev/zero".
-        faults = [
-            f"row {row}: the image's path {path} leaves the data folder"
-            for row, path in zip(df.index, paths, strict=True)
-            if path.is_absolute() or ".." in path.parts
-        ]
-        if faults:
-            raise MetadataError(table, faults)
-        return [str(table.parent / path) for path in paths]
+
+def _exists(folder: Path, pattern: str) -> bool:
+    """Whether a file matches the pattern. Unlike glob, it does not look into all of ten thousand folders."""
+    name, _, rest = pattern.partition("/")
+    if not any(character in name for character in "*?["):
+        return _exists(folder / name, rest) if rest else (folder / name).exists()
+    return any(_exists(folder / each, rest) if rest else True for each in _entries(folder, name))
+
+
+def _entries(folder: Path, pattern: str) -> Iterator[str]:
+    """Yield the first names in a folder that match a pattern."""
+    try:
+        with scandir(folder) as entries:
+            found = 0
+            for entry in entries:
+                if fnmatchcase(entry.name, pattern) and not entry.name.startswith("."):
+                    yield entry.name
+                    found += 1
+                    if found == TRIED:
+                        return
+    except OSError:  # no folder, or not ours to read
+        return
 
 
 def _explained(error: dict[str, Any]) -> str:

@@ -1,50 +1,88 @@
-"""train.csv or test.csv -> a checked table, one row per image, in the RSNA data's column names."""
+"""The tables of a data set -> one checked table, one row per image, in the RSNA data's column names."""
 
 import contextlib
 import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import NamedTuple
 
 import pandas as pd
 
-from rsna_nb.metadata.checks import MetadataError, check_rows, note_odd_values, settle_mixed_breasts
-from rsna_nb.metadata.layout import Layout
+from rsna_nb.metadata.checks import IDENTITY, MetadataError, check_rows, note_odd_values, settle_mixed_breasts
+from rsna_nb.metadata.columns import derived, joined, missing_columns, renamed
+from rsna_nb.metadata.images import check_one_image_a_file, early_files, named_files
+from rsna_nb.metadata.labels import exams_with_cancer, one_row_an_image, with_label
+from rsna_nb.metadata.layout import Layout, Split
+from rsna_nb.metadata.reading import read_table
+from rsna_nb.metadata.sources import find_joined, find_tables
 
 log = logging.getLogger(__name__)
 
-Split = Literal["train", "test"]
-IDENTITY = ["patient_id", "image_id", "laterality", "view"]
 DESCRIPTION = ["site_id", "age", "implant", "machine_id"]
 INPUTS = ["laterality", "view", *DESCRIPTION]
 """All columns that may be a model's input. The others of train.csv (biopsy, BIRADS, ...) leak the diagnosis."""
 
-FIRST_ROW = 2  # line 1 of the file is the header
 ARCHIVED = "archive.json"
 """A file in a data folder whose training images were prepared from an archive (`prepare.archive`) and are not there."""
 
 
+class DataSet(NamedTuple):
+    """What a data folder holds, in words.
+
+    Attributes
+    ----------
+    name
+        The data set's name. Without a layout that is known: that of the folder.
+    label
+        What "cancer" means, in one sentence; "" means that cancer is proven by biopsy.
+    """
+
+    name: str
+    label: str
+
+
+def describe(data_dir: str | Path) -> DataSet:
+    """Return the name and the label of the data set in a folder.
+
+    Raises
+    ------
+    MetadataError
+        If its columns.json is faulty, or it looks like several data sets.
+    """
+    layout = Layout.of(Path(data_dir))
+    return DataSet(layout.name, layout.label)
+
+
 def load_metadata(
-    data_dir: str | Path, split: Split = "train", check_files: bool = True, mixed_breasts: str = "error"
+    data_dir: str | Path,
+    split: Split = "train",
+    check_files: bool = True,
+    mixed_breasts: str = "error",
+    table: str | Path = "",
 ) -> pd.DataFrame:
     """Read and check the table of a data set.
 
     Parameters
     ----------
     data_dir
-        A folder in the RSNA layout, or one with a `columns.json` (see `Layout`).
+        A folder in a layout that the package knows, such as RSNA's, or one with a `columns.json` (see `Layout`).
     split
         "train" or "test".
     check_files
-        False reads the table without looking for the images.
+        False reads the table without looking whether the files that it names exist.
     mixed_breasts
         What to do with a breast whose images disagree on cancer: "error" raises, "any_positive" labels all its images
         positive and logs how many that changes, and "keep" leaves the labels as they are.
+    table
+        The table, or a folder that contains it, if it is not in `data_dir`. "" searches near `data_dir` (see
+        `sources.find_tables`).
 
     Returns
     -------
     One row per image, in RSNA's column names. Ids, laterality and view are text. A column that holds only numbers is
     numeric. site_id, age, implant and machine_id are empty columns where the data set lacks them. `path` is the image's
-    file. An image whose file is missing stays in the table and is logged; preparing gives it a row in the ledger.
+    file. An image whose file is missing stays in the table and is logged; preparing gives it a row in the ledger. Where
+    only the file could tell which woman or view a row is about, the row is left out and logged.
 
     Raises
     ------
@@ -63,21 +101,31 @@ def load_metadata(
     """
     data_dir = Path(data_dir)
     layout = Layout.of(data_dir)
-    path = data_dir / layout.table.format(split=split)
-    source = _read_table(path)
-    df = layout.renamed(source, path)
+    source, path = _source(layout, data_dir, split, table)
+    source, files = early_files(layout, source, split, data_dir, path)
+    if faults := missing_columns(source, layout):
+        raise MetadataError(path, faults)
+    df = renamed(layout, source, path)
+    if split == "train" and "cancer" in layout.values:
+        df = with_label(df, path)
+        source = source.loc[df.index]
     # Other data sets need not have RSNA's descriptions, but RSNA's own table without one is a damaged file.
     required = IDENTITY + ([] if layout.columns else DESCRIPTION) + (["cancer"] if split == "train" else [])
     check_rows(df, required, path, unique_images=not layout.several_rows)
     df = df.assign(**{name: float("nan") for name in DESCRIPTION if name not in df})
     note_odd_values(df, path)
-    df["path"] = layout.image_paths(df, source, split, path)
-    if split == "train":
+    df["path"] = named_files(layout, source, df, split, data_dir, path) if files is None else files
+    if "images" in layout.model_fields_set:
+        check_one_image_a_file(df, path)
+    labelled = split == "train" or ("cancer" in df and df["cancer"].notna().all())
+    if labelled:
         df["cancer"] = df["cancer"].astype(float).astype(int)
     if layout.several_rows:
-        df = _one_row_an_image(df, path)
-    if split == "train":
-        settle_mixed_breasts(df, path, mixed_breasts)
+        df = one_row_an_image(df, path)
+    if labelled and layout.exam:
+        df = exams_with_cancer(df, layout.exam, path)
+    if labelled:
+        settle_mixed_breasts(df, path, layout.mixed_breasts if mixed_breasts == "error" else mixed_breasts)
     if check_files and not (split == "train" and (data_dir / ARCHIVED).is_file()):
         _check_images(df, path)
     return _typed(df.reset_index(drop=True))
@@ -105,41 +153,36 @@ def model_inputs(df: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     return df[columns]
 
 
-def _read_table(path: Path) -> pd.DataFrame:
-    """The file, all columns as text. The index is the row's number in the file; blank rows are skipped."""
-    if not path.is_file():
-        raise MetadataError(path, [f"there is no such table in the data folder {path.parent}"])
-    try:
-        # Text, so that one odd value does not change the type of its column. Blank lines count as rows of the file.
-        source = pd.read_csv(path, dtype=str, skip_blank_lines=False)
-        # Without header=None, pandas silently renames a second column "cancer" to "cancer.1".
-        names = pd.read_csv(path, dtype=str, header=None, nrows=1).iloc[0]
-    except (ValueError, UnicodeDecodeError) as error:  # pandas' parser errors are ValueErrors
-        raise MetadataError(path, [f"not a CSV table: {error}"]) from error
-    source.index += FIRST_ROW
-    source = source.dropna(how="all")
-    if source.empty:
-        raise MetadataError(path, ["the table has no rows"])
-    if len(names) == 1:
-        raise MetadataError(path, [f"the table has one column, {names[0]!r}: separate its fields by commas"])
-    if twice := names[names.duplicated()].dropna().tolist():
-        raise MetadataError(path, [f"column {name} occurs in the table twice" for name in twice])
-    return source
+def _source(layout: Layout, data_dir: Path, split: Split, table: str | Path) -> tuple[pd.DataFrame, Path]:
+    """Read the tables of a split, all columns as text, and the file or folder that messages name."""
+    paths = find_tables(layout, data_dir, split, table)
+    path = paths[0] if len(paths) == 1 else paths[0].parent
+    source = _stacked(paths, [read_table(each, layout.names, layout.lines) for each in paths])
+    source = derived(source, layout, split, path)
+    _warn_of_unused_split(source, layout, path)
+    for join in layout.joined:
+        right_path = find_joined(join.table, data_dir, paths[0], split)
+        right = derived(read_table(right_path), layout, split, right_path)
+        source = derived(joined(source, right, join, path, right_path), layout, split, path)
+    return source, path
 
 
-def _one_row_an_image(df: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """The first row of each image, positive if any of its rows is. Rows that contradict each other are faults."""
-    by_image = df.groupby("image_id")
-    faults = [
-        f"the rows of image_id {image_id} differ in {name}"
-        for name in ("patient_id", "laterality", "view", "path")
-        for image_id in by_image[name].nunique().loc[lambda count: count > 1].index
+def _warn_of_unused_split(source: pd.DataFrame, layout: Layout, path: Path) -> None:
+    """Log that training takes rows that the table's authors meant for testing."""
+    if not layout.is_split and "split" in source:
+        values = ", ".join(map(repr, source["split"].dropna().unique()[:5]))
+        log.warning("%s: all rows are taken, whatever column split says (%s): rows could pick some", path, values)
+
+
+def _stacked(paths: Sequence[Path], tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Return one table of all; the index says of which file a row is."""
+    if len(tables) == 1:
+        return tables[0]
+    named = [
+        df.set_axis([f"{row} of {path.name}" for row in df.index], axis=0)
+        for path, df in zip(paths, tables, strict=True)
     ]
-    if faults:
-        raise MetadataError(path, faults)
-    if "cancer" in df:
-        df["cancer"] = by_image["cancer"].transform("max")
-    return df.drop_duplicates("image_id")
+    return pd.concat(named)
 
 
 def _check_images(df: pd.DataFrame, table: Path) -> None:

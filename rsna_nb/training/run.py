@@ -12,7 +12,7 @@ import keras
 import pandas as pd
 import tensorflow as tf
 
-from rsna_nb import metrics, runs
+from rsna_nb import metadata, metrics, runs
 from rsna_nb.config import RunConfig
 from rsna_nb.metadata import announce
 from rsna_nb.model import build_model, layers_from
@@ -127,8 +127,11 @@ def _start(run: Run, config: RunConfig, devices: Devices, on_epoch: EpochCallbac
     table, data_dir = split_table(config)
     data = prepare(config, table, data_dir)
     environment = runs.environment(list(devices.names), table, data.ledger)
-    # The report must say that a run was trained on generated mammograms.
+    # The report must say that a run was trained on generated mammograms, and what "cancer" means in its data.
+    data_set = metadata.describe(data_dir)
+    log.info("data set: %s", ": ".join(filter(None, data_set)))
     environment |= {"precision": precision, "generated": (data_dir / "generated.json").is_file()}
+    environment |= {"data_set": data_set.name, "label": data_set.label}
     if devices.chief and not before.is_file():
         run.write_json("config/environment.json", environment)
     devices.wait()
