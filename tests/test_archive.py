@@ -170,7 +170,7 @@ def test_an_archive_that_is_cut_off_is_an_error_of_one_sentence(archive, share, 
     (tmp_path / "cut.zip").write_bytes(content[: int(share * len(content))])
     with pytest.raises(ArchiveError, match=r"cut\.zip is not a complete zip archive .*: download it again"):
         prepare(tmp_path / "cut.zip", tmp_path)
-    with serve(tmp_path) as site, pytest.raises(ArchiveError, match=r"cut\.zip is not a complete zip archive|416"):
+    with serve(tmp_path) as site, pytest.raises(ArchiveError, match=r"cut\.zip(: | is not a complete zip archive)"):
         prepare(f"{site.url}/cut.zip", tmp_path)
     assert not (tmp_path / "data").exists()
 

@@ -99,6 +99,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.answer(failure, b"")
             return
         first = int(asked[1]) if asked[1] else len(content) - int(asked[2])
+        if first >= len(content):
+            self.answer(416, b"")
+            return
         last = min(int(asked[2]), len(content) - 1) if asked[1] and asked[2] else len(content) - 1
         part = {"Content-Range": f"bytes {first}-{last}/{len(content)}"}
         self.answer(206, content[first : last + 1], failure == "cut", **part)

@@ -100,8 +100,11 @@ class RemoteFile(io.RawIOBase):
             if not place.startswith(f"{first}-") or not size.isdigit() or (self.part and int(size) != self.size):
                 raise ArchiveError(f"{self.name}: the archive has changed, or the server sends another part: rerun")
             self.size = int(size)
+            before = len(content)
             for block in answer.iter_content(2**18):
                 content += block
+            if len(content) == before:
+                raise requests.ConnectionError("an empty answer")
 
 
 def _cause(error: BaseException) -> str:
