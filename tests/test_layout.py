@@ -178,9 +178,8 @@ def test_findings_are_joined_by_examination_and_side(write, folder, caplog):
     images = [row("7", "a", "L", exam=100), row("7", "b", "R", exam=100), row("8", "c", "L", exam=200)]
     images += [row("9", "d", "L", exam=300), row("9", "e", "R", exam=300)]
     found = [{"acc": "100.0", "side": "L", "severity": 4}, {"acc": "100.0", "side": "L", "severity": 0}]
-    found += [{"acc": "300.0", "side": "B", "severity": 1}]
+    found += [{"acc": "300.0", "side": "R", "severity": 1}]
     join = {"table": "f.csv", "on": {"exam": "acc", "laterality": "side"}, "several_rows": True}
-    join["repeat"] = {"side": {"B": ["L", "R"]}}
     layout = {
         "table": "t.csv",
         "joined": [join],
@@ -189,8 +188,9 @@ def test_findings_are_joined_by_examination_and_side(write, folder, caplog):
         "several_rows": True,
     }
     df = load_metadata(write(layout, t=images, f=found), check_files=False)
-    assert df.set_index("image_id")["cancer"].to_dict() == {"a": 1, "b": 0, "c": 0, "d": 1, "e": 1}
-    assert "2 of 6 rows have no partner" in caplog.text
+    assert df.set_index("image_id")["cancer"].to_dict() == {"a": 1, "b": 0, "c": 0, "d": 0, "e": 1}
+    assert "3 of 6 rows have no partner" in caplog.text
+    assert "4 of 5 rows have another spelling of exam" in caplog.text
     join["several_rows"] = False
     with pytest.raises(MetadataError, match="row 2 has several partners"):
         load_metadata(write(layout), check_files=False)

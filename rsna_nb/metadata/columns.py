@@ -97,14 +97,15 @@ def joined(source: pd.DataFrame, right: pd.DataFrame, join: Joined, path: Path, 
     for table, names, file in ((source, join.on.keys(), path), (right, join.on.values(), right_path)):
         if faults := [fault for name in names for fault in differently_written(table[name].dropna())]:
             raise MetadataError(file, faults)
-    right = _repeated(right, join.repeat)
     _log_other_spellings(source, right, join.on, path, right_path)
     partners = _partners(source, right, join.on)
     alone = partners["right"].isna()
     if alone.all():
         keys = ", ".join(f"{left} = {other}" for left, other in join.on.items())
         raise MetadataError(path, [f"no row has a partner in {right_path} ({keys})"])
-    _log_count(path, alone, f"have no partner in {right_path}: its columns are empty there")
+    if alone.any():  # an empty cell may mean that there is no cancer
+        words = "%s: %d of %d rows have no partner in %s: its columns are empty there"
+        log.warning(words, path, alone.sum(), len(alone), right_path)
     several = partners["left"].duplicated(keep=False)
     if several.any() and not join.several_rows:
         rows = source.index[partners.loc[several, "left"].unique()]
@@ -122,17 +123,11 @@ def _log_other_spellings(
     """Log how many rows have a partner only because 10006 and 10006.0 are one key."""
     for left, other in on.items():
         same = plain_ids(source[left]).isin(plain_ids(right[other].dropna())) & ~source[left].isin(right[other])
-        _log_count(path, same & source[left].notna(), f"have a {left} that {right_path} writes otherwise (10006.0)")
-
-
-def _repeated(right: pd.DataFrame, repeat: dict[str, dict[str, list[str]]]) -> pd.DataFrame:
-    """Repeat the rows with some values for each of the values that they stand for."""
-    for name, values in repeat.items():
-        if name in right:
-            column = right[name].astype(object).where(right[name].notna(), "")
-            right = right.assign(**{name: column.map(lambda value, of=values: of.get(value, value))}).explode(name)
-            right[name] = right[name].mask(right[name] == "")
-    return right
+        _log_count(
+            path,
+            same & source[left].notna(),
+            f"have another spelling of {left} than {right_path}, as 10006 and 10006.0: they are one",
+        )
 
 
 def _partners(source: pd.DataFrame, right: pd.DataFrame, on: Mapping[str, str]) -> pd.DataFrame:

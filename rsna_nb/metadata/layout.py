@@ -89,9 +89,6 @@ class Joined(BaseModel):
     on
         Columns that must be equal: {column of the table so far: column of this one}. A row without a partner gets
         empty cells.
-    repeat
-        Column of this table -> {value: values}: a row with that value stands for one row with each of the values, such
-        as {"side": {"B": ["L", "R"]}} for a finding in both breasts.
     several_rows
         Whether several rows of this table may belong to one row of the first, which is then repeated.
     """
@@ -100,7 +97,6 @@ class Joined(BaseModel):
 
     table: TableName
     on: dict[str, str]
-    repeat: dict[str, dict[str, list[str]]] = {}
     several_rows: bool = False
 
 

@@ -110,14 +110,14 @@ def load_metadata(
         df = with_label(df, path)
         source = source.loc[df.index]
     # Other data sets need not have RSNA's descriptions, but RSNA's own table without one is a damaged file.
-    required = IDENTITY + ([] if layout.columns else DESCRIPTION) + (["cancer"] if split == "train" else [])
+    labelled = split == "train" or ("cancer" in df and df["cancer"].notna().all())
+    required = IDENTITY + ([] if layout.columns else DESCRIPTION) + (["cancer"] if labelled else [])
     check_rows(df, required, path, unique_images=not layout.several_rows)
     df = df.assign(**{name: float("nan") for name in DESCRIPTION if name not in df})
     note_odd_values(df, path)
     df["path"] = named_files(layout, source, df, split, data_dir, path) if files is None else files
     if "images" in layout.model_fields_set:
         check_one_image_a_file(df, path)
-    labelled = split == "train" or ("cancer" in df and df["cancer"].notna().all())
     if labelled:
         df["cancer"] = df["cancer"].astype(float).astype(int)
     if layout.several_rows:
