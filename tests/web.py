@@ -48,7 +48,7 @@ class Site:
 def serve(folder: Path) -> Iterator[Site]:
     """Serve a folder at `site.url` until the block ends."""
     site = Site(folder)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (_Handler,), {"site": site}))
+    server = _Server(("127.0.0.1", 0), type("Bound", (_Handler,), {"site": site}))
     site.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -58,6 +58,11 @@ def serve(folder: Path) -> Iterator[Site]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, *_: object) -> None:  # such as a client that does not wait for the rest of an answer
+        pass
 
 
 class _Handler(BaseHTTPRequestHandler):
