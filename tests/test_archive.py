@@ -121,6 +121,15 @@ def test_an_archive_in_a_folder_of_its_own_is_read_too(generated, tmp_path):
     assert ledger["status"].eq("ok").all()
 
 
+def test_a_table_that_was_cut_down_is_kept_and_only_its_images_are_prepared(site, generated, tmp_path):
+    (tmp_path / "data").mkdir()
+    lines = (generated / "train.csv").read_text().splitlines(keepends=True)
+    (tmp_path / "data" / "train.csv").write_text("".join(lines[:4]))
+    ledger, images = prepare(f"{site.url}/archive.zip?part", tmp_path)
+    assert len(ledger) == len(images) == 3
+    assert site.requests["/archive.zip?part"] < 40
+
+
 def test_a_killed_run_continues_where_it_stopped(site, unpacked, tmp_path):
     command = [sys.executable, "-m", "rsna_nb.prepare.archive", f"{site.url}/archive.zip", str(tmp_path / "data")]
     command += ["--img-size", "64", "--store-dir", str(tmp_path / "stores")]

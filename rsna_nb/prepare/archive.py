@@ -79,16 +79,13 @@ class Archive:
         return archive.read(member)
 
     def unpack(self, paths: Iterable[str]) -> None:
-        """Write members into the data folder, where they are not there yet in their size."""
+        """Write members into the data folder. Files that are there are kept: a table may have been cut down."""
         for path in paths:
-            member, file = self.members()[path], self.data_dir / path
-            if not file.is_file() or file.stat().st_size != member.file_size:
+            if not (self.data_dir / path).exists():
                 try:
-                    write_whole(file, self.read(member))
+                    write_whole(self.data_dir / path, self.read(self.members()[path]))
                 except DAMAGED as error:
-                    raise ArchiveError(
-                        f"{self.name}: {path} is damaged: {error}: download the archive again"
-                    ) from error
+                    raise ArchiveError(f"{self.name}: {path} is damaged ({error}): download it again") from error
 
     def paths_of(self, table: pd.DataFrame) -> pd.Series:
         """The images of a table as paths in the data folder."""

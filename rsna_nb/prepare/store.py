@@ -68,7 +68,7 @@ def prepare_images(
         Any `concurrent.futures.Executor` whose workers see the same folders, for instance that of a Dask cluster.
         None starts a process for each core of this computer, with limits of time and memory for each file.
     work
-        What a process of this computer does with a file. `archive` takes the file out of a zip archive first.
+        What a worker does with a file. `archive` takes the file out of a zip archive first.
 
     Returns
     -------

@@ -130,7 +130,7 @@ def state(record: Record | None, task: Task) -> Literal["current", "kept", "outd
 
 def run(tasks: list[Task], executor: Executor | None, work: Callable[[Task], Record] = prepare_one) -> Iterator[Record]:
     """Yield the records of the tasks as they finish, under a progress bar with the rate and the time left."""
-    outcomes = _run_by(executor, tasks) if executor else workers.run(work, tasks)
+    outcomes = _run_by(executor, tasks, work) if executor else workers.run(work, tasks)
     try:
         for task, outcome in tqdm(outcomes, "preparing", len(tasks), unit=" images", mininterval=1):
             yield outcome if isinstance(outcome, Record) else failed(task, outcome.reason)
@@ -138,9 +138,11 @@ def run(tasks: list[Task], executor: Executor | None, work: Callable[[Task], Rec
         raise PrepareError(f"{tasks[0].store}: stopped by {error!r}: rerun to continue where it stopped") from error
 
 
-def _run_by(executor: Executor, tasks: list[Task]) -> Iterator[tuple[Task, Record | workers.Death]]:
+def _run_by(
+    executor: Executor, tasks: list[Task], work: Callable[[Task], Record]
+) -> Iterator[tuple[Task, Record | workers.Death]]:
     """Run tasks as `workers.run` does, on an executor. If a worker dies, only the exception is known."""
-    futures = {executor.submit(prepare_one, task): task for task in tasks}
+    futures = {executor.submit(work, task): task for task in tasks}
     try:
         for future in as_completed(futures):
             try:
