@@ -222,6 +222,7 @@ def main(arguments: list[str] | None = None) -> None:
         prepare_archive(given.archive, config.data_dir, config.img_size, config.store_dir)
     except (ArchiveError, ConfigError, KaggleError, MetadataError, PrepareError) as error:
         sys.exit(f"error: {error}")
+    log.info("train with data_dir = %s and store_dir = %s", config.data_dir, config.store_dir)
 
 
 if __name__ == "__main__":
