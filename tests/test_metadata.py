@@ -3,8 +3,8 @@ import json
 import pandas as pd
 import pytest
 
-from rsna_nb import metadata, synthetic
-from rsna_nb.metadata import MetadataError, kaggle, load_metadata
+from rsna_nb import metadata
+from rsna_nb.metadata import MetadataError, load_metadata
 from tests.conftest import table_of
 
 
@@ -291,53 +291,9 @@ def test_columns_that_leak_never_become_inputs():
             metadata.model_inputs(df, ["age", name])
 
 
-def test_the_folder_mounted_on_kaggle_is_found_in_either_place(tmp_path, monkeypatch):
-    monkeypatch.setattr(kaggle, "MOUNTS", (tmp_path / "old", tmp_path / "competitions" / "new"))
-    assert kaggle.mounted() is None
-    for mount in reversed(kaggle.MOUNTS):
-        mount.mkdir(parents=True)
-        assert kaggle.mounted() != mount, "a mount needs its table"
-        (mount / "train.csv").touch()
-        assert metadata.find_data("") == mount
-    assert metadata.find_data(str(tmp_path / "mine")) == tmp_path / "mine"
-
-
-def test_on_kaggle_the_demo_set_is_not_taken_in_silence(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(kaggle, "INPUT", tmp_path)
-    monkeypatch.setattr(kaggle, "MOUNTS", ())
-    monkeypatch.setattr(synthetic, "generate", lambda folder: folder)
-    metadata.find_data("")
-    assert "not attached" in caplog.text
-
-
 def test_tables_about_two_data_folders_of_one_name_are_kept_apart(tmp_path):
     first, second = (metadata.results_folder(tmp_path / "out", tmp_path / place / "data") for place in "ab")
     assert first != second
     assert first.is_dir()
     assert first.name.startswith("data-")
     assert first == metadata.results_folder(tmp_path / "out", tmp_path / "b" / ".." / "a" / "data")
-
-
-def test_a_download_without_credentials_says_what_to_do(tmp_path, monkeypatch):
-    pytest.importorskip("kagglehub")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for name in ("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY"):
-        monkeypatch.delenv(name, raising=False)
-    with pytest.raises(kaggle.KaggleError, match="make an API token"):
-        kaggle.download()
-
-
-@pytest.mark.parametrize(("status", "message"), [(401, "API token"), (403, "accept the rules"), (500, "error")])
-def test_a_refused_download_says_what_to_do(monkeypatch, status, message):
-    kagglehub = pytest.importorskip("kagglehub")
-    import requests
-
-    response = requests.Response()
-    response.status_code = status
-
-    def refuse(*_: object, **__: object) -> None:
-        raise kagglehub.exceptions.KaggleApiHTTPError("refused", response=response)
-
-    monkeypatch.setattr(kagglehub, "competition_download", refuse)
-    with pytest.raises(kaggle.KaggleError, match=message):
-        kaggle.download()

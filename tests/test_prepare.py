@@ -101,6 +101,18 @@ def test_a_changed_file_and_a_damaged_picture_are_read_again(few, tmp_path, brea
     assert after == whole
 
 
+def test_the_image_of_a_file_that_is_gone_is_kept(few, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    before, whole = prepared(tmp_path, few), contents(store_of(tmp_path))
+    for path in few["path"][:2]:
+        Path(path).unlink()
+    pd.testing.assert_frame_equal(prepared(tmp_path, few), before)
+    assert "files that are gone, whose prepared images are kept: 2" in caplog.messages
+    assert contents(store_of(tmp_path)) == whole
+    image_file(store_of(tmp_path), "1", "0").unlink()
+    assert prepared(tmp_path, few)["error"].tolist()[:2] == ["the file is missing", ""]
+
+
 def test_an_image_that_stands_in_the_table_twice_is_refused(few, tmp_path):
     """Both files would write the same image, and the last one to finish would win."""
     few.loc[1, "image_id"] = "0"

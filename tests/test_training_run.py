@@ -197,3 +197,8 @@ def test_two_runs_of_one_second_have_two_folders(small_settings, tmp_path):
     assert runs.load_run(min(ids), tmp_path).config == config
     with pytest.raises(runs.RunError, match="there is no run nothing"):
         runs.load_run("nothing", tmp_path)
+
+
+def test_the_log_of_a_run_begins_with_what_its_data_are(small_run):
+    first = (small_run.path / "logs" / "train.log").read_text().splitlines()[0]
+    assert "GENERATED data, not real mammograms" in first

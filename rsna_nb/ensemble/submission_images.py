@@ -12,7 +12,7 @@ from rsna_nb.ensemble.model_pool import KEY
 from rsna_nb.ensemble.submission_file import SubmissionError, named, shown
 from rsna_nb.evaluation import data_folder
 from rsna_nb.metadata import find_data, kaggle, load_metadata
-from rsna_nb.notebook import Markdown
+from rsna_nb.notebook import Markdown, UnavailableError
 from rsna_nb.runs import Run
 
 log = logging.getLogger(__name__)
@@ -26,8 +26,8 @@ def choose_data(ensemble: Ensemble, data_dir: str | Path = "") -> Path:
     ensemble
         The model.
     data_dir
-        A data folder. "" is the mounted competition on Kaggle, and elsewhere the folder that the model's runs were
-        trained on.
+        As for `metadata.find_data`, but "" is the mounted competition on Kaggle, and elsewhere the folder that the
+        model's runs were trained on.
 
     Raises
     ------
@@ -37,7 +37,10 @@ def choose_data(ensemble: Ensemble, data_dir: str | Path = "") -> Path:
     if data_dir:
         return find_data(data_dir)
     # On Kaggle the folder of training is never there, but the competition is mounted.
-    folders = sorted({kaggle.mounted() or data_folder(run) for run in ensemble.pool.runs})
+    try:
+        folders = sorted({kaggle.mounted() or data_folder(run) for run in ensemble.pool.runs})
+    except UnavailableError as error:
+        raise SubmissionError(f"data_dir is empty, and of the data that the model was trained on, {error}") from error
     if len(folders) > 1:
         raise SubmissionError(f"data_dir is empty, and the runs were trained on several folders: {shown(folders)}")
     if not folders[0].is_dir():

@@ -6,7 +6,7 @@ import pandas as pd
 
 from rsna_nb.config import resolve
 from rsna_nb.evaluation.evaluated_run import Evaluation
-from rsna_nb.metadata import DEMO_DIR, kaggle
+from rsna_nb.metadata import KaggleError, find_data
 from rsna_nb.metrics import CrossFit
 from rsna_nb.notebook import UnavailableError
 from rsna_nb.prepare import image_file, store_path
@@ -16,8 +16,17 @@ PREPARE_FIRST = "run notebooks/00_prepare.ipynb with this data_dir and img_size"
 
 
 def data_folder(run: Run) -> Path:
-    """The folder of the run's data, as `metadata.find_data` would choose it; nothing is generated."""
-    return resolve(run.config.data_dir) if run.config.data_dir else kaggle.mounted() or resolve(DEMO_DIR)
+    """The folder of the run's data, as `metadata.find_data` names it. Nothing is generated or downloaded.
+
+    Raises
+    ------
+    UnavailableError
+        If the data are on Kaggle and neither mounted nor downloaded.
+    """
+    try:
+        return find_data(run.config.data_dir, fetch=False)
+    except KaggleError as error:
+        raise UnavailableError(str(error)) from error
 
 
 def examples(evaluation: Evaluation, fit: CrossFit, count: int) -> dict[str, pd.DataFrame]:

@@ -2,14 +2,17 @@
 
 from rsna_nb.metadata import kaggle
 from rsna_nb.metadata.checks import BREAST, MetadataError
-from rsna_nb.metadata.folders import DEMO_DIR, find_data, results_folder
-from rsna_nb.metadata.table import INPUTS, describe, load_metadata, model_inputs
+from rsna_nb.metadata.folders import announce, find_data, results_folder
+from rsna_nb.metadata.kaggle import KaggleError
+from rsna_nb.metadata.table import ARCHIVED, INPUTS, describe, load_metadata, model_inputs
 
 __all__ = [
+    "ARCHIVED",
     "BREAST",
-    "DEMO_DIR",
     "INPUTS",
+    "KaggleError",
     "MetadataError",
+    "announce",
     "describe",
     "find_data",
     "kaggle",

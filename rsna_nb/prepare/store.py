@@ -11,7 +11,8 @@ Images are written atomically.
 import hashlib
 import logging
 import shutil
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict
 from pathlib import Path
@@ -20,8 +21,8 @@ import pandas as pd
 
 from rsna_nb.dicom import shape_of
 from rsna_nb.prepare import ledger as ledgers
-from rsna_nb.prepare.ledger import COLUMNS, Ledger
-from rsna_nb.prepare.tasks import PrepareError, Task, fingerprint, is_current, run
+from rsna_nb.prepare.ledger import COLUMNS, Ledger, Record
+from rsna_nb.prepare.tasks import GONE, PrepareError, Task, fingerprint, prepare_one, run, state
 from rsna_nb.system import locked, remove_parts
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ def prepare_images(
     store_dir: str | Path,
     img_size: int | Sequence[int],
     executor: Executor | None = None,
+    work: Callable[[Task], Record] = prepare_one,
 ) -> pd.DataFrame:
     """Read every image of a table into the store. Images that it already holds, unchanged, are not read again.
 
@@ -65,11 +67,13 @@ def prepare_images(
     executor
         Any `concurrent.futures.Executor` whose workers see the same folders, for instance that of a Dask cluster.
         None starts a process for each core of this computer, with limits of time and memory for each file.
+    work
+        What a worker does with a file. `archive` takes the file out of a zip archive first.
 
     Returns
     -------
     The ledger (see `Record`), a row for each image in the order of the table. A file that could not be read has status
-    "error" and its reason. The next call tries it again.
+    "error" and its reason. The next call tries it again. The image of a file that is gone is kept.
 
     Raises
     ------
@@ -93,12 +97,14 @@ def prepare_images(
     with locked(store):  # a second process waits here, and then finds the work done
         ledger = ledgers.read(store)
         rows = metadata.reindex(columns=[*KEY, "path", *STATED], fill_value="").itertuples(index=False)
-        tasks = [Task(store, shape, *row) for row in rows]
-        tasks = [task for task in tasks if not is_current(ledger.get(task.key), task)]
+        states = {(task := Task(store, shape, *row)): state(ledger.get(task.key), task) for row in rows}
+        if kept := Counter(states.values())["kept"]:
+            log.info("files that are gone, whose prepared images are kept: %d", kept)
+        tasks = [task for task, found in states.items() if found == "outdated"]
         if tasks:
             _check_space(store, len(tasks), shape)
             _warn_of_changes(tasks, ledger)
-            for record in run(tasks, executor):
+            for record in run(tasks, executor, work):
                 ledgers.append(store, record)
                 ledger[record.patient_id, record.image_id] = record
             remove_parts(store)  # files that a killed worker had begun to write
@@ -135,7 +141,7 @@ def _warn_of_changes(tasks: list[Task], ledger: Ledger) -> None:
     changed = [
         task.path
         for task in tasks
-        if (old := ledger.get(task.key)) and old.status == "ok" and fingerprint(task.path) != old.source
+        if (old := ledger.get(task.key)) and old.status == "ok" and fingerprint(task.path) not in (old.source, GONE)
     ]
     if changed:
         log.warning(

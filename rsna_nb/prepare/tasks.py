@@ -2,11 +2,12 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -19,6 +20,7 @@ from rsna_nb.system import workers, write_whole
 FROM_READING = ["format", "transfer_syntax", "photometric", "window", "bits", "rows", "columns", "level", "aspect"]
 CONNECT_SECONDS = 20  # to wait for a Dask scheduler
 FATAL = (BrokenExecutor, CancelledError, OSError)  # end preparing, such as a full disk; other errors concern one file
+GONE = 0, 0  # fingerprint of a file that does not exist
 
 
 class PrepareError(RuntimeError):
@@ -65,7 +67,7 @@ def prepare_one(task: Task) -> Record:
     try:
         reading = read(task.path, task.shape)
     except DicomError as error:
-        return replace(_failed(task, error.reason), milliseconds=_milliseconds_since(started))
+        return replace(failed(task, error.reason), milliseconds=_milliseconds_since(started))
     png = cv2.imencode(".png", to_8_bits(reading.picture))[1].tobytes()  # 16 bits would take 2.5 times the space
     write_whole(task.png, png)
     found = {name: getattr(reading, name) for name in FROM_READING}
@@ -85,7 +87,7 @@ def _new_record(task: Task) -> Record:
     return Record(*task.key, source_bytes=size, source_mtime=mtime)
 
 
-def _failed(task: Task, reason: str) -> Record:
+def failed(task: Task, reason: str) -> Record:
     """Return the record of a file that has no image. An image of an earlier version is removed."""
     task.png.unlink(missing_ok=True)
     return replace(_new_record(task), status="error", error=reason)
@@ -105,7 +107,7 @@ def fingerprint(path: str | Path) -> tuple[int, int]:
     try:
         status = os.stat(path)
     except OSError:
-        return 0, 0
+        return GONE
     return status.st_size, status.st_mtime_ns
 
 
@@ -114,27 +116,33 @@ def _milliseconds_since(started: float) -> float:
     return round(1000 * (time.perf_counter() - started), 1)
 
 
-def is_current(record: Record | None, task: Task) -> bool:
-    """Return whether the store holds a complete image of the file as it is now."""
-    if record is None or record.status != "ok":
-        return False
+def state(record: Record | None, task: Task) -> Literal["current", "kept", "outdated"]:
+    """Return whether the store holds a complete image of the file as it is now ("current"), or of a file that is gone.
+
+    A file that was prepared from an archive, or deleted to make room, cannot be read again: its image is "kept".
+    """
     # Hashing the files would read the whole data set. The image's size finds one that is cut off or missing.
-    return fingerprint(task.path) == record.source and fingerprint(task.png)[0] == record.png_bytes
+    if record is None or record.status != "ok" or fingerprint(task.png)[0] != record.png_bytes:
+        return "outdated"
+    found = fingerprint(task.path)
+    return "current" if found == record.source else "kept" if found == GONE else "outdated"
 
 
-def run(tasks: list[Task], executor: Executor | None) -> Iterator[Record]:
+def run(tasks: list[Task], executor: Executor | None, work: Callable[[Task], Record] = prepare_one) -> Iterator[Record]:
     """Yield the records of the tasks as they finish, under a progress bar with the rate and the time left."""
-    outcomes = _run_by(executor, tasks) if executor else workers.run(prepare_one, tasks)
+    outcomes = _run_by(executor, tasks, work) if executor else workers.run(work, tasks)
     try:
         for task, outcome in tqdm(outcomes, "preparing", len(tasks), unit=" images", mininterval=1):
-            yield outcome if isinstance(outcome, Record) else _failed(task, outcome.reason)
+            yield outcome if isinstance(outcome, Record) else failed(task, outcome.reason)
     except FATAL as error:
         raise PrepareError(f"{tasks[0].store}: stopped by {error!r}: rerun to continue where it stopped") from error
 
 
-def _run_by(executor: Executor, tasks: list[Task]) -> Iterator[tuple[Task, Record | workers.Death]]:
+def _run_by(
+    executor: Executor, tasks: list[Task], work: Callable[[Task], Record]
+) -> Iterator[tuple[Task, Record | workers.Death]]:
     """Run tasks as `workers.run` does, on an executor. If a worker dies, only the exception is known."""
-    futures = {executor.submit(prepare_one, task): task for task in tasks}
+    futures = {executor.submit(work, task): task for task in tasks}
     try:
         for future in as_completed(futures):
             try:

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from rsna_nb import metadata, metrics, runs
 from rsna_nb.config import RunConfig
+from rsna_nb.metadata import announce
 from rsna_nb.model import build_model, layers_from
 from rsna_nb.runs import Run
 from rsna_nb.system import locked, remove_parts, write_whole
@@ -74,6 +75,7 @@ def train(config: RunConfig, on_epoch: EpochCallback | None = None) -> Run:
     with explained_loss(devices):
         run = _open_run(config, devices)
     with _working_in(run) if devices.chief else nullcontext(), explained_loss(devices):
+        announce(config.data_dir)  # the first line of the log: a model of generated data must not be taken for more
         log.info("run %s%s", run.path, " is resumed" if config.resume else "")
         log.info("devices: %s%s", ", ".join(devices.names), gpu_memory())
         if run.is_finished:
