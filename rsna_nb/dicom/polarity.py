@@ -107,9 +107,9 @@ def _touching_the_edge(mask: np.ndarray) -> np.ndarray:
 
 def _solidity(mask: np.ndarray) -> float:
     """Return the share of its convex hull that the largest region of a mask fills; 0 for an empty mask."""
-    count, labels, statistics, _ = cv2.connectedComponentsWithStats(mask, connectivity=4)
-    if count < 2:
+    outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    if not outlines:
         return 0.0
-    largest = 1 + int(np.argmax(statistics[1:, cv2.CC_STAT_AREA]))
-    hull = cv2.convexHull(cv2.findNonZero((labels == largest).astype(np.uint8)))
-    return float(statistics[largest, cv2.CC_STAT_AREA] / max(1.0, cv2.contourArea(hull)))
+    hull = cv2.convexHull(max(outlines, key=cv2.contourArea))
+    filled = cv2.fillConvexPoly(np.zeros_like(mask), hull, 1)
+    return cv2.countNonZero(mask & filled) / cv2.countNonZero(filled)
