@@ -62,10 +62,12 @@ def find_breast(picture: np.ndarray) -> Breast | None:
         return None
     whole = cv2.dilate(body, np.ones((3, 3), np.uint8))  # includes pixels that tissue fills by less than half
     x_min, y_min, width, height = cv2.boundingRect(whole)
-    notes = ("label",) * _keeps_label(grey[film], whole[film], max(threshold, fog)) + ("low contrast",) * (
-        _span(grey, body) < LOW_CONTRAST
-    )
-    return Breast((x_min, y_min, x_min + width, y_min + height), cv2.dilate(body, _disc(2 * radius)), notes)
+    notes = []
+    if _keeps_label(grey[film], whole[film], max(threshold, fog)):
+        notes.append("label")
+    if _span(grey, body) < LOW_CONTRAST:
+        notes.append("low contrast")
+    return Breast((x_min, y_min, x_min + width, y_min + height), cv2.dilate(body, _disc(2 * radius)), tuple(notes))
 
 
 def _without_bands(smooth: np.ndarray) -> tuple[slice, slice]:
@@ -120,14 +122,22 @@ def _breast_above(
 
 
 def _keeps_label(grey: np.ndarray, mask: np.ndarray, threshold: int) -> bool:
-    """Return whether the mask holds something white and wide whose edge is sharp: a label or the edge of a film.
+    """Return whether the mask holds something white and wide that ends sharply at air: a label or the edge of a film.
 
-    Tissue grows dark towards the air by degrees, but for the skin, which is a thin line. The image must end where the
-    film ends, as the black that pads it is no air.
+    Tissue grows dark towards the air by degrees. Skin is a thin line, or it has air at one side only. The image must
+    end where the film ends, as the black that pads it is no air.
     """
     white = cv2.morphologyEx((grey > LABEL).view(np.uint8), cv2.MORPH_OPEN, np.ones((7, 7), np.uint8))
-    sharp = cv2.erode(grey, np.ones((9, 9), np.uint8)) < threshold + WIDE
-    return cv2.countNonZero(white & mask & sharp.view(np.uint8)) >= LABEL_SHARE * grey.size
+    air = (grey < threshold + WIDE).view(np.uint8)
+    if cv2.countNonZero(white & mask & cv2.dilate(air, np.ones((9, 9), np.uint8))) < LABEL_SHARE * grey.size:
+        return False
+    count, labels = cv2.connectedComponents(white & mask)
+    for label in range(1, count):
+        region = (labels == label).astype(np.uint8)
+        around = cv2.subtract(cv2.dilate(region, _disc(5)), cv2.dilate(region, _disc(3)))
+        if cv2.countNonZero(cv2.min(air, around)) > 0.6 * max(1, cv2.countNonZero(around)):
+            return True
+    return False
 
 
 def _span(grey: np.ndarray, mask: np.ndarray) -> int:
