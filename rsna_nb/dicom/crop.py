@@ -128,7 +128,7 @@ def _keeps_label(grey: np.ndarray, mask: np.ndarray, threshold: int) -> bool:
     end where the film ends, as the black that pads it is no air.
     """
     white = cv2.morphologyEx((grey > LABEL).view(np.uint8), cv2.MORPH_OPEN, np.ones((7, 7), np.uint8))
-    air = (grey < threshold + WIDE).view(np.uint8)
+    air = (grey < threshold + 2 * WIDE).view(np.uint8)
     if cv2.countNonZero(white & mask & cv2.dilate(air, np.ones((9, 9), np.uint8))) < LABEL_SHARE * grey.size:
         return False
     count, labels = cv2.connectedComponents(white & mask)
