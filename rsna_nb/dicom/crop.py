@@ -15,7 +15,7 @@ AIR_LIMIT = 64  # air is darker than this: the windowed background of a mammogra
 TISSUE_STEP = 5  # tissue is brighter than air by more than this
 NARROW, WIDE = 3, 16  # air: half of the pixels within WIDE of its level lie within NARROW of it
 LOW_CONTRAST = 25  # nine tenths of a breast's pixels span more levels than these
-LABEL, LABEL_AREA = 200, (0.0006, 0.03)  # a label is brighter than this; the share of the image that it covers
+LABEL, LABEL_SHARE = 225, 0.0015  # a label is brighter than this, and its edge covers this share of the image
 WHITE, UNIFORM = 230, 5  # a line of a border is brighter than WHITE, or its levels differ by at most UNIFORM
 
 
@@ -50,11 +50,9 @@ def find_breast(picture: np.ndarray) -> Breast | None:
     """
     grey = cv2.convertScaleAbs(picture, alpha=255)
     smooth, clean = cv2.medianBlur(grey, 5), cv2.medianBlur(grey, 3)
-    threshold, inside = _air_threshold(smooth), _without_bands(smooth)
-    tissue = (clean > threshold).astype(np.uint8)
-    if (darker := _air_threshold(smooth[inside])) < threshold - TISSUE_STEP:  # the bands are brighter than air
-        threshold, tissue[:] = darker, 0
-        tissue[inside] = clean[inside] > darker
+    inside = _without_bands(smooth)
+    threshold, tissue = _air_threshold(smooth[inside]), np.zeros_like(grey)
+    tissue[inside] = clean[inside] > threshold
     left, top, width, height = cv2.boundingRect(tissue)
     film = np.s_[top : top + height, left : left + width]  # without the black that pads a film
     fog = _air_threshold(smooth[film]) if tissue.any() else threshold
@@ -66,18 +64,23 @@ def find_breast(picture: np.ndarray) -> Breast | None:
         return None
     whole = cv2.dilate(body, np.ones((3, 3), np.uint8))  # includes pixels that tissue fills by less than half
     x_min, y_min, width, height = cv2.boundingRect(whole)
-    notes = ("label",) * _keeps_label(grey, whole, threshold) + ("low contrast",) * (_span(grey, body) < LOW_CONTRAST)
-    return Breast((x_min, y_min, x_min + width, y_min + height), cv2.dilate(body, _disc(2 * radius)), notes)
+    notes = []
+    if _keeps_label(grey[film], whole[film], max(threshold, fog)):
+        notes.append("label")
+    if _span(grey, body) < LOW_CONTRAST:
+        notes.append("low contrast")
+    return Breast((x_min, y_min, x_min + width, y_min + height), cv2.dilate(body, _disc(2 * radius)), tuple(notes))
 
 
 def _without_bands(smooth: np.ndarray) -> tuple[slice, slice]:
-    """Return the part of an image without the lines at its edges that have one level throughout."""
-    part = []
-    for axis in (1, 0):
-        low, high = (cv2.reduce(smooth, axis, how).ravel() for how in (cv2.REDUCE_MIN, cv2.REDUCE_MAX))
-        varied = np.flatnonzero(high > low)
-        part.append(slice(varied[0], varied[-1] + 1) if varied.size else slice(None))
-    return part[0], part[1]
+    """Return the part of an image without the grey lines at its edges that have one level throughout."""
+    edges = (smooth[0], smooth[-1], smooth[:, 0], smooth[:, -1])
+    if not any(TISSUE_STEP < edge[0] == edge.min() == edge.max() for edge in edges):  # the usual case, which saves time
+        return np.s_[:, :]
+    rows, columns = (np.flatnonzero(smooth.min(axis) < smooth.max(axis)) for axis in (1, 0))
+    if rows.size == 0:
+        return np.s_[:, :]
+    return np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
 def _air_threshold(smooth: np.ndarray) -> int:
@@ -121,18 +124,21 @@ def _breast_above(
 
 
 def _keeps_label(grey: np.ndarray, mask: np.ndarray, threshold: int) -> bool:
-    """Return whether the mask holds a white region that has little but air around it: a label or a film's edge."""
-    white = (grey > LABEL).view(np.uint8) & mask
-    if np.count_nonzero(white) < LABEL_AREA[0] * grey.size:
+    """Return whether the mask holds something white and wide that ends sharply at air: a label or the edge of a film.
+
+    Tissue grows dark towards the air by degrees. Skin is a thin line, or it has air at one side only. The image must
+    end where the film ends, as the black that pads it is no air.
+    """
+    white = cv2.morphologyEx((grey > LABEL).view(np.uint8), cv2.MORPH_OPEN, np.ones((7, 7), np.uint8))
+    air = (grey < threshold + 2 * WIDE).view(np.uint8)
+    if cv2.countNonZero(white & mask & cv2.dilate(air, np.ones((9, 9), np.uint8))) < LABEL_SHARE * grey.size:
         return False
-    count, labels, statistics, _ = cv2.connectedComponentsWithStats(white, connectivity=8)
-    areas = statistics[:, cv2.CC_STAT_AREA] / grey.size
+    count, labels = cv2.connectedComponents(white & mask)
     for label in range(1, count):
-        if LABEL_AREA[0] <= areas[label] <= LABEL_AREA[1]:
-            region = (labels == label).astype(np.uint8)
-            around = (cv2.dilate(region, _disc(5)) - cv2.dilate(region, _disc(3))).view(bool)
-            if around.any() and np.mean(grey[around] < threshold + 2 * WIDE) > 0.6:
-                return True
+        region = (labels == label).astype(np.uint8)
+        around = cv2.subtract(cv2.dilate(region, _disc(5)), cv2.dilate(region, _disc(3)))
+        if cv2.countNonZero(cv2.min(air, around)) > 0.6 * max(1, cv2.countNonZero(around)):
+            return True
     return False
 
 
@@ -157,18 +163,26 @@ def _erase_borders(grey: np.ndarray, tissue: np.ndarray, threshold: int) -> None
     A frame may begin up to a twentieth inside the image, and a border takes up to a quarter of it.
     """
     for _ in range(5):  # each edge, and the first one again after the borders that cross it are cut off
-        lines, length = grey.shape
-        ranks = [length // 10, length // 2, length - 1 - length // 10]
-        low, middle, high = np.partition(grey[: lines // 4 + 1], ranks, axis=1)[:, ranks].T
-        border = (low > WHITE) | ((middle > threshold) & (high - low <= UNIFORM))
-        border[-1] = False  # limits the border to a quarter of the image
-        start = int(np.argmax(border[: lines // 20 + 1]))
-        end = start + int(np.argmin(border[start:]))
+        first = grey.shape[0] // 20 + 1
+        low, border = _border_lines(grey[:first], threshold)
+        end = int(np.argmax(border))
+        if border[end]:
+            low, border = _border_lines(grey[: grey.shape[0] // 4 + 1], threshold)
+            border[-1] = False  # limits the border to a quarter of the image
+            end += int(np.argmin(border[end:]))
         tissue[:end] = 0
         if low[end] > threshold:  # the next line is partly border: it is tissue only where a line further in is, too
-            inner = min(end + 2, lines - 1)
+            inner = min(end + 2, grey.shape[0] - 1)
             tissue[end:inner] &= tissue[inner]
         grey, tissue = np.rot90(grey[end:]), np.rot90(tissue[end:])  # views: `tissue` still writes to the caller's
+
+
+def _border_lines(grey: np.ndarray, threshold: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return a low level of each line, which a tenth of its pixels do not exceed, and whether the line is a border."""
+    length = grey.shape[1]
+    ranks = [length // 10, length // 2, length - 1 - length // 10]
+    low, middle, high = np.partition(grey, ranks, axis=1)[:, ranks].T
+    return low, (low > WHITE) | ((middle > threshold) & (high - low <= UNIFORM))
 
 
 def _opened(mask: np.ndarray, radius: int) -> np.ndarray:

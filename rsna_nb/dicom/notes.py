@@ -5,8 +5,8 @@ file trains.
 """
 
 NOTES = {
-    "turned": "air was brighter than tissue, so the image was inverted, against its PhotometricInterpretation",
-    "no air": "no air was seen, so the image's polarity is the one that the file declares",
+    "turned": "with the polarity of its header, air is brighter than tissue; the image was inverted",
+    "no air": "no air was seen, so the polarity is that of the file's header",
     "label": "a label or the edge of a film may remain beside the breast",
     "low contrast": "the breast's grey levels span less than a tenth of the range",
     "side": "the file's header says another side than the table",

@@ -13,7 +13,7 @@ import pydicom
 
 FEW = 0.05  # air covers at least this share of an image
 FLAT = 3  # grey levels of 255 by which neighbouring pixels of air differ at most
-TIGHT, SMOOTH = 0.4, 0.75  # shares of air that have nearly one level, in the image and among neighbours
+TIGHT, SMOOTH = 0.55, 0.75  # shares of air that have nearly one level, in the image and among neighbours
 SPAN = 8  # grey levels of 255 within which air lies
 DARK = 64  # air is darker than this level of 255, or brighter than 255 less it where it is inverted
 CLEARLY = 4  # times as much of one as of the other
@@ -46,7 +46,7 @@ def find_air(picture: np.ndarray) -> Air:
     if bright < FEW * grey.size:
         return Air.DARK if dark >= FEW * grey.size else Air.UNSEEN
     smooth = _without_borders(cv2.medianBlur(grey, 5))
-    dark, bright = _air_share(smooth), _air_share(255 - smooth)
+    dark, bright = _air_share(smooth, 0), _air_share(255 - smooth, TIGHT)  # to turn an image, air must be clearer
     if max(dark, bright) < FEW or max(dark, bright) < CLEARLY * min(dark, bright):
         return Air.UNSEEN
     return Air.DARK if dark > bright else Air.BRIGHT
@@ -69,15 +69,16 @@ def _without_borders(smooth: np.ndarray) -> np.ndarray:
     return smooth
 
 
-def _air_share(smooth: np.ndarray) -> float:
+def _air_share(smooth: np.ndarray, tight: float) -> float:
     """Return the share of an image that is air if air is dark; 0 if what is dark cannot be air.
 
-    Air touches an edge, has nearly one level, and bulges less than the rest.
+    Air touches an edge, has nearly one level, and bulges less than the rest. Of the pixels about its level at least the
+    share `tight` must be very near to it.
     """
     counts = cv2.calcHist([smooth], [0], None, [256], [0, 256]).ravel()
     level = int(np.argmax(counts[:DARK]))
     around, near = (counts[max(0, level - reach) : level + reach + 1].sum() for reach in (2 * SPAN, FLAT))
-    if near < TIGHT * around:
+    if near < tight * around:
         return 0.0
     dark = (smooth <= level + SPAN).astype(np.uint8)
     air = _touching_the_edge(cv2.morphologyEx(dark, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)))
@@ -107,9 +108,9 @@ def _touching_the_edge(mask: np.ndarray) -> np.ndarray:
 
 def _solidity(mask: np.ndarray) -> float:
     """Return the share of its convex hull that the largest region of a mask fills; 0 for an empty mask."""
-    count, labels, statistics, _ = cv2.connectedComponentsWithStats(mask, connectivity=4)
-    if count < 2:
+    outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    if not outlines:
         return 0.0
-    largest = 1 + int(np.argmax(statistics[1:, cv2.CC_STAT_AREA]))
-    hull = cv2.convexHull(cv2.findNonZero((labels == largest).astype(np.uint8)))
-    return float(statistics[largest, cv2.CC_STAT_AREA] / max(1.0, cv2.contourArea(hull)))
+    hull = cv2.convexHull(max(outlines, key=cv2.contourArea))
+    filled = cv2.fillConvexPoly(np.zeros_like(mask), hull, 1)
+    return cv2.countNonZero(mask & filled) / cv2.countNonZero(filled)

@@ -203,7 +203,7 @@ def search(pyramid: Pyramid, dataset: pydicom.Dataset) -> Search:
     if breast is None:
         raise UnreadableError("no tissue found: the whole image is as dark as air")
     _check_size(breast, pyramid.shape, level)
-    turned = inverted != (dataset.PhotometricInterpretation == "MONOCHROME1")
+    turned = air is Air.BRIGHT or inverted != (dataset.PhotometricInterpretation == "MONOCHROME1")
     notes = ("turned",) * turned + ("no air",) * (air is Air.UNSEEN) + breast.notes
     return Search(level, breast, declared, rough, inverted, notes)
 
