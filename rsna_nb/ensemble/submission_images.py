@@ -68,7 +68,9 @@ def _trained_on_generated(run: Run) -> bool | None:
     return json.loads(path.read_text()).get("generated") if path.is_file() else None
 
 
-def images_of(ensemble: Ensemble, folder: Path, split: Literal["test", "validation"] = "test") -> pd.DataFrame:
+def images_of(
+    ensemble: Ensemble, folder: Path, split: Literal["test", "validation"] = "test", table: str | Path = ""
+) -> pd.DataFrame:
     """The images to score: a row for each with prediction_id and path.
 
     Parameters
@@ -79,6 +81,9 @@ def images_of(ensemble: Ensemble, folder: Path, split: Literal["test", "validati
         A data folder (`choose_data`).
     split
         "test" is test.csv. "validation" is the validation images of the model, from train.csv.
+    table
+        The table, or a folder that contains it, if it is not in the data folder (`metadata.load_metadata`). For the
+        validation images "" is the table that the model was trained with.
 
     Raises
     ------
@@ -91,25 +96,25 @@ def images_of(ensemble: Ensemble, folder: Path, split: Literal["test", "validati
     if split not in ("test", "validation"):
         raise SubmissionError(f'split must be "test" or "validation", not {split!r}')
     if split == "test":
-        table = load_metadata(folder, "test")
+        images = load_metadata(folder, "test", table=table)
     elif any(len(runs) > 1 for runs in ensemble.pool.members.values()):
         raise SubmissionError(f"{ensemble.name} has fold runs: all but one of them were trained on a validation image")
     else:
-        table = validation_images(ensemble, folder)
-    if "prediction_id" not in table:  # only RSNA's test.csv has it
-        table["prediction_id"] = table["patient_id"] + "_" + table["laterality"]
-    return table
+        images = validation_images(ensemble, folder, table or ensemble.pool.runs[0].config.table)
+    if "prediction_id" not in images:  # only RSNA's test.csv has it
+        images["prediction_id"] = images["patient_id"] + "_" + images["laterality"]
+    return images
 
 
-def validation_images(ensemble: Ensemble, folder: Path) -> pd.DataFrame:
+def validation_images(ensemble: Ensemble, folder: Path, table: str | Path = "") -> pd.DataFrame:
     """The rows of the ensemble's validation images with their files, `path`."""
     rows = ensemble.pool.rows[ensemble.pool.of("validation")].reset_index(drop=True)
     # A left join keeps the order of the rows, which the scores of the pool are in.
-    found = rows.merge(load_metadata(folder, mixed_breasts="keep")[[*KEY, "path"]], on=KEY, how="left")
+    found = rows.merge(load_metadata(folder, mixed_breasts="keep", table=table)[[*KEY, "path"]], on=KEY, how="left")
     missing = found.loc[found["path"].isna(), "image_id"]
     if len(missing):
         raise SubmissionError(
-            f"{named(missing)} of the validation images are not in {folder / 'train.csv'}: the model was trained on "
+            f"{named(missing)} of the validation images are not in the table of {folder}: the model was trained on "
             "another table"
         )
     return found
