@@ -12,7 +12,7 @@ import hashlib
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict
 from pathlib import Path
@@ -21,8 +21,8 @@ import pandas as pd
 
 from rsna_nb.dicom import shape_of
 from rsna_nb.prepare import ledger as ledgers
-from rsna_nb.prepare.ledger import COLUMNS, Ledger, Record
-from rsna_nb.prepare.tasks import GONE, PrepareError, Task, fingerprint, prepare_one, run, state
+from rsna_nb.prepare.ledger import COLUMNS, Ledger
+from rsna_nb.prepare.tasks import GONE, PrepareError, Task, Work, fingerprint, run, state
 from rsna_nb.system import locked, remove_parts
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def prepare_images(
     store_dir: str | Path,
     img_size: int | Sequence[int],
     executor: Executor | None = None,
-    work: Callable[[Task], Record] = prepare_one,
+    work: Work | None = None,
 ) -> pd.DataFrame:
     """Read every image of a table into the store. Images that it already holds, unchanged, are not read again.
 
@@ -68,7 +68,7 @@ def prepare_images(
         Any `concurrent.futures.Executor` whose workers see the same folders, for instance that of a Dask cluster.
         None starts a process for each core of this computer, with limits of time and memory for each file.
     work
-        What a worker does with a file. `archive` takes the file out of a zip archive first.
+        What a worker does with a file, `prepare_one` by default. `archive` takes the file out of a zip archive first.
 
     Returns
     -------

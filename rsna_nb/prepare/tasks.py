@@ -59,6 +59,9 @@ class Task:
         return image_file(self.store, *self.key)
 
 
+Work = Callable[[Task], Record]
+
+
 def prepare_one(task: Task) -> Record:
     """Read one file and write its image. Whatever is wrong with the file becomes the `error` of its record."""
     started = time.perf_counter()
@@ -128,8 +131,12 @@ def state(record: Record | None, task: Task) -> Literal["current", "kept", "outd
     return "current" if found == record.source else "kept" if found == GONE else "outdated"
 
 
-def run(tasks: list[Task], executor: Executor | None, work: Callable[[Task], Record] = prepare_one) -> Iterator[Record]:
-    """Yield the records of the tasks as they finish, under a progress bar with the rate and the time left."""
+def run(tasks: list[Task], executor: Executor | None, work: Work | None = None) -> Iterator[Record]:
+    """Yield the records of the tasks as they finish, under a progress bar with the rate and the time left.
+
+    `work` is what a worker does with a task, `prepare_one` by default.
+    """
+    work = work or prepare_one
     outcomes = _run_by(executor, tasks, work) if executor else workers.run(work, tasks)
     try:
         for task, outcome in tqdm(outcomes, "preparing", len(tasks), unit=" images", mininterval=1):
@@ -138,9 +145,7 @@ def run(tasks: list[Task], executor: Executor | None, work: Callable[[Task], Rec
         raise PrepareError(f"{tasks[0].store}: stopped by {error!r}: rerun to continue where it stopped") from error
 
 
-def _run_by(
-    executor: Executor, tasks: list[Task], work: Callable[[Task], Record]
-) -> Iterator[tuple[Task, Record | workers.Death]]:
+def _run_by(executor: Executor, tasks: list[Task], work: Work) -> Iterator[tuple[Task, Record | workers.Death]]:
     """Run tasks as `workers.run` does, on an executor. If a worker dies, only the exception is known."""
     futures = {executor.submit(work, task): task for task in tasks}
     try:
