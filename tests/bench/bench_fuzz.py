@@ -90,7 +90,10 @@ def report(records: list[ledger.Record], outcomes: list[Outcome]) -> int:
     deaths = [record for record in records if record.error.startswith(DEATHS)]
     print_list("workers that died or were given up", [f"mutant {each.image_id}: {each.error}" for each in deaths])
     print_counts("errors that explain nothing", [words_of(each.detail) for each in outcomes if each.is_unexplained])
-    print_list("differences in damaged JPEG, which are allowed", [str(each) for each in outcomes if each.differing])
+    print_list(
+        "differences between decoders of damaged data, which are allowed",
+        [str(each) for each in outcomes if each.differing],
+    )
     faults = [outcome for outcome in outcomes if outcome.faults and outcome.kind != "death"]
     print_list("contradictions and other faults", [str(outcome) for outcome in faults])
     print_list("deaths of other decoders", [str(each) for each in outcomes if each.kind == "death" and not each.faults])

@@ -43,7 +43,7 @@ def raster_contents(phantom: Callable[..., np.ndarray]) -> dict[str, bytes]:
         "PNG 16 bits": imagecodecs.png_encode(wide),
         "PNG RGB": saved(colours, "PNG"),
         "PNG palette": saved(grey, "PNG", "P"),
-        "PNG tiny": saved(phantom((23, 17), 8), "PNG"),
+        "PNG tiny": saved(phantom((71, 53), 8), "PNG"),
         "JPEG": saved(grey, "JPEG", quality=92),
         "JPEG progressive": saved(grey, "JPEG", quality=92, progressive=True),
         "JPEG RGB": saved(colours, "JPEG", quality=90),
