@@ -82,7 +82,7 @@ def _air_share(smooth: np.ndarray, least: float) -> float:
     dark = (smooth <= level + SPAN).astype(np.uint8)
     air = _touching_the_edge(cv2.morphologyEx(dark, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)))
     share = float(air.mean())
-    if share < FEW or (flat := _flatness(smooth, air)) < SMOOTH or flat + near / max(1, around) < least:
+    if not FEW <= share <= 1 - FEW or (flat := _flatness(smooth, air)) < SMOOTH or flat + near / max(1, around) < least:
         return 0.0
     return share if _solidity(air) < _solidity(1 - air) else 0.0
 
