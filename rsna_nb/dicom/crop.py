@@ -78,7 +78,7 @@ def _without_bands(smooth: np.ndarray) -> tuple[slice, slice]:
     if not any(TISSUE_STEP < edge[0] == edge.min() == edge.max() for edge in edges):  # the usual case, which saves time
         return np.s_[:, :]
     rows, columns = (np.flatnonzero(smooth.min(axis) < smooth.max(axis)) for axis in (1, 0))
-    if rows.size == 0:
+    if rows.size == 0 or columns.size == 0:
         return np.s_[:, :]
     return np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
@@ -199,6 +199,7 @@ def _largest_component(mask: np.ndarray, margin: int) -> np.ndarray | None:
     inner = np.zeros_like(mask)
     inside = np.s_[margin:-margin, margin:-margin]
     inner[inside] = mask[inside]
+    inner = inner if inner.any() else mask  # there is nothing further in
     count, labels, statistics, _ = cv2.connectedComponentsWithStats(inner, connectivity=4)
     if count < 2:  # the background is a component too
         return None

@@ -13,7 +13,8 @@ import pydicom
 
 FEW = 0.05  # air covers at least this share of an image
 FLAT = 3  # grey levels of 255 by which neighbouring pixels of air differ at most
-TIGHT, SMOOTH = 0.55, 0.75  # shares of air that have nearly one level, in the image and among neighbours
+SMOOTH = 0.75  # share of air whose neighbours have nearly one level
+SURE = 1.42  # the same and the share of air that has nearly one level throughout, together: less does not turn an image
 SPAN = 8  # grey levels of 255 within which air lies
 DARK = 64  # air is darker than this level of 255, or brighter than 255 less it where it is inverted
 CLEARLY = 4  # times as much of one as of the other
@@ -46,7 +47,7 @@ def find_air(picture: np.ndarray) -> Air:
     if bright < FEW * grey.size:
         return Air.DARK if dark >= FEW * grey.size else Air.UNSEEN
     smooth = _without_borders(cv2.medianBlur(grey, 5))
-    dark, bright = _air_share(smooth, 0), _air_share(255 - smooth, TIGHT)  # to turn an image, air must be clearer
+    dark, bright = _air_share(smooth, SMOOTH), _air_share(255 - smooth, SURE)
     if max(dark, bright) < FEW or max(dark, bright) < CLEARLY * min(dark, bright):
         return Air.UNSEEN
     return Air.DARK if dark > bright else Air.BRIGHT
@@ -69,23 +70,21 @@ def _without_borders(smooth: np.ndarray) -> np.ndarray:
     return smooth
 
 
-def _air_share(smooth: np.ndarray, tight: float) -> float:
+def _air_share(smooth: np.ndarray, least: float) -> float:
     """Return the share of an image that is air if air is dark; 0 if what is dark cannot be air.
 
-    Air touches an edge, has nearly one level, and bulges less than the rest. Of the pixels about its level at least the
-    share `tight` must be very near to it.
+    Air touches an edge, is flat and bulges less than the rest. `least` is how flat it is among neighbours (0 to 1) and
+    throughout the image (0 to 1) together.
     """
     counts = cv2.calcHist([smooth], [0], None, [256], [0, 256]).ravel()
     level = int(np.argmax(counts[:DARK]))
-    around, near = (counts[max(0, level - reach) : level + reach + 1].sum() for reach in (2 * SPAN, FLAT))
-    if near < tight * around:
-        return 0.0
+    near, around = (counts[max(0, level - reach) : level + reach + 1].sum() for reach in (FLAT, 2 * SPAN))
     dark = (smooth <= level + SPAN).astype(np.uint8)
     air = _touching_the_edge(cv2.morphologyEx(dark, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)))
     share = float(air.mean())
-    if share < FEW or _flatness(smooth, air) < SMOOTH or _solidity(air) >= _solidity(1 - air):
+    if not FEW <= share <= 1 - FEW or (flat := _flatness(smooth, air)) < SMOOTH or flat + near / max(1, around) < least:
         return 0.0
-    return share
+    return share if _solidity(air) < _solidity(1 - air) else 0.0
 
 
 def _flatness(smooth: np.ndarray, air: np.ndarray) -> float:
