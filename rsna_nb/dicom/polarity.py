@@ -47,6 +47,8 @@ def find_air(picture: np.ndarray) -> Air:
     if bright < FEW * grey.size:
         return Air.DARK if dark >= FEW * grey.size else Air.UNSEEN
     smooth = _without_borders(cv2.medianBlur(grey, 5))
+    if smooth.size < FEW * grey.size:
+        return Air.UNSEEN
     dark, bright = _air_share(smooth, SMOOTH), _air_share(255 - smooth, SURE)
     if max(dark, bright) < FEW or max(dark, bright) < CLEARLY * min(dark, bright):
         return Air.UNSEEN

@@ -86,7 +86,7 @@ def generated_sources() -> list[Source]:
                 add(f"{syntax.name[:24]} 8 bits", phantom((320, 256), 8), syntax, None, **eight, **narrow)
             bright = (4095 - phantom((405, 300))).astype(np.uint16)
             add(f"{syntax.name[:24]} MONOCHROME1", bright, syntax, PhotometricInterpretation="MONOCHROME1")
-            add(f"{syntax.name[:24]} tiny", phantom((71, 53)), syntax, WindowWidth=None, WindowCenter=None)
+            add(f"{syntax.name[:24]} tiny", phantom((53, 47)), syntax, WindowWidth=None, WindowCenter=None)
         for syntax in (uid.ExplicitVRLittleEndian, uid.JPEG2000Lossless):
             add(f"{syntax.name[:24]} signed", phantom((403, 301), signed=True), syntax, WindowCenter=0)
         for name, pixels, codestream, attributes in jpeg_2000_codestreams():
