@@ -458,10 +458,10 @@ def test_a_table_near_the_images_is_found_and_the_log_says_which(write, folder, 
 
 
 def test_the_table_of_the_competition_on_kaggle_serves_a_mounted_set(write, folder, tmp_path, monkeypatch):
-    mount = tmp_path / "input" / "competitions" / "rsna"
+    mount = tmp_path / "input" / "competitions" / kaggle.COMPETITION
     mount.mkdir(parents=True)
     table_of(3, 1).to_csv(mount / "train.csv", index=False)
-    monkeypatch.setattr(kaggle, "MOUNTS", (mount,))
+    monkeypatch.setattr(kaggle, "INPUT", tmp_path / "input")
     assert len(load_metadata(write(None, ["train_images/0/00.dcm"]))) == 12
 
 

@@ -243,7 +243,7 @@ def test_the_report_of_the_cases_is_refused():
 @needs_cases
 def test_the_magnified_spot_view_of_the_cases_is_noted_and_has_its_side():
     reading = read(CASES / "magnified_spot_view.dcm", 512)
-    assert (reading.laterality, reading.view, reading.notes) == ("R", "CC", ("magnified", "spot view"))
+    assert (reading.laterality, reading.view, reading.notes) == ("R", "CC", ("magnified", "spot view", "no air"))
 
 
 def test_a_side_and_a_view_that_contradict_the_table_are_noted_in_the_ledger(tmp_path, breast):

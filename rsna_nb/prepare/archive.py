@@ -226,4 +226,6 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from rsna_nb.prepare import archive  # worker processes can import functions of this module, not of __main__
+
+    archive.main()
