@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pydicom
 import pytest
@@ -160,3 +161,13 @@ def test_a_reason_for_a_notebook_quotes_no_text_from_the_file(tmp_path, breast, 
     reason = steps.picture(str(tmp_path / "x.dcm"), 64)
     assert isinstance(reason, str)
     assert "Doe" not in reason
+
+
+def test_a_png_file_has_a_size_and_bits_and_no_fault(tmp_path):
+    for name, bits in (("8.png", np.uint8), ("16.png", np.uint16)):
+        cv2.imwrite(str(tmp_path / name), np.ones((20, 10), bits))
+    found = headers.scan([str(tmp_path / "8.png"), str(tmp_path / "16.png")], 0, 0)
+    assert found["error"].tolist() == ["", ""]
+    assert found["transfer_syntax"].tolist() == ["PNG", "PNG"]
+    assert found[["Rows", "Columns", "BitsStored", "windows"]].values.tolist() == [[20, 10, 8, 0], [20, 10, 16, 0]]
+    assert set(found["Modality"]) == {"absent"}

@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pydicom
+from PIL import Image
 from pydicom.multival import MultiValue
 
 from rsna_nb.dicom.dataset import header_fault
 from rsna_nb.dicom.purpose import NO_RADIOGRAPHS, VIEWS
+from rsna_nb.dicom.raster import format_of
 from rsna_nb.system import workers
 
 NUMBERS = ["Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation"]
@@ -41,7 +43,7 @@ def scan(paths: Sequence[str], sample: int, seed: int) -> pd.DataFrame:
     Parameters
     ----------
     paths
-        DICOM files.
+        Image files. One that is not DICOM has no more than a size and a number of bits.
     sample
         Number of files to read, chosen at random. 0, or more than the number of `paths`, reads all.
     seed
@@ -50,8 +52,9 @@ def scan(paths: Sequence[str], sample: int, seed: int) -> pd.DataFrame:
     Returns
     -------
     A row for each file read, in the order of `paths`, with `COLUMNS`. `transfer_syntax` is pydicom's keyword, such as
-    "JPEG2000Lossless". `windows` and `voi_tables` are counts. A missing attribute is "absent" or NaN, and a word that
-    the standard does not define is "other". `error` says why a header cannot be read and is "" for the others.
+    "JPEG2000Lossless", or the format of a file that is not DICOM, such as "PNG". `windows` and `voi_tables` are counts.
+    A missing attribute is "absent" or NaN, and a word that the standard does not define is "other". `error` says why a
+    header cannot be read and is "" for the others.
     """
     chosen = list(paths)
     if 0 < sample < len(chosen):
@@ -70,11 +73,25 @@ def header(path: str) -> dict[str, Any]:
         row["file_bytes"] = Path(path).stat().st_size
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pydicom's warnings quote the values that they warn of
-            row |= _allowed_values(pydicom.dcmread(path, stop_before_pixels=True, specific_tags=ATTRIBUTES))
+            name = format_of(path)
+            is_raster = name not in ("DICOM", "")
+            row |= _size_of(path, name) if is_raster else _allowed_values(_read_header(path))
     except Exception as error:  # a damaged header makes pydicom raise nearly any built-in exception
         fault, *quoted = header_fault(path, error).split(":", 1)
         row["error"] = f"{fault}: {type(error).__name__}" if quoted else fault
     return row
+
+
+def _read_header(path: str) -> pydicom.Dataset:
+    return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=ATTRIBUTES)
+
+
+def _size_of(path: str, name: str) -> dict[str, Any]:
+    """Return what the beginning of a PNG, JPEG, TIFF or PGM file says: its size and bits."""
+    with Image.open(path) as image:
+        bits = 16 if image.mode.startswith("I") else 8
+        numbers = {"Rows": image.height, "Columns": image.width, "BitsAllocated": bits, "BitsStored": bits}
+    return {"transfer_syntax": name, **numbers, **dict.fromkeys(CODES, "absent"), **dict.fromkeys(COUNTS.values(), 0)}
 
 
 def _allowed_values(dataset: pydicom.Dataset) -> dict[str, Any]:

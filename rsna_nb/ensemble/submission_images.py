@@ -82,8 +82,8 @@ def images_of(
     split
         "test" is test.csv. "validation" is the validation images of the model, from train.csv.
     table
-        The table, or a folder that contains it, if it is not in the data folder (`metadata.load_metadata`). For the
-        validation images "" is the table that the model was trained with.
+        The table, or a folder that contains it, if it is not in the data folder (`metadata.load_metadata`). "" is where
+        the model's own table was, if it was trained on the same folder.
 
     Raises
     ------
@@ -95,15 +95,29 @@ def images_of(
     """
     if split not in ("test", "validation"):
         raise SubmissionError(f'split must be "test" or "validation", not {split!r}')
+    table = table or _table_of_training(ensemble, folder)
     if split == "test":
         images = load_metadata(folder, "test", table=table)
     elif any(len(runs) > 1 for runs in ensemble.pool.members.values()):
         raise SubmissionError(f"{ensemble.name} has fold runs: all but one of them were trained on a validation image")
     else:
-        images = validation_images(ensemble, folder, table or ensemble.pool.runs[0].config.table)
+        images = validation_images(ensemble, folder, table)
     if "prediction_id" not in images:  # only RSNA's test.csv has it
         images["prediction_id"] = images["patient_id"] + "_" + images["laterality"]
     return images
+
+
+def _table_of_training(ensemble: Ensemble, folder: Path) -> str:
+    """The setting `table` of the model's runs, if it is one and they were trained on this folder; else ""."""
+    tables = {run.config.table for run in ensemble.pool.runs if run.config.table and _is_trained_on(run, folder)}
+    return tables.pop() if len(tables) == 1 else ""
+
+
+def _is_trained_on(run: Run, folder: Path) -> bool:
+    try:
+        return data_folder(run) == folder
+    except UnavailableError:
+        return False
 
 
 def validation_images(ensemble: Ensemble, folder: Path, table: str | Path = "") -> pd.DataFrame:
