@@ -37,7 +37,15 @@ SAMPLES = Path(os.environ.get("RSNA_NB_SAMPLES", Path(__file__).parents[2] / "sh
 REAL_DIR, OTHER_DIR = SAMPLES / "real_mammograms", SAMPLES / "dicom_samples"
 # Beginnings of the names of the test files that take longest, in the order in which they start.
 LONGEST = ("test_machines", "test_notebooks", "test_inference", "test_model", "test_submission", "test_checkpoints")
-LONGEST += ("test_training", "test_cross_validation", "test_features", "test_tuning", "test_recipes", "test_yolo11")
+LONGEST += (
+    "test_datasets",
+    "test_training",
+    "test_cross_validation",
+    "test_features",
+    "test_tuning",
+    "test_recipes",
+    "test_yolo11",
+)
 LONGEST += ("test_report", "test_synthetic", "test_pyramid", "test_vit", "test_imbalance", "test_explain", "test_study")
 needs_real_files = pytest.mark.skipif(not REAL_DIR.is_dir(), reason="no real mammograms in RSNA_NB_SAMPLES")
 
