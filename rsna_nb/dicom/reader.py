@@ -24,11 +24,11 @@ from rsna_nb.dicom.errors import DicomError, UnreadableError
 from rsna_nb.dicom.polarity import Air, declares_inverted, find_air
 from rsna_nb.dicom.purpose import purpose_of
 from rsna_nb.dicom.pyramid import Pyramid, stored_range
-from rsna_nb.dicom.source import open_frame
+from rsna_nb.dicom.ready import is_ready
+from rsna_nb.dicom.source import Frame, open_frame
 from rsna_nb.dicom.voi import Voi, declared_voi, modality_values, padding_mask, percentile_voi, range_voi, to_brightness
 
 SEARCH_SIDE = 200  # the longer side of the image that is searched for the breast has 200 to 399 pixels
-
 SMALLEST_SIDE = 24  # pixels of the file
 SMALLEST_SHARE = 0.005  # of the frame: half of that of the smallest breast in the tests
 
@@ -128,6 +128,8 @@ def read(path: str | Path, img_size: int | Sequence[int]) -> Reading:
         warnings.simplefilter("ignore")  # pydicom warns of unusual values, which the code below checks itself
         try:
             frame = open_frame(path)
+            if is_ready(frame, shape):
+                return _decoded(frame)
             reading = read_frame(frame.pyramid, frame.dataset, frame.syntax, shape)
             return replace(reading, format=frame.format, window=frame.window or reading.window)
         except UnreadableError as error:
@@ -138,6 +140,14 @@ def read(path: str | Path, img_size: int | Sequence[int]) -> Reading:
             raise DicomError(path, f"cannot be read: {error}") from error
         except Exception as error:
             raise DicomError(path, f"unexpected error: {type(error).__name__}: {error}") from error
+
+
+def _decoded(frame: Frame) -> Reading:
+    """Return the reading of a picture that is cropped, masked and sized already (`is_ready`): its levels, in 0-1."""
+    bits, (rows, columns) = frame.pyramid.bits, frame.pyramid.shape
+    picture = cv2.LUT(frame.pyramid.level(0), np.minimum(np.arange(256, dtype=np.float32) / (2**bits - 1), 1))
+    crop = 0, 0, columns, rows
+    return Reading(picture, frame.syntax, "MONOCHROME2", frame.window, bits, rows, columns, 0, crop, frame.format)
 
 
 @dataclass(frozen=True)

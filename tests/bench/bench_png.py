@@ -1,9 +1,10 @@
 """Times preparing a set of small PNG files against a bare loop over the same files on the same cores.
 
     python tests/bench/bench_png.py --files 10000 --size 512
+    python tests/bench/bench_png.py --files 10000 --size 512 --cropped
 
-The files are generated mammograms, cropped and fitted into the size: `--distinct` of them, copied. The bare loop
-decodes each by OpenCV, finds the breast, crops, fits and masks it, encodes it and writes it, in as many worker
+The files are generated mammograms, `--distinct` of them, copied: whole frames squeezed to a square, as public PNG sets
+have them, or with `--cropped` cropped and fitted into the size. The bare loop decodes each by OpenCV, finds the breast, crops, fits and masks it, encodes it and writes it, in as many worker
 processes as `prepare_images` starts. Both take turns. The time of the cores is given too, since other programs that run
 at the same time disturb it less.
 """
@@ -25,11 +26,12 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from rsna_nb.dicom import read_mammogram, reading_steps
 from rsna_nb.dicom.crop import find_breast, fit
 from rsna_nb.prepare import prepare_images, to_8_bits
 from rsna_nb.synthetic import generate
-from rsna_nb.system import workers
 from rsna_nb.system.files import processors
+from rsna_nb.system.worker_process import keep_freed_memory
 
 TARGET = 1.5
 CHUNK = 50  # files that a bare process takes at a time
@@ -52,7 +54,7 @@ def bare(paths: list[tuple[str, str]], size: int) -> int:
 
 def start() -> None:
     cv2.setNumThreads(1)
-    workers.keep_freed_memory()
+    keep_freed_memory()
 
 
 def spent() -> np.ndarray:
@@ -83,19 +85,39 @@ def prepared_seconds(paths: list[Path], folder: Path, size: int) -> np.ndarray:
     return seconds
 
 
-def drawn(folder: Path, files: int, distinct: int, size: int) -> list[Path]:
-    """Write PNG files: generated mammograms that are cropped and fitted already."""
+def drawn(folder: Path, files: int, distinct: int, size: int, cropped: bool) -> list[Path]:
+    """Write PNG files of generated mammograms."""
     women = -(-distinct // 4)
     data = generate(folder / "dicom", patients=women, prevalence=0.3, seed=0, scale=0.35)
     sources = sorted(data.glob("train_images/*/*.dcm"))[:distinct]
-    table = pd.DataFrame({"patient_id": "1", "image_id": [p.stem for p in sources], "path": [str(p) for p in sources]})
-    prepare_images(table, data, folder / "made", size)
-    made = sorted((folder / "made").rglob("*.png"))
+    made = [folder / "made" / f"{source.stem}.png" for source in sources]
+    made[0].parent.mkdir()
     (folder / "png").mkdir()
+    for source, path in zip(sources, made, strict=True):
+        whole = reading_steps(str(source), size)[2].picture  # the third step: windowed, air dark, not cropped
+        picture = read_mammogram(source, size) if cropped else cv2.resize(whole, (size, size))
+        cv2.imwrite(str(path), to_8_bits(picture))
     paths = [folder / "png" / f"{i:06d}.png" for i in range(files)]
     for i, path in enumerate(paths):
         shutil.copyfile(made[i % len(made)], path)
     return paths
+
+
+def print_reading(paths: list[Path], size: int) -> None:
+    """Print the median CPU time of reading a file, and of decoding it alone to uint8 and to float32."""
+    cv2.setNumThreads(1)
+    kinds = {
+        "decode": lambda path: cv2.imread(str(path), cv2.IMREAD_UNCHANGED),
+        "decode to float32": lambda path: cv2.imread(str(path), cv2.IMREAD_UNCHANGED).astype(np.float32) / 255,
+        "read_mammogram": lambda path: read_mammogram(path, size),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in kinds}
+    for path in paths:
+        for name, action in kinds.items():
+            started = time.process_time()
+            action(path)
+            seconds[name].append(time.process_time() - started)
+    print("CPU time of a file:", ", ".join(f"{name} {1000 * np.median(each):.1f} ms" for name, each in seconds.items()))
 
 
 def main() -> int:
@@ -104,12 +126,14 @@ def main() -> int:
     parser.add_argument("--distinct", type=int, default=400)
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--cropped", action="store_true")
     options = parser.parse_args()
     print(f"{processors()} cores, load average {os.getloadavg()[0]:.1f}: above 0.5, others disturb the timing")
     ours, theirs = [], []
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        paths = drawn(place, options.files, options.distinct, options.size)
+        paths = drawn(place, options.files, options.distinct, options.size, options.cropped)
+        print_reading(paths[:200], options.size)
         for n in range(options.rounds):
             theirs.append(bare_seconds(paths, place / f"bare{n}", options.size))
             ours.append(prepared_seconds(paths, place / f"ours{n}", options.size))
