@@ -4,9 +4,9 @@
     python tests/bench/bench_png.py --files 10000 --size 512 --cropped
 
 The files are generated mammograms, `--distinct` of them, copied: whole frames squeezed to a square, as public PNG sets
-have them, or with `--cropped` cropped and fitted into the size. The bare loop decodes each by OpenCV, finds the breast, crops, fits and masks it, encodes it and writes it, in as many worker
-processes as `prepare_images` starts. Both take turns. The time of the cores is given too, since other programs that run
-at the same time disturb it less.
+have them, or with `--cropped` cropped and fitted into the size. The bare loop decodes each by OpenCV, finds the breast,
+crops, fits and masks it, encodes it and writes it, in as many worker processes as `prepare_images` starts. Both take
+turns. The time of the cores is given too, since other programs that run at the same time disturb it less.
 """
 
 import argparse
