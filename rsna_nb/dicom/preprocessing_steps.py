@@ -56,7 +56,7 @@ def _steps_of(path: str, reading: Reading) -> list[Step]:
     voi = found.voi(box, mask, None if padding is None else found.cut_out(padding, level)[0])
     assert voi.apply is not None
     upright = to_brightness(values, found.inverted, voi, padding)
-    window = voi.name.split(" (")[0]  # the brackets may hold text from the header
+    window = reading.window.split(" (")[0]  # the brackets may hold text from the header
     size = f"1/{2**level} of its size" if level else "its full size"
     return [
         Step(f"stored: {reading.bits} bits, {size}", stored, "stored value"),
