@@ -57,7 +57,7 @@ class Archive:
 
     @property
     def name(self) -> str:
-        """The location without what may be a password."""
+        """The location without an address's query, which may contain credentials."""
         return self.location.partition("?")[0] if _is_remote(self.location) else self.location
 
     def members(self) -> dict[str, zipfile.ZipInfo]:
