@@ -271,7 +271,7 @@ def test_a_file_name_gives_the_woman_whom_the_table_does_not_name(write, caplog)
     df = load_metadata(write(INBREAST, files, t=rows))
     assert rows_of(df) == [["7b", "20", "L", "CC", 0], ["8c", "21", "L", "CC", 0]]
     assert [Path(path).is_file() for path in df["path"]] == [True, True]
-    assert "1 others" in caplog.text
+    assert "1 more files belong to no row" in caplog.text
     assert "1 rows without a file are left out, since only files have woman: row 4" in caplog.text
 
 
