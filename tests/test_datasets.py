@@ -140,7 +140,7 @@ def test_birads_is_no_biopsy_and_says_so():
         assert not layout.label or re.fullmatch(r"Cancer means .*[^.]\.", layout.label)
     labels = {layout.name: layout.label for layout in Layout.known()}
     assert "not a biopsy" in labels["VinDr-Mammo"]
-    assert "not always a biopsy" in labels["INbreast"]
+    assert "not always proven by biopsy" in labels["INbreast"]
     assert not labels["RSNA"]
 
 
