@@ -1,4 +1,4 @@
-"""A breast-cancer detector for screening mammograms: from DICOM files to an honest evaluation."""
+"""A breast-cancer detector for screening mammograms: from image files to an honest evaluation."""
 
 import os
 

@@ -88,7 +88,7 @@ class RunConfig(
 
     # Data and folders
     data_dir: str = ""
-    """a folder, "kaggle:<owner>/<data set>" or "demo"; "": the data mounted on Kaggle, else the demo set"""
+    """a folder, "kaggle:<owner>/<data set>" or "demo"; "": Kaggle's mounted data, elsewhere the demo set"""
     table: str = ""
     """table of the images, or a folder that contains it, if it is not in data_dir; "" searches for it"""
     store_dir: str = "data/prepared"

@@ -1,4 +1,4 @@
-"""A run and files of mammograms -> scores. Submissions, ensembles and explanations all score files by this module."""
+"""A run and image files -> scores. Submissions, ensembles and explanations all score files through this module."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice

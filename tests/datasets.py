@@ -444,9 +444,9 @@ DATA_SETS: dict[str, Callable[[Path], Kept]] = {
 
 
 def described(layouts: list[Layout]) -> tuple[str, str]:
-    """The two tables of docs/data_sets.md, and its list of what was not seen."""
+    """The two tables of docs/data_sets.md, and its list of what has no second source."""
     rows = [layout.about | {"label": layout.label or "Proven by biopsy."} for layout in layouts]
-    rows.sort(key=lambda row: not row["title"].startswith("RSNA"))
+    rows.sort(key=lambda row: (not row["title"].startswith("RSNA"), row["title"]))
     parts = [("get", "licence", "label"), ("files", "mapped", "left_out")]
     heads = [("how to get it", "licence", "what cancer means"), ("files", "what is mapped", "what is left out")]
     tables = [

@@ -140,7 +140,7 @@ def test_birads_is_no_biopsy_and_says_so():
         assert not layout.label or re.fullmatch(r"Cancer means .*[^.]\.", layout.label)
     labels = {layout.name: layout.label for layout in Layout.known()}
     assert "not a biopsy" in labels["VinDr-Mammo"]
-    assert "not always a biopsy" in labels["INbreast"]
+    assert "not always proven by biopsy" in labels["INbreast"]
     assert not labels["RSNA"]
 
 
@@ -157,7 +157,7 @@ def test_of_a_breast_with_cancer_only_the_examinations_with_cancer_are_kept(capl
     df = pd.DataFrame({"patient_id": list("aaaab"), "laterality": list("LLLRL"), "year": list("12211")})
     df["cancer"] = [0, 1, 0, 0, 0]
     assert exams_with_cancer(df, "year", Path("t.csv")).index.tolist() == [1, 2, 3, 4]
-    assert "1 images of 1 breasts are left out: an examination (year) without cancer" in caplog.text
+    assert "1 images of 1 breasts are left out: their examination (year) shows no cancer" in caplog.text
     with pytest.raises(MetadataError, match="column 'exam' is missing"):
         exams_with_cancer(df, "exam", Path("t.csv"))
 

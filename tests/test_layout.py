@@ -189,13 +189,13 @@ def test_findings_are_joined_by_examination_and_side(write, folder, caplog):
     }
     df = load_metadata(write(layout, t=images, f=found), check_files=False)
     assert df.set_index("image_id")["cancer"].to_dict() == {"a": 1, "b": 0, "c": 0, "d": 0, "e": 1}
-    assert "3 of 6 rows have no partner" in caplog.text
+    assert "3 of 6 rows have no match" in caplog.text
     assert "4 of 5 rows have another spelling of exam" in caplog.text
     join["several_rows"] = False
-    with pytest.raises(MetadataError, match="row 2 has several partners"):
+    with pytest.raises(MetadataError, match="row 2 has several matches"):
         load_metadata(write(layout), check_files=False)
     join["on"] = {"exam": "severity"}
-    with pytest.raises(MetadataError, match="no row has a partner"):
+    with pytest.raises(MetadataError, match="no row has a match"):
         load_metadata(write(layout), check_files=False)
 
 
@@ -235,7 +235,7 @@ def test_an_id_of_several_columns_is_not_made_of_half_of_them(write):
 def test_a_placeholder_is_not_taken_for_a_woman(write, name):
     folder = write({"table": "t.csv", "columns": {"view": "view"}}, t=[row(name, "a"), row(name, "b"), row("7", "c")])
     with pytest.raises(
-        MetadataError, match=rf"patient_id '{name}' stands in place of the id of 2 images.*columns\.json"
+        MetadataError, match=rf"patient_id '{name}' is a placeholder and no woman's id: 2 images.*columns\.json"
     ):
         load_metadata(folder, check_files=False)
 
@@ -271,7 +271,7 @@ def test_a_file_name_gives_the_woman_whom_the_table_does_not_name(write, caplog)
     df = load_metadata(write(INBREAST, files, t=rows))
     assert rows_of(df) == [["7b", "20", "L", "CC", 0], ["8c", "21", "L", "CC", 0]]
     assert [Path(path).is_file() for path in df["path"]] == [True, True]
-    assert "1 others" in caplog.text
+    assert "1 more files belong to no row" in caplog.text
     assert "1 rows without a file are left out, since only files have woman: row 4" in caplog.text
 
 
@@ -504,7 +504,7 @@ def test_a_wrong_key_of_the_language_is_explained(write, content, message):
 
 @pytest.mark.skipif(not (SAMPLES / "cases").is_dir(), reason="no cases in RSNA_NB_SAMPLES")
 @pytest.mark.parametrize(
-    ("case", "message"), [("inbreast", "'removed' stands in place"), ("ids", "another way to write 10006")]
+    ("case", "message"), [("inbreast", "'removed' is a placeholder"), ("ids", "another way to write 10006")]
 )
 def test_published_tables_that_would_mix_women_are_refused(case, message):
     with pytest.raises(MetadataError, match=message):

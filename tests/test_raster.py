@@ -255,7 +255,7 @@ def test_what_is_no_grey_picture_is_refused_with_a_reason(tmp_path, grey):
         "samples must be unsigned integers": [saved(grey, "TIFF", "1"), saved(grey.astype(np.float32), "TIFF")],
         "TIFF of compression 7": [saved(grey, "TIFF", compression="jpeg")],
         "PhotometricInterpretation (tag 262) is 3": [saved(grey, "TIFF", "P")],
-        "rare kind (SOF3)": [imagecodecs.jpeg8_encode(grey, lossless=True, predictor=1)],
+        "unsupported JPEG process (SOF3)": [imagecodecs.jpeg8_encode(grey, lossless=True, predictor=1)],
         "not a DICOM, PNG, JPEG, TIFF or PGM file": [saved(grey, "GIF"), b"patient_id,image_id\n1,2\n"],
         "the file is empty": [b""],
         "every pixel has the same value": [saved(np.zeros_like(grey), "PNG")],

@@ -1,7 +1,7 @@
 """The structure of PNG, JPEG, TIFF and PGM files, read and checked before any pixel is decoded.
 
-The usual decoders complete a file that is cut off with grey, black or zeros and report no error. What the formats offer
-against that is checked here: checksums and the end of a PNG file, the markers and the data of every JPEG scan, the
+The usual decoders fill up a file that is cut off with grey, black or zeros and report no error. This module checks what
+the formats offer against that: checksums and the end of a PNG file, the markers and the data of every JPEG scan, the
 places of all strips of a TIFF file, the number of samples of a PGM file. JPEG, TIFF and PGM have no checksum: damage
 inside their data that leaves the structure whole shows as wrong pixels in every program.
 
@@ -108,10 +108,10 @@ def jpeg_layout(content: bytes) -> tuple[Layout, bytes]:
     marker, bits, rows, columns, components = frames[0]
     if marker not in JPEG_FRAMES:
         raise UnreadableError(
-            f"JPEG of a rare kind (SOF{marker - 0xC0}): only {', '.join(JPEG_FRAMES.values())} is read"
+            f"unsupported JPEG process (SOF{marker - 0xC0}): only {', '.join(JPEG_FRAMES.values())} are read"
         )
     if components not in (1, 3):
-        raise UnreadableError(f"a colour picture: it has {components} components; save it as grey")
+        raise UnreadableError(f"a colour picture: it has {components} components; save it in greyscale")
     filled = b"".join([*parts, content[start : position + 2]])
     return Layout((rows, columns), 8 if bits <= 8 else 16, _exif_orientation(exif)), filled
 

@@ -126,8 +126,8 @@ def _breast_above(
 def _keeps_label(grey: np.ndarray, mask: np.ndarray, threshold: int) -> bool:
     """Return whether the mask holds something white and wide that ends sharply at air: a label or the edge of a film.
 
-    Tissue grows dark towards the air by degrees. Skin is a thin line, or it has air at one side only. The image must
-    end where the film ends, as the black that pads it is no air.
+    Tissue darkens gradually towards the air. Skin is a thin line, or it has air at one side only. The image must
+    end where the film ends: the black that pads it is not air.
     """
     white = cv2.morphologyEx((grey > LABEL).view(np.uint8), cv2.MORPH_OPEN, np.ones((7, 7), np.uint8))
     air = (grey < threshold + 2 * WIDE).view(np.uint8)

@@ -1,4 +1,4 @@
-"""One DICOM file -> a data set that is known to hold one greyscale frame of a plausible size, and no other picture."""
+"""One DICOM file -> a data set that is known to hold one greyscale radiograph of a plausible size."""
 
 from pathlib import Path
 
@@ -29,8 +29,7 @@ def read_dataset(path: str | Path) -> pydicom.Dataset:
     Raises
     ------
     UnreadableError
-        If the file is missing, is not DICOM, has a defective header, or holds something other than such a frame, also
-        by what the header says of its purpose.
+        If the file is missing, is not DICOM, has a defective header, or holds something other than such a frame.
     """
     try:
         # The transfer syntax is checked before dcmread, which inflates a deflated file into memory, however large.

@@ -1,7 +1,7 @@
 """Lookup tables of a header (PS3.3 C.11.1.1.1 and C.11.2.1.1), read and indexed by our own code.
 
-pydicom keeps the index in the type of the outputs, so that it wraps at 256 or 65536, and takes the first input of a
-table for signed or unsigned by PixelRepresentation, although the inputs are values after rescaling.
+pydicom keeps the index in the type of the outputs, so that it wraps at 256 or 65536. It also decides by
+PixelRepresentation whether the first input is signed, although the inputs of a VOI LUT are values after rescaling.
 """
 
 import operator

@@ -1,22 +1,22 @@
 """What is odd about a file that can be read: the words of the ledger's column `notes`.
 
-A note never stops a file. It is counted where the user looks, and the setting `leave_out_notes` decides whether such a
-file trains.
+A file with a note is prepared like any other. Notes are counted in the log, 00 and 01. The setting `leave_out_notes`
+leaves such files out of training.
 """
 
 NOTES = {
-    "turned": "with the polarity of its header, air is brighter than tissue; the image was inverted",
-    "no air": "no air was seen, so the polarity is that of the file's header",
+    "turned": "as the file has it, air is brighter than tissue; the image was inverted",
+    "no air": "no air was seen: the polarity was kept as the file has it, and air that is grey was not cut off",
     "label": "a label or the edge of a film may remain beside the breast",
     "low contrast": "the breast's grey levels span less than a tenth of the range",
-    "side": "the file's header says another side than the table",
-    "view": "the file's header says another view than the table",
+    "side": "the file's header gives another side than the table",
+    "view": "the file's header gives another view than the table",
     "modality": "the header's Modality is not MG (mammography)",
     "for processing": "the file holds raw values for processing, not for presentation",
     "magnified": "the header says that it is a magnification view",
     "spot view": "the header says that it is a spot compression view, which shows a part of the breast",
-    "aspect": "the header's pixels are not square; the column aspect is 1 if their ratio is implausible and not used",
+    "aspect": "the header says that pixels are not square; the column aspect is 1 if it is implausible and not used",
     "window": "a VOI LUT or window of the header cannot be used; the column window says what replaces it",
-    "hot pixels": "a few pixels far outside of the range of the others were not allowed to set the scale",
+    "hot pixels": "a few pixels are far outside the range of the others and were not used to set the window",
 }
 """Note -> what it means. The ledger joins several notes of a file with "; "."""

@@ -1,8 +1,8 @@
 """Tells whether air is dark or bright in an image.
 
-The header says how the image is to be shown. Some files say it wrongly, and other formats than DICOM do not say it. Air
-tells: it has nearly one level, it lies at the edge of the image, and the breast bulges into it. Where neither level can
-be told apart, the header decides.
+DICOM headers declare it, but some are wrong, and most other formats declare nothing. Air is recognised by three things:
+it has nearly one level, it lies at the edge of the image, and the breast bulges into it. If it is not recognised, the
+header decides.
 """
 
 from enum import Enum
@@ -14,10 +14,10 @@ import pydicom
 FEW = 0.05  # air covers at least this share of an image
 FLAT = 3  # grey levels of 255 by which neighbouring pixels of air differ at most
 SMOOTH = 0.75  # share of air whose neighbours have nearly one level
-SURE = 1.42  # the same and the share of air that has nearly one level throughout, together: less does not turn an image
+SURE = 1.42  # sum of that share and the share of air with nearly one level throughout, above which an image is turned
 SPAN = 8  # grey levels of 255 within which air lies
 DARK = 64  # air is darker than this level of 255, or brighter than 255 less it where it is inverted
-CLEARLY = 4  # times as much of one as of the other
+CLEARLY = 4  # times as much air of one level as of the other
 
 
 class Air(Enum):
@@ -75,8 +75,8 @@ def _without_borders(smooth: np.ndarray) -> np.ndarray:
 def _air_share(smooth: np.ndarray, least: float) -> float:
     """Return the share of an image that is air if air is dark; 0 if what is dark cannot be air.
 
-    Air touches an edge, is flat and bulges less than the rest. `least` is how flat it is among neighbours (0 to 1) and
-    throughout the image (0 to 1) together.
+    Air touches an edge, is flat and bulges less than the rest. `least` is the smallest sum of its flatness among
+    neighbours and throughout the image, each 0 to 1.
     """
     counts = cv2.calcHist([smooth], [0], None, [256], [0, 256]).ravel()
     level = int(np.argmax(counts[:DARK]))

@@ -30,7 +30,7 @@ STARTS = {
 MAX_BYTES = 10 * MAX_PIXELS  # of a file: four channels of 16 bits, or five digits and spaces for each pixel
 TINT = 3  # levels by which the channels of a grey picture differ at most after lossy compression
 FEW = 50  # pixels of the brightest half of the levels, up to which they may be defects (`hot_pixels`)
-FRACTION = 4  # bits
+FRACTION = 4  # bits that are added to 8 before halving
 TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     1: lambda pixels: pixels,
     2: np.fliplr,
@@ -47,7 +47,7 @@ TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 def format_of(path: str | Path) -> str:
     """Return the format of a file by its first bytes: "DICOM", "PNG", "JPEG", "TIFF", "PGM", or "" for another.
 
-    A file that is DICOM as well as TIFF (PS3.10, Annex G of WG-26's dual personality) is DICOM.
+    A file that is DICOM as well as TIFF, by a TIFF header in its preamble (PS3.10, 7.1), is DICOM.
     """
     with Path(path).open("rb") as file:
         start = file.read(132)
@@ -96,8 +96,8 @@ def open_raster(path: str | Path, name: str) -> tuple[Pyramid, Dataset, str]:
 class BytePyramid(Pyramid):
     """A picture of 8 bits, which is halved with `FRACTION` bits more.
 
-    Each halving rounds to whole numbers, which brightens tissue by up to half of one. Of 12 bits nobody sees that; of 8
-    it is half a grey level, and the same mammogram would be brighter as PNG than as DICOM.
+    Each halving rounds to whole numbers, which brightens tissue by up to half of one. With 12 bits that is invisible;
+    with 8 it is half a grey level, and the same mammogram would be brighter as PNG than as DICOM.
     """
 
     def __init__(self, stored: np.ndarray, bits: int) -> None:
@@ -176,7 +176,9 @@ def _grey(pixels: np.ndarray, tint: int) -> np.ndarray:
     colours, alpha = (colours, last) if len(colours) in (1, 3) else ([*colours, last], None)
     difference = max(int(cv2.absdiff(one, colours[0]).max()) for one in colours)
     if difference > tint:
-        raise UnreadableError(f"a colour picture: its channels differ by up to {difference} levels; save it as grey")
+        raise UnreadableError(
+            f"a colour picture: its channels differ by up to {difference} levels; save it in greyscale"
+        )
     grey = colours[len(colours) // 2]
     if alpha is not None and grey[alpha < 256**alpha.itemsize - 1].any():
         raise UnreadableError("a picture with transparent parts: save it without transparency")

@@ -61,7 +61,7 @@ class Reading:
     aspect
         Height of a pixel divided by its width. Where it is not 1, the image has been resampled to square pixels.
     laterality, view
-        What the header says: "L", "R" or "" and a view such as "MLO" or "". The table decides, not the header.
+        Of the header: "L", "R" or "", and a view such as "MLO" or "". All later steps use the table's.
     notes
         What is odd about the file, in the words of `NOTES`.
     """

@@ -155,13 +155,13 @@ def check_women(df: pd.DataFrame, path: Path, exam: str = "") -> None:
     counts = _images_of(df, exam)
     empty = int(df["patient_id"].isna().sum())
     faults = [
-        f"patient_id {name!r} stands in place of the id of {count} images"
+        f"patient_id {name!r} is a placeholder and no woman's id: {count} images have it"
         for name, count in counts.items()
         if str(name).lower() in PLACEHOLDERS
     ]
     faults += ["patient_id is empty in every row"] if empty == len(df) else []
     faults += [
-        f"patient_id {name!r} has {count} images, more than a woman's {MOST_IMAGES}"
+        f"patient_id {name!r} has {count} images: more than {MOST_IMAGES} cannot be of one woman"
         for name, count in counts[counts > MOST_IMAGES].items()
         if str(name).lower() not in PLACEHOLDERS
     ]

@@ -87,7 +87,7 @@ def joined(source: pd.DataFrame, right: pd.DataFrame, join: Joined, path: Path, 
     Raises
     ------
     MetadataError
-        If a key is missing or written in several ways, no row has a partner, or a row has several without
+        If a key is missing or written in several ways, no row has a match, or a row has several without
         `several_rows`.
     """
     faults = [f"column {name!r} is missing" for name in join.on if name not in source]
@@ -98,29 +98,29 @@ def joined(source: pd.DataFrame, right: pd.DataFrame, join: Joined, path: Path, 
         if faults := [fault for name in names for fault in differently_written(table[name].dropna())]:
             raise MetadataError(file, faults)
     _log_other_spellings(source, right, join.on, path, right_path)
-    partners = _partners(source, right, join.on)
-    alone = partners["right"].isna()
+    matches = _matches(source, right, join.on)
+    alone = matches["right"].isna()
     if alone.all():
         keys = ", ".join(f"{left} = {other}" for left, other in join.on.items())
-        raise MetadataError(path, [f"no row has a partner in {right_path} ({keys})"])
+        raise MetadataError(path, [f"no row has a match in {right_path} ({keys})"])
     if alone.any():  # an empty cell may mean that there is no cancer
-        words = "%s: %d of %d rows have no partner in %s: its columns are empty there"
+        words = "%s: %d of %d rows have no match in %s: its columns are empty there"
         log.warning(words, path, alone.sum(), len(alone), right_path)
-    several = partners["left"].duplicated(keep=False)
+    several = matches["left"].duplicated(keep=False)
     if several.any() and not join.several_rows:
-        rows = source.index[partners.loc[several, "left"].unique()]
-        raise MetadataError(path, [f"row {row} has several partners in {right_path}" for row in rows])
+        rows = source.index[matches.loc[several, "left"].unique()]
+        raise MetadataError(path, [f"row {row} has several matches in {right_path}" for row in rows])
     new = right[right.columns.difference([*source.columns], sort=False)].reset_index(drop=True)
-    result = source.iloc[partners["left"]].reset_index(drop=True)
-    result = pd.concat([result, new.reindex(partners["right"]).reset_index(drop=True)], axis=1)
-    result.index = _labels(source.index[partners["left"]], several, partners["right"], right.index, right_path)
+    result = source.iloc[matches["left"]].reset_index(drop=True)
+    result = pd.concat([result, new.reindex(matches["right"]).reset_index(drop=True)], axis=1)
+    result.index = _labels(source.index[matches["left"]], several, matches["right"], right.index, right_path)
     return result
 
 
 def _log_other_spellings(
     source: pd.DataFrame, right: pd.DataFrame, on: Mapping[str, str], path: Path, right_path: Path
 ) -> None:
-    """Log how many rows have a partner only because 10006 and 10006.0 are one key."""
+    """Log how many rows have a match only because 10006 and 10006.0 are one key."""
     for left, other in on.items():
         same = plain_ids(source[left]).isin(plain_ids(right[other].dropna())) & ~source[left].isin(right[other])
         _log_count(
@@ -130,7 +130,7 @@ def _log_other_spellings(
         )
 
 
-def _partners(source: pd.DataFrame, right: pd.DataFrame, on: Mapping[str, str]) -> pd.DataFrame:
+def _matches(source: pd.DataFrame, right: pd.DataFrame, on: Mapping[str, str]) -> pd.DataFrame:
     """Return the places of the rows of two tables that belong together, as the columns left and right."""
     keys = list(on)
     first = pd.DataFrame({name: plain_ids(source[name]) for name in keys}).reset_index(drop=True)

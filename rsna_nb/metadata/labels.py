@@ -27,7 +27,7 @@ def with_label(df: pd.DataFrame, path: Path) -> pd.DataFrame:
     out = undecided.groupby(images).transform("any") & ~positive
     if out.any():
         log.info(
-            "%s: %d images are left out: their label is neither cancer nor its absence", path, images[out].nunique()
+            "%s: %d images are left out: their label says neither cancer nor no cancer", path, images[out].nunique()
         )
     return df[~out & ~undecided]
 
@@ -80,8 +80,7 @@ def exams_with_cancer(df: pd.DataFrame, exam: str, path: Path) -> pd.DataFrame:
     if out.any():
         breasts = df.loc[out, BREAST].drop_duplicates().shape[0]
         log.info(
-            "%s: %d images of %d breasts are left out: an examination (%s) without cancer of a breast with cancer in "
-            "another",
+            "%s: %d images of %d breasts are left out: their examination (%s) shows no cancer, but another one does",
             *(path, out.sum(), breasts, exam),
         )
     return df[~out]

@@ -5,6 +5,7 @@ import string
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from importlib import resources
+from itertools import islice
 from os import scandir
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -87,8 +88,8 @@ class Joined(BaseModel):
     table
         File name, as `Layout.table`.
     on
-        Columns that must be equal: {column of the table so far: column of this one}. A row without a partner gets
-        empty cells.
+        Columns that must be equal: {column of the table so far: column of this one}. A row without a match gets empty
+        cells.
     several_rows
         Whether several rows of this table may belong to one row of the first, which is then repeated.
     """
@@ -150,7 +151,8 @@ class Layout(BaseModel):
         The table's column that tells a woman's examinations apart. Of a breast with cancer, only the examinations with
         cancer are kept.
     mixed_breasts
-        What breasts whose images disagree on cancer need in this data set, if the setting is "error".
+        Replaces the setting `mixed_breasts` if that is "error": whether breasts whose images disagree on cancer are an
+        error or are labelled positive.
     """
 
     model_config = STRICT
@@ -263,13 +265,8 @@ def _entries(folder: Path, pattern: str) -> Iterator[str]:
     """Yield the first names in a folder that match a pattern."""
     try:
         with scandir(folder) as entries:
-            found = 0
-            for entry in entries:
-                if fnmatchcase(entry.name, pattern) and not entry.name.startswith("."):
-                    yield entry.name
-                    found += 1
-                    if found == TRIED:
-                        return
+            names = (entry.name for entry in entries if not entry.name.startswith("."))
+            yield from islice((name for name in names if fnmatchcase(name, pattern)), TRIED)
     except OSError:  # no folder, or not ours to read
         return
 

@@ -102,7 +102,7 @@ def searched(pattern: str, known: Mapping[str, pd.Series], source: pd.DataFrame,
         raise MetadataError(table, [f"none of its {len(source)} images exists: no file in {data_dir} fits {pattern!r}"])
     _check_one_each(found, source.index, table)
     log.info(
-        "%s: %d files of its rows found, and %d others that fit images %r",
+        "%s: %d files found for its rows; %d more files belong to no row (images %r)",
         table,
         len({each.file for each in found}),
         alone,

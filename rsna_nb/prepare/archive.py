@@ -10,6 +10,7 @@ image is read, prepared and dropped, so the disk holds the prepared images and n
 import argparse
 import calendar
 import functools
+import importlib
 import json
 import logging
 import os
@@ -57,7 +58,7 @@ class Archive:
 
     @property
     def name(self) -> str:
-        """The location without what may be a password."""
+        """The location without an address's query, which may contain credentials."""
         return self.location.partition("?")[0] if _is_remote(self.location) else self.location
 
     def members(self) -> dict[str, zipfile.ZipInfo]:
@@ -226,6 +227,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    from rsna_nb.prepare import archive  # worker processes can import functions of this module, not of __main__
-
-    archive.main()
+    # Imported by its name, because worker processes cannot import functions of __main__.
+    importlib.import_module("rsna_nb.prepare.archive").main()

@@ -21,7 +21,7 @@ class RemoteFile(io.RawIOBase):
     Parameters
     ----------
     url
-        Its address. What follows a question mark is not shown in messages, because it can be a password.
+        Its address. Its query is left out of messages, because it may contain credentials.
 
     Raises
     ------
@@ -44,10 +44,6 @@ class RemoteFile(io.RawIOBase):
     def readable(self) -> bool:
         """Return True."""
         return True
-
-    def tell(self) -> int:
-        """Return the position of the next read."""
-        return self.position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Move to a position. Nothing is requested."""
