@@ -5,8 +5,8 @@ file trains.
 """
 
 NOTES = {
-    "turned": "with the polarity of its header, air is brighter than tissue; the image was inverted",
-    "no air": "no air was seen: the polarity is that of the file's header, and air that is grey was not cut off",
+    "turned": "as the file has it, air is brighter than tissue; the image was inverted",
+    "no air": "no air was seen: the polarity was kept as the file has it, and air that is grey was not cut off",
     "label": "a label or the edge of a film may remain beside the breast",
     "low contrast": "the breast's grey levels span less than a tenth of the range",
     "side": "the file's header says another side than the table",
