@@ -28,8 +28,8 @@ import pandas as pd
 from rsna_nb.dicom.crop import find_breast, fit
 from rsna_nb.prepare import prepare_images, to_8_bits
 from rsna_nb.synthetic import generate
-from rsna_nb.system import workers
 from rsna_nb.system.files import processors
+from rsna_nb.system.worker_process import keep_freed_memory
 
 TARGET = 1.5
 CHUNK = 50  # files that a bare process takes at a time
@@ -52,7 +52,7 @@ def bare(paths: list[tuple[str, str]], size: int) -> int:
 
 def start() -> None:
     cv2.setNumThreads(1)
-    workers.keep_freed_memory()
+    keep_freed_memory()
 
 
 def spent() -> np.ndarray:
