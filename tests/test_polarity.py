@@ -109,6 +109,13 @@ def test_what_is_around_a_cropped_picture_does_not_pass_for_air(around: Callable
     assert find_air(around(1 - picture)) is Air.BRIGHT
 
 
+def test_the_black_around_a_film_does_not_pass_for_its_air():
+    picture, _ = drawn(np.random.default_rng(0), MACHINES[0], 300 / MACHINES[0].rows)
+    fogged = np.float32(0.35) + np.float32(0.65) * picture  # air as grey as no air is
+    assert find_air(fogged) is Air.UNSEEN
+    assert find_air(np.pad(fogged, 12)) is Air.UNSEEN
+
+
 @needs_real_files
 @pytest.mark.parametrize("path", sorted(REAL_DIR.glob("train_images/*/*.dcm")), ids=lambda path: path.stem)
 def test_no_real_mammogram_is_turned_or_noted(path):

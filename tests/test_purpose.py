@@ -1,9 +1,11 @@
 """What a header says an image is: refused, noted, of which side and view, and with pixels of which shape."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import cv2
 import numpy as np
+import pandas as pd
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
@@ -14,8 +16,8 @@ from rsna_nb.dicom import NOTES, DicomError, placement, read
 from rsna_nb.dicom.crop import fit
 from rsna_nb.dicom.purpose import MODIFIER_NOTES, VIEW_CODES
 from rsna_nb.explain.geometry import Geometry
-from rsna_nb.prepare import Record
-from rsna_nb.prepare.tasks import Task, prepare_one
+from rsna_nb.prepare import Record, prepare_images
+from rsna_nb.prepare.store import STATED
 from tests.conftest import SAMPLES, write_dicom
 
 pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR")
@@ -249,9 +251,14 @@ def test_the_magnified_spot_view_of_the_cases_is_noted_and_has_its_side():
 def test_a_side_and_a_view_that_contradict_the_table_are_noted_in_the_ledger(tmp_path, breast):
     said = {"ImageLaterality": "R", "ViewPosition": "CC", "EstimatedRadiographicMagnificationFactor": "1.8"}
     path = str(write_dicom(tmp_path / "x.dcm", breast, **said, **WINDOW))
-    rows = [("L", "CC"), ("R", "MLO"), ("R", "CC"), ("", "")]
-    notes = [prepare_one(Task(tmp_path, (64, 64), "1", "1", path, *row)).notes for row in rows]
-    assert notes == ["magnified; side", "magnified; view", "magnified", "magnified"]
+    rows = [("L", "CC"), ("R", "MLO"), ("R", "CC"), ("", "")]  # the table is corrected, and the file not read again
+    tables = [
+        pd.DataFrame([["1", "1", path, *row]], columns=["patient_id", "image_id", "path", *STATED]) for row in rows
+    ]
+    ledgers = [prepare_images(table, tmp_path, tmp_path, 64, ThreadPoolExecutor(1)) for table in tables]
+    assert [df["notes"][0] for df in ledgers] == ["magnified; side", "magnified; view", "magnified", "magnified"]
+    assert len({df["milliseconds"][0] for df in ledgers}) == 1
+    assert ledgers[0].loc[0, ["header_laterality", "header_view"]].tolist() == ["R", "CC"]
 
 
 @needs_cases

@@ -157,7 +157,8 @@ def test_a_hot_pixel_does_not_set_the_scale(tmp_path, grey):
     dark = grey // 3  # up to 62
     dark[200, 50] = 255
     (tmp_path / "x").write_bytes(EXACT["PNG"](dark))
-    assert dicom.read(tmp_path / "x", 64).window == "levels 0 63"
+    reading = dicom.read(tmp_path / "x", 64)
+    assert (reading.window, reading.notes) == ("levels 0 63", ("hot pixels",))
 
 
 @pytest.mark.parametrize("name", ["JPEG", "TIFF", "PNG"])

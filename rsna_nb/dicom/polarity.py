@@ -36,40 +36,42 @@ def declares_inverted(dataset: pydicom.Dataset) -> bool:
 def find_air(picture: np.ndarray) -> Air:
     """Tell which level air has, from an image of 200 to 399 pixels along its longer side, float32 in 0-1.
 
-    If few pixels share a bright level, none of them is air, and dark air is looked for in the levels alone. Else
-    uniform lines at the edges are cut off, whatever their level: they may be a border. In what is left, air touches an
-    edge and is less convex than the rest: the breast bulges into it, while implants, muscles and labels bulge
-    themselves.
+    Uniform lines at the edges are cut off first, whatever their level: they may be a border or the black around a film.
+    If few pixels share a bright level, none of them is air, and dark air is looked for in the levels alone. Else air
+    touches an edge and is less convex than the rest: the breast bulges into it, while implants, muscles and labels
+    bulge themselves.
     """
     grey = cv2.convertScaleAbs(picture, alpha=255)
-    counts = cv2.calcHist([grey], [0], None, [256], [0, 256]).ravel()
-    dark, bright = _near_the_peak(counts), _near_the_peak(counts[::-1])
-    if bright < FEW * grey.size:
-        return Air.DARK if dark >= FEW * grey.size else Air.UNSEEN
     smooth = _without_borders(cv2.medianBlur(grey, 5))
     if smooth.size < FEW * grey.size:
         return Air.UNSEEN
+    if _near_the_peak(255 - grey) < FEW:
+        return Air.DARK if _near_the_peak(smooth) >= FEW else Air.UNSEEN
     dark, bright = _air_share(smooth, SMOOTH), _air_share(255 - smooth, SURE)
     if max(dark, bright) < FEW or max(dark, bright) < CLEARLY * min(dark, bright):
         return Air.UNSEEN
     return Air.DARK if dark > bright else Air.BRIGHT
 
 
-def _near_the_peak(counts: np.ndarray) -> float:
-    """Return how many pixels have nearly the most frequent level below `DARK`."""
+def _near_the_peak(grey: np.ndarray) -> float:
+    """Return the share of pixels that have nearly the most frequent level below `DARK`."""
+    counts = cv2.calcHist([grey], [0], None, [256], [0, 256]).ravel()
     level = int(np.argmax(counts[:DARK]))
-    return float(counts[max(0, level - SPAN) : level + SPAN + 1].sum())
+    return float(counts[max(0, level - SPAN) : level + SPAN + 1].sum()) / grey.size
 
 
 def _without_borders(smooth: np.ndarray) -> np.ndarray:
     """Cut off the lines at an image's edges that have nearly one level; a border that crosses another one as well."""
-    for _ in range(6):  # rows, columns, and each of them again
-        ends = smooth.shape[1] // 32  # not compared: a line next to a border holds pixels of it at its ends
-        inner = smooth[:, ends : smooth.shape[1] - ends]
-        low, high = (cv2.reduce(inner, 1, how).ravel() for how in (cv2.REDUCE_MIN, cv2.REDUCE_MAX))
-        varied = np.flatnonzero(high - low > SPAN)
-        smooth = np.ascontiguousarray(smooth[varied[0] : varied[-1] + 1].T) if varied.size else smooth.T
-    return smooth
+    for _ in range(3):
+        before = smooth.shape
+        for _ in ("rows", "columns"):
+            ends = smooth.shape[1] // 32  # not compared: a line next to a border holds pixels of it at its ends
+            inner = smooth[:, ends : smooth.shape[1] - ends]
+            varied = np.flatnonzero(inner.max(axis=1) - inner.min(axis=1) > SPAN)  # tenfold faster than cv2.reduce
+            smooth = smooth[varied[0] : varied[-1] + 1].T if varied.size else smooth.T
+        if smooth.shape == before:
+            break
+    return np.ascontiguousarray(smooth)
 
 
 def _air_share(smooth: np.ndarray, least: float) -> float:

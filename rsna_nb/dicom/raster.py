@@ -56,7 +56,7 @@ def format_of(path: str | Path) -> str:
     return next((name for first, name in STARTS.items() if start.startswith(first)), "")
 
 
-def open_raster(path: str | Path, name: str) -> tuple[Pyramid, Dataset, str]:
+def open_raster(path: str | Path, name: str) -> tuple[Pyramid, Dataset, str, tuple[str, ...]]:
     """Decode a file.
 
     Parameters
@@ -68,8 +68,8 @@ def open_raster(path: str | Path, name: str) -> tuple[Pyramid, Dataset, str]:
 
     Returns
     -------
-    The grey values, a data set with their PhotometricInterpretation and window, and a description such as
-    "PNG, 16 bits".
+    The grey values, a data set with their PhotometricInterpretation and window, a description such as "PNG, 16 bits",
+    and what is odd about the values, in the words of `NOTES`.
 
     Raises
     ------
@@ -90,7 +90,8 @@ def open_raster(path: str | Path, name: str) -> tuple[Pyramid, Dataset, str]:
     stored = np.ascontiguousarray(TURNS.get(layout.orientation, TURNS[1])(_grey(pixels, TINT * (name == "JPEG"))))
     bits = _bits_of(stored)
     pyramid = (BytePyramid if stored.itemsize == 1 else Pyramid)(stored, max(1, bits))
-    return pyramid, _meaning(layout, bits), f"{name}, {8 * pixels.itemsize} bits"
+    notes = ("hot pixels",) * (int(stored.max()).bit_length() > bits)
+    return pyramid, _meaning(layout, bits), f"{name}, {8 * pixels.itemsize} bits", notes
 
 
 class BytePyramid(Pyramid):

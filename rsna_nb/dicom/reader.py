@@ -131,7 +131,8 @@ def read(path: str | Path, img_size: int | Sequence[int]) -> Reading:
             if is_ready(frame, shape):
                 return _decoded(frame)
             reading = read_frame(frame.pyramid, frame.dataset, frame.syntax, shape)
-            return replace(reading, format=frame.format, window=frame.window or reading.window)
+            window, notes = frame.window or reading.window, (*reading.notes, *frame.notes)
+            return replace(reading, format=frame.format, window=window, notes=notes)
         except UnreadableError as error:
             raise DicomError(path, str(error)) from error
         except MemoryError as error:  # a damaged length can ask for 4 GiB

@@ -28,6 +28,8 @@ class Frame:
         The name of the transfer syntax, or a description such as "PNG, 16 bits".
     window
         The name of the window of a file that is not DICOM, such as "levels 0 255". "" if the file does not decide it.
+    notes
+        What is odd about the values of a file that is not DICOM, in the words of `NOTES`.
     """
 
     pyramid: Pyramid
@@ -35,6 +37,7 @@ class Frame:
     format: str
     syntax: str
     window: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def open_frame(path: str | Path) -> Frame:
@@ -55,6 +58,6 @@ def open_frame(path: str | Path) -> Frame:
     if not name:
         is_empty = Path(path).stat().st_size == 0
         raise UnreadableError("the file is empty" if is_empty else "not a DICOM, PNG, JPEG, TIFF or PGM file")
-    pyramid, dataset, syntax = open_raster(path, name)
+    pyramid, dataset, syntax, notes = open_raster(path, name)
     window = f"levels 0 {2**pyramid.bits - 1}" if "WindowWidth" in dataset else ""
-    return Frame(pyramid, dataset, name, syntax, window)
+    return Frame(pyramid, dataset, name, syntax, window, notes)

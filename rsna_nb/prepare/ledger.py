@@ -28,6 +28,7 @@ class Record:
 
     `status` is "ok" or "error", and `error` the reason. From `format` to `aspect` the fields are those of
     `dicom.Reading`; `crop` is its box as "x_min y_min x_max y_max", and `notes` its notes, joined by "; ".
+    `header_laterality` and `header_view` are what the file says, "" for nothing.
     """
 
     patient_id: str
@@ -45,6 +46,8 @@ class Record:
     level: int = 0
     aspect: float = 1.0
     crop: str = ""
+    header_laterality: str = ""
+    header_view: str = ""
     source_bytes: int = 0
     source_mtime: int = 0  # time of the last change in ns
     png_bytes: int = 0

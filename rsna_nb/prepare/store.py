@@ -22,7 +22,7 @@ import pandas as pd
 from rsna_nb.dicom import shape_of
 from rsna_nb.prepare import ledger as ledgers
 from rsna_nb.prepare.ledger import COLUMNS, Ledger
-from rsna_nb.prepare.tasks import GONE, PrepareError, Task, Work, fingerprint, run, state
+from rsna_nb.prepare.tasks import GONE, PrepareError, Task, Work, compared, fingerprint, run, state
 from rsna_nb.system import locked, remove_parts
 
 log = logging.getLogger(__name__)
@@ -108,6 +108,7 @@ def prepare_images(
                 ledgers.append(store, record)
                 ledger[record.patient_id, record.image_id] = record
             remove_parts(store)  # files that a killed worker had begun to write
+        ledger |= {task.key: compared(ledger[task.key], task) for task in states}
         ledgers.write(store, ledger)
     found = [asdict(ledger[key]) for key in zip(*(metadata[name] for name in KEY), strict=True)]
     df = pd.DataFrame(found, columns=COLUMNS)

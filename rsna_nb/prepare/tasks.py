@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from rsna_nb.dicom import DicomError, Reading, read
+from rsna_nb.dicom import DicomError, read
 from rsna_nb.prepare.ledger import Record
 from rsna_nb.system import workers, write_whole
 
@@ -74,14 +74,20 @@ def prepare_one(task: Task) -> Record:
     png = cv2.imencode(".png", to_8_bits(reading.picture))[1].tobytes()  # 16 bits would take 2.5 times the space
     write_whole(task.png, png)
     found = {name: getattr(reading, name) for name in FROM_READING}
-    found |= {"crop": " ".join(map(str, reading.crop)), "notes": "; ".join(_notes(task, reading))}
+    found |= {"crop": " ".join(map(str, reading.crop)), "notes": "; ".join(reading.notes)}
+    found |= {"header_laterality": reading.laterality, "header_view": reading.view}
     return replace(record, **found, png_bytes=len(png), milliseconds=_milliseconds_since(started))
 
 
-def _notes(task: Task, reading: Reading) -> list[str]:
-    """Return the notes of a reading, and "side" or "view" where the header contradicts the table."""
-    stated = {"side": (reading.laterality, task.laterality), "view": (reading.view, task.view)}
-    return [*reading.notes, *(note for note, (header, table) in stated.items() if header and table and header != table)]
+def compared(record: Record, task: Task) -> Record:
+    """Return the record with the notes "side" and "view" exactly where the file's header contradicts the table.
+
+    The table can change after a file was prepared, so its records are compared again each time.
+    """
+    stated = {"side": (record.header_laterality, task.laterality), "view": (record.header_view, task.view)}
+    notes = [note for note in record.notes.split("; ") if note and note not in stated]
+    notes += [note for note, (header, table) in stated.items() if header and table and header != table]
+    return replace(record, notes="; ".join(notes))
 
 
 def _new_record(task: Task) -> Record:
