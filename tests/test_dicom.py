@@ -30,8 +30,8 @@ from rsna_nb.dicom import DicomError, read, read_mammogram
 from rsna_nb.dicom.dataset import read_dataset
 from rsna_nb.dicom.decode import stored_values
 from rsna_nb.dicom.polarity import declares_inverted
-from rsna_nb.dicom.pyramid import Pyramid, stored_range
-from rsna_nb.dicom.reader import _level_for, read_frame
+from rsna_nb.dicom.pyramid import Pyramid, level_for, stored_range
+from rsna_nb.dicom.reader import read_frame
 from rsna_nb.dicom.voi import declared_voi, modality_values, padding_mask, range_voi, to_brightness
 from tests.conftest import OTHER_DIR, REAL_DIR, needs_real_files, write_dicom
 
@@ -450,7 +450,7 @@ def test_a_header_that_claims_too_many_pixels_is_refused(tmp_path, breast):
 def test_level_for_is_the_coarsest_level_that_fills_the_size(shape, size):
     """The side that limits the fit decides. A box that is smaller than the size is read at full resolution."""
     for crop in ((0, 0, shape[1], shape[0]), (10, 20, shape[1] // 2, shape[0] - 30)):
-        level = _level_for(crop, size)
+        level = level_for(crop, size)
         sides = crop[3] - crop[1], crop[2] - crop[0]
         shares = [
             max(side / 2**n / target for side, target in zip(sides, size, strict=True)) for n in (level, level + 1)

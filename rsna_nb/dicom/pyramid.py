@@ -8,6 +8,8 @@ The wavelet is written by hand because no library halves integers exactly as JPE
 filter in floating point.
 """
 
+from math import log2
+
 import cv2
 import numpy as np
 
@@ -60,6 +62,16 @@ def stored_range(bits: int, signed: bool) -> tuple[int, int]:
     ((0, 4095), (-2048, 2047))
     """
     return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+
+
+def level_for(crop: tuple[int, int, int, int], shape: tuple[int, int], aspect: float = 1.0) -> int:
+    """Return the coarsest level at which a crop has at least the pixels that it will have in an image of `shape`.
+
+    The crop is (x_min, y_min, x_max, y_max) in pixels of the file, and `aspect` their height divided by their width.
+    """
+    x_min, y_min, x_max, y_max = crop
+    reduction = max(aspect * (y_max - y_min) / shape[0], (x_max - x_min) / shape[1])
+    return max(0, int(log2(reduction / max(aspect, 1))))
 
 
 def halve(values: np.ndarray) -> np.ndarray:

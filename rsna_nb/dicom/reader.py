@@ -23,7 +23,7 @@ from rsna_nb.dicom.crop import Breast, find_breast, fit, placement, shape_of
 from rsna_nb.dicom.errors import DicomError, UnreadableError
 from rsna_nb.dicom.polarity import Air, declares_inverted, find_air
 from rsna_nb.dicom.purpose import purpose_of
-from rsna_nb.dicom.pyramid import Pyramid, stored_range
+from rsna_nb.dicom.pyramid import Pyramid, level_for, stored_range
 from rsna_nb.dicom.ready import is_ready
 from rsna_nb.dicom.source import Frame, open_frame
 from rsna_nb.dicom.voi import Voi, declared_voi, modality_values, padding_mask, percentile_voi, range_voi, to_brightness
@@ -147,8 +147,10 @@ def _decoded(frame: Frame) -> Reading:
     """Return the reading of a picture that is cropped, masked and sized already (`is_ready`): its levels, in 0-1."""
     bits, (rows, columns) = frame.pyramid.bits, frame.pyramid.shape
     picture = cv2.LUT(frame.pyramid.level(0), np.minimum(np.arange(256, dtype=np.float32) / (2**bits - 1), 1))
-    crop = 0, 0, columns, rows
-    return Reading(picture, frame.syntax, "MONOCHROME2", frame.window, bits, rows, columns, 0, crop, frame.format)
+    return Reading(
+        picture, frame.syntax, "MONOCHROME2", frame.window, bits, rows, columns, 0, (0, 0, columns, rows),
+        frame.format, notes=frame.notes,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -251,7 +253,7 @@ def read_frame(pyramid: Pyramid, dataset: pydicom.Dataset, syntax: str, shape: t
     found = unless_cropped(search(pyramid, dataset), pyramid.shape, shape)
     crop = found.stored_box(pyramid.shape)
     purpose = purpose_of(dataset)
-    level = min(found.level, _level_for(crop, shape, purpose.aspect))
+    level = min(found.level, level_for(crop, shape, purpose.aspect))
     stored, mask = found.cut_out(pyramid.level(level), level)
     bright, voi = _brightness(stored, mask, dataset, found)
     np.multiply(bright, mask, out=bright)
@@ -292,10 +294,3 @@ def unless_cropped(found: Search, frame: tuple[int, int], shape: tuple[int, int]
     if placement(frame, shape).scale != 1 or not any(own == side and a == b for own, side, a, b in sides):
         return found
     return replace(found, breast=replace(found.breast, box=(0, 0, mask.shape[1], mask.shape[0])))
-
-
-def _level_for(crop: Box, shape: tuple[int, int], aspect: float = 1.0) -> int:
-    """Return the coarsest level at which the crop has at least the pixels that it will have in an image of `shape`."""
-    x_min, y_min, x_max, y_max = crop
-    reduction = max(aspect * (y_max - y_min) / shape[0], (x_max - x_min) / shape[1])
-    return max(0, int(log2(reduction / max(aspect, 1))))

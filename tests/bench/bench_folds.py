@@ -28,7 +28,7 @@ def seconds_of(config: RunConfig, folds: list[int], folder: Path) -> np.ndarray:
     for bank in folder.glob("store/*.features"):
         shutil.rmtree(bank)
     shutil.rmtree(folder / "runs", ignore_errors=True)
-    training._drawn.clear()
+    training._graphs.clear()
     times = [now()]
     for fold in folds:
         cross_validation.cross_validate(config, [fold])
