@@ -10,6 +10,7 @@ image is read, prepared and dropped, so the disk holds the prepared images and n
 import argparse
 import calendar
 import functools
+import importlib
 import json
 import logging
 import os
@@ -227,6 +228,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    from rsna_nb.prepare import archive  # worker processes can import functions of this module, not of __main__
-
-    archive.main()
+    # Worker processes can import functions of this module, not of __main__.
+    importlib.import_module("rsna_nb.prepare.archive").main()
