@@ -17,7 +17,7 @@ from rsna_nb.config import RunConfig
 from rsna_nb.metadata import MetadataError, load_metadata
 from rsna_nb.prepare import ledger as ledgers
 from rsna_nb.prepare import prepare_images, store_path
-from rsna_nb.prepare.archive import main, prepare_archive
+from rsna_nb.prepare.archive import Archive, main, prepare_archive
 from rsna_nb.prepare.remote import ArchiveError, RemoteFile
 from rsna_nb.system import workers
 from tests.web import serve
@@ -119,6 +119,13 @@ def test_an_archive_in_a_folder_of_its_own_is_read_too(generated, tmp_path):
             archive.write(path, Path("rsna", path.relative_to(generated)))
     ledger, _ = prepare(tmp_path / "zipped.zip", tmp_path)
     assert ledger["status"].eq("ok").all()
+
+
+def test_members_that_leave_the_folder_or_that_macos_adds_are_left_out(tmp_path):
+    with zipfile.ZipFile(tmp_path / "odd.zip", "w") as archive:
+        for name in ("", "../a.csv", "/b.csv", "set/../../c.csv", "__MACOSX/set/._train.csv", "./set/train.csv"):
+            archive.writestr(zipfile.ZipInfo(name), name)
+    assert [*Archive(str(tmp_path / "odd.zip"), tmp_path).members()] == ["train.csv"]
 
 
 def test_a_table_that_was_cut_down_is_kept_and_only_its_images_are_prepared(site, generated, tmp_path):

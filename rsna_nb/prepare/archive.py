@@ -111,15 +111,16 @@ def _opened(location: str) -> zipfile.ZipFile:
 
 @functools.cache
 def _members(location: str) -> dict[str, zipfile.ZipInfo]:
-    files = [member for member in _opened(location).infolist() if not member.is_dir()]
-    # Somebody who zips a data folder puts its name in front of everything.
-    parts = [PurePosixPath(member.filename).parts for member in files]
-    top = f"{parts[0][0]}/" if parts and len({part[0] for part in parts}) == 1 and min(map(len, parts)) > 1 else ""
-    return {
-        member.filename.removeprefix(top): member
-        for member, part in zip(files, parts, strict=True)
-        if ".." not in part and not PurePosixPath(member.filename).is_absolute()
+    # A path outside of the data folder is not unpacked; macOS adds __MACOSX/._name for each file.
+    files = {
+        path: member
+        for member in _opened(location).infolist()
+        if (path := PurePosixPath(member.filename)).parts
+        and not (member.filename.endswith("/") or path.is_absolute() or {"..", "__MACOSX"} & {*path.parts})
     }
+    # Somebody who zips a data folder puts its name in front of everything.
+    top = len({path.parts[0] for path in files}) == 1 and all(len(path.parts) > 1 for path in files)
+    return {PurePosixPath(*path.parts[top:]).as_posix(): member for path, member in files.items()}
 
 
 def prepare_member(task: Task, archive: Archive) -> Record:
