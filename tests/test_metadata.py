@@ -297,3 +297,18 @@ def test_tables_about_two_data_folders_of_one_name_are_kept_apart(tmp_path):
     assert first.is_dir()
     assert first.name.startswith("data-")
     assert first == metadata.results_folder(tmp_path / "out", tmp_path / "b" / ".." / "a" / "data")
+
+
+@pytest.mark.parametrize(("one", "other"), [("10006", "1.0006E4"), ("10006", "1.0006e+04"), ("P1", "p1")])
+def test_one_id_in_two_spellings_is_a_fault(write, one, other):
+    df = table_of(3, 1)
+    df.loc[0, "patient_id"], df.loc[1, "patient_id"] = one, other
+    with pytest.raises(MetadataError, match=f"row 3: patient_id .* looks like another way to write {one}"):
+        load_metadata(write(df), check_files=False)
+
+
+def test_ids_of_32_hexadecimal_digits_are_not_taken_for_numbers(write):
+    df = table_of(3, 1)
+    hashes = {"0": "1234e567890123456789012345678901", "1": "1234e567890123456789012345678902", "2": "12e3"}
+    df["patient_id"] = df["patient_id"].map(hashes)
+    assert load_metadata(write(df), check_files=False)["patient_id"].nunique() == 3

@@ -9,6 +9,7 @@ somebody who cannot change the table.
 """
 
 import logging
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -233,10 +234,13 @@ def settle_mixed_breasts(df: pd.DataFrame, path: Path, mixed_breasts: str) -> No
 
 
 def plain_ids(ids: pd.Series) -> pd.Series:
-    """The ids in the form that 10006, 10006.0 and 010006 have in common."""
+    """The ids in the form that 10006, 10006.0, 010006 and 1.0006E4 have in common, in small letters."""
     # pandas writes "10006.0" where a column had an empty field, and a spreadsheet drops the zeros of "010006".
     # Text is compared and not numbers: other data sets have ids of 32 digits, which a float would round.
-    return ids.str.removesuffix(".0").str.lstrip("0")
+    # Names of files that differ only in case are one file on some systems.
+    plain = ids.str.lower().str.removesuffix(".0").str.lstrip("0")
+    is_power = plain.str.fullmatch(r"\d\.\d+e\+?\d{1,2}", na=False)
+    return plain.where(~is_power, plain[is_power].map(lambda text: f"{Decimal(text):f}"))
 
 
 def differently_written(ids: pd.Series) -> list[str]:
