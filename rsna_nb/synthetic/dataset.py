@@ -11,10 +11,7 @@ the files.
 
 import json
 import os
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +25,10 @@ from rsna_nb.synthetic.anatomy import make_breast
 from rsna_nb.synthetic.drawing import Look, draw_mammogram, lesion_boxes
 from rsna_nb.synthetic.files import write_dicom
 from rsna_nb.synthetic.table import DENSITIES, MACHINES, TEST_COLUMNS, VERSION, Machine, make_table
-from rsna_nb.system import locked, processors, remove_parts, write_whole
+from rsna_nb.system import locked, processors, remove_parts, workers, write_whole
 
 LESION_COLUMNS = ["patient_id", "image_id", "kind", "cancer", "x_min", "y_min", "x_max", "y_max"]
+CPU_SECONDS, WAIT_SECONDS = 600, 3600  # for a woman; one of full size takes 7 s of CPU time
 OWN_FILES = ("train.csv", "test.csv", "train_images", "test_images", "sample_submission.csv", "lesions.csv")
 
 
@@ -69,6 +67,8 @@ def generate(
     ------
     ValueError
         If the folder holds other data or a data set generated with other arguments, or if an argument is out of range.
+    WorkerError
+        If a worker process dies, for example because the computer has too little memory.
 
     Examples
     --------
@@ -161,14 +161,26 @@ class Task:
     scale: float
 
 
-def _draw_all(tasks: list[Task], workers: int | None) -> Iterator[list[tuple[Any, ...]]]:
-    """Draw all women. Yields each one's rows of lesions.csv, in the order of the tasks."""
-    workers = min(workers or processors(), len(tasks))
-    # spawn: a fork would inherit the threads of TensorFlow, should it be loaded, in an undefined state. Processes
-    # start with the first task that is submitted, so with one worker none does.
-    with ProcessPoolExecutor(workers, get_context("spawn"), cv2.setNumThreads, (1,)) as executor:
-        drawn = executor.map(_draw_woman, tasks, chunksize=4) if workers > 1 else map(_draw_woman, tasks)
-        yield from tqdm(drawn, "Generating mammograms", len(tasks), unit=" women", mininterval=1.0)
+def _draw_all(tasks: list[Task], processes: int | None) -> list[list[tuple[Any, ...]]]:
+    """Draw all women. Return each one's rows of lesions.csv, in the order of the tasks."""
+    processes, numbered = processes or processors(), list(enumerate(tasks))
+    if min(processes, len(tasks)) > 1:
+        drawn = workers.run(_draw_in_worker, numbered, processes, seconds=WAIT_SECONDS, cpu_seconds=CPU_SECONDS)
+    else:
+        drawn = ((task, _draw_woman(task[1])) for task in numbered)
+    found: dict[int, list[tuple[Any, ...]]] = {}
+    for (position, task), rows in tqdm(drawn, "Generating mammograms", len(tasks), unit=" women", mininterval=1.0):
+        if isinstance(rows, workers.Death):
+            woman = task.rows["patient_id"].iloc[0]
+            raise workers.WorkerError(f"woman {woman} was not drawn: {rows.reason}. Call again to continue")
+        found[position] = rows
+    return [found[position] for position in range(len(tasks))]
+
+
+def _draw_in_worker(task: tuple[int, Task]) -> list[tuple[Any, ...]]:
+    """Call `_draw_woman` in a worker process."""
+    cv2.setNumThreads(1)  # the worker processes share the cores
+    return _draw_woman(task[1])
 
 
 def _draw_woman(task: Task) -> list[tuple[Any, ...]]:

@@ -54,6 +54,7 @@ from rsna_nb.synthetic.drawing import Look, draw_mammogram
 from rsna_nb.synthetic.files import encode
 from rsna_nb.system import workers
 from rsna_nb.system.files import processors
+from rsna_nb.system.worker_process import keep_freed_memory
 from tests.conftest import ENCODERS, REAL_DIR, write_dicom
 
 NAMES = {
@@ -245,7 +246,7 @@ def start_worker(barrier: Barrier, recipe: Recipe, path: Path, size: int) -> Non
     """Prepare a process for measuring: import everything, read one image on one thread, wait for the others."""
     cv2.setNumThreads(1)
     if recipe is dicom.read_mammogram:
-        workers.keep_freed_memory()  # as worker processes do
+        keep_freed_memory()  # as worker processes do
     recipe(path, size)
     barrier.wait()
 
