@@ -12,7 +12,6 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import IO, Any
 
@@ -178,9 +177,9 @@ def _state_dict(content: Any) -> Mapping[str, _Tensor]:
 def _array(tensor: _Tensor, memory: Callable[[_Storage], bytes]) -> np.ndarray:
     """Return a tensor's values, copied; `WeightsError` if it reaches beyond its storage."""
     kind = tensor.storage.kind
-    values = np.frombuffer(memory(tensor.storage), STORAGES[kind])
+    values: np.ndarray = np.frombuffer(memory(tensor.storage), STORAGES[kind])
     last = tensor.offset + sum((side - 1) * stride for side, stride in zip(tensor.shape, tensor.strides, strict=True))
-    if tensor.offset < 0 or min(tensor.strides, default=0) < 0 or (prod(tensor.shape) and last >= len(values)):
+    if tensor.offset < 0 or min(tensor.strides, default=0) < 0 or (0 not in tensor.shape and last >= len(values)):
         raise WeightsError(f"a tensor of {tensor.shape} is cut off: the file is damaged")
     view = np.lib.stride_tricks.as_strided(
         values[tensor.offset :], tensor.shape, [stride * values.itemsize for stride in tensor.strides]

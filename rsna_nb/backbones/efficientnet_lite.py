@@ -19,8 +19,15 @@ from rsna_nb.backbones.weights import WeightsError
 
 SIZES = {"0": (1.0, 1.0), "1": (1.0, 1.1), "2": (1.1, 1.2)}  # factors of the channels and of the repeats
 # For each stage: repeats, kernel, stride of the first block, expansion and channels, before they are scaled.
-STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192))
-STAGES += ((1, 3, 1, 6, 320),)
+STAGES = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
 STEM, HEAD = 32, 1280  # channels of the first and the last convolution; Lite networks do not scale them
 CLASSIFIER = ("_fc.weight", "_fc.bias")
 
