@@ -12,7 +12,7 @@ from pathlib import Path
 import keras
 from keras import applications, layers
 
-from rsna_nb.backbones import presets, yolo11
+from rsna_nb.backbones import efficientnet_lite, presets, yolo11
 from rsna_nb.backbones.scaling import scaled_colour
 from rsna_nb.backbones.vit import TRANSFORMERS
 from rsna_nb.backbones.weights import WeightsError, explained_download, load_weights
@@ -186,6 +186,10 @@ def _build_small(height: int, width: int, synchronized: bool) -> keras.Model:
 BACKBONES: dict[str, Backbone | Callable[..., keras.Model]] = {
     "small": Backbone(_build_small),
     **{name.lower(): _of_applications(name, family) for family, names in FAMILIES.items() for name in names.split()},
+    **{
+        f"efficientnet_lite{size}": Backbone(partial(efficientnet_lite.build, size), imagenet=True)
+        for size in efficientnet_lite.SIZES
+    },
     **{f"yolo11{size}": Backbone(partial(yolo11.build, size), instead=EXPORT_YOLO11) for size in yolo11.SCALES},
     **{
         name: Backbone(partial(presets.build, name), imagenet=bool(transformer.preset))

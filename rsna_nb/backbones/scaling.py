@@ -14,6 +14,7 @@ SCALINGS: dict[str, tuple] = {
         tuple(-mean / deviation for mean, deviation in zip(IMAGENET_MEAN, IMAGENET_DEVIATION, strict=True)),
     ),
     "caffe": (255.0, tuple(-mean for mean in CAFFE_MEAN)),
+    "lite": (255 / 128, -127 / 128),
     "bytes": (255.0, 0.0),  # these networks begin with their own rescaling layer
 }
 

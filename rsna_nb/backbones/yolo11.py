@@ -17,23 +17,18 @@ Set `weights` to that file, or to an .npz file of the same arrays. The classes (
 batches are not used; every other tensor must be present and fit.
 """
 
-import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import keras
-import numpy as np
 from keras import KerasTensor, layers, ops
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from rsna_nb.backbones.scaling import three_channels
-from rsna_nb.backbones.weights import Shape, WeightsError, differences, load_weights
-from rsna_nb.system import DamagedFileError, read_arrays
-
-log = logging.getLogger(__name__)
+from rsna_nb.backbones.tensors import load_tensors
+from rsna_nb.backbones.weights import Shape
 
 
 @dataclass(frozen=True)
@@ -91,10 +86,8 @@ def build(size: str, height: int, width: int, weights: str | None, synchronized:
         x = blocks.c3k2(x, name, filters, int(share * filters), scale.repeats, nested or scale.nested)
     x = blocks.c2psa(x, "model.9", scale.repeats)
     network = keras.Model(image, blocks.conv(x, "model.10.conv", HEAD_CHANNELS), name="backbone")
-    if weights and weights.endswith((".safetensors", ".npz")):
-        _assign(network, _read(weights), f"yolo11{size}")
-    elif weights:
-        load_weights(network, weights)
+    if weights:
+        load_tensors(network, Path(weights), ["model.10.linear."], partial(_hint, f"yolo11{size}"))
     return network
 
 
@@ -177,45 +170,10 @@ class _Blocks:
         return self.conv(x, f"{name}.proj", filters, active=False)
 
 
-def _read(path: str) -> dict[str, np.ndarray]:
-    """The arrays of a .safetensors or .npz file by name."""
-    try:
-        return load_file(path) if path.endswith(".safetensors") else read_arrays(Path(path))
-    except (SafetensorError, DamagedFileError, KeyError, TypeError, ValueError) as error:
-        raise WeightsError(f"the file cannot be read ({error})") from error
-
-
-def _reference_tensors(network: keras.Model) -> dict[str, tuple[keras.Variable, tuple[int, ...]]]:
-    """The reference's name of every tensor -> our variable, and PyTorch's axes in the order of the variable's."""
-    found: dict[str, tuple[keras.Variable, tuple[int, ...]]] = {}
-    for layer in network.layers:
-        if isinstance(layer, layers.BatchNormalization):
-            statistics = {"running_mean": layer.moving_mean, "running_var": layer.moving_variance}
-            for name, variable in {"weight": layer.gamma, "bias": layer.beta, **statistics}.items():
-                found[f"{layer.name}.{name}"] = variable, (0,)
-        elif isinstance(layer, layers.DepthwiseConv2D):  # (channels, 1, height, width) in PyTorch
-            found[f"{layer.name}.weight"] = layer.kernel, (2, 3, 0, 1)
-        elif isinstance(layer, layers.Conv2D):  # (out, in, height, width) in PyTorch
-            found[f"{layer.name}.weight"] = layer.kernel, (2, 3, 1, 0)
-    return found
-
-
-def _assign(network: keras.Model, tensors: Mapping[str, np.ndarray], name: str) -> None:
-    """Give every variable its tensor."""
-    variables = _reference_tensors(network)
-    expected = {
-        each: tuple(variable.shape[axes.index(axis)] for axis in range(len(axes)))
-        for each, (variable, axes) in variables.items()
-    }
-    # The file holds the whole classifier: its last layer and PyTorch's counters are not needed.
-    unused = [each for each in tensors if each.startswith("model.10.linear.") or each.endswith(".num_batches_tracked")]
-    given = {each: tensor.shape for each, tensor in tensors.items() if each not in unused}
-    if faults := differences(expected, given):
-        found = f"yolo11{_size_of(given)}" if _size_of(given) else "another network"
-        raise WeightsError(f"{faults}; expected the tensors of {name}-cls.pt, but the first layers are of {found}")
-    for each, (variable, axes) in variables.items():
-        variable.assign(tensors[each].transpose(axes))
-    log.info("%s: %d tensors loaded; not used: %s", name, len(variables), ", ".join(unused) or "none")
+def _hint(name: str, shapes: Mapping[str, Shape]) -> str:
+    """Say which network's tensors were expected, and whose the file seems to hold."""
+    found = f"yolo11{_size_of(shapes)}" if _size_of(shapes) else "another network"
+    return f"; expected the tensors of {name}-cls.pt, but the first layers are of {found}"
 
 
 def _size_of(shapes: Mapping[str, Shape]) -> str:

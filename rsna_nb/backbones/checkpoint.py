@@ -1,0 +1,189 @@
+"""Reads the tensors of a PyTorch checkpoint as NumPy arrays, without PyTorch and without running code from the file.
+
+A checkpoint is a pickle, and unpickling may call any function that the file names. Here only the few names that
+describe tensors and containers are accepted; a file that names anything else is refused before anything is called.
+Both formats of `torch.save` are read: the ZIP archive (since PyTorch 1.6) and the earlier sequence of pickles.
+"""
+
+import io
+import pickle
+import struct
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from rsna_nb.backbones.weights import WeightsError
+
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file that is not a ZIP archive
+STORAGES = {
+    "DoubleStorage": np.float64,
+    "FloatStorage": np.float32,
+    "HalfStorage": np.float16,
+    "LongStorage": np.int64,
+    "IntStorage": np.int32,
+    "ShortStorage": np.int16,
+    "CharStorage": np.int8,
+    "ByteStorage": np.uint8,
+    "BoolStorage": np.bool_,
+    "BFloat16Storage": np.uint16,  # converted to float32: NumPy has no bfloat16
+}
+WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
+"""Keys under which training scripts keep the weights beside optimizer and epoch; averaged weights come first."""
+
+
+@dataclass(frozen=True)
+class _Storage:
+    """The memory of a tensor: its type in the file, its key and its number of values."""
+
+    kind: str
+    key: str
+    size: int
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """A view of a storage, as `torch._utils._rebuild_tensor_v2` receives it."""
+
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
+    """Read the weights in a PyTorch checkpoint.
+
+    Parameters
+    ----------
+    path
+        A file that `torch.save` has written: a state dict, or a training checkpoint that contains one under a key of
+        `WRAPPERS`.
+
+    Returns
+    -------
+    The tensors by their names; a leading "module." of every name, which DataParallel adds, is removed.
+
+    Raises
+    ------
+    WeightsError
+        If the file is no such checkpoint, is damaged, holds no tensors, or names anything but tensors and containers.
+    """
+    try:
+        content, memory = _unpickled(Path(path))
+        tensors = {name: _array(each, memory) for name, each in _state_dict(content).items()}
+    except WeightsError:
+        raise
+    except Exception as error:  # a damaged pickle raises nearly any built-in exception
+        raise WeightsError(f"it cannot be read as a PyTorch checkpoint ({type(error).__name__}: {error})") from error
+    is_wrapped = all(name.startswith("module.") for name in tensors)
+    return {name.removeprefix("module.") if is_wrapped else name: array for name, array in tensors.items()}
+
+
+def _unpickled(path: Path) -> tuple[Any, Callable[[_Storage], bytes]]:
+    """Return the content of a checkpoint with placeholders for its tensors, and what reads a storage's memory."""
+    if zipfile.is_zipfile(path):
+        archive = zipfile.ZipFile(path)
+        names = archive.namelist()
+        described = [name for name in names if name.endswith("/data.pkl") or name == "data.pkl"]
+        if len(described) != 1:
+            raise WeightsError("it is a ZIP archive without the data.pkl of a PyTorch checkpoint")
+        folder = described[0].removesuffix("data.pkl")
+        if f"{folder}byteorder" in names and archive.read(f"{folder}byteorder") != b"little":
+            raise WeightsError("its numbers are big-endian, which is not supported")
+        content = _TensorUnpickler(io.BytesIO(archive.read(described[0]))).load()
+        return content, lambda storage: archive.read(f"{folder}data/{storage.key}")
+    return _unpickled_legacy(path)
+
+
+def _unpickled_legacy(path: Path) -> tuple[Any, Callable[[_Storage], bytes]]:
+    """Do the same for the format before PyTorch 1.6: five pickles, then the storages one after another."""
+    with path.open("rb") as file:
+        try:
+            is_checkpoint = _TensorUnpickler(file).load() == LEGACY_MAGIC
+        except pickle.UnpicklingError:
+            is_checkpoint = False
+        if not is_checkpoint:
+            raise WeightsError("it is no PyTorch checkpoint")
+        _TensorUnpickler(file).load()  # the version of the protocol
+        if not _TensorUnpickler(file).load().get("little_endian", True):
+            raise WeightsError("its numbers are big-endian, which is not supported")
+        unpickler = _TensorUnpickler(file)
+        content = unpickler.load()
+        keys = _TensorUnpickler(file).load()
+        found = {key: _read_storage(file, unpickler.storages[key]) for key in keys}
+    return content, lambda storage: found[storage.key]
+
+
+def _read_storage(file: IO[bytes], storage: _Storage) -> bytes:
+    """Read the next storage of the earlier format: its number of values in 8 bytes, then the values."""
+    (size,) = struct.unpack("<q", file.read(8))
+    if size != storage.size:
+        raise WeightsError(f"storage {storage.key} has {size} values, not {storage.size}: the file is damaged")
+    return file.read(size * np.dtype(STORAGES[storage.kind]).itemsize)
+
+
+class _TensorUnpickler(pickle.Unpickler):
+    """Unpickles containers, numbers, text and placeholders of tensors; everything else is refused."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        super().__init__(file, encoding="utf-8")
+        self.storages: dict[str, _Storage] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return what a name in the file stands for; `WeightsError` unless it only describes tensors."""
+        allowed: dict[tuple[str, str], Any] = {
+            ("collections", "OrderedDict"): OrderedDict,
+            ("torch._utils", "_rebuild_tensor_v2"): _rebuilt,
+            ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
+            ("torch", "Size"): tuple,
+        }
+        if module == "torch" and name in STORAGES:
+            return name
+        if (module, name) not in allowed:
+            raise WeightsError(
+                f"it names {module}.{name}, which is no tensor: reading it could run code, so the file is refused"
+            )
+        return allowed[module, name]
+
+    def persistent_load(self, identifier: Any) -> _Storage:
+        """Return the placeholder of a storage: ("storage", type, key, device, number of values, ...)."""
+        tag, kind, key, _, size, *view = identifier
+        if tag != "storage" or kind not in STORAGES or any(view):
+            raise WeightsError(f"it has an unknown kind of storage: {tag} {kind}")
+        return self.storages.setdefault(key, _Storage(kind, key, size))
+
+
+def _rebuilt(storage: _Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: Any) -> _Tensor:
+    """Stand in for `torch._utils._rebuild_tensor_v2`."""
+    return _Tensor(storage, offset, tuple(shape), tuple(strides))
+
+
+def _state_dict(content: Any) -> Mapping[str, _Tensor]:
+    """Return the tensors by name, out of the first wrapper that has any."""
+    for wrapper in (*WRAPPERS, None):
+        state = content.get(wrapper) if wrapper and isinstance(content, Mapping) else content
+        if isinstance(state, Mapping):
+            tensors = {name: each for name, each in state.items() if isinstance(each, _Tensor)}
+            if tensors:
+                return tensors
+    raise WeightsError("it holds no tensors by name")
+
+
+def _array(tensor: _Tensor, memory: Callable[[_Storage], bytes]) -> np.ndarray:
+    """Return a tensor's values, copied; `WeightsError` if it reaches beyond its storage."""
+    kind = tensor.storage.kind
+    values: np.ndarray = np.frombuffer(memory(tensor.storage), STORAGES[kind])
+    last = tensor.offset + sum((side - 1) * stride for side, stride in zip(tensor.shape, tensor.strides, strict=True))
+    if tensor.offset < 0 or min(tensor.strides, default=0) < 0 or (0 not in tensor.shape and last >= len(values)):
+        raise WeightsError(f"a tensor of {tensor.shape} is cut off: the file is damaged")
+    view = np.lib.stride_tricks.as_strided(
+        values[tensor.offset :], tensor.shape, [stride * values.itemsize for stride in tensor.strides]
+    )
+    if kind == "BFloat16Storage":  # the upper half of a float32
+        return (view.astype(np.uint32) << 16).view(np.float32)
+    return view.copy()

@@ -1,0 +1,147 @@
+"""Reading PyTorch checkpoints without PyTorch: right values, nothing but tensors, no code from the file."""
+
+import io
+import os
+import pickle
+import struct
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rsna_nb.backbones.checkpoint import LEGACY_MAGIC, read_tensors
+from rsna_nb.backbones.weights import WeightsError
+
+CODES = {"float32": "FloatStorage", "float16": "HalfStorage", "int64": "LongStorage", "uint16": "BFloat16Storage"}
+
+
+class Name:
+    """Pickles as a name of a module, without the module."""
+
+    def __init__(self, module: str, name: str) -> None:
+        self.module, self.name = module, name
+
+
+class Pickler(pickle._Pickler):
+    """Writes what torch.save writes: names of torch's functions, and storages by their keys."""
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file, protocol=2)
+        self.storages: dict[str, np.ndarray] = {}
+
+    def save(self, value, save_persistent_id=True):
+        if isinstance(value, Name):
+            self.write(pickle.GLOBAL + f"{value.module}\n{value.name}\n".encode())
+        elif isinstance(value, np.ndarray):
+            self.save_tensor(value)
+        else:
+            super().save(value, save_persistent_id)
+
+    def save_tensor(self, array: np.ndarray) -> None:
+        key = str(len(self.storages))
+        base = array if array.base is None else array.base
+        self.storages[key] = base
+        strides = tuple(step // array.itemsize for step in array.strides)
+        offset = (array.__array_interface__["data"][0] - base.__array_interface__["data"][0]) // array.itemsize
+        self.save(Name("torch._utils", "_rebuild_tensor_v2"))
+        self.write(pickle.MARK)
+        self.save(("storage", Name("torch", CODES[array.dtype.name]), key, "cpu", base.size))
+        self.write(pickle.BINPERSID)
+        for part in (offset, array.shape, strides, False, OrderedDict()):
+            self.save(part)
+        self.write(pickle.TUPLE + pickle.REDUCE)
+
+
+def pickled(content) -> tuple[bytes, dict[str, np.ndarray]]:
+    file = io.BytesIO()
+    pickler = Pickler(file)
+    pickler.dump(content)
+    return file.getvalue(), pickler.storages
+
+
+def write_zip(path: Path, content) -> Path:
+    described, storages = pickled(content)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", described)
+        for key, array in storages.items():
+            archive.writestr(f"archive/data/{key}", array.tobytes())
+    return path
+
+
+def write_legacy(path: Path, content) -> Path:
+    described, storages = pickled(content)
+    head = [pickle.dumps(each, 2) for each in (LEGACY_MAGIC, 1001, {"little_endian": True})]
+    body = [struct.pack("<q", array.size) + array.tobytes() for array in storages.values()]
+    path.write_bytes(b"".join([*head, described, pickle.dumps(list(storages), 2), *body]))
+    return path
+
+
+@pytest.mark.parametrize("write", [write_zip, write_legacy])
+def test_tensors_come_back_as_they_were_saved(tmp_path, write):
+    array = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    saved = {"a.weight": array, "a.part": array[1:, :, 2:].transpose(0, 2, 1), "count": np.array(7, np.int64)}
+    saved["half"] = np.array([0.5, -2], np.float16)
+    found = read_tensors(write(tmp_path / "file.pth", OrderedDict(saved)))
+    assert list(found) == list(saved)
+    for name, expected in saved.items():
+        assert found[name].dtype == expected.dtype
+        np.testing.assert_array_equal(found[name], expected)
+
+
+def test_bfloat16_becomes_float32(tmp_path):
+    (found,) = read_tensors(write_zip(tmp_path / "x.pth", {"a": np.array([0x3F80, 0xC000], np.uint16)})).values()
+    np.testing.assert_array_equal(found, np.array([1, -2], np.float32))
+
+
+def test_the_averaged_weights_of_a_training_checkpoint_are_taken_without_module(tmp_path):
+    one, two = np.ones(2, np.float32), np.full(2, 2, np.float32)
+    content = {"epoch": 3, "state_dict": {"module.a": one}, "state_dict_ema": {"module.a": two}}
+    np.testing.assert_array_equal(read_tensors(write_zip(tmp_path / "x.pth.tar", content))["a"], two)
+
+
+@pytest.mark.parametrize("write", [write_zip, write_legacy])
+@pytest.mark.parametrize("name", [("os", "system"), ("builtins", "eval"), ("torch", "load"), ("numpy", "array")])
+def test_a_file_that_names_a_function_is_refused_and_nothing_is_called(tmp_path, write, name, monkeypatch):
+    monkeypatch.setattr(os, "system", lambda *_: pytest.fail("code of the file ran"))
+
+    class Attack:
+        def __reduce__(self):
+            return os.getcwd, ()
+
+    class AttackPickler(Pickler):
+        def save_global(self, value, name_=None):
+            self.save(Name(*name))
+
+    file = io.BytesIO()
+    AttackPickler(file).dump({"a": Attack()})
+    monkeypatch.setitem(globals(), "pickled", lambda content: (file.getvalue(), {}))
+    with pytest.raises(WeightsError, match=rf"it names {name[0]}\.{name[1]}, which is no tensor"):
+        read_tensors(write(tmp_path / "x.pth", None))
+
+
+def test_a_cut_off_file_is_refused_at_every_length(tmp_path):
+    content = write_legacy(tmp_path / "x.pth", {"a": np.arange(6, dtype=np.float32)}).read_bytes()
+    for length in range(len(content)):
+        (tmp_path / "cut.pth").write_bytes(content[:length])
+        with pytest.raises(WeightsError):
+            read_tensors(tmp_path / "cut.pth")
+
+
+def test_a_tensor_that_reaches_beyond_its_storage_is_refused(tmp_path):
+    path = write_zip(tmp_path / "x.pth", {"a": np.arange(6, dtype=np.float32)})
+    with zipfile.ZipFile(path) as archive:
+        described = archive.read("archive/data.pkl")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", described)
+        archive.writestr("archive/data/0", b"1234")
+    with pytest.raises(WeightsError, match="cut off"):
+        read_tensors(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"\x80\x02]."])
+def test_what_is_no_checkpoint_is_refused(tmp_path, content):
+    (tmp_path / "x.pth").write_bytes(content)
+    with pytest.raises(WeightsError):
+        read_tensors(tmp_path / "x.pth")
