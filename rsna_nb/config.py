@@ -9,6 +9,7 @@ import difflib
 import json
 import sys
 from collections.abc import Iterable, Mapping, MutableMapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -54,6 +55,22 @@ def _image_size(value: Any) -> int | list[int]:
     if len(sides) != 2 or not all(type(side) is int and side >= 32 and side % 32 == 0 for side in sides):
         raise ValueError("must be a multiple of 32, or [height, width], both multiples of 32")
     return value
+
+
+@dataclass(frozen=True)
+class ImageRecipe:
+    """How a file becomes an image.
+
+    Attributes
+    ----------
+    name
+        A value of the setting `reading`.
+    detector
+        The .npz file with the tensors of the breast detector, or None.
+    """
+
+    name: str = "breast"
+    detector: Path | None = None
 
 
 class RunConfig(
@@ -108,6 +125,10 @@ class RunConfig(
     """use about this many women and keep the share with cancer; 0 uses all"""
     img_size: Annotated[int | list[int], PlainValidator(_image_size)] = 512
     """image size in pixels: 512, 1024, another multiple of 32, or [height, width]"""
+    reading: Literal["breast", "rsna-first-place"] = "breast"
+    """how a file becomes an image ("breast"; "rsna-first-place" as the challenge's winner did)"""
+    roi_detector: str = ""
+    """breast detector of "rsna-first-place": an imported run's roi.npz; "": Otsu's threshold"""
     # Network
     backbone: str = "resnet50v2"
     """a name in rsna_nb.backbones.BACKBONES"""
@@ -212,6 +233,8 @@ class RunConfig(
                 raise ValueError("must be letters, digits, - _ . and must not begin with a dot")
             case "freeze_backbone" if value and others["weights"] == "none":
                 raise ValueError('must be false if weights is "none": the head would learn from random features')
+            case "roi_detector" if value and others["reading"] != "rsna-first-place":
+                raise ValueError('must be empty unless reading is "rsna-first-place"')
             case "fine_tune_epochs" if value and not others["freeze_backbone"]:
                 raise ValueError("must be 0 if freeze_backbone is false: the backbone is trained from the start")
             case "warmup_epochs" if value and value >= epochs:
@@ -371,6 +394,11 @@ class RunConfig(
         """(height, width) of the prepared images in pixels."""
         height, width = self.img_size if isinstance(self.img_size, list) else (self.img_size, self.img_size)
         return height, width
+
+    @property
+    def image_recipe(self) -> ImageRecipe:
+        """How files become images, by the settings `reading` and `roi_detector`."""
+        return ImageRecipe(self.reading, resolve(self.roi_detector) if self.roi_detector else None)
 
 
 # Settings that may differ when a run is resumed: folders have other names on another computer. What is in them is

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +27,7 @@ from typing import Any
 
 import pandas as pd
 
-from rsna_nb.config import FOLDERS, ConfigError, RunConfig, resolve
+from rsna_nb.config import FOLDERS, ConfigError, ImageRecipe, RunConfig, resolve
 from rsna_nb.notebook import UnavailableError
 from rsna_nb.system import write_whole
 
@@ -64,6 +64,13 @@ class Run:
     def config(self) -> RunConfig:
         """The settings of the run."""
         return RunConfig.from_json(self.file("config/config.json"))
+
+    @property
+    def image_recipe(self) -> ImageRecipe:
+        """How files become the images that the model takes. An imported run carries the breast detector itself."""
+        own = self.path / "checkpoints" / "roi.npz"
+        recipe = self.config.image_recipe
+        return replace(recipe, detector=own) if recipe.name != "breast" and own.is_file() else recipe
 
     @property
     def history(self) -> pd.DataFrame:
