@@ -14,7 +14,7 @@ import shutil
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -121,10 +121,8 @@ def prepare_images(
     with locked(store):  # a second process waits here, and then finds the work done
         ledger = ledgers.read(store)
         rows = metadata.reindex(columns=[*KEY, "path", *STATED], fill_value="").itertuples(index=False)
-        states = {
-            (task := Task(store=store, shape=shape, recipe=recipe, **row._asdict())): state(ledger.get(task.key), task)
-            for row in rows
-        }
+        wanted = [replace(Task(store, shape, *row), recipe=recipe) for row in rows]
+        states = {task: state(ledger.get(task.key), task) for task in wanted}
         if kept := Counter(states.values())["kept"]:
             log.info("files that are gone, whose prepared images are kept: %d", kept)
         tasks = [task for task, found in states.items() if found == "outdated"]
