@@ -10,9 +10,10 @@ Feature maps are float32 (rows, columns, channels).
 """
 
 from collections.abc import Mapping
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from rsna_nb.dicom.errors import DetectorError
 
@@ -75,6 +76,11 @@ class Yolox:
         float32 (3549, 6), a row for each cell, the finest stride first: x and y of the box's centre from the cell in
         cells, logarithms of its width and height in cells, objectness in 0-1 and probability of the class in 0-1.
         """
+        # The matrices are small: several threads gain little on free cores, and on shared ones take 20 times as long.
+        with _threads().limit(limits=1):
+            return self._outputs(picture)
+
+    def _outputs(self, picture: np.ndarray) -> np.ndarray:
         x = self._unit("backbone.backbone.stem.conv", _focus(picture))
         stages = []
         for stage, (_, depth) in STAGES.items():
@@ -129,6 +135,12 @@ class Yolox:
         """Convolution with its BatchNorm, and SiLU."""
         x = convolve(x, *self._layers[name], stride)
         return x * _sigmoid(x)
+
+
+@cache  # finding the libraries takes milliseconds
+def _threads() -> ThreadpoolController:
+    """Return the control of the threads that NumPy's matrix products use."""
+    return ThreadpoolController()
 
 
 def convolve(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray, stride: int = 1) -> np.ndarray:
