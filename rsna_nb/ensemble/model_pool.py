@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rsna_nb.config import RunConfig, resolve
+from rsna_nb.config import resolve
 from rsna_nb.evaluation import class_weights, held_out, on_the_same_images, refuse_seen, weighs_nothing
 from rsna_nb.metrics import MetricsError, prior_correction
 from rsna_nb.runs import Run, RunError, load_run, readable_runs, recipe
@@ -103,21 +103,23 @@ def find_runs(names: str | Sequence[str], runs_dir: str | Path = "runs") -> list
     finished = [run for run in readable_runs(runs_dir) if run.is_finished and not run.config.leave_out]
     if not finished:
         raise RunError(f"there is no finished run in {resolve(runs_dir)}: 03_train and 05_cross_validate make them")
-    split = _split_settings(finished[-1].config)
+    split = _split_settings(finished[-1])
     newest: dict[str, dict[int, Run]] = {}
     for run in finished:
-        if _split_settings(run.config) == split:
+        if _split_settings(run) == split:
             newest.setdefault(str(recipe(run.config)), {})[run.config.fold] = run  # the oldest come first
     # A recipe that lacks a fold has no score of the women in it.
     folds = newest[str(recipe(finished[-1].config))].keys()
     return [run for runs in newest.values() if runs.keys() == folds for _, run in sorted(runs.items())]
 
 
-def _split_settings(config: RunConfig) -> tuple[object, ...]:
-    """The settings that decide who validates, except the fold."""
+def _split_settings(run: Run) -> tuple[object, ...]:
+    """The settings that decide who validates, except the fold, and whether the run was imported: then nobody does."""
+    config = run.config
     shares = config.n_folds if config.fold >= 0 else config.val_fraction
     data = resolve(config.data_dir) if config.data_dir else ""  # one folder may be written in two ways
-    return data, config.limit_patients, config.test_fraction, config.split_seed, config.fold >= 0, shares
+    own = config.limit_patients, config.test_fraction, config.split_seed, config.fold >= 0, shares
+    return data, *own, bool(run.imported)
 
 
 def _data_of(run: Run) -> str:
@@ -147,7 +149,7 @@ def gather(runs: Sequence[Run]) -> ModelPool:
             )
         known[run.config.fold] = run
     members = {_name(folds): [run for _, run in sorted(folds.items())] for folds in by_member.values()}
-    tables = {run.id: held_out(run).assign(run=run.id, fold=run.config.fold) for run in runs}
+    tables = {run.id: _held_out(run).assign(run=run.id, fold=run.config.fold) for run in runs}
     (first, rows), *others = ((name, _rows([tables[run.id] for run in own])) for name, own in members.items())
     # Comparing each with the first suffices: those that agree with it agree with each other.
     for name, other in others:
@@ -158,6 +160,14 @@ def gather(runs: Sequence[Run]) -> ModelPool:
         for run in chain(*members.values())
     }
     return ModelPool(members, rows.drop(columns=["score", "run"]), pd.DataFrame(scores))
+
+
+def _held_out(run: Run) -> pd.DataFrame:
+    """The rows of `held_out`; none for an imported run that has not scored labelled images yet."""
+    if run.imported and not (run.path / "predictions.csv").is_file():
+        texts = dict.fromkeys([*KEY, "laterality", "split"], pd.Series(dtype=object))
+        return pd.DataFrame(texts | {"cancer": pd.Series(dtype=int), "score": pd.Series(dtype=float)})
+    return held_out(run)
 
 
 def _name(folds: Mapping[int, Run]) -> str:
