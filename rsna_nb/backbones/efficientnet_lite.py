@@ -14,7 +14,7 @@ import keras
 from keras import KerasTensor, layers
 
 from rsna_nb.backbones.scaling import scaled_colour
-from rsna_nb.backbones.tensors import load_tensors
+from rsna_nb.backbones.tensors import load_tensors, reference_targets
 from rsna_nb.backbones.weights import WeightsError
 
 SIZES = {"0": (1.0, 1.0), "1": (1.0, 1.1), "2": (1.1, 1.2)}  # factors of the channels and of the repeats
@@ -50,7 +50,8 @@ def build(size: str, height: int, width: int, weights: str | None) -> keras.Mode
             number += 1
     network = keras.Model(image, _conv(x, "_conv_head", "_bn1", HEAD), name="backbone")
     if weights:
-        load_tensors(network, published_file(size) if weights == "imagenet" else Path(weights), CLASSIFIER)
+        file = published_file(size) if weights == "imagenet" else Path(weights)
+        load_tensors(network, file, reference_targets(network), CLASSIFIER)
     return network
 
 

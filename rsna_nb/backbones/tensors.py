@@ -1,12 +1,15 @@
 """Loads tensors that were saved under PyTorch's names and in PyTorch's order of axes into a Keras network.
 
-The network's layers have the names of the reference's modules, so each variable finds its tensor by name. Every tensor
-is used once; what is missing, superfluous or of another shape is an error that names it.
+Each published name has a `Target`, which puts the tensor into the network. Every tensor is used once; what is missing,
+superfluous or of another shape is an error that names it.
 """
 
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
 
 import keras
 import numpy as np
@@ -23,20 +26,53 @@ log = logging.getLogger(__name__)
 ENDINGS = (".pth", ".pt", ".tar", ".safetensors", ".npz")
 
 
+@dataclass(frozen=True)
+class Target:
+    """Where a tensor of a file goes.
+
+    Parameters
+    ----------
+    shape
+        The tensor's shape in the file; None stands for a side of any length.
+    assign
+        Puts the tensor, whose shape has been checked, into the network. It may raise `WeightsError`.
+    required
+        Whether a file must have the tensor. One that is not required is used only if it has the right shape.
+    """
+
+    shape: tuple[int | None, ...]
+    assign: Callable[[np.ndarray], object]
+    required: bool = True
+
+    @classmethod
+    def of(cls, variable: keras.Variable, axes: Sequence[int]) -> Self:
+        """Return the target of a tensor that is the variable, except for the order of its axes.
+
+        `axes` are the tensor's axes in the order of the variable's.
+        """
+        shape = tuple(variable.shape[list(axes).index(axis)] for axis in range(len(axes)))
+        return cls(shape, lambda tensor: variable.assign(tensor.transpose(axes)))
+
+
 def load_tensors(
     network: keras.Model,
     path: Path,
+    targets: Mapping[str, Target],
     not_used: Sequence[str] = (),
     hint: Callable[[Mapping[str, Shape]], str] = lambda shapes: "",
 ) -> None:
     """Load a file of named tensors, or a file that Keras saved of this network.
 
+    If all names in the file have the same beginning before the wanted ones, such as "model.", it is removed.
+
     Parameters
     ----------
     network
-        A network whose layers have the reference's names.
+        The network whose variables the targets hold.
     path
         .pth, .pt, .tar (as `torch.save` writes them), .safetensors or .npz; other files are read as Keras's own.
+    targets
+        The published name of every tensor, and where it goes.
     not_used
         Beginnings of the names of tensors that the network does without, such as those of the classifier. Counters of
         batches are never used.
@@ -51,19 +87,18 @@ def load_tensors(
     if path.suffix not in ENDINGS:
         load_weights(network, path)
         return
-    tensors = read(path)
-    variables = reference_tensors(network)
-    unused = [name for name in tensors if name.startswith(tuple(not_used)) or name.endswith(".num_batches_tracked")]
-    expected = {
-        name: tuple(variable.shape[axes.index(axis)] for axis in range(len(axes)))
-        for name, (variable, axes) in variables.items()
-    }
+    tensors = _without_prefix(read(path), targets, path.name)
+    absent = {name for name, target in targets.items() if not target.required and not _fits(target, tensors.get(name))}
+    never = (*not_used, *(name for name in tensors if name.endswith(".num_batches_tracked")))
+    unused = [name for name in tensors if name in absent or (name not in targets and name.startswith(never))]
     given = {name: each.shape for name, each in tensors.items() if name not in unused}
-    if faults := differences(expected, given):
+    wanted = {name: _shape(target, given.get(name)) for name, target in targets.items() if name not in absent}
+    if faults := differences(wanted, given):
         raise WeightsError(f"{faults}{hint(given)}")
-    for name, (variable, axes) in variables.items():
-        variable.assign(tensors[name].transpose(axes))
-    log.info("%s: %d tensors loaded; not used: %s", path.name, len(variables), ", ".join(unused) or "none")
+    for name in given:
+        targets[name].assign(tensors[name])
+    others = ", ".join(f"{name} {tensors[name].shape}" for name in unused)
+    log.info("%s: %d tensors loaded; not used: %s", path.name, len(given), others or "none")
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
@@ -76,16 +111,73 @@ def read(path: Path) -> dict[str, np.ndarray]:
         raise WeightsError(f"the file cannot be read ({error})") from error
 
 
-def reference_tensors(network: keras.Model) -> dict[str, tuple[keras.Variable, tuple[int, ...]]]:
-    """Map the reference's name of every tensor to our variable and PyTorch's axes in the order of the variable's."""
-    found: dict[str, tuple[keras.Variable, tuple[int, ...]]] = {}
+def published_config(path: Path) -> dict[str, Any]:
+    """Read the config.json beside a weights file, as timm publishes it; {} if there is none or it is not timm's.
+
+    Its values of interest are "architecture", and "mean" and "std" of the input, at the top or in "pretrained_cfg".
+    """
+    try:
+        content = json.loads((path.parent / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) and "architecture" in content else {}
+
+
+def reference_targets(network: keras.Model) -> dict[str, Target]:
+    """Return the targets of a network whose layers have the names of the reference's modules."""
+    found: dict[str, Target] = {}
     for layer in network.layers:
-        if isinstance(layer, layers.BatchNormalization):
-            statistics = {"running_mean": layer.moving_mean, "running_var": layer.moving_variance}
-            for name, variable in {"weight": layer.gamma, "bias": layer.beta, **statistics}.items():
-                found[f"{layer.name}.{name}"] = variable, (0,)
-        elif isinstance(layer, layers.DepthwiseConv2D):  # (channels, 1, height, width) in PyTorch
-            found[f"{layer.name}.weight"] = layer.kernel, (2, 3, 0, 1)
-        elif isinstance(layer, layers.Conv2D):  # (out, in, height, width) in PyTorch
-            found[f"{layer.name}.weight"] = layer.kernel, (2, 3, 1, 0)
+        found |= layer_targets(layer, layer.name)
     return found
+
+
+def layer_targets(layer: layers.Layer, name: str) -> dict[str, Target]:
+    """Return the targets of one layer, which the reference calls `name`; {} if it has no weights of a known kind."""
+    found: dict[str, Target] = {}
+    if isinstance(layer, layers.BatchNormalization | layers.LayerNormalization):
+        found[f"{name}.weight"] = Target.of(layer.gamma, [0])
+    if isinstance(layer, layers.BatchNormalization):
+        found[f"{name}.running_mean"] = Target.of(layer.moving_mean, [0])
+        found[f"{name}.running_var"] = Target.of(layer.moving_variance, [0])
+    if isinstance(layer, layers.DepthwiseConv2D):  # (channels, 1, height, width) in PyTorch
+        found[f"{name}.weight"] = Target.of(layer.kernel, [2, 3, 0, 1])
+    elif isinstance(layer, layers.Conv2D):  # (out, in, height, width) in PyTorch
+        found[f"{name}.weight"] = Target.of(layer.kernel, [2, 3, 1, 0])
+    elif isinstance(layer, layers.Dense):  # (out, in) in PyTorch
+        found[f"{name}.weight"] = Target.of(layer.kernel, [1, 0])
+    # Normalisation layers call it beta; a convolution without one has the bias None.
+    bias = getattr(layer, "beta", None) if hasattr(layer, "beta") else getattr(layer, "bias", None)
+    if found and bias is not None:
+        found[f"{name}.bias"] = Target.of(bias, [0])
+    return found
+
+
+def _without_prefix(tensors: dict[str, np.ndarray], targets: Mapping[str, Target], file: str) -> dict[str, np.ndarray]:
+    """Remove what all wanted names begin with in the file; tensors with another beginning are other networks'."""
+    wanted = [name for name, target in targets.items() if target.required]
+    if not wanted or all(name in tensors for name in wanted):
+        return tensors
+    first = wanted[0]
+    prefixes = [name.removesuffix(first) for name in tensors if name.endswith(f".{first}")]
+    prefixes = [prefix for prefix in prefixes if all(prefix + name in tensors for name in wanted)]
+    if len(prefixes) > 1:
+        raise WeightsError(
+            f"it holds {len(prefixes)} networks, {', '.join(prefixes)}: write the one that you want alone"
+        )
+    if not prefixes:
+        return tensors
+    under = {name.removeprefix(prefixes[0]): each for name, each in tensors.items() if name.startswith(prefixes[0])}
+    outside = len(tensors) - len(under)
+    log.info("%s: the names begin with %s; %d tensors with other names are not used", file, prefixes[0], outside)
+    return under
+
+
+def _shape(target: Target, found: Shape | None) -> Shape:
+    """Return the shape that a target asks for; sides of any length are taken from the tensor found, or are 0."""
+    sides = found if found is not None and len(found) == len(target.shape) else (0,) * len(target.shape)
+    return tuple(other if side is None else side for side, other in zip(target.shape, sides, strict=True))
+
+
+def _fits(target: Target, tensor: np.ndarray | None) -> bool:
+    """Whether the tensor exists and has the target's shape."""
+    return tensor is not None and tensor.shape == _shape(target, tensor.shape)

@@ -27,7 +27,7 @@ import keras
 from keras import KerasTensor, layers, ops
 
 from rsna_nb.backbones.scaling import three_channels
-from rsna_nb.backbones.tensors import load_tensors
+from rsna_nb.backbones.tensors import load_tensors, reference_targets
 from rsna_nb.backbones.weights import Shape
 
 
@@ -87,7 +87,8 @@ def build(size: str, height: int, width: int, weights: str | None, synchronized:
     x = blocks.c2psa(x, "model.9", scale.repeats)
     network = keras.Model(image, blocks.conv(x, "model.10.conv", HEAD_CHANNELS), name="backbone")
     if weights:
-        load_tensors(network, Path(weights), ["model.10.linear."], partial(_hint, f"yolo11{size}"))
+        hint = partial(_hint, f"yolo11{size}")
+        load_tensors(network, Path(weights), reference_targets(network), ["model.10.linear."], hint)
     return network
 
 
