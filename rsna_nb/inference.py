@@ -120,7 +120,7 @@ def score_prepared(runs: Sequence[Run], files: Sequence[str]) -> pd.DataFrame:
     scores = []
     for start in tqdm(range(0, len(files), size), "scoring", unit=" batches", mininterval=1):
         grey = [cv2.imread(file, cv2.IMREAD_GRAYSCALE) for file in files[start : start + size]]
-        images = np.stack(grey)[..., np.newaxis].astype(np.float32) / 255
+        images = np.array(grey)[..., np.newaxis].astype(np.float32) / 255
         scores.append(np.stack([score(model, images) for model in models.values()], axis=1))
     return pd.DataFrame(np.concatenate(scores), columns=list(models))
 

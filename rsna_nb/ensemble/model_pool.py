@@ -150,7 +150,7 @@ def gather(runs: Sequence[Run]) -> ModelPool:
         known[run.config.fold] = run
     members = {_name(folds): [run for _, run in sorted(folds.items())] for folds in by_member.values()}
     tables = {run.id: _held_out(run).assign(run=run.id, fold=run.config.fold) for run in runs}
-    (first, rows), *others = ((name, _rows([tables[run.id] for run in own])) for name, own in members.items())
+    (first, rows), *others = ((name, _rows({run.id: tables[run.id] for run in own})) for name, own in members.items())
     # Comparing each with the first suffices: those that agree with it agree with each other.
     for name, other in others:
         _check_same_split(rows, f"run {first}", other, f"run {name}")
@@ -176,12 +176,12 @@ def _name(folds: Mapping[int, Run]) -> str:
     return first if len(folds) == 1 else f"{len(folds)} folds of {first}"
 
 
-def _rows(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """A row per image of a member: validation images with their run and fold, test images once.
+def _rows(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """A row per image of a member, from the tables of its runs: validation images with their fold, test images once.
 
     `MetricsError` if a woman is in the validation of two folds, or the folds have different test women.
     """
-    everything = pd.concat(tables)
+    everything = pd.concat(tables.values())
     validation = everything[everything["split"] == "validation"]
     # The model that scores a woman in two folds was trained on her.
     women = validation.groupby("patient_id")["run"].unique()
@@ -191,10 +191,9 @@ def _rows(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
             f"{len(several)} women are in the validation of two folds, first patient_id {several.index[0]} in runs "
             f"{' and '.join(several.iloc[0])}: the folds are not of the same table"
         )
-    test, *others = (table[table["split"] == "test"] for table in tables)
-    names = [f"run {table['run'].iloc[0]}" for table in tables]
-    for name, other in zip(names[1:], others, strict=True):
-        on_the_same_images(test, names[0], other, name)
+    (first, test), *others = ((name, table[table["split"] == "test"]) for name, table in tables.items())
+    for name, other in others:
+        on_the_same_images(test, f"run {first}", other, f"run {name}")
     # All runs scored the test women, so their rows name no single run or fold.
     return pd.concat([validation, test.assign(run="", fold=np.nan)], ignore_index=True)
 
