@@ -43,7 +43,7 @@ def random_tensors(seed: int) -> Tensors:
 def _random(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     scale = 0.3 if len(shape) < 2 else (np.prod(shape[1:])) ** -0.5
     values = rng.normal(0, scale, shape)
-    return (values + (name.endswith("norm.weight") or len(shape) == 1 and "gamma" in name)).astype(np.float32)
+    return (values + (name.endswith("norm.weight") or "gamma" in name)).astype(np.float32)
 
 
 def write_fold(path: Path, seed: int) -> Path:

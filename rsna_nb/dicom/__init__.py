@@ -9,13 +9,14 @@ raster.py does, and raises `UnreadableError`.
 from rsna_nb.dicom import headers, preprocessing_steps
 from rsna_nb.dicom.crop import Placement, placement, shape_of
 from rsna_nb.dicom.errors import DicomError
+from rsna_nb.dicom.identity import header_names
 from rsna_nb.dicom.notes import NOTES
 from rsna_nb.dicom.preprocessing_steps import Step, reading_steps
 from rsna_nb.dicom.reader import Box, Reading, read, read_mammogram
 
 # fmt: off
 __all__ = [
-    "NOTES", "Box", "DicomError", "Placement", "Reading", "Step", "headers", "placement", "preprocessing_steps", "read",
-    "read_mammogram", "reading_steps", "shape_of",
+    "NOTES", "Box", "DicomError", "Placement", "Reading", "Step", "header_names", "headers", "placement",
+    "preprocessing_steps", "read", "read_mammogram", "reading_steps", "shape_of",
 ]
 # fmt: on
