@@ -23,10 +23,9 @@ def small_convnext(**options: object) -> keras.Model:
     return ConvNeXt(DEPTHS, WIDTHS, drop_path_rate=0.0, name="convnext_small", **given)
 
 
-@pytest.fixture
-def small_winner(monkeypatch: pytest.MonkeyPatch) -> None:
+def make_small(patch: pytest.MonkeyPatch) -> None:
     """Make the backbone convnextsmall a network of seconds."""
-    monkeypatch.setattr(keras.applications, "ConvNeXtSmall", small_convnext)
+    patch.setattr(keras.applications, "ConvNeXtSmall", small_convnext)
 
 
 def random_tensors(seed: int) -> Tensors:
