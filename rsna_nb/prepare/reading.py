@@ -6,7 +6,6 @@ from functools import partial
 import cv2
 import numpy as np
 
-from rsna_nb.config import ImageRecipe
 from rsna_nb.dicom import DicomError, read_mammogram
 from rsna_nb.prepare.tasks import to_8_bits
 from rsna_nb.system import workers
@@ -14,9 +13,7 @@ from rsna_nb.system import workers
 MAX_HERE = 32  # up to this many files are read in this process: starting others takes longer
 
 
-def read_pictures(
-    paths: Sequence[str], shape: tuple[int, int], recipe: ImageRecipe | None = None
-) -> Iterator[tuple[int, np.ndarray | str]]:
+def read_pictures(paths: Sequence[str], shape: tuple[int, int]) -> Iterator[tuple[int, np.ndarray | str]]:
     """Read files, in worker processes if there are more than `MAX_HERE`.
 
     Parameters

@@ -19,7 +19,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from rsna_nb.config import ImageRecipe
 from rsna_nb.dicom import shape_of
 from rsna_nb.prepare import ledger as ledgers
 from rsna_nb.prepare.ledger import COLUMNS, Ledger
@@ -34,9 +33,7 @@ RECIPE = 3  # version of the pixels: raise it when a file gives other pixels, so
 BYTES_PER_PIXEL = 0.3  # in a PNG, with a reserve: mammograms take 0.22 (58 KiB for 512 x 512)
 
 
-def store_path(
-    store_dir: str | Path, data_dir: str | Path, img_size: int | Sequence[int], recipe: ImageRecipe | None = None
-) -> Path:
+def store_path(store_dir: str | Path, data_dir: str | Path, img_size: int | Sequence[int]) -> Path:
     """Return the folder of a store. Each data folder, size and recipe has its own.
 
     The name ends with a hash of all three, so that two data folders of the same name do not share a store.
@@ -54,7 +51,6 @@ def prepare_images(
     img_size: int | Sequence[int],
     executor: Executor | None = None,
     work: Work | None = None,
-    recipe: ImageRecipe | None = None,
 ) -> pd.DataFrame:
     """Read every image of a table into the store. Images that it already holds, unchanged, are not read again.
 
