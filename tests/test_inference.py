@@ -48,7 +48,7 @@ def test_several_runs_score_as_each_alone_and_read_a_file_once_for_each_size(run
     shutil.copytree(run.path, same_size.path)
     sizes = []
 
-    def read(path: str, shape: tuple[int, int]) -> np.ndarray:
+    def read(path: str, shape: tuple[int, int], recipe: object = None) -> np.ndarray:
         sizes.append(shape)
         return read_mammogram(path, shape)
 

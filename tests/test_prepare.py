@@ -333,8 +333,8 @@ def test_files_with_a_note_are_left_out_where_the_setting_names_it(generated, st
     first = table["image_id"].iloc[0]
     prepared = data.prepare_images
 
-    def noted(*arguments):
-        ledger = prepared(*arguments)
+    def noted(*arguments, **options):
+        ledger = prepared(*arguments, **options)
         return ledger.assign(notes=ledger["image_id"].map(lambda image: "side; turned" if image == first else ""))
 
     monkeypatch.setattr(data, "prepare_images", noted)

@@ -16,7 +16,7 @@ def test_a_file_that_crashes_its_process_costs_no_other_file(monkeypatch):
     assert len(found) == reading.MAX_HERE
 
 
-def read_or_die(file: tuple[int, str], shape: tuple[int, int]) -> np.ndarray:
+def read_or_die(file: tuple[int, str], shape: tuple[int, int], recipe: None) -> np.ndarray:
     if file[1] == "die":
         os.kill(os.getpid(), signal.SIGSEGV)
     return np.ones(shape)

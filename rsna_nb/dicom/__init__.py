@@ -3,20 +3,21 @@
 `read_mammogram` returns the image; `read` also says how the file was read. `reading_steps` returns the intermediate
 images, and `headers` describes many DICOM files without reading their pixels. The first bytes of a file decide whether
 it is read as DICOM, PNG, JPEG, TIFF or PGM (source.py). A reader of another format decodes into a `Pyramid`, as
-raster.py does, and raises `UnreadableError`.
+raster.py does, and raises `UnreadableError`. first_place.py makes the image in another way.
 """
 
 from rsna_nb.dicom import headers, preprocessing_steps
 from rsna_nb.dicom.crop import Placement, placement, shape_of
-from rsna_nb.dicom.errors import DicomError
+from rsna_nb.dicom.errors import DetectorError, DicomError
 from rsna_nb.dicom.identity import header_names
 from rsna_nb.dicom.notes import NOTES
 from rsna_nb.dicom.preprocessing_steps import Step, reading_steps
-from rsna_nb.dicom.reader import Box, Reading, read, read_mammogram
+from rsna_nb.dicom.reader import read, read_mammogram, reader_of
+from rsna_nb.dicom.reading import Box, Reading
 
 # fmt: off
 __all__ = [
-    "NOTES", "Box", "DicomError", "Placement", "Reading", "Step", "header_names", "headers", "placement",
-    "preprocessing_steps", "read", "read_mammogram", "reading_steps", "shape_of",
+    "NOTES", "Box", "DetectorError", "DicomError", "Placement", "Reading", "Step", "header_names", "headers", "placement",
+    "preprocessing_steps", "read", "read_mammogram", "reader_of", "reading_steps", "shape_of",
 ]
 # fmt: on

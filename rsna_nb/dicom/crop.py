@@ -6,6 +6,7 @@ Images are float32 (height, width) in 0-1, air dark and tissue bright.
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import floor
 
 import cv2
 import numpy as np
@@ -240,17 +241,19 @@ class Placement:
     scale: float
 
 
-def placement(box: tuple[int, int], shape: tuple[int, int], aspect: float = 1.0) -> Placement:
+def placement(box: tuple[int, int], shape: tuple[int, int], aspect: float = 1.0, rounded: bool = True) -> Placement:
     """Return where `fit` puts an image of size `box` (height, width) in one of `shape`.
 
-    `aspect` is the height of a pixel of the box divided by its width.
+    `aspect` is the height of a pixel of the box divided by its width. Sides are rounded, or rounded down if `rounded`
+    is False.
 
     >>> placement((200, 100), (64, 64))
     Placement(top=0, left=16, height=64, width=32, scale=0.32)
     """
     sides = aspect * box[0], box[1]
     scale = min(shape[0] / sides[0], shape[1] / sides[1])
-    height, width = (min(side, max(1, round(own * scale))) for own, side in zip(sides, shape, strict=True))
+    whole = round if rounded else floor
+    height, width = (min(side, max(1, whole(own * scale))) for own, side in zip(sides, shape, strict=True))
     return Placement((shape[0] - height) // 2, (shape[1] - width) // 2, height, width, scale)
 
 

@@ -1,4 +1,4 @@
-"""The two errors of reading: what is wrong with a file's content, and which file it is."""
+"""The errors of reading: what is wrong with a file's content, which file it is, and a detector that cannot be used."""
 
 from pathlib import Path
 
@@ -24,6 +24,10 @@ class DicomError(ValueError):
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"
+
+
+class DetectorError(RuntimeError):
+    """The file of a breast detector is missing or damaged, or holds another network."""
 
 
 def without_text(reason: str) -> str:

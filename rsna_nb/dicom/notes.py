@@ -18,5 +18,7 @@ NOTES = {
     "aspect": "the header says that pixels are not square; the column aspect is 1 if it is implausible and not used",
     "window": "a VOI LUT or window of the header cannot be used; the column window says what replaces it",
     "hot pixels": "a few pixels are far outside the range of the others and were not used to set the window",
+    "otsu": 'reading "rsna-first-place": the breast detector found no breast, so Otsu\'s threshold made the crop',
+    "whole frame": 'reading "rsna-first-place": no breast was found, so the whole frame was kept',
 }
 """Note -> what it means. The ledger joins several notes of a file with "; "."""

@@ -9,80 +9,38 @@ are (rows, columns).
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import log2
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import pydicom
 from pydicom.errors import BytesLengthException
 
+from rsna_nb.dicom import first_place
 from rsna_nb.dicom.crop import Breast, find_breast, fit, placement, shape_of
 from rsna_nb.dicom.errors import DicomError, UnreadableError
 from rsna_nb.dicom.polarity import Air, declares_inverted, find_air
 from rsna_nb.dicom.purpose import purpose_of
 from rsna_nb.dicom.pyramid import Pyramid, level_for, stored_range
+from rsna_nb.dicom.reading import Box, Reading
 from rsna_nb.dicom.ready import is_ready
 from rsna_nb.dicom.source import Frame, open_frame
 from rsna_nb.dicom.voi import Voi, declared_voi, modality_values, padding_mask, percentile_voi, range_voi, to_brightness
+
+if TYPE_CHECKING:
+    from rsna_nb.config import ImageRecipe  # its import takes half a second, for which worker processes have no use
 
 SEARCH_SIDE = 200  # the longer side of the image that is searched for the breast has 200 to 399 pixels
 SMALLEST_SIDE = 24  # pixels of the file
 SMALLEST_SHARE = 0.005  # of the frame: half of that of the smallest breast in the tests
 
-Box = tuple[int, int, int, int]  # x_min, y_min, x_max, y_max in pixels; the last column and row are x_max-1, y_max-1
 
-
-@dataclass(frozen=True)
-class Reading:
-    """An image and how it was made.
-
-    Attributes
-    ----------
-    picture
-        float32 (height, width) in 0-1.
-    transfer_syntax, photometric
-        Name of the file's transfer syntax, or for instance "PNG, 16 bits", and its PhotometricInterpretation.
-    window
-        The VOI transformation that was applied, such as "LINEAR 2048 4096" (center and width), or "levels 0 255" for
-        the levels of a picture of 8 bits.
-    bits
-        Bits of the stored range: BitsStored, or more if a pixel exceeds it.
-    rows, columns
-        Size of the file's frame in pixels.
-    level
-        The image was made from the frame at 1/2^level of its size.
-    crop
-        The breast's bounding box in pixels of the full frame.
-    format
-        What the file is: "DICOM", "PNG", "JPEG", "TIFF" or "PGM".
-    aspect
-        Height of a pixel divided by its width. Where it is not 1, the image has been resampled to square pixels.
-    laterality, view
-        Of the header: "L", "R" or "", and a view such as "MLO" or "". All later steps use the table's.
-    notes
-        What is odd about the file, in the words of `NOTES`.
-    """
-
-    picture: np.ndarray
-    transfer_syntax: str
-    photometric: str
-    window: str
-    bits: int
-    rows: int
-    columns: int
-    level: int
-    crop: Box
-    format: str = "DICOM"
-    aspect: float = 1.0
-    laterality: str = ""
-    view: str = ""
-    notes: tuple[str, ...] = ()
-
-
-def read_mammogram(path: str | Path, img_size: int | Sequence[int]) -> np.ndarray:
+def read_mammogram(path: str | Path, img_size: int | Sequence[int], recipe: "ImageRecipe | None" = None) -> np.ndarray:
     """Read the mammogram in a file, cropped to the breast and fitted into `img_size`.
 
     Parameters
@@ -92,6 +50,9 @@ def read_mammogram(path: str | Path, img_size: int | Sequence[int]) -> np.ndarra
         lossless, JPEG-LS or JPEG 2000), PNG, JPEG, TIFF or PGM.
     img_size
         Side of a square, or (height, width), in pixels.
+    recipe
+        How the file becomes an image; None is "breast", our own way. What follows holds for that one; for
+        "rsna-first-place" see first_place.py.
 
     Returns
     -------
@@ -103,7 +64,9 @@ def read_mammogram(path: str | Path, img_size: int | Sequence[int]) -> np.ndarra
     DicomError
         If the file is not a readable mammogram. It has the file's `path` and the `reason`.
     ValueError
-        If `img_size` is not one or two positive whole numbers.
+        If `img_size` is not one or two positive whole numbers, or if the recipe is not known.
+    DetectorError
+        If the recipe names a breast detector that cannot be used.
 
     Examples
     --------
@@ -118,21 +81,16 @@ def read_mammogram(path: str | Path, img_size: int | Sequence[int]) -> np.ndarra
     Traceback (most recent call last):
     rsna_nb.dicom.errors.DicomError: nowhere.dcm: the file is missing
     """
-    return read(path, img_size).picture
+    return read(path, img_size, recipe).picture
 
 
-def read(path: str | Path, img_size: int | Sequence[int]) -> Reading:
+def read(path: str | Path, img_size: int | Sequence[int], recipe: "ImageRecipe | None" = None) -> Reading:
     """Read a mammogram as `read_mammogram` does; return the image and how it was made."""
-    shape = shape_of(img_size)
+    shape, read_open = shape_of(img_size), reader_of(recipe)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom warns of unusual values, which the code below checks itself
         try:
-            frame = open_frame(path)
-            if is_ready(frame, shape):
-                return _decoded(frame)
-            reading = read_frame(frame.pyramid, frame.dataset, frame.syntax, shape)
-            window, notes = frame.window or reading.window, (*reading.notes, *frame.notes)
-            return replace(reading, format=frame.format, window=window, notes=notes)
+            return read_open(open_frame(path), shape)
         except UnreadableError as error:
             raise DicomError(path, str(error)) from error
         except MemoryError as error:  # a damaged length can ask for 4 GiB
@@ -141,6 +99,32 @@ def read(path: str | Path, img_size: int | Sequence[int]) -> Reading:
             raise DicomError(path, f"cannot be read: {error}") from error
         except Exception as error:
             raise DicomError(path, f"unexpected error: {type(error).__name__}: {error}") from error
+
+
+def reader_of(recipe: "ImageRecipe | None") -> Callable[[Frame, tuple[int, int]], Reading]:
+    """Return what makes an image of (height, width) from an open file by a recipe.
+
+    Raises
+    ------
+    DetectorError
+        If the recipe's breast detector cannot be used.
+    ValueError
+        If there is no such recipe.
+    """
+    if recipe is None or recipe.name == "breast":
+        return _read_breast
+    if recipe.name == first_place.NAME:
+        return partial(first_place.read_frame, detector=first_place.detector_of(recipe))
+    raise ValueError(f"there is no way {recipe.name!r} to make images: it must be breast or {first_place.NAME}")
+
+
+def _read_breast(frame: Frame, shape: tuple[int, int]) -> Reading:
+    """Read an open file in our own way."""
+    if is_ready(frame, shape):
+        return _decoded(frame)
+    reading = read_frame(frame.pyramid, frame.dataset, frame.syntax, shape)
+    window, notes = frame.window or reading.window, (*reading.notes, *frame.notes)
+    return replace(reading, format=frame.format, window=window, notes=notes)
 
 
 def _decoded(frame: Frame) -> Reading:

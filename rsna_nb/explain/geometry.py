@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from rsna_nb.config import ImageRecipe
 from rsna_nb.dicom import Box, Placement, Reading, placement
 from rsna_nb.prepare import Record
 
@@ -39,14 +40,19 @@ class Geometry:
     columns: int
 
     @classmethod
-    def of(cls, found: Reading | Record, shape: tuple[int, int]) -> "Geometry":
-        """The geometry of an image of `shape`, from its reading or from its row in a store's ledger."""
+    def of(cls, found: Reading | Record, shape: tuple[int, int], recipe: ImageRecipe | None = None) -> "Geometry":
+        """The geometry of an image of `shape`, from its reading or from its row in a store's ledger.
+
+        `recipe` is the one that made the image; None is "breast". The others round the crop's size down.
+        """
         crop = [int(side) for side in found.crop.split()] if isinstance(found, Record) else found.crop
         x_min, y_min, x_max, y_max = crop
         pixel = 2**found.level  # each level of the file's pyramid halves it
         width, height = -(-(x_max - x_min) // pixel), -(-(y_max - y_min) // pixel)
         box = (x_min, y_min, x_min + width * pixel, y_min + height * pixel)
-        return cls(box, placement((height, width), shape, found.aspect), shape, found.rows, found.columns)
+        rounded = recipe is None or recipe.name == "breast"
+        inner = placement((height, width), shape, found.aspect, rounded)
+        return cls(box, inner, shape, found.rows, found.columns)
 
     @property
     def scale(self) -> np.ndarray:

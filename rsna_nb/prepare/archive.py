@@ -24,7 +24,8 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from rsna_nb.config import ConfigError, RunConfig, resolve
+from rsna_nb.config import ConfigError, ImageRecipe, RunConfig, resolve
+from rsna_nb.dicom import DetectorError
 from rsna_nb.metadata import ARCHIVED, KaggleError, MetadataError, kaggle, load_metadata
 from rsna_nb.prepare.ledger import Record
 from rsna_nb.prepare.remote import ArchiveError, RemoteFile
@@ -147,7 +148,11 @@ def prepare_member(task: Task, archive: Archive) -> Record:
 
 
 def prepare_archive(
-    location: str | Path, data_dir: str | Path, img_size: int | Sequence[int], store_dir: str | Path
+    location: str | Path,
+    data_dir: str | Path,
+    img_size: int | Sequence[int],
+    store_dir: str | Path,
+    recipe: ImageRecipe | None = None,
 ) -> pd.DataFrame:
     """Prepare all training images of a data set from its archive.
 
@@ -161,6 +166,8 @@ def prepare_archive(
         Side of a square, or (height, width), in pixels.
     store_dir
         The folder of all stores, as for `prepare_images`.
+    recipe
+        How a file becomes an image, as for `prepare_images`.
 
     Returns
     -------
@@ -170,8 +177,8 @@ def prepare_archive(
     ------
     ArchiveError
         If the archive cannot be read or lacks all images of its table.
-    KaggleError, MetadataError, PrepareError
-        If Kaggle refuses, the table has faults, or the store cannot be made.
+    DetectorError, KaggleError, MetadataError, PrepareError
+        If the breast detector cannot be used, Kaggle refuses, the table has faults, or the store cannot be made.
     """
     is_of_kaggle = str(location) == f"{kaggle.PREFIX}competition"
     archive = Archive(kaggle.archive_url() if is_of_kaggle else str(location), resolve(data_dir))
@@ -189,7 +196,7 @@ def prepare_archive(
     _unpack_test_images(archive)
     order = paths.map({path: member.header_offset for path, member in members.items()}).argsort()  # as a disk has them
     work = functools.partial(prepare_member, archive=archive)
-    return prepare_images(table.iloc[order], archive.data_dir, resolve(store_dir), img_size, work=work)
+    return prepare_images(table.iloc[order], archive.data_dir, resolve(store_dir), img_size, work=work, recipe=recipe)
 
 
 def _unpack_test_images(archive: Archive) -> None:
@@ -216,13 +223,21 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("data_dir", help="folder for the tables: the data_dir to train with")
     parser.add_argument("--img-size", type=int, nargs="+", default=[512], help="side, or height and width, in pixels")
     parser.add_argument("--store-dir", default=RunConfig().store_dir, help="folder of the prepared images")
+    parser.add_argument("--reading", default=RunConfig().reading, help="how a file becomes an image, as in training")
+    parser.add_argument("--roi-detector", default="", help="breast detector of the reading rsna-first-place")
     given = parser.parse_args(arguments)
     log_to_console()
     img_size = given.img_size if len(given.img_size) > 1 else given.img_size[0]
     try:
-        config = RunConfig(data_dir=given.data_dir, store_dir=given.store_dir, img_size=img_size)
-        prepare_archive(given.archive, config.data_dir, config.img_size, config.store_dir)
-    except (ArchiveError, ConfigError, KaggleError, MetadataError, PrepareError) as error:
+        config = RunConfig(
+            data_dir=given.data_dir,
+            store_dir=given.store_dir,
+            img_size=img_size,
+            reading=given.reading,
+            roi_detector=given.roi_detector,
+        )
+        prepare_archive(given.archive, config.data_dir, config.img_size, config.store_dir, config.image_recipe)
+    except (ArchiveError, ConfigError, DetectorError, KaggleError, MetadataError, PrepareError) as error:
         sys.exit(f"error: {error}")
     log.info("train with data_dir = %s and store_dir = %s", config.data_dir, config.store_dir)
 

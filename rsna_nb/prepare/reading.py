@@ -2,18 +2,24 @@
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
-from rsna_nb.dicom import DicomError, read_mammogram
+from rsna_nb.dicom import DicomError, read_mammogram, reader_of
 from rsna_nb.prepare.tasks import to_8_bits
 from rsna_nb.system import workers
+
+if TYPE_CHECKING:
+    from rsna_nb.config import ImageRecipe
 
 MAX_HERE = 32  # up to this many files are read in this process: starting others takes longer
 
 
-def read_pictures(paths: Sequence[str], shape: tuple[int, int]) -> Iterator[tuple[int, np.ndarray | str]]:
+def read_pictures(
+    paths: Sequence[str], shape: tuple[int, int], recipe: "ImageRecipe | None" = None
+) -> Iterator[tuple[int, np.ndarray | str]]:
     """Read files, in worker processes if there are more than `MAX_HERE`.
 
     Parameters
@@ -22,29 +28,37 @@ def read_pictures(paths: Sequence[str], shape: tuple[int, int]) -> Iterator[tupl
         Files of any format that `dicom.read` takes. One that crashes its worker process does not affect the others.
     shape
         (height, width) of the images.
+    recipe
+        How a file becomes an image; None is "breast".
 
     Yields
     ------
     The position of a file in `paths` and its image, uint8 of `shape`, or the reason why it cannot be read. The
     order is arbitrary.
+
+    Raises
+    ------
+    DetectorError
+        If the recipe's breast detector cannot be used.
     """
+    reader_of(recipe)  # checks the detector once, so that its fault is not that of every file
     files = list(enumerate(paths))
     if len(files) <= MAX_HERE:
-        yield from ((position, _read((position, path), shape)) for position, path in files)
+        yield from ((position, _read((position, path), shape, recipe)) for position, path in files)
         return
-    for (position, _), outcome in workers.run(partial(_read_in_worker, shape=shape), files):
+    for (position, _), outcome in workers.run(partial(_read_in_worker, shape=shape, recipe=recipe), files):
         yield position, outcome.reason if isinstance(outcome, workers.Death) else outcome
 
 
-def _read_in_worker(file: tuple[int, str], shape: tuple[int, int]) -> np.ndarray | str:
+def _read_in_worker(file: tuple[int, str], shape: tuple[int, int], recipe: "ImageRecipe | None") -> np.ndarray | str:
     """Call `_read` in a worker process."""
     cv2.setNumThreads(1)  # the worker processes share the cores
-    return _read(file, shape)
+    return _read(file, shape, recipe)
 
 
-def _read(file: tuple[int, str], shape: tuple[int, int]) -> np.ndarray | str:
+def _read(file: tuple[int, str], shape: tuple[int, int], recipe: "ImageRecipe | None") -> np.ndarray | str:
     """Return the image of one (position, path), or the reason why it cannot be read."""
     try:
-        return to_8_bits(read_mammogram(file[1], shape))
+        return to_8_bits(read_mammogram(file[1], shape, recipe))
     except DicomError as error:
         return error.reason

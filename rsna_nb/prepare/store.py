@@ -1,6 +1,6 @@
 """Every file of a table -> a store of 8-bit PNG images and a ledger.
 
-    store_dir/<data set>-<height>x<width>-<key>/
+    store_dir/<data set>-<height>x<width>[-<recipe>]-<key>/
       ledger.csv                         a row for each file: how it was read, or why it could not be
       images/<patient_id>/<image_id>.png
 
@@ -14,34 +14,52 @@ import shutil
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from rsna_nb.dicom import shape_of
+from rsna_nb.dicom import reader_of, shape_of
 from rsna_nb.prepare import ledger as ledgers
 from rsna_nb.prepare.ledger import COLUMNS, Ledger
 from rsna_nb.prepare.tasks import GONE, PrepareError, Task, Work, compared, fingerprint, run, state
 from rsna_nb.system import locked, remove_parts
+
+if TYPE_CHECKING:
+    from rsna_nb.config import ImageRecipe
 
 log = logging.getLogger(__name__)
 
 KEY = ["patient_id", "image_id"]
 STATED = ["laterality", "view"]  # by the table; a header that contradicts it is noted
 RECIPE = 3  # version of the pixels: raise it when a file gives other pixels, so that old stores are not reused
+OTHER_RECIPES = {"rsna-first-place": 1}  # versions of their pixels
 BYTES_PER_PIXEL = 0.3  # in a PNG, with a reserve: mammograms take 0.22 (58 KiB for 512 x 512)
 
 
-def store_path(store_dir: str | Path, data_dir: str | Path, img_size: int | Sequence[int]) -> Path:
-    """Return the folder of a store. Each data folder, size and recipe has its own.
+def store_path(
+    store_dir: str | Path, data_dir: str | Path, img_size: int | Sequence[int], recipe: "ImageRecipe | None" = None
+) -> Path:
+    """Return the folder of a store. Each data folder, size and recipe has its own; None is the recipe "breast".
 
-    The name ends with a hash of all three, so that two data folders of the same name do not share a store.
+    The name ends with a hash of all three, so that two data folders of the same name do not share a store. Breast
+    detectors of other content make other recipes.
+
+    Raises
+    ------
+    DetectorError
+        If the recipe's breast detector cannot be used.
     """
     data_dir = Path(data_dir).resolve()
     height, width = shape_of(img_size)
-    key = hashlib.sha256(f"{data_dir}|{height}x{width}|{RECIPE}".encode()).hexdigest()[:8]
-    return Path(store_dir) / f"{data_dir.name}-{height}x{width}-{key}"
+    name, version = f"{height}x{width}", f"{RECIPE}"
+    if recipe and recipe.name != "breast":
+        reader_of(recipe)  # checks the detector
+        detector = hashlib.sha256(recipe.detector.read_bytes()).hexdigest() if recipe.detector else ""
+        name, version = f"{name}-{recipe.name}", f"{recipe.name} {OTHER_RECIPES[recipe.name]} {detector}"
+    key = hashlib.sha256(f"{data_dir}|{height}x{width}|{version}".encode()).hexdigest()[:8]
+    return Path(store_dir) / f"{data_dir.name}-{name}-{key}"
 
 
 def prepare_images(
@@ -51,6 +69,7 @@ def prepare_images(
     img_size: int | Sequence[int],
     executor: Executor | None = None,
     work: Work | None = None,
+    recipe: "ImageRecipe | None" = None,
 ) -> pd.DataFrame:
     """Read every image of a table into the store. Images that it already holds, unchanged, are not read again.
 
@@ -69,6 +88,8 @@ def prepare_images(
         None starts a process for each core of this computer, with limits of time and memory for each file.
     work
         What a worker does with a file, `prepare_one` by default. `archive` takes the file out of a zip archive first.
+    recipe
+        How a file becomes an image, `RunConfig.image_recipe`; None is "breast". Another one has its own store.
 
     Returns
     -------
@@ -79,6 +100,8 @@ def prepare_images(
     ------
     PrepareError
         If the disk has too little space, if the executor breaks, or if the table lists an image twice.
+    DetectorError
+        If the recipe's breast detector cannot be used.
 
     Examples
     --------
@@ -92,12 +115,14 @@ def prepare_images(
     >>> ledger["status"].tolist()
     ['ok', 'ok', 'ok', 'ok']
     """
-    store, shape = store_path(store_dir, data_dir, img_size), shape_of(img_size)
+    store, shape = store_path(store_dir, data_dir, img_size, recipe), shape_of(img_size)
+    recipe = recipe if recipe and recipe.name != "breast" else None  # workers then need not import config.py
     _check_unique(metadata)
     with locked(store):  # a second process waits here, and then finds the work done
         ledger = ledgers.read(store)
         rows = metadata.reindex(columns=[*KEY, "path", *STATED], fill_value="").itertuples(index=False)
-        states = {(task := Task(store, shape, *row)): state(ledger.get(task.key), task) for row in rows}
+        wanted = [replace(Task(store, shape, *row), recipe=recipe) for row in rows]
+        states = {task: state(ledger.get(task.key), task) for task in wanted}
         if kept := Counter(states.values())["kept"]:
             log.info("files that are gone, whose prepared images are kept: %d", kept)
         tasks = [task for task, found in states.items() if found == "outdated"]

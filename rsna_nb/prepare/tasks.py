@@ -7,7 +7,7 @@ from concurrent.futures import BrokenExecutor, CancelledError, Executor, as_comp
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import cv2
 import numpy as np
@@ -16,6 +16,9 @@ from tqdm import tqdm
 from rsna_nb.dicom import DicomError, read
 from rsna_nb.prepare.ledger import Record
 from rsna_nb.system import workers, write_whole
+
+if TYPE_CHECKING:
+    from rsna_nb.config import ImageRecipe
 
 FROM_READING = ["format", "transfer_syntax", "photometric", "window", "bits", "rows", "columns", "level", "aspect"]
 CONNECT_SECONDS = 20  # to wait for a Dask scheduler
@@ -38,7 +41,10 @@ def image_file(store: str | Path, patient_id: str, image_id: str) -> Path:
 
 @dataclass(frozen=True)
 class Task:
-    """One file to prepare: everything that a worker needs. `laterality` and `view` are the table's; "" is not known."""
+    """One file to prepare: everything that a worker needs.
+
+    `laterality` and `view` are the table's; "" is not known. A `recipe` of None is "breast".
+    """
 
     store: Path
     shape: tuple[int, int]
@@ -47,6 +53,7 @@ class Task:
     path: str
     laterality: str = ""
     view: str = ""
+    recipe: "ImageRecipe | None" = None
 
     @property
     def key(self) -> tuple[str, str]:
@@ -68,7 +75,7 @@ def prepare_one(task: Task) -> Record:
     record = _new_record(task)  # before reading: a file that changes meanwhile is read again next time
     cv2.setNumThreads(1)  # the worker processes share the cores
     try:
-        reading = read(task.path, task.shape)
+        reading = read(task.path, task.shape, task.recipe)
     except DicomError as error:
         return replace(failed(task, error.reason), milliseconds=_milliseconds_since(started))
     png = cv2.imencode(".png", to_8_bits(reading.picture))[1].tobytes()  # 16 bits would take 2.5 times the space

@@ -66,11 +66,13 @@ def prepare(config: RunConfig, table: pd.DataFrame, data_dir: Path) -> Data:
     ------
     PrepareError
         If more than a tenth of the files is unreadable.
+    DetectorError
+        If the breast detector of the setting `roi_detector` cannot be used.
     SplitError
         If the readable images of a split lack a class, or the same image is in two splits.
     """
     store_dir = resolve(config.store_dir)
-    ledger = prepare_images(table, data_dir, store_dir, config.img_size)
+    ledger = prepare_images(table, data_dir, store_dir, config.img_size, recipe=config.image_recipe)
     failed, noted = ledger["status"] != "ok", has_note(ledger, config.leave_out_notes)
     if failed.mean() > MOST_FAILED:
         first = ledger[failed].iloc[0]
@@ -78,7 +80,7 @@ def prepare(config: RunConfig, table: pd.DataFrame, data_dir: Path) -> Data:
             f"{failed.sum()} of {len(ledger)} images cannot be read, more than {MOST_FAILED:.0%}: the first is "
             f"{first['patient_id']}/{first['image_id']}: {first['error']}"
         )
-    store = store_path(store_dir, data_dir, config.img_size)
+    store = store_path(store_dir, data_dir, config.img_size, config.image_recipe)
     if noted.any():
         log.warning("leave_out_notes %r leaves out %d of %d images", config.leave_out_notes, noted.sum(), len(ledger))
     ledger["used"] = ~failed & ~noted

@@ -1,0 +1,186 @@
+"""One file -> one image as the winner of the RSNA challenge makes it, for detectors that were trained on such images.
+
+The order of the steps, each as in the winner's published code (github.com/dangnh0611/kaggle_rsna_breast_cancer):
+
+1. The whole frame is decoded at full size. Stored values are used as they are, without modality LUT or padding mask.
+2. For the search, the range of the frame becomes 0-255, MONOCHROME1 inverted, and is fitted into 416 x 416 (roi.py).
+3. The stored values are cropped to the box. No mask: labels beside the breast remain.
+4. The first window of the header, LINEAR, LINEAR_EXACT or SIGMOID, maps them to 0-255; without one, their range does.
+   MONOCHROME1 is inverted.
+5. The crop is resized with bilinear interpolation that does not average, placed in the middle, and zeros fill the rest.
+   Fractions of a grey level are cut off.
+
+JPEG 2000 and JPEG Lossless files are decoded on a GPU there, by a library to which center and width are handed over in
+16-bit floating point: 2049 becomes 2048 and 4095 becomes 4096. This is repeated here. Different are: the detector
+computes in 32 bits, not 16; stored values above 32767, which the winner's 16-bit integers turn negative, are kept; a
+frame or a crop of one value is refused, where the winner scores a black image or stops; a window that cannot be used is
+replaced by the range, where the winner's program stops; and pixels that are not square are made square. A file that is
+not DICOM has no window.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from pydicom import Dataset, uid
+
+from rsna_nb.dicom.crop import placement
+from rsna_nb.dicom.elements import first_number
+from rsna_nb.dicom.errors import UnreadableError
+from rsna_nb.dicom.purpose import purpose_of
+from rsna_nb.dicom.reading import Reading
+from rsna_nb.dicom.roi import Region, find_region, load_detector
+from rsna_nb.dicom.source import Frame
+from rsna_nb.dicom.voi import Voi
+from rsna_nb.dicom.yolox import Yolox
+
+if TYPE_CHECKING:
+    from rsna_nb.config import ImageRecipe
+
+NAME = "rsna-first-place"
+HALF_PRECISION = (uid.JPEG2000Lossless, uid.JPEGLosslessSV1)  # transfer syntaxes whose windows are rounded to 16 bits
+
+
+def detector_of(recipe: "ImageRecipe") -> Yolox | None:
+    """Load the recipe's breast detector, None if it names none; `DetectorError` if it cannot be used."""
+    return load_detector(recipe.detector) if recipe.detector else None
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was found in a frame.
+
+    Attributes
+    ----------
+    stored
+        The stored values, integers (rows, columns), at full size.
+    inverted
+        Large values are dark.
+    region
+        The breast.
+    voi
+        The transformation of stored values, here to 0-255.
+    aspect
+        Height of a pixel divided by its width.
+    """
+
+    stored: np.ndarray
+    inverted: bool
+    region: Region
+    voi: Voi
+    aspect: float
+
+    @property
+    def crop(self) -> np.ndarray:
+        """The stored values in the breast's box."""
+        x_min, y_min, x_max, y_max = self.region.box
+        return self.stored[y_min:y_max, x_min:x_max]
+
+    def levels(self, stored: np.ndarray) -> np.ndarray:
+        """Map stored values to float32 grey levels in 0-255, tissue bright."""
+        return _bright(stored, self.voi, self.inverted)
+
+
+def examine(frame: Frame, detector: Yolox | None) -> Findings:
+    """Find the breast in an open file, and the transformation of its stored values.
+
+    Raises
+    ------
+    UnreadableError
+        If the frame or the crop has one value.
+    """
+    stored = frame.pyramid.level(0)
+    inverted = frame.dataset.PhotometricInterpretation == "MONOCHROME1"
+    aspect = purpose_of(frame.dataset).aspect
+    region = find_region(_bright(stored, _range(stored), inverted), detector, aspect)
+    x_min, y_min, x_max, y_max = region.box
+    declared = window_of(frame.dataset) if frame.format == "DICOM" else Voi("none")
+    voi = declared if declared.apply else _range(stored[y_min:y_max, x_min:x_max]).instead_of(declared.name)
+    return Findings(stored, inverted, region, voi, aspect)
+
+
+def _bright(stored: np.ndarray, voi: Voi, inverted: bool) -> np.ndarray:
+    """Map stored values to float32 grey levels in 0-255; `inverted`: large values are dark."""
+    assert voi.apply is not None
+    levels = voi.apply(stored.astype(np.float32))
+    return np.subtract(255, levels, out=levels) if inverted else levels
+
+
+def read_frame(frame: Frame, shape: tuple[int, int], detector: Yolox | None) -> Reading:
+    """Make an image of (height, width) from an open file.
+
+    Returns
+    -------
+    The reading. Its picture is in 0-1 in steps of 1/255, and its level 0, because the frame is read at full size.
+
+    Raises
+    ------
+    UnreadableError
+        If the frame has one value, or if the window leaves nothing of it.
+    """
+    found, purpose = examine(frame, detector), purpose_of(frame.dataset)
+    picture = fitted(found.levels(found.crop), shape, found.aspect)
+    if not picture.max() > 0:
+        raise UnreadableError(f"the image is black: check the header's window ({found.voi.name})")
+    how = {"Otsu": ("otsu",) if detector else (), "whole frame": ("whole frame",)}.get(found.region.found_by, ())
+    notes = (*purpose.notes, *how, *found.voi.notes, *frame.notes)
+    return Reading(
+        picture, frame.syntax, frame.dataset.PhotometricInterpretation, found.voi.name, frame.pyramid.bits,
+        *frame.pyramid.shape, 0, found.region.box, frame.format, found.aspect, purpose.laterality, purpose.view, notes,
+    )  # fmt: skip
+
+
+def fitted(levels: np.ndarray, shape: tuple[int, int], aspect: float = 1.0) -> np.ndarray:
+    """Resize grey levels in 0-255 to `shape`, cut off their fractions, and return them in 0-1, float32.
+
+    `aspect` is the height of a pixel divided by its width.
+    """
+    at = placement((levels.shape[0], levels.shape[1]), shape, aspect, rounded=False)
+    inner = cv2.resize(levels, (at.width, at.height), interpolation=cv2.INTER_LINEAR)
+    picture = np.zeros(shape, np.float32)
+    picture[at.top : at.top + at.height, at.left : at.left + at.width] = np.floor(np.clip(inner, 0, 255))
+    return np.divide(picture, 255, out=picture)
+
+
+def window_of(dataset: Dataset) -> Voi:
+    """Return the header's first window. Without `apply`, its name says which one cannot be used: "none" if none is."""
+    center, width = first_number(dataset, "WindowCenter"), first_number(dataset, "WindowWidth")
+    if center is None or width is None:
+        return Voi("none")
+    if dataset.file_meta.TransferSyntaxUID in HALF_PRECISION and max(abs(center), width) <= np.finfo(np.float16).max:
+        center, width = float(np.float16(center)), float(np.float16(width))
+    function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
+    known = function if function in ("LINEAR", "LINEAR_EXACT", "SIGMOID") else "unknown function"
+    name = f"{known} {center:g} {width:g}"
+    if known != function or width <= (1 if function == "LINEAR" else 0):
+        return Voi(name)
+    if function == "SIGMOID":
+        return Voi(name, lambda values: _sigmoid(values, center, width))
+    shift = (0.5, 1) if function == "LINEAR" else (0, 0)
+    return Voi(name, lambda values: _linear(values, center - shift[0], width - shift[1]))
+
+
+def _range(stored: np.ndarray) -> Voi:
+    """Return the window from the smallest to the largest value."""
+    low, high = int(stored.min()), int(stored.max())
+    if low == high:
+        raise UnreadableError(f"every pixel has the same value, {low}")
+    return Voi(f"min-max {low} {high}", lambda values: (values - np.float32(low)) / np.float32(high - low) * 255)
+
+
+# The constants are computed in 64 bits and the pixels in 32, as the winner does: fractions are cut off later, so a
+# rounding error could change a level.
+def _linear(values: np.ndarray, center: float, width: float) -> np.ndarray:
+    levels = values * np.float32(255 / width)
+    levels += np.float32((0.5 - center / width) * 255)
+    return np.clip(levels, 0, 255, out=levels)
+
+
+def _sigmoid(values: np.ndarray, center: float, width: float) -> np.ndarray:
+    levels = values - np.float32(center)
+    levels *= np.float32(-4 / width)
+    with np.errstate(over="ignore"):  # far below the center the exponential is infinite, and the level 0
+        np.exp(levels, out=levels)
+    levels += 1
+    return np.divide(255, levels, out=levels)
