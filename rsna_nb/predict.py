@@ -231,7 +231,7 @@ def main(arguments: list[str] | None = None) -> None:
         files = image_files(given.paths)
         model = load(given.run, given.runs_dir)
         scores = score_files(model, files, given.flips, given.maps or None)
-    except (ConfigError, FileNotFoundError, MetricsError, RunError) as error:
+    except (ConfigError, dicom.DetectorError, FileNotFoundError, MetricsError, RunError) as error:
         parser.error(str(error))
     for table in scores:
         if len(table):

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 
-from rsna_nb import ensemble, evaluation, inference, training
+from rsna_nb import dicom, ensemble, evaluation, inference, training
 from rsna_nb.backbones import WeightsError
 from rsna_nb.config import ConfigError, RunConfig
+from rsna_nb.dicom.source import open_frame
 from rsna_nb.ensemble import ensemble_gain, submission
 from rsna_nb.evaluation import summary
 from rsna_nb.import_run import __main__ as command
@@ -21,10 +23,16 @@ from rsna_nb.metrics import MetricsError
 from rsna_nb.notebook import Unavailable, UnavailableError
 from rsna_nb.runs import Run, RunError, list_runs
 from tests import winner
+from tests.conftest import REAL_DIR, needs_real_files
 from tests.test_checkpoint import write_zip
+from tests.test_first_place import constant_tensors, literal, literal_otsu
 
 NAME = "rsna-first-place"
 SIZE = (64, 64)
+
+
+def of_size(recipe: recipes.Recipe, size: tuple[int, int]) -> recipes.Recipe:
+    return replace(recipe, settings=dict(recipe.settings) | {"img_size": list(size)})
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +43,10 @@ def module_patch():
 
 @pytest.fixture(scope="module", autouse=True)
 def small_recipe(module_patch) -> None:
-    """The recipe with a network and images of seconds, and our own way to make images."""
+    """The recipe with a network and images of seconds."""
     winner.make_small(module_patch)
     full = recipes.RECIPES[NAME]
-    settings = full.settings | {"img_size": list(SIZE)}
-    module_patch.setitem(recipes.RECIPES, NAME, replace(full, settings=settings))
+    module_patch.setitem(recipes.RECIPES, NAME, of_size(full, SIZE))
 
 
 @pytest.fixture(scope="module")
@@ -149,13 +156,57 @@ def test_an_imported_ensemble_submits_without_any_predictions(imported, generate
         submission.images_of(model, generated, "validation")
 
 
-def test_no_published_threshold_is_taken_for_images_made_in_another_way(files, tmp_path, monkeypatch):
-    theirs = replace(recipes.RECIPES[NAME], settings=recipes.RECIPES[NAME].settings | {"reading": "rsna-first-place"})
-    monkeypatch.setitem(recipes.RECIPES, NAME, theirs)
+def test_no_published_threshold_is_taken_for_images_made_in_another_way(files, tmp_path):
     (run,) = import_detector(files[:1], NAME, reading="breast", runs_dir=tmp_path)
-    assert run.config.run_name == f"{NAME}-breast"
+    assert (run.config.run_name, run.image_recipe.name) == (f"{NAME}-breast", "breast")
     with pytest.raises(submission.SubmissionError, match="set the parameter threshold"):
         submission.threshold_of(ensemble.load(run.id, tmp_path))
+
+
+@pytest.mark.slow
+@needs_real_files
+def test_breasts_of_real_mammograms_are_scored_as_by_a_literal_script_of_the_recipe(tmp_path, monkeypatch):
+    shape = (256, 128)
+    monkeypatch.setitem(recipes.RECIPES, NAME, of_size(recipes.RECIPES[NAME], shape))
+    folds = [winner.write_fold(tmp_path / f"{fold}.pth.tar", 10 + fold) for fold in range(4)]
+    import_detector(folds, NAME, runs_dir=tmp_path / "runs")
+    images = load_metadata(REAL_DIR)
+    images["prediction_id"] = images["patient_id"] + "_" + images["laterality"]
+    model = ensemble.load(NAME, tmp_path / "runs")
+    found = submission.score_breasts(submission.score_images(model, images), 0.5).set_index("prediction_id")["score"]
+    networks = [winner.random_tensors(10 + fold) for fold in range(4)]
+    expected: dict[str, list[float]] = {}
+    for row in images.itertuples():
+        pixels = open_frame(row.path).pyramid.level(0)
+        inverted = pydicom.dcmread(row.path).PhotometricInterpretation == "MONOCHROME1"
+        picture = literal(pixels, literal_otsu(pixels, inverted), Path(row.path), shape).astype(float)
+        score = np.mean([winner.score(tensors, picture) for tensors in networks])
+        expected.setdefault(row.prediction_id, []).append(score)
+    assert found.nunique() == len(found)
+    for name, scores in expected.items():
+        assert found[name] == pytest.approx(np.mean(scores), abs=1e-3)
+
+
+def test_the_breast_detector_becomes_part_of_every_run_and_files_are_still_read_once(
+    files, generated, tmp_path, monkeypatch
+):
+    roi = write_zip(tmp_path / "yolox.pth", {"start_epoch": 1, "model": constant_tensors((52, 104, 208, 390))})
+    runs = import_detector(files, NAME, roi=roi, runs_dir=tmp_path / "runs")
+    assert all(run.image_recipe.detector == run.path / "checkpoints" / "roi.npz" for run in runs)
+    assert runs[0].imported["roi"].keys() == {"yolox.pth"}
+    read = []
+    pictures = inference.read_pictures
+    monkeypatch.setattr(inference, "read_pictures", lambda *given: read.append(given) or pictures(*given))
+    path = load_metadata(generated)["path"].iloc[0]
+    both = inference.predict_by_runs(runs, path)
+    assert len(read) == 1
+    without = inference.predict_by_runs(import_detector(files, NAME, name="otsu", runs_dir=tmp_path / "other"), path)
+    assert both.iloc[0, 1] != without.iloc[0, 1]
+    with pytest.raises(ConfigError, match='roi has no effect with reading "breast"'):
+        import_detector(files, NAME, "breast", roi, runs_dir=tmp_path / "third")
+    with pytest.raises(dicom.DetectorError, match=rf"{files[0].name}: the tensors are not those of a YOLOX"):
+        import_detector(files, NAME, roi=files[0], runs_dir=tmp_path / "third")
+    assert not list((tmp_path / "third").iterdir())
 
 
 def test_labelled_images_become_the_test_women_of_every_fold(scored, generated):

@@ -17,7 +17,7 @@ from rsna_nb.dicom.reading import Box, Reading
 
 # fmt: off
 __all__ = [
-    "NOTES", "Box", "DetectorError", "DicomError", "Placement", "Reading", "Step", "header_names", "headers", "placement",
-    "preprocessing_steps", "read", "read_mammogram", "reader_of", "reading_steps", "shape_of",
+    "NOTES", "Box", "DetectorError", "DicomError", "Placement", "Reading", "Step", "header_names", "headers",
+    "placement", "preprocessing_steps", "read", "read_mammogram", "reader_of", "reading_steps", "shape_of",
 ]
 # fmt: on

@@ -11,6 +11,7 @@ import sys
 from rsna_nb import runs
 from rsna_nb.backbones import WeightsError
 from rsna_nb.config import ConfigError
+from rsna_nb.dicom import DetectorError
 from rsna_nb.import_run.detectors import import_detector
 from rsna_nb.import_run.recipes import RECIPES
 from rsna_nb.import_run.scoring import score_labelled
@@ -51,7 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
         if given.data_dir:
             name = given.score or (made[0].id if len(made) == 1 else made[0].config.run_name.removesuffix("-fold0"))
             score_labelled(name, given.data_dir, given.table, given.runs_dir, given.store_dir, given.other_women)
-    except (ConfigError, KaggleError, MetadataError, PrepareError, RunError, WeightsError) as error:
+    except (ConfigError, DetectorError, KaggleError, MetadataError, PrepareError, RunError, WeightsError) as error:
         sys.exit(f"error: {error}")
 
 

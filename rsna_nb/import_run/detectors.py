@@ -14,7 +14,7 @@ from typing import Any
 
 import keras
 
-from rsna_nb import ensemble, runs
+from rsna_nb import dicom, ensemble, runs
 from rsna_nb.backbones import WeightsError, read_tensors
 from rsna_nb.config import ConfigError, RunConfig, is_folder_name, resolve
 from rsna_nb.import_run.recipes import RECIPES, Recipe
@@ -59,7 +59,9 @@ def import_detector(
     Raises
     ------
     ConfigError
-        For an unknown recipe, or a name that is taken or that a folder cannot have.
+        For an unknown recipe, a name that is taken or that a folder cannot have, or a `roi` that would not be used.
+    DetectorError
+        If the breast detector is another network.
     WeightsError
         If a file cannot be read or is not such a detector; the message names the file.
     RunError
@@ -69,6 +71,8 @@ def import_detector(
         raise ConfigError(f"recipe must be one of {', '.join(RECIPES)}, not {recipe!r}")
     own = RECIPES[recipe]
     reading = reading or own.settings["reading"]
+    if roi and reading == "breast":
+        raise ConfigError('roi has no effect with reading "breast", which finds the breast without a detector')
     name = name or (recipe if reading == own.settings["reading"] else f"{recipe}-{reading}")
     folder = resolve(runs_dir)
     note = _note(recipe, [Path(file) for file in files], reading, Path(roi) if roi else None)
@@ -163,7 +167,17 @@ def _write_run(
     (folder / "checkpoints").mkdir(parents=True)
     model.save(folder / "checkpoints" / "best.keras")
     keras.backend.clear_session()  # else memory grows by a network with each fold
+    config.to_json(folder / "config" / "config.json")
     if detector:
         write_arrays(folder / "checkpoints" / "roi.npz", detector)
-    config.to_json(folder / "config" / "config.json")
+        _check_detector(Run(folder), next(iter(note["roi"])))
     Run(folder).write_json("config/imported.json", {**note, "file": file.name})
+
+
+def _check_detector(run: Run, file: str) -> None:
+    """Raise `dicom.DetectorError`, which names the user's file, unless it holds the network of the run's reading."""
+    recipe = run.image_recipe
+    try:
+        dicom.reader_of(recipe)
+    except dicom.DetectorError as error:
+        raise dicom.DetectorError(str(error).replace(str(recipe.detector), file)) from error
