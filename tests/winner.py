@@ -28,13 +28,12 @@ def make_small(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(keras.applications, "ConvNeXtSmall", small_convnext)
 
 
-def random_tensors(seed: int) -> Tensors:
-    """Tensors of the small ConvNeXt with one output, by timm's names."""
-    network = small_convnext(input_shape=(64, 64, 3))
-    trunk = keras.Model(network.input, network.layers[-1].input, name=network.name)
-    targets = timm_targets(trunk, new_norm(WIDTHS[-1]))
-    shapes = {name: target.shape for name, target in targets.items()}
-    shapes |= {"head.fc.weight": (1, WIDTHS[-1]), "head.fc.bias": (1,)}
+def random_tensors(seed: int, network: keras.Model | None = None) -> Tensors:
+    """Tensors of a ConvNeXt with one output, by timm's names; None is the small one."""
+    network = network or small_convnext(input_shape=(64, 64, 3))
+    trunk, channels = keras.Model(network.input, network.layers[-1].input, name=network.name), network.output.shape[-1]
+    shapes = {name: target.shape for name, target in timm_targets(trunk, new_norm(channels)).items()}
+    shapes |= {"head.fc.weight": (1, channels), "head.fc.bias": (1,)}
     rng = np.random.default_rng(seed)
     return {name: _random(name, shape, rng) for name, shape in shapes.items()}
 
@@ -45,9 +44,9 @@ def _random(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.n
     return (values + (name.endswith("norm.weight") or "gamma" in name)).astype(np.float32)
 
 
-def write_fold(path: Path, seed: int) -> Path:
+def write_fold(path: Path, seed: int, network: keras.Model | None = None) -> Path:
     """A .pth.tar as training left it: other weights beside the averaged ones, every name with "module."."""
-    averaged = {f"module.{name}": tensor for name, tensor in random_tensors(seed).items()}
+    averaged = {f"module.{name}": tensor for name, tensor in random_tensors(seed, network).items()}
     other = {name: tensor + 1 for name, tensor in averaged.items()}
     return write_zip(path, {"epoch": 7, "arch": "convnext", "state_dict": other, "state_dict_ema": averaged})
 
