@@ -210,6 +210,9 @@ def test_the_command_line_checks_its_settings_and_ends_with_one_sentence(archive
         main([str(archive), str(tmp_path / "data"), "--img-size", "17"])
     with pytest.raises(SystemExit, match=r"^error: there is no archive"):
         main([str(tmp_path / "gone.zip"), str(tmp_path / "data")])
+    detector = ["--reading", "rsna-first-place", "--roi-detector", str(tmp_path / "gone.npz")]
+    with pytest.raises(SystemExit, match=r"^error: the breast detector .*gone\.npz cannot be read: the file"):
+        main([str(archive), str(tmp_path / "data"), "--img-size", "64", *detector])
 
 
 def test_the_competition_is_read_from_the_address_that_kaggle_gives(site, unpacked, tmp_path, monkeypatch):

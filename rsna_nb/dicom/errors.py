@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from rsna_nb.notebook import UnavailableError
+
 
 class UnreadableError(ValueError):
     """What is wrong with the content of a file. The message becomes the `reason` of a `DicomError`."""
@@ -26,7 +28,7 @@ class DicomError(ValueError):
         return f"{self.path}: {self.reason}"
 
 
-class DetectorError(RuntimeError):
+class DetectorError(UnavailableError, RuntimeError):
     """The file of a breast detector is missing or damaged, or holds another network."""
 
 

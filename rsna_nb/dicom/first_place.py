@@ -166,11 +166,17 @@ def _range(stored: np.ndarray) -> Voi:
     low, high = int(stored.min()), int(stored.max())
     if low == high:
         raise UnreadableError(f"every pixel has the same value, {low}")
-    return Voi(f"min-max {low} {high}", lambda values: (values - np.float32(low)) / np.float32(high - low) * 255)
+    return Voi(f"min-max {low} {high}", lambda values: _min_max(values, low, high))
 
 
 # The constants are computed in 64 bits and the pixels in 32, as the winner does: fractions are cut off later, so a
-# rounding error could change a level.
+# rounding error could change a level. The arrays are large, hence the work in place.
+def _min_max(values: np.ndarray, low: int, high: int) -> np.ndarray:
+    levels = values - np.float32(low)
+    levels /= np.float32(high - low)
+    return np.multiply(levels, 255, out=levels)
+
+
 def _linear(values: np.ndarray, center: float, width: float) -> np.ndarray:
     levels = values * np.float32(255 / width)
     levels += np.float32((0.5 - center / width) * 255)

@@ -126,9 +126,10 @@ def map_in_file(run: Run, shown: Mapping[str, ExplainedImages]) -> FileMap:
         path = table.set_index(["patient_id", "image_id"])["path"].get((patient_id, image_id))
         if path is None:
             raise UnavailableError(f"{data_folder(run)} has no image {patient_id}/{image_id}")
-        geometry = Geometry.of(dicom.read(path, run.config.image_shape), run.config.image_shape)
+        shape, recipe = run.config.image_shape, run.image_recipe
+        geometry = Geometry.of(dicom.read(path, shape, recipe), shape, recipe)
         # The third step is the whole file, windowed and with bright tissue, before it is cropped.
-        whole = dicom.reading_steps(path, list(run.config.image_shape))[2].picture
+        whole = dicom.reading_steps(path, shape, recipe)[2].picture
     except (MetadataError, dicom.DicomError) as error:
         raise UnavailableError(str(error)) from error
     boxes = geometry.to_file(first.boxes[0])

@@ -54,13 +54,14 @@ def known_boxes(run: Run, ids: Sequence[tuple[str, str]]) -> list[np.ndarray]:
     """
     config, folder = run.config, data_folder(run)
     boxes = {key: df[BOX].to_numpy(float) for key, df in read_lesions(folder).groupby(KEY)}
-    store = store_path(resolve(config.store_dir), folder, config.img_size)
+    store = store_path(resolve(config.store_dir), folder, config.img_size, run.image_recipe)
     ledger = ledgers.read(store)
     if missing := ["/".join(key) for key in ids if key not in ledger or ledger[key].status != "ok"]:
         raise UnavailableError(
             f"{store / 'ledger.csv'} does not say where {len(missing)} images lie, first {missing[0]}: {PREPARE_FIRST}"
         )
-    return [Geometry.of(ledger[key], config.image_shape).to_image(boxes.get(key, np.empty((0, 4)))) for key in ids]
+    geometries = [Geometry.of(ledger[key], config.image_shape, run.image_recipe) for key in ids]
+    return [one.to_image(boxes.get(key, np.empty((0, 4)))) for key, one in zip(ids, geometries, strict=True)]
 
 
 def targets(evaluation: Evaluation) -> pd.DataFrame:
@@ -79,7 +80,7 @@ def targets(evaluation: Evaluation) -> pd.DataFrame:
     run = evaluation.run
     df = evaluation.predictions[evaluation.predictions["cancer"] == 1]
     ids = list(zip(df["patient_id"], df["image_id"], strict=True))
-    store = store_path(resolve(run.config.store_dir), data_folder(run), run.config.img_size)
+    store = store_path(resolve(run.config.store_dir), data_folder(run), run.config.img_size, run.image_recipe)
     boxes = pd.Series(known_boxes(run, ids), index=df.index, dtype=object)
     df = df.assign(boxes=boxes, file=[str(image_file(store, *key)) for key in ids])
     df = df[df["boxes"].map(len) > 0].reset_index(drop=True)
