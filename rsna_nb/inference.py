@@ -1,9 +1,11 @@
 """A run and image files -> scores. Submissions, ensembles and explanations all score files through this module."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
+import cv2
 import keras
 import numpy as np
 import pandas as pd
@@ -14,6 +16,8 @@ from rsna_nb.prepare import read_pictures
 from rsna_nb.runs import Run, RunError
 
 Paths = str | Path | Iterable[str | Path]
+Watch = Callable[[Sequence[int], np.ndarray, Sequence[keras.Model]], None]
+BATCH_PIXELS = 16 * 512 * 512  # of the images scored together: ConvNeXt-small takes about 1 GB for as many
 FLIPS: tuple[tuple[int, ...], ...] = ((), (1,), (2,), (1, 2))  # axes of (n, height, width)
 
 
@@ -25,17 +29,17 @@ def load_model(run: Run) -> keras.Model:
     return keras.models.load_model(run.checkpoint, compile=False)
 
 
-def predict(run: Run, paths: Paths, batch_size: int = 16, flips: bool = False) -> pd.DataFrame:
+def predict(run: Run, paths: Paths, batch_size: int | None = None, flips: bool = False) -> pd.DataFrame:
     """Score files with a run's best model.
 
     Parameters
     ----------
     run
-        A run that has a model; images are read at its img_size.
+        A run that has a model; images are read at its img_size, in its way (`Run.image_recipe`).
     paths
         One file or several: DICOM, PNG, JPEG, TIFF or PGM. A file named twice gets two rows.
     batch_size
-        Number of images scored together.
+        Number of images scored together; None chooses as many as make `BATCH_PIXELS`, at least one.
     flips
         Whether a score is the mean over the image and its three mirror images, at four times the work.
 
@@ -55,34 +59,70 @@ def predict(run: Run, paths: Paths, batch_size: int = 16, flips: bool = False) -
     return predict_by_runs([run], paths, batch_size, flips).rename(columns={run.id: "score"})
 
 
-def predict_by_runs(runs: Sequence[Run], paths: Paths, batch_size: int = 16, flips: bool = False) -> pd.DataFrame:
+def predict_by_runs(
+    runs: Sequence[Run],
+    paths: Paths,
+    batch_size: int | None = None,
+    flips: bool = False,
+    watch: Watch | None = None,
+) -> pd.DataFrame:
     """Score files with several runs, as `predict` does with one.
 
-    The result has a column of scores for each run, named by its id. A file is read once for each img_size.
-    Raises `RunError` if two of the runs have the same id.
+    The result has a column of scores for each run, named by its id. A file is read once for each img_size and way to
+    make images. Each batch, with its rows in the result and the models that score it, is given to `watch` too.
+    Raises `RunError` if two of the runs have the same id, or a run's breast detector is missing.
     """
     ids = [run.id for run in runs]
     if twice := sorted({name for name in ids if ids.count(name) > 1}):
         raise RunError(f"a run is named twice: {', '.join(twice)}")
-    if batch_size < 1:
+    if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
     files = [str(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
     if folder := next((file for file in files if Path(file).is_dir()), None):
         raise ValueError(f'{folder} is a folder: name the files in it, as sorted(Path(folder).rglob("*.dcm")) does')
     df = pd.DataFrame({"path": files}, dtype=object).assign(**dict.fromkeys(ids, np.nan), error="")
-    for shape in dict.fromkeys(run.config.image_shape for run in runs):
-        # All models of one image size are loaded together, so that each file is decoded once: decoding takes most time.
-        models = {run.id: load_model(run) for run in runs if run.config.image_shape == shape}
-        readings = tqdm(read_pictures(files, shape), "scoring", len(df), unit=" files", mininterval=1)
-        images_read = _readable(readings, df)
-        while batch := list(islice(images_read, batch_size)):
+    for alike in _by_images(runs):
+        # All models of the same images are loaded together, so that each file is decoded once: that takes most time.
+        models, shape = {run.id: load_model(run) for run in alike}, alike[0].config.image_shape
+        size = min(batch_size or max(1, BATCH_PIXELS // (shape[0] * shape[1])), max(len(df), 1))
+        pictures = read_pictures(files, shape, alike[0].image_recipe)
+        readings = _readable(tqdm(pictures, "scoring", len(df), unit=" files", mininterval=1), df)
+        while batch := list(islice(readings, size)):
             rows, grey = zip(*batch, strict=True)
             # The last batch is filled up to the size of the others: TensorFlow traces a model again for each size.
-            filled = [*grey, *grey[:1] * (min(batch_size, len(df)) - len(grey))]
+            filled = [*grey, *grey[:1] * (size - len(grey))]
             images = np.stack(filled)[..., np.newaxis].astype(np.float32) / 255  # 8 bits, as in training
             for name, model in models.items():
                 df.loc[list(rows), name] = score(model, images, flips)[: len(rows)]
+            if watch:
+                watch(rows, images[: len(rows)], list(models.values()))
     return df
+
+
+def _by_images(runs: Sequence[Run]) -> list[list[Run]]:
+    """Group runs that take the same images: of the same size, made in the same way."""
+    groups: dict[tuple[object, ...], list[Run]] = {}
+    for run in runs:
+        recipe = run.image_recipe
+        try:  # each imported fold carries its own copy of one breast detector
+            detector = hashlib.sha256(recipe.detector.read_bytes()).hexdigest() if recipe.detector else ""
+        except OSError as error:
+            raise RunError(f"the breast detector of run {run.id} cannot be read: {error}") from error
+        groups.setdefault((run.config.image_shape, recipe.name, detector), []).append(run)
+    return list(groups.values())
+
+
+def score_prepared(runs: Sequence[Run], files: Sequence[str]) -> pd.DataFrame:
+    """Score images of a store with several runs that take them; the result has a column for each run's id."""
+    models = {run.id: load_model(run) for run in runs}
+    height, width = runs[0].config.image_shape
+    size = max(1, BATCH_PIXELS // (height * width))
+    scores = []
+    for start in tqdm(range(0, len(files), size), "scoring", unit=" batches", mininterval=1):
+        grey = [cv2.imread(file, cv2.IMREAD_GRAYSCALE) for file in files[start : start + size]]
+        images = np.array(grey)[..., np.newaxis].astype(np.float32) / 255
+        scores.append(np.stack([score(model, images) for model in models.values()], axis=1))
+    return pd.DataFrame(np.concatenate(scores), columns=list(models))
 
 
 def score(model: keras.Model, images: np.ndarray, flips: bool = False) -> np.ndarray:

@@ -6,6 +6,7 @@ code/                    rsna_nb and the notebook's cells as they ran
 logs/                    train.log, history.csv
 checkpoints/             best.keras, and state.npz, from which a stopped run is resumed
 tensorboard/, predictions.csv, metrics.json
+config/imported.json     origin of an imported detector (`import_run`), which has no code, logs and state.npz
 """
 
 import contextlib
@@ -72,6 +73,12 @@ class Run:
         recipe = self.config.image_recipe
         return replace(recipe, detector=own) if recipe.name != "breast" and own.is_file() else recipe
 
+    @cached_property
+    def imported(self) -> dict[str, Any]:
+        """Where an imported run comes from (config/imported.json); empty if the run was trained here."""
+        path = self.path / "config" / "imported.json"
+        return json.loads(path.read_text()) if path.is_file() else {}
+
     @property
     def history(self) -> pd.DataFrame:
         """One row for each epoch: every metric, the learning rate and the time."""
@@ -96,12 +103,15 @@ class Run:
     def file(self, name: str) -> Path:
         """The path of a file in the folder; raises `RunError` if the run has not written it."""
         path = self.path / name
-        if not path.is_file():
-            raise RunError(
-                f"run {self.id} has no {name}, because it stopped early: see {self.path / 'logs' / 'train.log'}; to "
-                f"continue it, run 03_train with resume set to {self.id}"
-            )
-        return path
+        if path.is_file():
+            return path
+        if self.imported:
+            how = f"python -m rsna_nb.import_run --score {self.id} --data-dir <folder> scores labelled images"
+            raise RunError(f"run {self.id} has no {name}, because it was imported and not trained here ({how})")
+        raise RunError(
+            f"run {self.id} has no {name}, because it stopped early: see {self.path / 'logs' / 'train.log'}; to "
+            f"continue it, run 03_train with resume set to {self.id}"
+        )
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         """Write a JSON file into the folder, atomically."""
@@ -113,8 +123,7 @@ def new_run(config: RunConfig) -> Run:
 
     Its id is the time and `run_name`. If a run of the same second has that id, this waits for the next second.
     """
-    runs_dir = resolve(config.runs_dir)
-    runs_dir.mkdir(parents=True, exist_ok=True)
+    (runs_dir := resolve(config.runs_dir)).mkdir(parents=True, exist_ok=True)
     while True:
         path = runs_dir / "-".join(filter(None, [datetime.now().strftime("%Y%m%d-%H%M%S"), config.run_name]))
         try:
@@ -155,8 +164,7 @@ def list_runs(runs_dir: str | Path = "runs") -> list[Run]:
     >>> run.is_finished
     False
     """
-    configs = resolve(runs_dir).glob("*/config/config.json")
-    return [Run(path.parent.parent) for path in sorted(configs)]
+    return [Run(path.parent.parent) for path in sorted(resolve(runs_dir).glob("*/config/config.json"))]
 
 
 def readable_runs(runs_dir: str | Path = "runs") -> list[Run]:
@@ -175,8 +183,7 @@ def readable_runs(runs_dir: str | Path = "runs") -> list[Run]:
 
 def recipe(config: RunConfig) -> dict[str, Any]:
     """The settings that the runs of one cross-validation share: all but folders, name and validation group."""
-    others = (*FOLDERS, "run_name", "fold", "leave_out")
-    return {name: value for name, value in config.model_dump().items() if name not in others}
+    return config.model_dump(exclude={*FOLDERS, "run_name", "fold", "leave_out"})
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
@@ -189,8 +196,8 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
     return ", ".join(f"{name} {before.get(name)!r} and now {now.get(name)!r}" for name in changed)
 
 
-def environment(devices: list[str], metadata: pd.DataFrame, ledger: pd.DataFrame) -> dict[str, Any]:
-    """Versions, devices, command and fingerprints of a run, for config/environment.json."""
+def environment(devices: list[str]) -> dict[str, Any]:
+    """Versions, devices and command of a run, for config/environment.json."""
     return {
         "packages": {name: _version(name) for name in _PACKAGES},
         "python": platform.python_version(),
@@ -199,7 +206,6 @@ def environment(devices: list[str], metadata: pd.DataFrame, ledger: pd.DataFrame
         "command": sys.argv,
         "working_folder": str(Path.cwd()),
         "git": _git_state(),
-        **fingerprints(metadata, ledger),
     }
 
 
@@ -221,9 +227,7 @@ def fingerprint(df: pd.DataFrame) -> str:
 def _copy_code(folder: Path) -> None:
     """Copy the package's modules, and the cells of the notebook that is running."""
     shutil.copytree(PACKAGE, folder / "rsna_nb", ignore=shutil.ignore_patterns("__pycache__"))
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython else None
-    if shell:
+    if (ipython := sys.modules.get("IPython")) and (shell := ipython.get_ipython()):
         import nbformat  # takes a second, and is not needed to look at runs
 
         # IPython's `In` has the source of every cell that ran, also of those that were changed since.
@@ -232,10 +236,9 @@ def _copy_code(folder: Path) -> None:
 
 
 def _version(package: str) -> str:
-    try:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "absent"
+    return "absent"
 
 
 def _git_state() -> dict[str, Any] | None:
@@ -278,12 +281,9 @@ def log_to_console() -> None:
 
 
 class _Console(logging.StreamHandler):
-    """Writes to standard output, unless a handler of the root logger shows the line on the console anyway.
+    """Writes to standard output, unless a handler of the root logger shows the line on the console anyway."""
 
-    Turning propagation off would also end the doubled lines, but a root logger's file or pytest's caplog would then
-    miss them.
-    """
-
+    # Turning propagation off would also end the doubled lines, but a root logger's file or caplog would then miss them.
     def __init__(self) -> None:
         super().__init__(sys.stdout)
         self.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))

@@ -176,3 +176,15 @@ def test_files_of_the_same_size_are_compared_by_their_content(tmp_path):
 def test_a_batch_size_of_0_is_refused(run, generated):
     with pytest.raises(ValueError, match="batch_size must be at least 1, not 0"):
         inference.predict(run, paths_of(run, generated)[:1], batch_size=0)
+
+
+def test_large_images_are_scored_in_small_batches(run, half, generated, monkeypatch):
+    monkeypatch.setattr(inference, "BATCH_PIXELS", 3 * 64 * 64)
+    seen = []
+    paths = paths_of(run, generated)[:4]
+    expected = inference.predict_by_runs([run, half], paths, batch_size=4)
+    found = inference.predict_by_runs(
+        [run, half], paths, watch=lambda rows, images, models: seen.append((len(rows), images.shape[1:3], len(models)))
+    )
+    assert seen == [(3, (64, 64), 1), (1, (64, 64), 1), (3, (96, 64), 1), (1, (96, 64), 1)]
+    pd.testing.assert_frame_equal(found, expected, atol=1e-5)

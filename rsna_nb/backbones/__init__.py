@@ -2,7 +2,17 @@
 
 from rsna_nb.backbones.parts import Parts
 from rsna_nb.backbones.registry import BACKBONES, Backbone, build_backbone, build_parts
+from rsna_nb.backbones.tensors import read as read_tensors
 from rsna_nb.backbones.transfer import copy_weights
 from rsna_nb.backbones.weights import WeightsError
 
-__all__ = ["BACKBONES", "Backbone", "Parts", "WeightsError", "build_backbone", "build_parts", "copy_weights"]
+__all__ = [
+    "BACKBONES",
+    "Backbone",
+    "Parts",
+    "WeightsError",
+    "build_backbone",
+    "build_parts",
+    "copy_weights",
+    "read_tensors",
+]

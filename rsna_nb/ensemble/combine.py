@@ -21,12 +21,15 @@ from rsna_nb.evaluation import with_fold
 from rsna_nb.metrics import MetricsError, by_breast, logit, share_below
 
 GREEDY_STEPS = 25  # members added by greedy selection; one may be added several times
+NO_VALIDATION = "an imported detector has none, so combine it by the mean of probabilities or logits"
 Choose = Callable[[pd.DataFrame, list[str]], np.ndarray]  # breasts with a column per member, their names -> weights
 
 
 def _to_scale(scores: np.ndarray, reference: np.ndarray, way: str) -> np.ndarray:
     """Probabilities on the scale of a way; `reference` are the scores of the run's validation images."""
     if way == "rank":
+        if not len(reference):
+            raise MetricsError(f"ranks are counted among validation scores: {NO_VALIDATION}")
         # share_below alone would put a missing score above all others.
         return np.where(np.isnan(scores), np.nan, share_below(scores, reference))
     return logit(scores) if way == "logit" else scores
@@ -113,6 +116,10 @@ WAYS: dict[str, Choose] = {"mean": equal_weights, "rank": equal_weights, "logit"
 
 def weights_on(pool: ModelPool, rows: np.ndarray, way: str, choose: Choose) -> np.ndarray:
     """The weights (members,) that `choose` picks on some of the pool's rows, bool (images,)."""
+    if choose is equal_weights:  # they depend on no women
+        return equal_weights(pool.rows, pool.names)
+    if not rows.any():
+        raise MetricsError(f"weights are chosen on validation scores: {NO_VALIDATION}")
     values = values_of(pool, pool.scores, way)
     return choose(_breasts_of(pool.rows[rows], values[rows], way), pool.names)
 
@@ -145,7 +152,7 @@ class Ensemble:
         ConfigError
             For another way, or a name that a folder cannot have.
         MetricsError
-            If there are too few validation women to choose weights.
+            If there are too few validation women to choose weights, or no validation scores for ranks.
         """
         if way not in WAYS:
             raise ConfigError(f"way must be one of {', '.join(WAYS)}, not {way!r}")
@@ -154,6 +161,8 @@ class Ensemble:
         name = name or f"{ids[-1]}-{way}-{hashlib.sha256(' '.join(ids).encode()).hexdigest()[:4]}"
         if not is_folder_name(name):
             raise ConfigError(f"name must be letters, digits, - _ . and not {name!r}")
+        if way == "rank":
+            values_of(pool, pool.scores, way)  # raises an error if there are no validation scores
         weights = weights_on(pool, pool.of("validation"), way, WAYS[way])
         # A member without weight would still cost a forward pass for every new image.
         members = {name: pool.members[name] for name, weight in zip(pool.names, weights, strict=True) if weight}

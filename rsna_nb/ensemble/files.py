@@ -46,7 +46,8 @@ def write(ensemble: Ensemble, runs_dir: str | Path, found: Mapping[str, Any]) ->
             "another name, or remove the folder"
         )
     # ensemble.json comes last: if it exists, the ensemble is complete.
-    write_whole(folder / "predictions.csv", predictions)
+    if len(ensemble.pool.rows):  # an imported detector may not have scored labelled images yet
+        write_whole(folder / "predictions.csv", predictions)
     write_whole(folder / "ensemble.json", (json.dumps(content, indent=2) + "\n").encode())
     return folder
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rsna_nb.config import RunConfig, resolve
+from rsna_nb.config import resolve
 from rsna_nb.evaluation import class_weights, held_out, on_the_same_images, refuse_seen, weighs_nothing
 from rsna_nb.metrics import MetricsError, prior_correction
 from rsna_nb.runs import Run, RunError, load_run, readable_runs, recipe
@@ -103,21 +103,23 @@ def find_runs(names: str | Sequence[str], runs_dir: str | Path = "runs") -> list
     finished = [run for run in readable_runs(runs_dir) if run.is_finished and not run.config.leave_out]
     if not finished:
         raise RunError(f"there is no finished run in {resolve(runs_dir)}: 03_train and 05_cross_validate make them")
-    split = _split_settings(finished[-1].config)
+    split = _split_settings(finished[-1])
     newest: dict[str, dict[int, Run]] = {}
     for run in finished:
-        if _split_settings(run.config) == split:
+        if _split_settings(run) == split:
             newest.setdefault(str(recipe(run.config)), {})[run.config.fold] = run  # the oldest come first
     # A recipe that lacks a fold has no score of the women in it.
     folds = newest[str(recipe(finished[-1].config))].keys()
     return [run for runs in newest.values() if runs.keys() == folds for _, run in sorted(runs.items())]
 
 
-def _split_settings(config: RunConfig) -> tuple[object, ...]:
-    """The settings that decide who validates, except the fold."""
+def _split_settings(run: Run) -> tuple[object, ...]:
+    """The settings that decide who validates, except the fold, and whether the run was imported: then nobody does."""
+    config = run.config
     shares = config.n_folds if config.fold >= 0 else config.val_fraction
     data = resolve(config.data_dir) if config.data_dir else ""  # one folder may be written in two ways
-    return data, config.limit_patients, config.test_fraction, config.split_seed, config.fold >= 0, shares
+    own = config.limit_patients, config.test_fraction, config.split_seed, config.fold >= 0, shares
+    return data, *own, bool(run.imported)
 
 
 def _data_of(run: Run) -> str:
@@ -147,8 +149,8 @@ def gather(runs: Sequence[Run]) -> ModelPool:
             )
         known[run.config.fold] = run
     members = {_name(folds): [run for _, run in sorted(folds.items())] for folds in by_member.values()}
-    tables = {run.id: held_out(run).assign(run=run.id, fold=run.config.fold) for run in runs}
-    (first, rows), *others = ((name, _rows([tables[run.id] for run in own])) for name, own in members.items())
+    tables = {run.id: _held_out(run).assign(run=run.id, fold=run.config.fold) for run in runs}
+    (first, rows), *others = ((name, _rows({run.id: tables[run.id] for run in own})) for name, own in members.items())
     # Comparing each with the first suffices: those that agree with it agree with each other.
     for name, other in others:
         _check_same_split(rows, f"run {first}", other, f"run {name}")
@@ -160,18 +162,26 @@ def gather(runs: Sequence[Run]) -> ModelPool:
     return ModelPool(members, rows.drop(columns=["score", "run"]), pd.DataFrame(scores))
 
 
+def _held_out(run: Run) -> pd.DataFrame:
+    """The rows of `held_out`; none for an imported run that has not scored labelled images yet."""
+    if run.imported and not (run.path / "predictions.csv").is_file():
+        texts = dict.fromkeys([*KEY, "laterality", "split"], pd.Series(dtype=object))
+        return pd.DataFrame(texts | {"cancer": pd.Series(dtype=int), "score": pd.Series(dtype=float)})
+    return held_out(run)
+
+
 def _name(folds: Mapping[int, Run]) -> str:
     """A member's name, from its runs by their folds."""
     first = folds[min(folds)].id
     return first if len(folds) == 1 else f"{len(folds)} folds of {first}"
 
 
-def _rows(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """A row per image of a member: validation images with their run and fold, test images once.
+def _rows(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """A row per image of a member, from the tables of its runs: validation images with their fold, test images once.
 
     `MetricsError` if a woman is in the validation of two folds, or the folds have different test women.
     """
-    everything = pd.concat(tables)
+    everything = pd.concat(tables.values())
     validation = everything[everything["split"] == "validation"]
     # The model that scores a woman in two folds was trained on her.
     women = validation.groupby("patient_id")["run"].unique()
@@ -181,10 +191,9 @@ def _rows(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
             f"{len(several)} women are in the validation of two folds, first patient_id {several.index[0]} in runs "
             f"{' and '.join(several.iloc[0])}: the folds are not of the same table"
         )
-    test, *others = (table[table["split"] == "test"] for table in tables)
-    names = [f"run {table['run'].iloc[0]}" for table in tables]
-    for name, other in zip(names[1:], others, strict=True):
-        on_the_same_images(test, names[0], other, name)
+    (first, test), *others = ((name, table[table["split"] == "test"]) for name, table in tables.items())
+    for name, other in others:
+        on_the_same_images(test, f"run {first}", other, f"run {name}")
     # All runs scored the test women, so their rows name no single run or fold.
     return pd.concat([validation, test.assign(run="", fold=np.nan)], ignore_index=True)
 

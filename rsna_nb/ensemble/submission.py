@@ -5,6 +5,7 @@ class weights that a run was trained with are therefore corrected for, unless ra
 are made by a threshold on raw scores, the scale on which thresholds are chosen. Nothing is downloaded.
 """
 
+import logging
 from dataclasses import replace
 
 import numpy as np
@@ -14,14 +15,25 @@ from rsna_nb import inference, metrics
 from rsna_nb.config import ConfigError
 from rsna_nb.ensemble.combine import Ensemble
 from rsna_nb.ensemble.model_pool import class_weights_of
-from rsna_nb.ensemble.submission_file import SubmissionError, check, named, submission_of, write
+from rsna_nb.ensemble.submission_file import SubmissionError, check, named, set_aside, submission_of, write
 from rsna_nb.ensemble.submission_images import choose_data, describe_data, images_of, validation_images
 from rsna_nb.evaluation import with_fold
 from rsna_nb.metadata import MetadataError
 from rsna_nb.metrics import MetricsError, cross_fitted, prior_correction, threshold_by_f1
 from rsna_nb.notebook import Unavailable, attempt
 
-__all__ = ["SubmissionError", "check", "choose_data", "describe_data", "images_of", "submission_of", "write"]
+log = logging.getLogger(__name__)
+
+__all__ = [
+    "SubmissionError",
+    "check",
+    "choose_data",
+    "describe_data",
+    "images_of",
+    "set_aside",
+    "submission_of",
+    "write",
+]
 
 WAYS = {
     "raw": "raw scores",
@@ -68,7 +80,7 @@ def with_flips(ensemble: Ensemble, flips: bool = True) -> Ensemble:
     SubmissionError
         If these files are missing, or cannot be read.
     """
-    if not flips:
+    if not flips or not ensemble.pool.of("validation").any():
         return ensemble
     pool = ensemble.pool
     # The runs' own folder, not the one that is scored: two data sets may use the same ids.
@@ -98,8 +110,13 @@ def score_images(ensemble: Ensemble, images: pd.DataFrame, flips: bool = False) 
 
 
 def prevalence(ensemble: Ensemble) -> float:
-    """The share of breasts with cancer, 0-1, in the table that the first run was trained on."""
+    """The share of breasts with cancer, 0-1, in the table that the first run was trained on.
+
+    Of an imported run, it is the published share.
+    """
     run = ensemble.pool.runs[0]
+    if run.imported:
+        return float(run.imported["prevalence"])
     try:
         return run.metrics["positive_breasts"] / run.metrics["breasts"]
     except KeyError as error:
@@ -110,7 +127,8 @@ def score_of_unreadable(ensemble: Ensemble) -> float:
     """The score of a breast without a readable file: `prevalence`, converted to the scale of the ensemble's scores.
 
     For a run with class weights this is the score that is corrected to the prevalence, about 0.5 by default. For a run
-    whose scores are not probabilities it is the mean of its validation scores.
+    whose scores are not probabilities it is the mean of its validation scores; an imported run has none, and gets
+    `prevalence` itself.
     """
     prior, row = prevalence(ensemble), pd.DataFrame(index=[0])
     for run in ensemble.pool.runs:
@@ -119,7 +137,8 @@ def score_of_unreadable(ensemble: Ensemble) -> float:
             row[run.id] = prior_correction([prior], {0: weights[1], 1: weights[0]})  # swapped: probability -> raw
         except MetricsError:
             # No probability can be converted to such a score; the mean score hardly changes the order of breasts.
-            row[run.id] = ensemble.pool.scores.loc[ensemble.pool.of("validation"), run.id].mean()
+            known = ensemble.pool.scores.loc[ensemble.pool.of("validation"), run.id]
+            row[run.id] = known.mean() if len(known) else prior
     return float(ensemble.scores(row)[0])
 
 
@@ -135,6 +154,8 @@ def score_breasts(images: pd.DataFrame, unreadable: float) -> pd.DataFrame:
 
 def validation_breasts(ensemble: Ensemble) -> pd.DataFrame:
     """The ensemble's validation breasts: a row for each with fold, cancer and score."""
+    if not ensemble.pool.of("validation").any():
+        raise SubmissionError(f"{ensemble.name} was imported and has no validation scores")
     # With fold, so that a threshold is chosen across the folds of the models and not across new ones.
     rows = ensemble.predictions[ensemble.pool.of("validation")]
     return with_fold(metrics.by_breast(rows), rows)
@@ -149,24 +170,39 @@ def threshold_of(ensemble: Ensemble | Unavailable, given: float = 0.0) -> float:
         The ensemble with raw scores, or `Unavailable` with the reason why its validation scores are not known.
     given
         The threshold, in 0-1. For 0 it is the median of the thresholds with the best F1, each chosen on other folds
-        (`metrics.cross_fitted`).
+        (`metrics.cross_fitted`), and for an imported detector the published one, which is logged.
 
     Raises
     ------
     ConfigError
         For a threshold outside 0-1.
     SubmissionError, MetricsError
-        If one must be chosen and the validation scores are not known, or belong to fewer than two women with cancer.
+        If one must be chosen and the validation scores are not known, or belong to fewer than two women with cancer; or
+        if none was published for the way in which an imported detector's images are made.
     """
     _check_threshold(given)
     if given:
         return given
     if isinstance(ensemble, Unavailable):
         raise SubmissionError(f"{ensemble.reason}: set threshold to a score from 0 to 1, or flips to false")
+    if not ensemble.pool.of("validation").any():
+        return _published_threshold(ensemble)
     try:
         return cross_fitted(validation_breasts(ensemble), threshold_by_f1).point.threshold
     except MetricsError as error:
         raise MetricsError(f"{error}: set the parameter threshold to a score from 0 to 1") from error
+
+
+def _published_threshold(ensemble: Ensemble) -> float:
+    found = {run.imported.get("threshold") for run in ensemble.pool.runs}
+    level = found.pop() if len(found) == 1 else None
+    if level is None:
+        raise SubmissionError(
+            f"{ensemble.name} has no validation scores to choose a threshold on, and none was published for its way to "
+            "make images: set the parameter threshold to a score from 0 to 1"
+        )
+    log.warning("threshold %g was published with the imported detector; it was not chosen here", level)
+    return float(level)
 
 
 def _check_threshold(threshold: float) -> None:

@@ -109,18 +109,18 @@ def write(folder: str | Path, submission: pd.DataFrame, images: pd.DataFrame, br
     renamed = []
     # The same submission again leaves the files as they are.
     if any(path.is_file() and path.read_bytes() != content for path, content in files.items()):
-        renamed = [_set_aside(path) for path in files if path.is_file()]  # both, so that they stay a pair
+        renamed = [set_aside(path) for path in files if path.is_file()]  # both, so that they stay a pair
     for path, content in files.items():
         write_whole(path, content)
     return [*list(files)[:1], *renamed]
 
 
-def _set_aside(path: Path) -> Path:
-    """Rename a file by the time it was written; a number is added if that name is taken."""
+def set_aside(path: Path) -> Path:
+    """Rename a file by the time it was written, and return its new path; a number is added if that name is taken."""
     stem = f"{path.stem}-{datetime.fromtimestamp(path.stat().st_mtime):%Y%m%d-%H%M%S}"
     number, aside = 1, path.with_name(stem + path.suffix)
     while aside.exists():
         number, aside = number + 1, path.with_name(f"{stem}-{number + 1}{path.suffix}")
     path.rename(aside)
-    log.info("%s of an earlier submission is kept as %s", path.name, aside.name)
+    log.info("the earlier %s is kept as %s", path.name, aside.name)
     return aside

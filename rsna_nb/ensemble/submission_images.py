@@ -64,6 +64,8 @@ def describe_data(ensemble: Ensemble, folder: Path) -> Markdown:
 
 def _trained_on_generated(run: Run) -> bool | None:
     """Whether the run was trained on generated mammograms; None if unknown."""
+    if run.imported:  # its environment.json is of the images that it has scored; published detectors saw real ones
+        return False
     path = run.path / "config" / "environment.json"
     return json.loads(path.read_text()).get("generated") if path.is_file() else None
 
@@ -123,6 +125,8 @@ def _is_trained_on(run: Run, folder: Path) -> bool:
 def validation_images(ensemble: Ensemble, folder: Path, table: str | Path = "") -> pd.DataFrame:
     """The rows of the ensemble's validation images with their files, `path`."""
     rows = ensemble.pool.rows[ensemble.pool.of("validation")].reset_index(drop=True)
+    if rows.empty:
+        raise SubmissionError(f"{ensemble.name} was imported and has no validation images")
     # A left join keeps the order of the rows, which the scores of the pool are in.
     found = rows.merge(load_metadata(folder, mixed_breasts="keep", table=table)[[*KEY, "path"]], on=KEY, how="left")
     missing = found.loc[found["path"].isna(), "image_id"]

@@ -108,6 +108,8 @@ def class_weights(run: Run) -> dict[int, float]:
     Batches with a fixed share of positives weigh them as class weights of that share do. `MetricsError` if the
     run had none, or they are not known.
     """
+    if run.imported:
+        raise MetricsError("the run was imported, so it is not known how its scores relate to probabilities")
     config = run.config
     try:
         images, positives = (int(run.metrics[name]["train"]) for name in ("images", "positives"))
@@ -126,7 +128,7 @@ def class_weights(run: Run) -> dict[int, float]:
 
 def weighs_nothing(run: Run) -> bool:
     """Whether training used the plain cross-entropy, so that the raw scores are probabilities."""
-    return run.config.imbalance == "none" and run.config.positive_label == 1
+    return not run.imported and run.config.imbalance == "none" and run.config.positive_label == 1
 
 
 def with_corrected_score(run: Run, images: pd.DataFrame) -> tuple[pd.DataFrame, str]:

@@ -21,8 +21,10 @@ def data_folder(run: Run) -> Path:
     Raises
     ------
     UnavailableError
-        If the data are on Kaggle and neither mounted nor downloaded.
+        If the data are on Kaggle and neither mounted nor downloaded, or the run was imported and has scored none.
     """
+    if run.imported and not run.config.data_dir:  # "" would be the demo data, which it has never seen
+        raise UnavailableError(f"none are known: run {run.id} was imported")
     try:
         return find_data(run.config.data_dir, fetch=False)
     except KaggleError as error:
@@ -45,7 +47,7 @@ def examples(evaluation: Evaluation, fit: CrossFit, count: int) -> dict[str, pd.
     if count < 1:
         raise UnavailableError("the parameter pictures is 0")
     run, breasts = evaluation.run, evaluation.breasts.assign(called=fit.calls)
-    store = store_path(resolve(run.config.store_dir), data_folder(run), run.config.img_size)
+    store = store_path(resolve(run.config.store_dir), data_folder(run), run.config.img_size, run.image_recipe)
     if not store.is_dir():
         raise UnavailableError(f"there is no store of prepared images at {store}: {PREPARE_FIRST}")
     # stable: images of equal scores stay in the order of the table, so that reports are the same every time

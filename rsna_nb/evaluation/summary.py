@@ -57,7 +57,8 @@ def _environment(run: Run) -> dict[str, Any]:
 
 def in_short(evaluation: Evaluation, fit: CrossFit | Unavailable, auc: Interval, n: int) -> Markdown:
     """The evaluation in a few sentences with numbers, and its limits; brackets hold 95 % intervals over women."""
-    lines = [f"Run **{evaluation.run.id}** was evaluated on its {evaluation.split} women: {_counts(evaluation)}."]
+    lines = [f"**{note}**"] if (note := imported_note(evaluation.run)) else []
+    lines += [f"Run **{evaluation.run.id}** was evaluated on its {evaluation.split} women: {_counts(evaluation)}."]
     if isinstance(fit, Unavailable):
         lines.append(f"*The sensitivity is not available: {fit.reason}.*")
     else:
@@ -78,6 +79,15 @@ def in_short(evaluation: Evaluation, fit: CrossFit | Unavailable, auc: Interval,
         "F1. Other thresholds are listed under *Operating points*."
     )
     return Markdown("\n\n".join([*lines, "> **Limits.** " + " ".join(limits(evaluation))]))
+
+
+def imported_note(run: Run) -> str:
+    """Where an imported run comes from, and what was stated about the women whom it scored; "" for other runs."""
+    if not run.imported:
+        return ""
+    origin, stated = run.imported["origin"], _environment(run).get("other_women", "")
+    note = f"This detector was imported and not trained here: {origin}, by {run.imported['authors']}."
+    return f"{note} {stated}." if stated else note
 
 
 def _counts(evaluation: Evaluation) -> str:
@@ -151,6 +161,11 @@ def optimism(fit: CrossFit) -> pd.DataFrame:
 def checkpoint_note(evaluation: Evaluation) -> Markdown:
     """A note on how the choice of the checkpoint affects the metrics."""
     config = evaluation.run.config
+    if note := imported_note(evaluation.run):
+        return Markdown(
+            f"{note} Nothing here can show whether it was trained on some of these women. Published, but not measured "
+            f"here: {evaluation.run.imported['published']}."
+        )
     if evaluation.split == "test":
         return Markdown("The test women took no part in training, nor in choosing the checkpoint.")
     return Markdown(
@@ -202,7 +217,20 @@ def model_card(evaluation: Evaluation) -> Markdown:
         "Labels come from the table. Results of small groups are uncertain. Performance on other mammography units is "
         "unknown.",
     }
+    rows |= _rows_of_imported(evaluation.run)
     return Markdown("\n".join(["| | |", "|---|---|", *(f"| **{name}** | {text} |" for name, text in rows.items())]))
+
+
+def _rows_of_imported(run: Run) -> dict[str, str]:
+    """Return the rows of the model card that differ for an imported run; none for other runs."""
+    if not run.imported:
+        return {}
+    return {
+        "Trained on": f"elsewhere, on other data: {run.imported['origin']}; {run.imported['address']}",
+        "Licence": run.imported["licence"],
+        "Split": "none: all labelled images of the table were scored",
+        "Checkpoint": f"as published: `{run.imported['file']}`",
+    }
 
 
 def _folder_name(run: Run) -> str:

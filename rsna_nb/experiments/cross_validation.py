@@ -193,7 +193,8 @@ def _find(config: RunConfig, data: _Data) -> Run | None:
     known = [
         run
         for run in readable_runs(config.runs_dir)
-        if (run.config.fold, run.config.leave_out, recipe(run.config)) == own and data.trained(run, config)
+        if (run.config.fold, run.config.leave_out, recipe(run.config)) == own and not run.imported
+        if data.trained(run, config)
     ]
     return max(known, key=lambda run: (run.is_finished, run.id), default=None)
 

@@ -11,7 +11,7 @@ from rsna_nb.explain.explanation import (
     pointing_game,
     write_results,
 )
-from rsna_nb.explain.maps import grad_cam
+from rsna_nb.explain.maps import grad_cam, heat_maps
 from rsna_nb.explain.pointing import hit_rates, targets
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "describe",
     "explain_examples",
     "grad_cam",
+    "heat_maps",
     "hit_rates",
     "map_in_file",
     "perturbation_curves",

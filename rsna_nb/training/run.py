@@ -16,7 +16,7 @@ from rsna_nb import metadata, metrics, runs
 from rsna_nb.config import RunConfig
 from rsna_nb.metadata import announce
 from rsna_nb.model import build_model, layers_from
-from rsna_nb.runs import Run
+from rsna_nb.runs import Run, RunError
 from rsna_nb.system import locked, remove_parts, write_whole
 from rsna_nb.training import checkpoints, features, phases
 from rsna_nb.training.callbacks import EpochCallback
@@ -92,6 +92,8 @@ def _open_run(config: RunConfig, devices: Devices) -> Run:
     """The folder of the run to be resumed, or a new one, made by the chief."""
     if config.resume:
         run = runs.load_run(config.resume, config.runs_dir)
+        if run.imported:
+            raise RunError(f"run {run.id} was imported and cannot be resumed: to train it on, set weights to {run.id}")
     else:
         run = Run(Path(devices.broadcast(str(runs.new_run(config).path) if devices.chief else "")))
     checkpoints.check_settings(run, config)
@@ -128,7 +130,7 @@ def _start(run: Run, config: RunConfig, devices: Devices, on_epoch: EpochCallbac
     layout = metadata.describe(data_dir)
     log.info("layout of the data: %s", ". ".join(filter(None, layout)))
     data = prepare(config, table, data_dir)
-    environment = runs.environment(list(devices.names), table, data.ledger)
+    environment = runs.environment(list(devices.names)) | runs.fingerprints(table, data.ledger)
     # The report must say that a run was trained on generated mammograms, and what "cancer" means in its data.
     environment |= {"precision": precision, "generated": (data_dir / "generated.json").is_file()}
     environment |= {"layout": layout.name, "label": layout.label, "layers": [layer.name for layer in model.layers]}

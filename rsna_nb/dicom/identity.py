@@ -1,0 +1,33 @@
+"""Which woman, breast and view the header of a file names, for files that come without a table.
+
+`headers` describes data sets and reads nothing that identifies a woman. This module reads her id, because the scores
+of her images belong together; no name, date or other text of the header is returned.
+"""
+
+import warnings
+from typing import NamedTuple
+
+import pydicom
+
+from rsna_nb.dicom.purpose import purpose_of
+
+
+class HeaderNames(NamedTuple):
+    """What a header names: PatientID (0010,0020), "L" or "R", and a view such as "MLO"; each "" if it does not."""
+
+    patient_id: str = ""
+    laterality: str = ""
+    view: str = ""
+
+
+def header_names(path: str) -> HeaderNames:
+    """Read the names in a file's header; all are "" if it has none, or is damaged or no DICOM file."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pydicom's warnings quote the values that they warn of
+            dataset = pydicom.dcmread(path, stop_before_pixels=True)
+            purpose = purpose_of(dataset)
+            patient_id = " ".join(str(dataset.get("PatientID") or "").split())
+    except Exception:  # a damaged header makes pydicom raise nearly any built-in exception
+        return HeaderNames()
+    return HeaderNames(patient_id, purpose.laterality, purpose.view)

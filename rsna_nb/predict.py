@@ -1,0 +1,249 @@
+"""A run or an ensemble and image files -> tables of scores: of the images, and of the breasts and women they show.
+
+    python -m rsna_nb.predict <run or ensemble> <files or folders> [--out scores.csv] [--maps <folder>] [--flips]
+
+scores.csv          a row for each file: path, patient_id, laterality, view, score, probability, error
+scores-breasts.csv  a row for each breast: patient_id, laterality, images, unreadable, score, probability
+scores-women.csv    a row for each woman, likewise
+
+`score` is the raw score in 0-1 and `probability` the same corrected for the class weights of training; it is empty if
+these are not known. A breast's score is the mean of its images' scores, and a woman's the higher of her breasts'.
+`error` says why a file cannot be read. The woman, side and view are taken from the file's name or, where it says
+nothing, from its header. For research only, not for clinical use.
+"""
+
+import argparse
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import keras
+import numpy as np
+import pandas as pd
+
+from rsna_nb import dicom, inference
+from rsna_nb.config import ConfigError
+from rsna_nb.ensemble import Ensemble, load, submission
+from rsna_nb.explain import heat_maps
+from rsna_nb.metrics import MetricsError
+from rsna_nb.runs import RunError, log_to_console
+from rsna_nb.system import write_whole
+
+log = logging.getLogger(__name__)
+
+DOCUMENTS = frozenset(".csv .tsv .json .xlsx .xls .md .rst .html .pdf .xml .py .ipynb .sh .zip".split())
+OF_SYSTEMS = {"Thumbs.db", "desktop.ini"}  # files that Windows puts into folders
+# 20586908_6c613a14b80a8591_MG_R_CC_ANON (INbreast), P39_L_DM_MLO (CDD-CESM), patient7-RCC, scan_LEFT_MLO
+SIDE_AND_VIEW = re.compile(
+    r"(?:^|[_\-. ])(L|R|LEFT|RIGHT)[_\-. ]?(?:(?:DM|CM)[_\-. ])?"
+    r"(XCCL|XCCM|XCC|CC|MLO|LMO|ML|LM|AT)(?=[_\-. ]|$)",
+    re.IGNORECASE,
+)
+WOMAN = (re.compile(r"^\d+_([0-9a-f]{16})_MG_"), re.compile(r"^(P\d+)_[LR]_(?:DM|CM)_"))  # INbreast, CDD-CESM
+NO_ID = {"", "0", "ANON", "ANONYMOUS", "ANONYMIZED", "ANONYMISED", "NONE", "REMOVED", "UNKNOWN", "N/A", "NA"}
+ORANGE = (0.0, 90.0, 255.0)  # blue, green, red, as cv2 writes them
+DENSEST = 0.75  # share of orange where a map is highest
+
+
+class Scores(NamedTuple):
+    """The three tables of scores, as the module describes them."""
+
+    images: pd.DataFrame
+    breasts: pd.DataFrame
+    women: pd.DataFrame
+
+
+def score_files(model: Ensemble, files: Sequence[str], flips: bool = False, maps: str | Path | None = None) -> Scores:
+    """Score files, and the breasts and women that they show.
+
+    Parameters
+    ----------
+    model
+        A run or an ensemble, from `ensemble.load`.
+    files
+        Image files, such as `image_files` finds.
+    flips
+        Whether a score is the mean over the image and its three mirror images.
+    maps
+        Folder for a heat map over each image, a PNG; None for none.
+
+    Returns
+    -------
+    The images in the order of `files`, and the breasts and women sorted by id.
+
+    Raises
+    ------
+    RunError
+        If a run has no model.
+    """
+    watch = _map_writer(files, Path(maps)) if maps else None
+    scores = inference.predict_by_runs(model.pool.runs, files, flips=flips, watch=watch)
+    names = pd.DataFrame([_names(file) for file in files], columns=["patient_id", "laterality", "view"], dtype=object)
+    images = scores[["path"]].join(names).assign(score=model.scores(scores), probability=_probabilities(model, scores))
+    images["error"] = scores["error"]
+    breasts = _breasts_of(images)
+    return Scores(images, breasts, _women_of(breasts))
+
+
+def _probabilities(model: Ensemble, scores: pd.DataFrame) -> np.ndarray | float:
+    """Return the scores corrected for class weights, (images,), or NaN if they cannot be corrected."""
+    try:
+        return model.prior_corrected().scores(scores)
+    except (MetricsError, RunError) as error:
+        log.info("no probabilities: %s", error)
+        return np.nan
+
+
+def _names(file: str) -> tuple[str, str, str]:
+    """Return patient_id, laterality and view of a file, each "" if unknown. A name is trusted before a header."""
+    path = Path(file)
+    found = SIDE_AND_VIEW.search(path.stem)
+    laterality, view = (found[1][0].upper(), found[2].upper()) if found else ("", "")
+    ids = [match[1] for match in (pattern.match(path.name) for pattern in WOMAN) if match]
+    if path.stem.isdigit() and path.parent.name.isdigit():  # <patient_id>/<image_id>.dcm, as RSNA has it
+        ids.append(path.parent.name)
+    header = dicom.header_names(file)
+    if found and header.laterality and header.laterality != laterality:
+        log.warning("%s: the header says that it is the other breast; the name is trusted", file)
+    patient_id = next(iter(ids), header.patient_id if header.patient_id.upper() not in NO_ID else "")
+    return patient_id, laterality or header.laterality, view or header.view
+
+
+def _breasts_of(images: pd.DataFrame) -> pd.DataFrame:
+    """Return a row for each breast whose woman and side are known; its score is the mean of its readable images'."""
+    known = images[(images["patient_id"] != "") & (images["laterality"] != "")]
+    known = known.assign(unreadable=known["error"] != "")
+    return known.groupby(["patient_id", "laterality"], as_index=False).agg(
+        images=("path", "size"),
+        unreadable=("unreadable", "sum"),
+        score=("score", "mean"),
+        probability=("probability", "mean"),
+    )
+
+
+def _women_of(breasts: pd.DataFrame) -> pd.DataFrame:
+    """Return a row for each woman with a breast; her score is the higher of her breasts'."""
+    return breasts.groupby("patient_id", as_index=False).agg(
+        images=("images", "sum"),
+        unreadable=("unreadable", "sum"),
+        score=("score", "max"),
+        probability=("probability", "max"),
+    )
+
+
+def image_files(paths: Sequence[str | Path]) -> list[str]:
+    """List files, and all files in folders, each once.
+
+    Hidden files, and folders that hold nothing but tables and documents, are left out, which is logged. Other files
+    that are no images stay: the table of scores has their reason.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a path does not exist.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if not path.exists():
+            raise FileNotFoundError(f"there is no file or folder {path}")
+        found += _files_in(path) if path.is_dir() else [path]
+    return list(dict.fromkeys(map(str, found)))
+
+
+def _files_in(folder: Path) -> Iterator[Path]:
+    left_out: list[str] = []
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        names = sorted(name for name in names if not name.startswith(".") and name not in OF_SYSTEMS)
+        if all(Path(name).suffix.lower() in DOCUMENTS for name in names):
+            left_out += names
+        else:
+            yield from (Path(place) / name for name in names)
+    if left_out:
+        log.info("left out: %d tables and documents, such as %s", len(left_out), left_out[0])
+
+
+def _map_writer(files: Sequence[str], folder: Path) -> inference.Watch:
+    """Return what writes the maps of a batch: the mean over the models that take these images."""
+    names, done = _map_names(files), set[int]()
+
+    def write(rows: Sequence[int], images: np.ndarray, models: Sequence[keras.Model]) -> None:
+        for row, image in zip(rows, images, strict=True):
+            if row not in done:  # models of another image size come later
+                done.add(row)
+                found = np.mean([heat_maps(model, image[np.newaxis], flips=False)[0] for model in models], axis=0)
+                write_whole(folder / names[row], _overlay(image[..., 0], found / max(float(found.max()), 1e-9)))
+
+    return write
+
+
+def _map_names(files: Sequence[str]) -> list[str]:
+    """Return a name for each file's map: its path below the folder that all share."""
+    paths = [Path(file).resolve() for file in files]
+    top = Path(os.path.commonpath([path.parent for path in paths])) if paths else Path()
+    return [f"{'-'.join(path.relative_to(top).parts)}.png" for path in paths]
+
+
+def _overlay(image: np.ndarray, heat_map: np.ndarray) -> bytes:
+    """Return a PNG of an image in 0-1 with its map in orange, both (height, width)."""
+    share = DENSEST * heat_map[..., np.newaxis]
+    colour = 255 * image[..., np.newaxis] * (1 - share) + share * np.array(ORANGE)
+    return cv2.imencode(".png", np.rint(colour).astype(np.uint8))[1].tobytes()
+
+
+def _write(scores: Scores, out: Path) -> None:
+    """Write the tables; existing files with other content are kept under other names."""
+    for table, ending in zip(scores, ("", "-breasts", "-women"), strict=True):
+        path, content = out.with_name(f"{out.stem}{ending}{out.suffix}"), table.to_csv(index=False).encode()
+        if path.is_file() and path.read_bytes() != content:
+            submission.set_aside(path)
+        write_whole(path, content)
+        log.info("written: %s, rows: %d", path, len(table))
+
+
+def _shown(table: pd.DataFrame) -> str:
+    """Return a table as text of at most 30 rows, without columns that say nothing."""
+    short = table.assign(path=table["path"].map(lambda path: Path(path).name)) if "path" in table else table
+    useful = [name for name in short if short[name].replace("", np.nan).notna().any()]
+    return short[useful].to_string(index=False, max_rows=30, na_rep="")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line. It exits with 1 if nothing could be scored, and with 2 for a wrong argument."""
+    parser = argparse.ArgumentParser(prog="python -m rsna_nb.predict", description=__doc__.partition("\n")[0])
+    parser.add_argument("run", help="a run or an ensemble: name, id or path")
+    parser.add_argument("paths", nargs="+", help="image files (DICOM, PNG, JPEG, TIFF, PGM), or folders of them")
+    parser.add_argument("--out", default="scores.csv", help="the table to write")
+    parser.add_argument("--maps", default="", help="folder for a heat map over each image")
+    parser.add_argument("--flips", action="store_true", help="average over mirror images: four times the work")
+    parser.add_argument("--runs-dir", default="runs", help="folder that contains the run folders and the ensembles")
+    given = parser.parse_args(arguments)
+    log_to_console()
+    out = Path(given.out)
+    if out.is_dir():
+        parser.error(f"--out {out} is a folder: name a file")
+    try:
+        files = image_files(given.paths)
+        model = load(given.run, given.runs_dir)
+        scores = score_files(model, files, given.flips, given.maps or None)
+    except (ConfigError, dicom.DetectorError, FileNotFoundError, MetricsError, RunError) as error:
+        parser.error(str(error))
+    for table in scores:
+        if len(table):
+            print(_shown(table), end="\n\n")
+    _write(scores, out)
+    if given.maps:
+        log.info("heat maps: %s", given.maps)
+    readable = int(scores.images["error"].eq("").sum())
+    log.info("scored: %d of %d files by %s, models: %d", readable, len(files), model.name, len(model.pool.runs))
+    if not readable:
+        sys.exit("error: no file could be scored")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""Files and folders in, tables of scores out: a row for each file, with the woman, side and view that it shows."""
+
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from rsna_nb import ensemble, inference, predict
+from rsna_nb.ensemble import Ensemble
+from rsna_nb.metadata import load_metadata
+from tests.conftest import REAL_DIR, needs_real_files, write_dicom
+
+
+@pytest.fixture(scope="module")
+def model(small_run) -> Ensemble:
+    return ensemble.load(str(small_run.path))
+
+
+@pytest.fixture
+def files(generated, tmp_path) -> list[Path]:
+    """The images of one woman of the generated set, in a folder as RSNA has it."""
+    table = load_metadata(generated)
+    own = table[table["patient_id"] == table["patient_id"].iloc[0]]
+    (folder := tmp_path / "images" / own["patient_id"].iloc[0]).mkdir(parents=True)
+    return [Path(shutil.copy(path, folder)) for path in own["path"]]
+
+
+def run_command(*arguments: object) -> None:
+    predict.main([str(argument) for argument in arguments])
+
+
+def test_scores_equal_those_of_inference_and_are_averaged_over_the_breast(small_run, model, files, generated):
+    found = predict.score_files(model, [str(file) for file in files])
+    expected = inference.predict(small_run, files)
+    np.testing.assert_allclose(found.images["score"], expected["score"], atol=1e-6)
+    table = load_metadata(generated).set_index("image_id").loc[[file.stem for file in files]]
+    for name in ("patient_id", "laterality", "view"):
+        assert found.images[name].tolist() == table[name].tolist()
+    for row in found.breasts.itertuples():
+        own = (table["laterality"] == row.laterality).to_numpy()
+        assert row.score == pytest.approx(expected["score"][own].mean())
+        assert row.images == own.sum()
+    (woman,) = found.women.itertuples()
+    assert woman.score == pytest.approx(found.breasts["score"].max())
+    assert (found.images["probability"] < found.images["score"]).all(), "class weights raise scores"
+
+
+def test_a_text_file_among_images_is_a_row_and_documents_beside_them_are_not(
+    small_run, files, tmp_path, capsys, monkeypatch
+):
+    (files[0].parent / "notes.txt").write_text("not an image")
+    (files[0].parent / ".hidden").write_text("")
+    (tmp_path / "images" / "README.md").write_text("about these images")
+    (tmp_path / "images" / "train.csv").write_text("patient_id,image_id\n")
+    monkeypatch.chdir(tmp_path)
+    run_command(small_run.path, "images")
+    table = pd.read_csv("scores.csv", dtype={"patient_id": str})
+    assert list(table) == ["path", "patient_id", "laterality", "view", "score", "probability", "error"]
+    assert len(table) == len(files) + 1
+    (bad,) = table[table["score"].isna()].itertuples()
+    assert Path(bad.path).name == "notes.txt"
+    assert bad.error == "not a DICOM, PNG, JPEG, TIFF or PGM file"
+    shown = capsys.readouterr().out
+    assert "left out: 2 tables and documents, such as README.md" in shown
+    assert f"scored: {len(files)} of {len(table)} files" in shown
+    assert len(pd.read_csv("scores-breasts.csv")) == 2
+    assert len(pd.read_csv("scores-women.csv")) == 1
+
+
+def test_another_table_of_the_same_name_is_kept(small_run, files, tmp_path):
+    out = tmp_path / "scores.csv"
+    out.write_text("mine")
+    run_command(small_run.path, files[0], "--out", out)
+    run_command(small_run.path, files[0], "--out", out)
+    kept = [file for file in tmp_path.glob("scores-2*.csv") if file.read_text() == "mine"]
+    assert len(kept) == 1
+    assert len(list(tmp_path.glob("*.csv"))) == 4, "the same scores again leave no other files"
+
+
+def test_a_breast_with_an_unreadable_file_has_the_mean_of_the_others(model, files):
+    files[0].write_bytes(files[0].read_bytes()[:4000])
+    found = predict.score_files(model, [str(file) for file in files])
+    row = found.images.iloc[0]
+    assert row["error"]
+    side = found.images["laterality"] == row["laterality"]
+    (breast,) = found.breasts[found.breasts["laterality"] == row["laterality"]].itertuples()
+    assert breast.unreadable == 1
+    assert breast.score == pytest.approx(found.images.loc[side, "score"].mean())
+
+
+def test_maps_are_drawn_over_the_images(small_run, files, tmp_path):
+    run_command(small_run.path, *files[:2], "--out", tmp_path / "scores.csv", "--maps", tmp_path / "maps")
+    maps = sorted((tmp_path / "maps").iterdir())
+    assert [file.name for file in maps] == sorted(f"{file.name}.png" for file in files[:2])
+    picture = cv2.imread(str(maps[0]))
+    assert picture.shape == (64, 64, 3)
+    assert (picture[..., 2] > picture[..., 0]).any(), "orange marks what raised the score"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("20586908_6c613a14b80a8591_MG_R_CC_ANON.dcm", ("6c613a14b80a8591", "R", "CC")),
+        ("P39_L_DM_MLO.jpg", ("P39", "L", "MLO")),
+        ("case7-RCC.png", ("", "R", "CC")),
+        ("scan_LEFT_MLO.png", ("", "L", "MLO")),
+        ("1234/5678.dcm", ("1234", "", "")),
+        ("MLO.png", ("", "", "")),
+        ("small_class.png", ("", "", "")),
+    ],
+)
+def test_names_tell_the_woman_and_the_view(tmp_path, name, expected):
+    assert predict._names(str(tmp_path / name)) == expected
+
+
+def test_headers_tell_what_names_do_not(tmp_path, breast, caplog):
+    stated = {"PatientID": " 12 ", "ImageLaterality": "L", "ViewPosition": "MLO", "PatientName": "Doe^Jane"}
+    assert predict._names(str(write_dicom(tmp_path / "a.dcm", breast, **stated))) == ("12", "L", "MLO")
+    removed = write_dicom(tmp_path / "b_R_CC.dcm", breast, **stated | {"PatientID": "removed"})
+    assert predict._names(str(removed)) == ("", "R", "CC")
+    assert "the header says that it is the other breast" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["no-such-run", "."], "there is no run no-such-run"),
+        ([None, "no-such-file.dcm"], "there is no file or folder no-such-file.dcm"),
+        ([None, ".", "--out", "."], "is a folder: name a file"),
+    ],
+)
+def test_a_wrong_argument_exits_with_2(small_run, arguments, reason, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run_command(*(small_run.path if each is None else each for each in arguments))
+    assert stopped.value.code == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_if_nothing_can_be_scored_the_command_fails_after_writing_why(small_run, tmp_path):
+    (tmp_path / "x.dcm").write_text("no image")
+    with pytest.raises(SystemExit, match="no file could be scored"):
+        run_command(small_run.path, tmp_path / "x.dcm", "--out", tmp_path / "scores.csv")
+    assert pd.read_csv(tmp_path / "scores.csv")["error"].notna().all()
+
+
+@needs_real_files
+def test_the_real_mammograms_are_eight_rows(small_run, tmp_path):
+    run_command(small_run.path, REAL_DIR, "--out", tmp_path / "scores.csv")
+    table = pd.read_csv(tmp_path / "scores.csv")
+    assert len(table) == 8
+    assert table["score"].notna().all()
+    assert len(pd.read_csv(tmp_path / "scores-women.csv")) == 3
