@@ -12,7 +12,7 @@ from rsna_nb.notebook import UnavailableError
 from rsna_nb.prepare import image_file, store_path
 from rsna_nb.runs import Run
 
-PREPARE_FIRST = "run notebooks/00_prepare.ipynb with this data_dir and img_size"
+PREPARE_FIRST = "run notebooks/00_prepare.ipynb with this data_dir, img_size and reading"
 
 
 def data_folder(run: Run) -> Path:
