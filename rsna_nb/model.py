@@ -19,7 +19,6 @@ from rsna_nb.runs import Run, RunError, differences, load_run
 
 log = logging.getLogger(__name__)
 
-IMPORTED = "config/imported.json"  # the note of origin of a run that was not trained here
 POOLING = {"avg": layers.GlobalAveragePooling2D, "max": layers.GlobalMaxPooling2D}
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 
@@ -117,7 +116,7 @@ def _warn_of_other_split(run: Run, config: RunConfig) -> None:
     """Log a warning if women of the new run's validation may be among those that the run has learned from."""
     names = ("data_dir", "table", "limit_patients", "val_fraction", "test_fraction", "fold", "n_folds", "leave_out")
     before, now = ({name: getattr(each, name) for name in (*names, "split_seed")} for each in (run.config, config))
-    if changed := differences(before, now) or ("an imported one" if (run.path / IMPORTED).is_file() else ""):
+    if changed := differences(before, now) or ("an imported one" if run.imported else ""):
         log.warning(
             "%s had other data or another split (%s): if it has learned from women of this run's validation or test "
             "group, their metrics are too good",
