@@ -404,7 +404,7 @@ def test_worker_processes_prepare_and_read_by_the_recipe(generated, tmp_path, mo
     assert (ledger["level"] == 0).all()
 
 
-def test_a_run_of_the_recipe_has_its_own_images(generated, stores):
+def test_a_run_of_the_recipe_has_its_own_images(generated, stores, caplog):
     from rsna_nb.training import data
 
     folders = {"data_dir": str(generated), "store_dir": stores}
@@ -412,6 +412,7 @@ def test_a_run_of_the_recipe_has_its_own_images(generated, stores):
     found = data.prepare(config, *data.split_table(config))
     assert found.store == store_path(stores, generated, 64, RECIPE) != store_path(stores, generated, 64)
     assert all(Path(file).is_relative_to(found.store) for file in found.table["file"])  # so is the feature bank
+    assert "no breast detector: Otsu's threshold makes every crop" in caplog.text
     assert (found.ledger["level"] == 0).all()
 
 

@@ -117,6 +117,8 @@ def prepare_images(
     """
     store, shape = store_path(store_dir, data_dir, img_size, recipe), shape_of(img_size)
     recipe = recipe if recipe and recipe.name != "breast" else None  # workers then need not import config.py
+    if recipe and not recipe.detector:
+        log.warning("reading %s has no breast detector: Otsu's threshold makes every crop", recipe.name)
     _check_unique(metadata)
     with locked(store):  # a second process waits here, and then finds the work done
         ledger = ledgers.read(store)
