@@ -157,8 +157,13 @@ def image_files(paths: Sequence[str | Path]) -> list[str]:
 
 def _files_in(folder: Path) -> Iterator[Path]:
     left_out: list[str] = []
+    seen: set[str] = set()  # links can lead back
     for place, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        is_new = (real := os.path.realpath(place)) not in seen
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if is_new and not name.startswith("."))
+        if not is_new:
+            continue
         names = sorted(name for name in names if not name.startswith(".") and name not in OF_SYSTEMS)
         if all(Path(name).suffix.lower() in DOCUMENTS for name in names):
             left_out += names

@@ -84,7 +84,7 @@ def test_a_run_for_each_file_and_an_ensemble_of_them(imported, files):
     assert [run.id for run in model.pool.runs] == [run.id for run in imported]
     note = imported[1].imported
     assert note["file"] == files[1].name
-    assert set(note["files"]) == {file.name for file in files}
+    assert [file["name"] for file in note["files"]] == [file.name for file in files]
     assert note["threshold"] == 0.31
     assert {"origin", "authors", "licence", "address", "published", "measured_here", "rsna_nb"} <= note.keys()
 
@@ -193,7 +193,7 @@ def test_the_breast_detector_becomes_part_of_every_run_and_files_are_still_read_
     roi = write_zip(tmp_path / "yolox.pth", {"start_epoch": 1, "model": constant_tensors((52, 104, 208, 390))})
     runs = import_detector(files, NAME, roi=roi, runs_dir=tmp_path / "runs")
     assert all(run.image_recipe.detector == run.path / "checkpoints" / "roi.npz" for run in runs)
-    assert runs[0].imported["roi"].keys() == {"yolox.pth"}
+    assert runs[0].imported["roi"]["name"] == "yolox.pth"
     read = []
     pictures = inference.read_pictures
     monkeypatch.setattr(inference, "read_pictures", lambda *given: read.append(given) or pictures(*given))

@@ -79,12 +79,14 @@ def import_detector(
     _check_names(folder, name, note, len(files) > 1)
     configs = _configs(own, reading, name, len(files), str(runs_dir))
     detector = _tensors(Path(roi)) if roi else {}
+    if reading != "breast" and not roi:
+        log.warning("without --roi, Otsu's threshold finds the breast; the published figures are of a breast detector")
     begun = datetime.now().strftime("%Y%m%d-%H%M%S")
     part = folder / f".import-{uuid.uuid4().hex[:8]}"  # `list_runs` does not look so deep
     try:
         for config, file in zip(configs, files, strict=True):
             _write_run(part / f"{begun}-{config.run_name}", config, Path(file), note, detector, own.head)
-        made = [Run(folder / each.name) for each in sorted(part.iterdir())]
+        made = [Run(folder / f"{begun}-{config.run_name}") for config in configs]
         for run in made:
             os.rename(part / run.id, run.path)  # fails if a run of this second has the name
             log.info("imported: %s", run.path)
@@ -101,8 +103,8 @@ def _note(recipe: str, files: Sequence[Path], reading: str, roi: Path | None) ->
     """Return the content of config/imported.json."""
     own = asdict(RECIPES[recipe])
     is_as_published = reading == own["settings"]["reading"]
-    digests = {file.name: _sha256(file) for file in files}
-    if len(set(digests.values())) < len(files):
+    digests = [{"name": file.name, "sha256": _sha256(file)} for file in files]
+    if len({each["sha256"] for each in digests}) < len(files):
         raise WeightsError(f"two of the files are the same: {', '.join(map(str, files))}")
     return {
         "recipe": recipe,
@@ -112,7 +114,7 @@ def _note(recipe: str, files: Sequence[Path], reading: str, roi: Path | None) ->
         "unknown": "settings of the training that have no name here or were not published have their defaults",
         "trained_on": own["trained_on"],
         "files": digests,
-        "roi": {roi.name: _sha256(roi)} if roi else {},
+        "roi": {"name": roi.name, "sha256": _sha256(roi)} if roi else {},
         "reading": reading,
         "rsna_nb": importlib.metadata.version("rsna_nb"),
     }
@@ -170,7 +172,7 @@ def _write_run(
     config.to_json(folder / "config" / "config.json")
     if detector:
         write_arrays(folder / "checkpoints" / "roi.npz", detector)
-        _check_detector(Run(folder), next(iter(note["roi"])))
+        _check_detector(Run(folder), note["roi"]["name"])
     Run(folder).write_json("config/imported.json", {**note, "file": file.name})
 
 

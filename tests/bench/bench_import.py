@@ -1,6 +1,6 @@
 """The winner's recipe at full size, with random weights: does `predict` score as a literal script, and at what cost?
 
-    python tests/bench/bench_import.py [--folds 4]
+    python tests/bench/bench_import.py [--folds 4] [--pictures 8]
 
 Files in the winner's form are imported and score the real mammograms at 2048 x 1024. A literal script of the recipe
 makes the same images from its description (tests/test_first_place.py), and the same networks score them.
@@ -39,7 +39,9 @@ def literal_picture(path: str, shape: tuple[int, int]) -> np.ndarray:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--folds", type=int, default=4)
-    folds = parser.parse_args().folds
+    parser.add_argument("--pictures", type=int, default=8)
+    given = parser.parse_args()
+    folds = given.folds
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         network = keras.applications.ConvNeXtSmall(include_top=False, weights=None)
@@ -48,7 +50,7 @@ def main() -> None:
         made = import_detector(files, "rsna-first-place", runs_dir=folder / "runs")
         print(f"import: {(time.perf_counter() - started) / folds:.1f} s a fold, peak memory {peak():.2f} GiB")
         model = ensemble.load("rsna-first-place" if folds > 1 else made[0].id, folder / "runs")
-        paths = predict.image_files([REAL_DIR])
+        paths = predict.image_files([REAL_DIR])[: given.pictures]
         started = time.perf_counter()
         images = predict.score_files(model, paths).images
         seconds = (time.perf_counter() - started) / len(paths)
