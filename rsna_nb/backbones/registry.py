@@ -12,8 +12,9 @@ from pathlib import Path
 import keras
 from keras import applications, layers
 
-from rsna_nb.backbones import efficientnet_lite, presets, yolo11
+from rsna_nb.backbones import efficientnet, presets, resnet, yolo11
 from rsna_nb.backbones.scaling import scaled_colour
+from rsna_nb.backbones.tensors import ENDINGS
 from rsna_nb.backbones.vit import TRANSFORMERS
 from rsna_nb.backbones.weights import WeightsError, explained_download, load_weights
 
@@ -29,6 +30,7 @@ FAMILIES = {
     "EfficientNetV2M EfficientNetV2L MobileNetV3Small MobileNetV3Large",
 }
 EXPORT_YOLO11 = 'set weights to "none", or to a file exported as the first lines of rsna_nb/backbones/yolo11.py show'
+NO_IMAGENET = 'set weights to "none", or to a file from torchvision or timm (docs/weights.md)'
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,8 @@ def _of_applications(name: str, family: str) -> Backbone:
     """A network of keras.applications behind the scaling that its weights expect."""
 
     def build(height: int, width: int, weights: str | None) -> keras.Model:
+        if weights and Path(weights).suffix in ENDINGS:
+            return _of_tensors(name.lower(), height, width, weights)
         image = keras.Input((height, width, 1), name="image")
         published = "imagenet" if weights == "imagenet" else None
         with explained_download():
@@ -164,6 +168,16 @@ def _of_applications(name: str, family: str) -> Backbone:
         return whole
 
     return Backbone(build, imagenet=True)
+
+
+def _of_tensors(name: str, height: int, width: int, weights: str) -> keras.Model:
+    """The network that a file of PyTorch's tensors was made for; keras.applications' own has other layers."""
+    family = next((module for module in (efficientnet, resnet) if name in module.SIZES), None)
+    if family is None:
+        raise WeightsError(
+            f"a {Path(weights).suffix} file cannot be read into this network; docs/weights.md has a list"
+        )
+    return family.build(name, height, width, weights)
 
 
 def _build_small(height: int, width: int, synchronized: bool) -> keras.Model:
@@ -186,10 +200,8 @@ def _build_small(height: int, width: int, synchronized: bool) -> keras.Model:
 BACKBONES: dict[str, Backbone | Callable[..., keras.Model]] = {
     "small": Backbone(_build_small),
     **{name.lower(): _of_applications(name, family) for family, names in FAMILIES.items() for name in names.split()},
-    **{
-        f"efficientnet_lite{size}": Backbone(partial(efficientnet_lite.build, size), imagenet=True)
-        for size in efficientnet_lite.SIZES
-    },
+    **{name: Backbone(partial(efficientnet.build, name), imagenet=True) for name in efficientnet.LITE},
+    **{name: Backbone(partial(resnet.build, name), instead=NO_IMAGENET) for name in ("resnet18", "resnet34")},
     **{f"yolo11{size}": Backbone(partial(yolo11.build, size), instead=EXPORT_YOLO11) for size in yolo11.SCALES},
     **{
         name: Backbone(partial(presets.build, name), imagenet=bool(transformer.preset))
