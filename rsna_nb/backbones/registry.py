@@ -5,14 +5,15 @@ sizes of YOLO11 (`yolo11`), and a small network for training from scratch.
 import difflib
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import keras
 from keras import applications, layers
 
-from rsna_nb.backbones import efficientnet, presets, resnet, yolo11
+from rsna_nb.backbones import convnext, efficientnet, presets, resnet, yolo11
+from rsna_nb.backbones.parts import Parts
 from rsna_nb.backbones.scaling import scaled_colour
 from rsna_nb.backbones.tensors import ENDINGS
 from rsna_nb.backbones.vit import TRANSFORMERS
@@ -47,14 +48,14 @@ class Backbone:
         feature map (h, w, channels). It may take two more arguments, which are then passed by name: `synchronized`
         (whether batch normalisation pools its statistics over replicas) and `weights` (None, "imagenet" or a path). A
         function that takes `weights` loads them itself and raises `WeightsError`; for any other the registry
-        loads the weights file.
+        loads the weights file. Where the weights include layers after the pooling, it returns `Parts`.
     imagenet
         Whether `build` accepts "imagenet" as `weights`.
     instead
         What to do otherwise, for the error message.
     """
 
-    build: Callable[..., keras.Model]
+    build: Callable[..., keras.Model | Parts]
     imagenet: bool = False
     instead: str = 'set weights to "none" or to a file'
 
@@ -73,7 +74,8 @@ def build_backbone(
     weights
         "imagenet" (published weights, downloaded where the cache of Keras or keras-hub lacks them), "none" (random
         weights) or the path of a weights file made for this network without its classifier: `.weights.h5`, `.keras` or
-        `.h5`. Vision transformers also accept the folder of a keras-hub preset, YOLO11 a file exported from
+        `.h5`. ConvNeXt and EfficientNet-Lite also accept a file with the names of PyTorch's published networks
+        (`tensors.ENDINGS`), vision transformers the folder of a keras-hub preset, YOLO11 a file exported from
         Ultralytics (see `yolo11`).
     synchronized
         Whether batch normalisation pools its statistics over all replicas. The small network and YOLO11 have the
@@ -99,24 +101,33 @@ def build_backbone(
     (None, 24, 16, 32)
     >>> del BACKBONES["two_layers"]
     """
+    return build_parts(name, img_size, weights, synchronized).backbone
+
+
+def build_parts(
+    name: str, img_size: int | list[int] | tuple[int, int], weights: str = "imagenet", synchronized: bool = False
+) -> Parts:
+    """Build a backbone as `build_backbone` does, with what belongs to it after the pooling of its feature map."""
     backbone = _registered(name)
     shape = (img_size, img_size) if isinstance(img_size, int) else (img_size[0], img_size[1])
     if weights == "imagenet" and not backbone.imagenet:
         raise WeightsError(f"backbone {name} has no ImageNet weights: {backbone.instead}")
     if weights not in ("imagenet", "none") and not Path(weights).exists():
-        raise WeightsError(f'weights {weights}: no such file; give "imagenet", "none" or the path of a weights file')
+        raise WeightsError(f'weights {weights}: no such file; give "imagenet", "none", a weights file or a run')
     # A function of (height, width) is enough: arguments that it does not name are not passed.
     accepted = inspect.signature(backbone.build).parameters
     source = None if weights == "none" else weights
     options = {"weights": source, "synchronized": synchronized}
     options = {option: value for option, value in options.items() if option in accepted}
     try:
-        network = _as_backbone(name, backbone.build(*shape, **options), shape)
+        built = backbone.build(*shape, **options)
+        parts = built if isinstance(built, Parts) else Parts(built)
+        parts = replace(parts, backbone=_as_backbone(name, parts.backbone, shape))
         if source and "weights" not in accepted:
-            load_weights(network, source)
+            load_weights(parts.backbone, source)
     except WeightsError as error:
         raise WeightsError(f"weights {weights} cannot be loaded into backbone {name}: {error}") from error
-    return network
+    return parts
 
 
 def _registered(name: str) -> Backbone:
@@ -154,6 +165,8 @@ def _as_backbone(name: str, network: keras.Model, shape: tuple[int, int]) -> ker
 
 def _of_applications(name: str, family: str) -> Backbone:
     """A network of keras.applications behind the scaling that its weights expect."""
+    if name.startswith("ConvNeXt"):
+        return Backbone(partial(convnext.build, name), imagenet=True)
 
     def build(height: int, width: int, weights: str | None) -> keras.Model:
         if weights and Path(weights).suffix in ENDINGS:
@@ -197,7 +210,7 @@ def _build_small(height: int, width: int, synchronized: bool) -> keras.Model:
     return keras.Model(image, x, name="backbone")
 
 
-BACKBONES: dict[str, Backbone | Callable[..., keras.Model]] = {
+BACKBONES: dict[str, Backbone | Callable[..., keras.Model | Parts]] = {
     "small": Backbone(_build_small),
     **{name.lower(): _of_applications(name, family) for family, names in FAMILIES.items() for name in names.split()},
     **{name: Backbone(partial(efficientnet.build, name), imagenet=True) for name in efficientnet.LITE},

@@ -1,8 +1,9 @@
 """Heat maps: how much each position of the last feature map adds to the logit, drawn over the image.
 
-Every model has the layers "backbone", which returns a feature map (h, w, channels), "pooled", "dropout" and "cancer".
-The logit is explained, not the score, because the sigmoid saturates. Images are float32 (n, height, width, 1) in 0-1,
-as the store holds them. Everything after the feature map is computed in float32, whatever the precision of the model.
+Every model has the layers "backbone", which returns a feature map (h, w, channels), "pooled", "dropout" and "cancer";
+some have the layer normalisation "norm" after "pooled". The logit is explained, not the score, because the sigmoid
+saturates. Images are float32 (n, height, width, 1) in 0-1, as the store holds them. Everything after the feature map is
+computed in float32, whatever the precision of the model.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from rsna_nb.inference import FLIPS
+from rsna_nb.model import norm_of
 from rsna_nb.notebook import UnavailableError
 
 BATCH = 16
@@ -101,17 +103,20 @@ def check_method(method: str) -> None:
 
 def _grad_cam(model: keras.Model, images: np.ndarray) -> np.ndarray:
     """Grad-CAM on the positions of the feature map: (n, h, w), 0 or more."""
-    features, last = _features(model, images), model.get_layer("cancer")
+    features, norm, last = _features(model, images), norm_of(model), model.get_layer("cancer")
     with tf.GradientTape() as tape:
         tape.watch(features)
         pooled = model.get_layer("pooled").call(features)  # calling the layer itself would round to its precision
+        pooled = norm.call(pooled) if norm else pooled
         logit = tf.linalg.matvec(pooled, last.kernel[:, 0]) + last.bias[0]
     weights = tf.reduce_mean(tape.gradient(logit, features), axis=(1, 2), keepdims=True)
     return tf.nn.relu(tf.reduce_sum(weights * features, axis=-1)).numpy()
 
 
 def _class_activation(model: keras.Model, images: np.ndarray) -> np.ndarray:
-    """What each position adds to the logit, (n, h, w): the sum over a map plus the last layer's bias is the logit.
+    """What each position adds to the logit, (n, h, w): the sum over a map plus a constant is the logit.
+
+    The constant is the last layer's bias; with a norm also what the last layer makes of the norm's offsets (beta).
 
     With average pooling these are the class activation maps of Zhou et al. 2016 (CVPR): the channels weighted by the
     last layer and divided by the number of positions. With max pooling a channel adds its weight times its maximum at
@@ -128,7 +133,23 @@ def _class_activation(model: keras.Model, images: np.ndarray) -> np.ndarray:
         raise ValueError(
             f"with pooling by {type(pooled).__name__} the logit is not a sum over positions: use the method grad_cam"
         )
-    return tf.reduce_sum(shares * features * model.get_layer("cancer").kernel[:, 0], axis=-1).numpy()
+    contributions = shares * features
+    weights = _weights(model, tf.reduce_sum(contributions, axis=(1, 2)))
+    return tf.reduce_sum(contributions * weights[:, tf.newaxis, tf.newaxis], axis=-1).numpy()
+
+
+def _weights(model: keras.Model, pooled: tf.Tensor) -> tf.Tensor:
+    """The weight of each pooled feature in the logit, (n, channels) or (1, channels).
+
+    A norm subtracts the mean of an image's features and divides by their standard deviation: for this deviation the
+    logit is linear in the features, and each weight is reduced by what its feature adds to the mean.
+    """
+    kernel, norm = model.get_layer("cancer").kernel[:, 0], norm_of(model)
+    if norm is None:
+        return kernel[tf.newaxis]
+    scaled = kernel * norm.gamma
+    deviation = tf.sqrt(tf.math.reduce_variance(pooled, axis=1, keepdims=True) + norm.epsilon)
+    return (scaled - tf.reduce_mean(scaled)) / deviation
 
 
 METHODS: dict[str, Callable[[keras.Model, np.ndarray], np.ndarray]] = {

@@ -120,6 +120,13 @@ def check_data(run: Run, environment: dict[str, Any]) -> None:
                 f"run {run.id} cannot be resumed: the {what} has changed since it began "
                 f"({name} was {before[name][:8]} and is {environment[name][:8]})"
             )
+    # A run that earlier versions began has no list, and none of them had a norm after the pooling.
+    layers = before.get("layers", [name for name in environment["layers"] if name != "norm"])
+    if layers != environment["layers"]:
+        raise RunError(
+            f"run {run.id} cannot be resumed: its network was {' -> '.join(layers)}, and this version builds "
+            f"{' -> '.join(environment['layers'])}; begin a new run, which may start from it (weights)"
+        )
     for package, version in environment["packages"].items():
         if (was := before["packages"].get(package)) != version:
             log.warning("%s is version %s now and was %s when the run began", package, version, was)

@@ -21,6 +21,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from rsna_nb.config import RunConfig
+from rsna_nb.model import norm_of
 from rsna_nb.system import DamagedFileError, locked, read_arrays, remove_parts, write_arrays
 from rsna_nb.training.data import Data
 from rsna_nb.training.distribution import Devices
@@ -88,7 +89,7 @@ def features_of(config: RunConfig, data: Data, pooled: keras.Model, devices: Dev
     config, data
         The settings and images of the run.
     pooled
-        The frozen network up to the pooled features: images (batch, height, width, 1) -> (batch, channels).
+        The frozen network up to the features (`model.body_of`): images (batch, height, width, 1) -> (batch, channels).
     devices
         The devices that compute missing features.
 
@@ -121,6 +122,8 @@ def bank_folder(config: RunConfig, data: Data, pooled: keras.Model) -> Path:
         "weights": weights.hexdigest(),
         "keras": keras.__version__,
     }
+    if norm_of(pooled):  # the same weights gave other features when Keras's ConvNeXt normalised before the pooling
+        identity["norm"] = "after pooling"
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:8]
     return data.store.with_name(f"{data.store.name}.features") / f"{config.backbone}-{config.pooling}-{key}"
 

@@ -131,7 +131,7 @@ def _start(run: Run, config: RunConfig, devices: Devices, on_epoch: EpochCallbac
     environment = runs.environment(list(devices.names), table, data.ledger)
     # The report must say that a run was trained on generated mammograms, and what "cancer" means in its data.
     environment |= {"precision": precision, "generated": (data_dir / "generated.json").is_file()}
-    environment |= {"layout": layout.name, "label": layout.label}
+    environment |= {"layout": layout.name, "label": layout.label, "layers": [layer.name for layer in model.layers]}
     if devices.chief and not before.is_file():
         run.write_json("config/environment.json", environment)
     devices.wait()
