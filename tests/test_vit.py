@@ -11,9 +11,8 @@ import pytest
 
 from rsna_nb import inference, runs
 from rsna_nb.backbones import BACKBONES, WeightsError, build_backbone, vit
-from rsna_nb.backbones.presets import _interpolated as interpolated
 from rsna_nb.backbones.scaling import SCALINGS
-from rsna_nb.backbones.vit import TRANSFORMERS
+from rsna_nb.backbones.vit import TRANSFORMERS, interpolated
 from rsna_nb.config import RunConfig
 from rsna_nb.metadata.table import load_metadata
 from rsna_nb.model import build_model, layers_from
