@@ -14,6 +14,7 @@ import numpy as np
 from keras import layers
 
 from rsna_nb.backbones import vit, vit_tensors
+from rsna_nb.backbones.published import scaling_in
 from rsna_nb.backbones.tensors import ENDINGS
 from rsna_nb.backbones.vit import TRANSFORMERS, Transformer, grid_of, interpolated
 from rsna_nb.backbones.weights import WeightsError, load_weights
@@ -37,7 +38,7 @@ DINOV2_BLOCK = {
 }
 
 
-def build(name: str, height: int, width: int, weights: str | None) -> keras.Model:
+def build(name: str, height: int, width: int, weights: str | None, like: keras.Model | None = None) -> keras.Model:
     """Build a vision transformer (`vit.build`) and load its weights.
 
     Parameters
@@ -50,6 +51,8 @@ def build(name: str, height: int, width: int, weights: str | None) -> keras.Mode
         None for random weights, "imagenet" for keras-hub's published preset, the folder of a preset as
         `save_to_preset` writes it or the weights file in such a folder, a file of tensors (`vit_tensors`), or a
         weights file of this network.
+    like
+        A network that was built here, for images of any size: the new one has the same epsilon and scaling.
 
     Raises
     ------
@@ -63,7 +66,7 @@ def build(name: str, height: int, width: int, weights: str | None) -> keras.Mode
     if path and path.suffix in ENDINGS:
         return vit_tensors.build(transformer, shape, path)
     if weights is None or (path and path.is_file()):
-        network = vit.build(transformer, shape)
+        network = vit.build(transformer, shape, *((like.get_layer("norm").epsilon, scaling_in(like)) if like else ()))
         if path:
             load_weights(network, path)
         return network

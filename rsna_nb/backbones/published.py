@@ -7,10 +7,15 @@ logged as a warning.
 
 import logging
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rsna_nb.backbones.tensors import published_config
+import keras
+import numpy as np
+
+from rsna_nb.backbones.parts import Parts, head_targets
+from rsna_nb.backbones.tensors import Target, assign_tensors, published_config
 from rsna_nb.backbones.weights import WeightsError
 
 log = logging.getLogger(__name__)
@@ -69,3 +74,32 @@ def origin_of(path: Path, pattern: str, assumed: Origin) -> Origin:
     else:
         log.warning("%s of its input assumed; to be sure, put timm's config.json beside the file", text)
     return origin
+
+
+def parts_with(
+    network: keras.Model,
+    tensors: dict[str, np.ndarray],
+    file: str,
+    targets: Mapping[str, Target],
+    classifier: str,
+    not_used: Sequence[str] = (),
+) -> Parts:
+    """Put a file's tensors into a network without classifier, and keep those of a `classifier` with one output.
+
+    Raises
+    ------
+    WeightsError
+        If the tensors are not those of the network; the message names them.
+    """
+    head: dict[str, np.ndarray] = {}
+    of_head = head_targets(classifier, network.output_shape[-1], head)
+    assign_tensors(tensors, file, {**targets, **of_head}, [f"{classifier}.", *not_used])
+    if head:
+        log.warning("%s: its classifier becomes the head; it is right only with the pooling that it had: avg", file)
+    return Parts(network, head=head)
+
+
+def scaling_in(network: keras.Model) -> tuple:
+    """Return the (scale, offset) of the input of a network that was built here."""
+    layer = network.get_layer("scaling")
+    return layer.scale, layer.offset

@@ -105,9 +105,17 @@ def build_backbone(
 
 
 def build_parts(
-    name: str, img_size: int | list[int] | tuple[int, int], weights: str = "imagenet", synchronized: bool = False
+    name: str,
+    img_size: int | list[int] | tuple[int, int],
+    weights: str = "imagenet",
+    synchronized: bool = False,
+    like: keras.Model | None = None,
 ) -> Parts:
-    """Build a backbone as `build_backbone` does, with what belongs to it after the pooling of its feature map."""
+    """Build a backbone as `build_backbone` does, with what belongs to it after the pooling of its feature map.
+
+    `like` is a trained backbone of that name, for images of any size, whose weights the new one shall receive: where
+    the padding or the scaling depends on the file that it came from, the new one has the same.
+    """
     backbone = _registered(name)
     shape = (img_size, img_size) if isinstance(img_size, int) else (img_size[0], img_size[1])
     if weights == "imagenet" and not backbone.imagenet:
@@ -117,7 +125,7 @@ def build_parts(
     # A function of (height, width) is enough: arguments that it does not name are not passed.
     accepted = inspect.signature(backbone.build).parameters
     source = None if weights == "none" else weights
-    options = {"weights": source, "synchronized": synchronized}
+    options = {"weights": source, "synchronized": synchronized, "like": like}
     options = {option: value for option, value in options.items() if option in accepted}
     try:
         built = backbone.build(*shape, **options)
@@ -168,9 +176,11 @@ def _of_applications(name: str, family: str) -> Backbone:
     if name.startswith("ConvNeXt"):
         return Backbone(partial(convnext.build, name), imagenet=True)
 
-    def build(height: int, width: int, weights: str | None) -> keras.Model:
-        if weights and Path(weights).suffix in ENDINGS:
-            return _of_tensors(name.lower(), height, width, weights)
+    def build(height: int, width: int, weights: str | None, like: keras.Model | None = None) -> keras.Model | Parts:
+        # A network of keras.applications is one layer of the backbone.
+        is_own = like is not None and not any(isinstance(layer, keras.Model) for layer in like.layers)
+        if is_own or (weights and Path(weights).suffix in ENDINGS):
+            return _of_tensors(name.lower(), height, width, weights, like)
         image = keras.Input((height, width, 1), name="image")
         published = "imagenet" if weights == "imagenet" else None
         with explained_download():
@@ -183,14 +193,12 @@ def _of_applications(name: str, family: str) -> Backbone:
     return Backbone(build, imagenet=True)
 
 
-def _of_tensors(name: str, height: int, width: int, weights: str) -> keras.Model:
+def _of_tensors(name: str, height: int, width: int, weights: str | None, like: keras.Model | None) -> Parts:
     """The network that a file of PyTorch's tensors was made for; keras.applications' own has other layers."""
     family = next((module for module in (efficientnet, resnet) if name in module.SIZES), None)
     if family is None:
-        raise WeightsError(
-            f"a {Path(weights).suffix} file cannot be read into this network; docs/weights.md has a list"
-        )
-    return family.build(name, height, width, weights)
+        raise WeightsError("PyTorch's tensors cannot be read into this network; docs/weights.md lists those that can")
+    return family.build(name, height, width, weights, like)
 
 
 def _build_small(height: int, width: int, synchronized: bool) -> keras.Model:

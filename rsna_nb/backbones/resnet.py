@@ -16,7 +16,8 @@ from pathlib import Path
 import keras
 from keras import KerasTensor, layers
 
-from rsna_nb.backbones.published import Origin, origin_of
+from rsna_nb.backbones.parts import Parts
+from rsna_nb.backbones.published import Origin, origin_of, parts_with, scaling_in
 from rsna_nb.backbones.scaling import IMAGENET, SCALINGS, scaled_colour, scaling_of
 from rsna_nb.backbones.tensors import ENDINGS, Target, assign_tensors, read, reference_targets
 from rsna_nb.backbones.weights import load_weights
@@ -32,11 +33,11 @@ SIZES = {
     "resnet152": ((3, 8, 36, 3), 4),
 }
 MIRAI = scaling_of((7699.5 / 65535,) * 3, (11765.06 / 65535,) * 3)  # its images have 16 bits
-# Classifiers of torchvision and timm, and what Mirai's encoder has behind its feature map.
-NOT_USED = ("fc.", "pool.", "prob_of_failure_layer.", "birads_fc.", "region_fc.")
+# What Mirai's encoder has behind its feature map.
+BEHIND = ("pool.", "fc.", "prob_of_failure_layer.", "birads_fc.", "region_fc.")
 
 
-def build(name: str, height: int, width: int, weights: str | None) -> keras.Model:
+def build(name: str, height: int, width: int, weights: str | None, like: keras.Model | None = None) -> Parts:
     """Build a network for images of (height, width) pixels.
 
     Parameters
@@ -48,6 +49,8 @@ def build(name: str, height: int, width: int, weights: str | None) -> keras.Mode
     weights
         None (random), a file of tensors (`tensors.ENDINGS`) with the names of torchvision, timm or Mirai's encoder, or
         a file that Keras saved of this network.
+    like
+        A network that was built here, for images of any size: the new one scales its input in the same way.
 
     Raises
     ------
@@ -56,22 +59,19 @@ def build(name: str, height: int, width: int, weights: str | None) -> keras.Mode
     """
     path = Path(weights) if weights else None
     if path is None or path.suffix not in ENDINGS:
-        network = _network(name, height, width, SCALINGS["torch"])
+        network = _network(name, height, width, scaling_in(like) if like else SCALINGS["torch"])
         if path:
             load_weights(network, path)
-        return network
+        return Parts(network)
     tensors = read(path)
-    is_mirai = any(each.endswith("downsampler.conv1.weight") for each in tensors)
-    if is_mirai:
+    if any(each.endswith("downsampler.conv1.weight") for each in tensors):
         log.warning("%s: read as Mirai's image encoder, with the input scaled as Mirai's assumed", path.name)
-        scaling = MIRAI
-    else:
-        origin = origin_of(path, rf"(?:tv_|gluon_|ssl_|swsl_)?{name}(?:_\w+)?", Origin(name, *IMAGENET))
-        scaling = scaling_of(origin.mean, origin.deviation)
-    network = _network(name, height, width, scaling)
-    targets = reference_targets(network)
-    assign_tensors(tensors, path.name, _names_of_mirai(targets) if is_mirai else targets, NOT_USED)
-    return network
+        network = _network(name, height, width, MIRAI)
+        assign_tensors(tensors, path.name, _names_of_mirai(reference_targets(network)), BEHIND)
+        return Parts(network)
+    origin = origin_of(path, rf"(?:tv_|gluon_|ssl_|swsl_)?{name}(?:_\w+)?", Origin(name, *IMAGENET))
+    network = _network(name, height, width, scaling_of(origin.mean, origin.deviation))
+    return parts_with(network, tensors, path.name, reference_targets(network), "fc")
 
 
 def _names_of_mirai(targets: Mapping[str, Target]) -> dict[str, Target]:

@@ -92,6 +92,8 @@ def randomised(name: str, tensor):
         return 0.5 + torch.rand(tensor.shape)
     if tensor.ndim == 1:
         return 0.2 * torch.randn(tensor.shape)
+    if tensor.ndim == 2:  # large enough for an attention that differs from place to place
+        return 3 * tensor
     return tensor if tensor.ndim == 0 or tensor.std() > 0.01 else 0.02 * torch.randn(tensor.shape)
 
 
