@@ -133,7 +133,7 @@ class RunConfig(
     backbone: str = "resnet50v2"
     """a name in rsna_nb.backbones.BACKBONES"""
     weights: str = Field("imagenet", min_length=1)
-    """initial weights: "imagenet", "none" (random), a file, or the folder of a keras-hub preset"""
+    """initial weights: "imagenet", "none" (random), a file, a run, or a keras-hub preset"""
     freeze_backbone: bool = True
     """train only the head and keep the backbone's weights"""
     feature_bank: bool = True

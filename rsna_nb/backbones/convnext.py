@@ -18,7 +18,7 @@ from keras import applications, layers
 
 from rsna_nb.backbones.parts import Parts, head_targets, new_norm
 from rsna_nb.backbones.scaling import scaled_colour
-from rsna_nb.backbones.tensors import ENDINGS, Target, layer_targets, load_tensors
+from rsna_nb.backbones.tensors import ENDINGS, Target, layer_targets, load_tensors, published_config
 from rsna_nb.backbones.weights import WeightsError, explained_download, load_weights
 
 log = logging.getLogger(__name__)
@@ -60,6 +60,7 @@ def build(name: str, height: int, width: int, weights: str | None) -> Parts:
     backbone, norm = keras.Model(image, trunk(scaled), name="backbone"), new_norm(of_map.gamma.shape[0])
     head: dict[str, np.ndarray] = {}
     if weights and Path(weights).suffix in ENDINGS:
+        _check_scale(network, Path(weights))
         targets = timm_targets(trunk, norm) | head_targets("head.fc", norm.gamma.shape[0], head)
         load_tensors(backbone, Path(weights), targets, ["head.fc."])
         return Parts(backbone, norm, head)
@@ -85,6 +86,17 @@ def timm_targets(trunk: keras.Model, norm: layers.LayerNormalization) -> dict[st
             elif match[3] in BLOCK:
                 found |= layer_targets(layer, f"{block}.{BLOCK[match[3]]}")
     return found
+
+
+def _check_scale(network: keras.Model, path: Path) -> None:
+    """Raise `WeightsError` if a config.json beside the file names another scale of the input than Keras's network."""
+    scaling = next(layer for layer in network.layers if isinstance(layer, layers.Normalization))
+    own = {"mean": np.ravel(scaling.input_mean) / 255, "std": np.sqrt(np.ravel(scaling.input_variance)) / 255}
+    config = published_config(path)
+    given = config | (config.get("pretrained_cfg") or {})
+    for name, values in own.items():
+        if name in given and not np.allclose(given[name], values, atol=1e-3):
+            raise WeightsError(f"config.json beside it gives the input's {name} as {given[name]}, not ImageNet's")
 
 
 def _inner_targets(sequence: keras.Sequential, name: str) -> dict[str, Target]:
