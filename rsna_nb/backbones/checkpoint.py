@@ -134,7 +134,7 @@ def _loaded(file: IO[bytes]) -> tuple[Any, dict[str, _Storage]]:
         if opcode.name.startswith("EXT"):  # may stand for any function, which `find_class` is not asked for
             raise WeightsError("it uses extension codes, which may stand for code: the file is refused")
         # Objects are numbered one after another. The unpickler makes room for all numbers below the largest.
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > (position or 0):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and (argument or 0) > (position or 0):
             raise WeightsError(f"it numbers an object {argument}, which it has not: the file is refused")
     file.seek(start)
     unpickler = _TensorUnpickler(file)
