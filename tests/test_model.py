@@ -1,4 +1,5 @@
 import importlib
+import logging
 import socket
 from pathlib import Path
 
@@ -9,17 +10,20 @@ import pytest
 import tensorflow as tf
 from keras import applications
 
-from rsna_nb.backbones import BACKBONES, Backbone, WeightsError, build_backbone
+from rsna_nb.backbones import BACKBONES, Backbone, WeightsError, build_backbone, vit
 from rsna_nb.backbones.registry import FAMILIES
 from rsna_nb.backbones.scaling import SCALINGS
 from rsna_nb.backbones.weights import load_weights
 from rsna_nb.config import RunConfig
 from rsna_nb.explain import grad_cam
 from rsna_nb.model import build_model, open_backbone
+from rsna_nb.runs import Run, list_runs, new_run
+from rsna_nb.training import TrainingError, train
 from rsna_nb.training.callbacks import SwapAverages
 from rsna_nb.training.distribution import Devices
 from rsna_nb.training.inputs import Pictures
 from rsna_nb.training.training_model import ForwardPath, TrainingModel, compile_model
+from tests.small import assert_equal, changed_layers, resumed, stop_at
 
 MODULES = {"tf": "resnet_v2", "torch": "densenet", "caffe": "vgg16", "bytes": "efficientnet_v2"}
 GREY = np.random.default_rng(0).random((2, 64, 64, 1), dtype=np.float32)
@@ -332,3 +336,114 @@ def test_ten_steps_on_the_small_network_lower_the_loss():
     images, labels = np.repeat(GREY, 4, axis=0), np.repeat([[0], [1]], 4, axis=0)
     losses = model.fit(images, labels, epochs=10, verbose=0).history["loss"]
     assert losses[-1] < losses[0]
+
+
+PLAIN = {"backbone": "small", "img_size": 64, "pooling": "max", "freeze_backbone": False}
+
+
+def run_of(folder: Path, **settings) -> tuple[Run, keras.Model]:
+    """A run of a network with random weights, and the network."""
+    config = RunConfig(**PLAIN | {"weights": "none"} | settings, runs_dir=str(folder))
+    run, model = new_run(config), build_model(config)
+    random = np.random.default_rng(1)
+    model.set_weights([random.uniform(0.1, 0.3, array.shape) for array in model.get_weights()])
+    model.save(run.path / "checkpoints" / "best.keras")
+    return run, model
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_weights_may_be_a_run_by_its_id_or_its_folder(tmp_path, frozen, caplog):
+    run, model = run_of(tmp_path)
+    for weights in (run.id, str(run.path)):
+        with caplog.at_level(logging.INFO):
+            runs_dir = str(tmp_path) if weights == run.id else "runs"
+            config = RunConfig(**PLAIN | {"freeze_backbone": frozen}, weights=weights, runs_dir=runs_dir)
+            new = build_model(config.replace(img_size=64, seed=7))
+        np.testing.assert_allclose(new(GREY), model(GREY), atol=1e-6)
+        assert len(new.trainable_variables) == (2 if frozen else len(model.trainable_variables))
+        assert new.get_layer("dropout").seed_generator.state.numpy().tolist() == [7, 0]
+    assert f"starts from the best network of the run {run.path}" in caplog.text
+    assert "a trained head" in caplog.text
+    assert "another split" not in caplog.text
+
+
+def test_a_run_gives_its_convolutions_to_images_of_another_size(tmp_path):
+    run, model = run_of(tmp_path)
+    new = build_model(RunConfig(**PLAIN | {"img_size": [96, 64]}, weights=str(run.path)))
+    assert new.input_shape == (None, 96, 64, 1)
+    assert_same_weights(new, model)
+
+
+def test_a_run_of_a_transformer_gives_its_positions_interpolated(tmp_path, monkeypatch):
+    monkeypatch.setattr(vit, "DEPTH", 1)
+    run, model = run_of(tmp_path, backbone="vit_tiny")
+    (tokens,) = (layer for layer in model.get_layer("backbone").layers if layer.name == "tokens")
+    grid = np.arange(16, dtype=np.float32).reshape(1, 16, 1)  # grows by 1 to the right and by 4 downwards
+    tokens.positions.assign(np.concatenate([np.full((1, 1, 192), 5), np.tile(grid, (1, 1, 192))], axis=1))
+    model.save(run.checkpoint)
+    new = build_model(RunConfig(**PLAIN | {"backbone": "vit_tiny", "img_size": [128, 64]}, weights=str(run.path)))
+    positions = new.get_layer("backbone").get_layer("tokens").positions.numpy()[0, :, 0]
+    assert positions[0] == 5
+    rows = positions[1:].reshape(8, 4)
+    np.testing.assert_allclose(np.diff(rows, axis=1), 1, atol=1e-4)
+    np.testing.assert_allclose(np.diff(rows[2:-2], axis=0), 2, atol=0.2)
+    for ours, theirs in zip(new.weights, model.weights, strict=True):
+        assert ours.name == "positions" or (ours.numpy() == theirs.numpy()).all()
+
+
+def flattened(height: int, width: int) -> keras.Model:
+    """A backbone whose weights depend on the size of the image."""
+    image = keras.Input((height, width, 1))
+    features = keras.layers.Dense(4)(keras.layers.Flatten()(image))
+    return keras.Model(image, keras.layers.Reshape((1, 1, 4))(features))
+
+
+def test_a_run_that_does_not_fit_is_refused_with_both_networks(register, tmp_path):
+    register(flattened)
+    run, _ = run_of(tmp_path, backbone="own")
+    with pytest.raises(
+        WeightsError, match=r"backbone own: .* kernel is \(4096, 4\), not \(6144, 4\)\).* \(64, 64\) .*96"
+    ):
+        build_model(RunConfig(**PLAIN | {"backbone": "own", "img_size": [64, 96]}, weights=str(run.path)))
+    with pytest.raises(WeightsError, match="cannot be loaded into backbone small: the run's backbone is own"):
+        build_model(RunConfig(**PLAIN, weights=str(run.path)))
+    run.checkpoint.unlink()
+    with pytest.raises(WeightsError, match=rf"backbone own: run {run.id} has no checkpoints/best\.keras"):
+        build_model(RunConfig(**PLAIN | {"backbone": "own"}, weights=run.id, runs_dir=str(tmp_path)))
+
+
+def test_a_run_with_another_pooling_gives_no_head_and_another_split_is_a_warning(tmp_path, caplog):
+    run, model = run_of(tmp_path)
+    with caplog.at_level(logging.INFO):
+        config = RunConfig(**PLAIN | {"pooling": "avg"}, weights=str(run.path), fold=2)
+        new = build_model(config)
+    assert_same_weights(new.get_layer("backbone"), model.get_layer("backbone"))
+    assert (new.get_layer("cancer").kernel != model.get_layer("cancer").kernel).numpy().any()
+    assert "the head starts anew" in caplog.text
+    assert f"{run.id} had other data or another split (fold -1 and now 2)" in caplog.text
+
+
+def test_a_file_of_weights_wins_over_a_run_of_that_name(tmp_path, monkeypatch, small_weights):
+    run, _ = run_of(tmp_path / "runs")
+    (tmp_path / run.id).write_bytes(Path(small_weights).read_bytes())
+    monkeypatch.chdir(tmp_path)
+    new = build_model(RunConfig(**PLAIN, weights=run.id, runs_dir=str(tmp_path / "runs")))
+    assert_same_weights(new.get_layer("backbone"), build_backbone("small", 64, small_weights))
+
+
+@pytest.mark.slow
+def test_training_from_a_run_is_fine_tuned_resumed_and_repeated(small_run, small_settings, monkeypatch):
+    """Its head and the backbone's last stage are trained further; the other stages stay those of the run."""
+    changes = {"freeze_backbone": True, "epochs": 1, "fine_tune_epochs": 1, "fine_tune_from": "stage_3"}
+    changes |= {"seed": 3, "test_fraction": 0.2}
+    run = train(RunConfig(**small_settings | changes | {"weights": small_run.id}))
+    assert run.history["phase"].tolist() == ["head", "fine_tuning"]
+    trained, before = (keras.models.load_model(one.checkpoint, compile=False) for one in (run, small_run))
+    changed = changed_layers(trained.get_layer("backbone"), before.get_layer("backbone"))
+    assert all("stage_3" in name for name in changed)
+    stop_at(len(run.history) + 4, monkeypatch)
+    with pytest.raises(TrainingError, match="stopped for the test"):
+        train(RunConfig.from_json(run.file("config/config.json")))
+    stopped = list_runs(run.path.parent)[-1]
+    assert stopped.id != run.id
+    assert_equal(resumed(stopped), run)

@@ -178,8 +178,9 @@ def _without_prefix(tensors: dict[str, np.ndarray], targets: Mapping[str, Target
     if not prefixes:
         return tensors
     under = {name.removeprefix(prefixes[0]): each for name, each in tensors.items() if name.startswith(prefixes[0])}
-    outside = len(tensors) - len(under)
-    log.info("%s: the names begin with %s; %d tensors with other names are not used", file, prefixes[0], outside)
+    outside = [name for name in tensors if not name.startswith(prefixes[0])]
+    shown = ", ".join(outside[:4]) + (f" and {len(outside) - 4} more" if len(outside) > 4 else "")
+    log.info("%s: the names begin with %s; other tensors are not used: %s", file, prefixes[0], shown or "none")
     return under
 
 
