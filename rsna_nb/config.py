@@ -27,7 +27,7 @@ BACKBONE_NAMES = tuple(
     "convnextsmall convnextbase convnextlarge convnextxlarge efficientnetb0 efficientnetb1 efficientnetb2 "
     "efficientnetb3 efficientnetb4 efficientnetb5 efficientnetb6 efficientnetb7 efficientnetv2b0 efficientnetv2b1 "
     "efficientnetv2b2 efficientnetv2b3 efficientnetv2s efficientnetv2m efficientnetv2l mobilenetv3small "
-    "mobilenetv3large efficientnet_lite0 efficientnet_lite1 efficientnet_lite2 "
+    "mobilenetv3large efficientnet_lite0 efficientnet_lite1 efficientnet_lite2 resnet18 resnet34 "
     "yolo11n yolo11s yolo11m yolo11l yolo11x vit_tiny vit_small vit_base dinov2_tiny dinov2_small dinov2_base "
     "dinov2_with_registers_small dinov2_with_registers_base".split()
 )

@@ -86,7 +86,7 @@ def _initial_parts(config: RunConfig, synchronized: bool) -> Parts:
         if run.config.backbone != config.backbone:
             raise WeightsError(f"the run's backbone is {run.config.backbone}")
         source = parts_of(keras.models.load_model(run.checkpoint, compile=False))
-        parts = build_parts(config.backbone, config.image_shape, "none", synchronized)
+        parts = build_parts(config.backbone, config.image_shape, "none", synchronized, source.backbone)
         copy_weights(source, parts)
     except (WeightsError, RunError) as error:
         raise WeightsError(

@@ -1,9 +1,12 @@
 """Reading PyTorch checkpoints without PyTorch: right values, nothing but tensors, no code from the file."""
 
+import builtins
+import copyreg
 import io
 import os
 import pickle
 import struct
+import tracemalloc
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -119,6 +122,117 @@ def test_a_file_that_names_a_function_is_refused_and_nothing_is_called(tmp_path,
     monkeypatch.setitem(globals(), "pickled", lambda content: (file.getvalue(), {}))
     with pytest.raises(WeightsError, match=rf"it names {name[0]}\.{name[1]}, which is no tensor"):
         read_tensors(write(tmp_path / "x.pth", None))
+
+
+GLOBAL = b"cos\nsystem\n"  # the opcode that names a function
+COMMAND = b"(X\x04\x00\x00\x00exit"  # a mark and the text "exit"
+ATTACKS = {
+    "GLOBAL and REDUCE": GLOBAL + COMMAND + b"tR.",
+    "STACK_GLOBAL": b"\x8c\x02os\x8c\x06system\x93" + COMMAND + b"tR.",
+    "INST": COMMAND + b"ios\nsystem\n.",
+    "OBJ": b"(cos\nsystem\nX\x04\x00\x00\x00exito.",
+    "NEWOBJ": GLOBAL + COMMAND + b"t\x81.",
+    "NEWOBJ_EX": GLOBAL + COMMAND + b"t}\x92.",
+    "BUILD": GLOBAL + b"}b.",
+    "eval": b"cbuiltins\neval\n" + COMMAND + b"tR.",
+    "getattr": b"cbuiltins\ngetattr\n" + COMMAND + b"tR.",
+    "a function of torch": b"ctorch\nload\n" + COMMAND + b"tR.",
+    "a function of torch._utils": b"ctorch._utils\n_import_dotted_name\n" + COMMAND + b"tR.",
+    "an attribute of an allowed class": b"\x8c\x0bcollections\x8c\x14OrderedDict.fromkeys\x93" + COMMAND + b"tR.",
+    "our own module": b"crsna_nb.backbones.checkpoint\npickle.loads\n" + COMMAND + b"tR.",
+    "inside a state dict": b"}X\x01\x00\x00\x00a" + GLOBAL + COMMAND + b"tRs.",
+    "as the key of a storage": b"(X\x07\x00\x00\x00storage"
+    + GLOBAL
+    + COMMAND
+    + b"tRX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x01tQ.",
+}
+
+
+def as_zip(path: Path, described: bytes, compression: int = zipfile.ZIP_STORED) -> Path:
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x04" + described)
+        archive.writestr("archive/data/0", bytes(4))
+    return path
+
+
+def as_legacy(path: Path, described: bytes) -> Path:
+    head = [pickle.dumps(each, 2) for each in (LEGACY_MAGIC, 1001, {"little_endian": True})]
+    path.write_bytes(b"".join(head) + b"\x80\x04" + described)
+    return path
+
+
+@pytest.mark.parametrize("write", [as_zip, as_legacy])
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_no_opcode_reaches_a_function(tmp_path, monkeypatch, write, attack):
+    for module, name in ((os, "system"), (builtins, "eval")):
+        monkeypatch.setattr(module, name, lambda *_: pytest.fail("code of the file ran"))
+    with pytest.raises(WeightsError, match=r"it names .*, which is no tensor"):
+        read_tensors(write(tmp_path / "x.pth", ATTACKS[attack]))
+
+
+@pytest.mark.parametrize("write", [as_zip, as_legacy])
+def test_extension_codes_are_refused_even_if_the_process_knows_them(tmp_path, monkeypatch, write):
+    monkeypatch.setattr(os, "system", lambda *_: pytest.fail("code of the file ran"))
+    monkeypatch.setitem(copyreg._inverted_registry, 7, ("os", "system"))
+    monkeypatch.setitem(copyreg._extension_cache, 7, os.system)  # then `find_class` is not asked
+    with pytest.raises(WeightsError, match="extension codes"):
+        read_tensors(write(tmp_path / "x.pth", b"\x82\x07" + COMMAND + b"tR."))
+
+
+STORAGE = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x01tQ"
+HARMLESS = {
+    "a state of an allowed function": b"ctorch._utils\n_rebuild_tensor_v2\n}b.",
+    "an odd tag": b"(X\x05\x00\x00\x00otherctorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x01tQ.",
+    "a text as tag": b"Pstorage\n.",
+    "a list as key": b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\n]X\x03\x00\x00\x00cpuK\x01tQ.",
+    "a number as name": b"}K\x01ctorch._utils\n_rebuild_tensor_v2\n(" + STORAGE + b"K\x00K\x01\x85K\x01\x85tRs.",
+    "no tensors": b"}X\x01\x00\x00\x00aK\x01s.",
+    "an unknown opcode": b"\xff.",
+}
+
+
+@pytest.mark.parametrize("odd", HARMLESS)
+def test_odd_content_is_refused(tmp_path, odd):
+    with pytest.raises(WeightsError):
+        read_tensors(as_zip(tmp_path / "x.pth", HARMLESS[odd]))
+
+
+def described_tensor(shape: tuple[int, ...], strides: tuple[int, ...]) -> bytes:
+    """A state dict with one tensor of these sides, in a storage of one value."""
+    sides, steps = (pickle.dumps(each, 2)[2:-1] for each in (shape, strides))
+    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(" + STORAGE + b"K\x00" + sides + steps + b"\x89}tR"
+    return b"}X\x01\x00\x00\x00a" + tensor + b"s."
+
+
+@pytest.mark.parametrize(
+    ("shape", "strides"), [((2**40,), (0,)), ((2**33, 2**33), (0, 0)), ((2**40, -1), (0, 0)), ((2**62,), (1,))]
+)
+def test_sizes_that_a_file_only_claims_are_refused(tmp_path, shape, strides):
+    np.testing.assert_array_equal(read_tensors(as_zip(tmp_path / "1.pth", described_tensor((1,), (1,))))["a"], [0])
+    with pytest.raises(WeightsError, match=r"its tensors claim \d+ bytes"):
+        read_tensors(as_zip(tmp_path / "x.pth", described_tensor(shape, strides)))
+
+
+@pytest.mark.parametrize("write", [as_zip, as_legacy])
+@pytest.mark.parametrize("described", [b"]r\xff\xff\xff\x00.", b"]p16777215\n.", b"\x8e" + b"\xff" * 7 + b"\x7f."])
+def test_no_memory_is_taken_for_numbers_and_lengths_that_a_file_only_claims(tmp_path, write, described):
+    tracemalloc.start()
+    with pytest.raises(WeightsError):
+        read_tensors(write(tmp_path / "x.pth", described))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**22
+
+
+def test_an_archive_with_compressed_or_repeated_members_is_refused(tmp_path):
+    described = described_tensor((1,), (1,))
+    with pytest.raises(WeightsError, match="compressed or repeated"):
+        read_tensors(as_zip(tmp_path / "x.pth", described, zipfile.ZIP_DEFLATED))
+    path = as_zip(tmp_path / "y.pth", described)
+    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr("archive/data/0", bytes(4))
+    with pytest.raises(WeightsError, match="compressed or repeated"):
+        read_tensors(path)
 
 
 def test_a_cut_off_file_is_refused_at_every_length(tmp_path):

@@ -8,12 +8,13 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from scipy.special import ndtr, softmax
 
 from rsna_nb import inference, runs
-from rsna_nb.backbones import BACKBONES, WeightsError, build_backbone, vit
-from rsna_nb.backbones.presets import _interpolated as interpolated
-from rsna_nb.backbones.scaling import SCALINGS
-from rsna_nb.backbones.vit import TRANSFORMERS
+from rsna_nb.backbones import BACKBONES, WeightsError, build_backbone, build_parts, vit
+from rsna_nb.backbones.scaling import IMAGENET, SCALINGS
+from rsna_nb.backbones.vit import TRANSFORMERS, interpolated
+from rsna_nb.backbones.vit_tensors import _targets
 from rsna_nb.config import RunConfig
 from rsna_nb.metadata.table import load_metadata
 from rsna_nb.model import build_model, layers_from
@@ -283,3 +284,85 @@ def test_the_recipe_is_valid_and_names_an_existing_block(deep):
     small = config.replace(backbone="vit_tiny", weights="none", freeze_backbone=False, fine_tune_epochs=0)
     assert layers_from(build_model(small.replace(img_size=64)), config.fine_tune_from)
     assert keras.config.dtype_policy().name == "float32"
+
+
+def published(name: str, side: int, has_class_position: bool = True) -> dict[str, np.ndarray]:
+    """Random tensors under timm's names, with positions for a square of `side` patches."""
+    rng, network = np.random.default_rng(3), vit.build(TRANSFORMERS[name], (64, 64))
+    registers = "reg_token" if TRANSFORMERS[name].registers else ""
+    tensors = {}
+    for each, target in _targets(network, (1, 1), registers).items():
+        shape = (1, side**2 + has_class_position, target.shape[2]) if each == "pos_embed" else target.shape
+        values = 0.1 * rng.standard_normal(shape) + (each.endswith("weight") and len(shape) == 1)
+        tensors[each] = values.astype(np.float32)
+    return tensors
+
+
+def write(folder: Path, tensors: dict[str, np.ndarray]) -> str:
+    np.savez(folder / "weights.npz", **tensors)
+    return str(folder / "weights.npz")
+
+
+def normalized(x: np.ndarray, tensors: dict[str, np.ndarray], name: str) -> np.ndarray:
+    scaled = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+    return scaled * tensors[f"{name}.weight"] + tensors[f"{name}.bias"]
+
+
+def linear(x: np.ndarray, tensors: dict[str, np.ndarray], name: str) -> np.ndarray:
+    return x @ tensors[f"{name}.weight"].T + tensors[f"{name}.bias"]
+
+
+def computed(tensors: dict[str, np.ndarray], picture: np.ndarray, patch: int) -> np.ndarray:
+    """The whole network of `SHALLOW` blocks in NumPy: a scaled picture (h, w, 3) -> the patches' tokens (n, width)."""
+    rows, columns = (side // patch for side in picture.shape[:2])
+    cut = picture.reshape(rows, patch, columns, patch, 3).transpose(0, 2, 4, 1, 3).reshape(rows * columns, -1)
+    kernel = tensors["patch_embed.proj.weight"]
+    x = cut @ kernel.reshape(len(kernel), -1).T + tensors["patch_embed.proj.bias"]
+    x = np.concatenate([tensors["cls_token"][0], x]) + tensors["pos_embed"][0]
+    x = np.concatenate([x[:1], *([tensors["reg_token"][0]] if "reg_token" in tensors else []), x[1:]])
+    for number in range(SHALLOW):
+        name = f"blocks.{number}"
+        mixed = linear(normalized(x, tensors, f"{name}.norm1"), tensors, f"{name}.attn.qkv")
+        queries, keys, values = mixed.reshape(len(x), 3, -1, 64).transpose(1, 2, 0, 3)
+        seen = softmax(queries @ keys.transpose(0, 2, 1) / 8, axis=-1) @ values
+        change = linear(seen.transpose(1, 0, 2).reshape(len(x), -1), tensors, f"{name}.attn.proj")
+        x = x + change * tensors.get(f"{name}.ls1.gamma", 1)
+        hidden = linear(normalized(x, tensors, f"{name}.norm2"), tensors, f"{name}.mlp.fc1")
+        change = linear(hidden * ndtr(hidden), tensors, f"{name}.mlp.fc2")
+        x = x + change * tensors.get(f"{name}.ls2.gamma", 1)
+    return normalized(x, tensors, "norm")[-rows * columns :]
+
+
+@pytest.mark.parametrize(
+    ("name", "mean", "deviation"),
+    [("vit_tiny", (0.5,) * 3, (0.5,) * 3), ("dinov2_with_registers_small", *IMAGENET), ("dinov2_small", *IMAGENET)],
+)
+def test_a_file_with_timms_names_gives_what_a_separate_computation_gives(tmp_path, name, mean, deviation):
+    tensors, patch = published(name, 3), TRANSFORMERS[name].patch
+    picture = grey(3 * patch, 3 * patch)[:1]
+    backbone = build_backbone(name, 3 * patch, write(tmp_path, tensors | {"head.weight": np.ones((3, 3))}))
+    expected = computed(tensors, (np.repeat(picture[0], 3, axis=-1) - mean) / deviation, patch)
+    assert expected.std() > 0.1
+    np.testing.assert_allclose(applied(backbone, picture)[0].reshape(9, -1), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_registers_may_have_the_authors_name_and_the_class_token_no_position(tmp_path):
+    name = "dinov2_with_registers_small"
+    tensors = published(name, 3, has_class_position=False)
+    with_class = tensors | {"pos_embed": np.pad(tensors["pos_embed"], [(0, 0), (1, 0), (0, 0)])}
+    with_class["register_tokens"] = with_class.pop("reg_token")
+    with_class["mask_token"] = np.ones((1, 384))
+    one, other = (build_backbone(name, [42, 56], write(tmp_path, each)) for each in (tensors, with_class))
+    for first, second in zip(one.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_array_equal(first, second)
+    with pytest.raises(WeightsError, match="pos_embed has 7 positions, which are no square"):
+        build_backbone(name, 42, write(tmp_path, tensors | {"pos_embed": np.ones((1, 7, 384))}))
+
+
+def test_a_copy_for_another_size_keeps_the_scaling(tmp_path):
+    path = write(tmp_path, published("vit_tiny", 3))
+    (tmp_path / "config.json").write_text(
+        '{"architecture": "deit_tiny_patch16_224", "mean": [0.1, 0.2, 0.3], "std": [0.2, 0.2, 0.2]}'
+    )
+    copy = build_parts("vit_tiny", 64, "none", like=build_backbone("vit_tiny", 48, path)).backbone
+    np.testing.assert_allclose(copy.get_layer("scaling").offset, [-0.5, -1, -1.5])

@@ -2,11 +2,14 @@
 
 A checkpoint is a pickle, and unpickling may call any function that the file names. Here only the few names that
 describe tensors and containers are accepted; a file that names anything else is refused before anything is called.
-Both formats of `torch.save` are read: the ZIP archive (since PyTorch 1.6) and the earlier sequence of pickles.
+Nor does a small file take much memory: sizes that it only claims to have are refused. Both formats of `torch.save` are
+read: the ZIP archive (since PyTorch 1.6) and the earlier sequence of pickles.
 """
 
 import io
+import math
 import pickle
+import pickletools
 import struct
 import zipfile
 from collections import OrderedDict
@@ -32,6 +35,7 @@ STORAGES = {
     "BoolStorage": np.bool_,
     "BFloat16Storage": np.uint16,  # converted to float32: NumPy has no bfloat16
 }
+MOST_TIMES_OF_FILE = 2  # tensors may share memory, so together they may be larger than the file, but not by much
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
 """Keys under which training scripts keep the weights beside optimizer and epoch; averaged weights come first."""
 
@@ -75,7 +79,9 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
     """
     try:
         content, memory = _unpickled(Path(path))
-        tensors = {name: _array(each, memory) for name, each in _state_dict(content).items()}
+        described = _state_dict(content)
+        _check_sizes(described, Path(path).stat().st_size)
+        tensors = {name: _array(each, memory) for name, each in described.items()}
     except WeightsError:
         raise
     except Exception as error:  # a damaged pickle raises nearly any built-in exception
@@ -89,13 +95,16 @@ def _unpickled(path: Path) -> tuple[Any, Callable[[_Storage], bytes]]:
     if zipfile.is_zipfile(path):
         archive = zipfile.ZipFile(path)
         names = archive.namelist()
+        # PyTorch neither compresses nor repeats. A compressed file may need a thousand times its size in memory.
+        if len(set(names)) < len(names) or any(each.compress_type != zipfile.ZIP_STORED for each in archive.infolist()):
+            raise WeightsError("it is a ZIP archive with compressed or repeated members, which PyTorch never writes")
         described = [name for name in names if name.endswith("/data.pkl") or name == "data.pkl"]
         if len(described) != 1:
             raise WeightsError("it is a ZIP archive without the data.pkl of a PyTorch checkpoint")
         folder = described[0].removesuffix("data.pkl")
         if f"{folder}byteorder" in names and archive.read(f"{folder}byteorder") != b"little":
             raise WeightsError("its numbers are big-endian, which is not supported")
-        content = _TensorUnpickler(io.BytesIO(archive.read(described[0]))).load()
+        content, _ = _loaded(io.BytesIO(archive.read(described[0])))
         return content, lambda storage: archive.read(f"{folder}data/{storage.key}")
     return _unpickled_legacy(path)
 
@@ -104,19 +113,32 @@ def _unpickled_legacy(path: Path) -> tuple[Any, Callable[[_Storage], bytes]]:
     """Do the same for the format before PyTorch 1.6: five pickles, then the storages one after another."""
     with path.open("rb") as file:
         try:
-            is_checkpoint = _TensorUnpickler(file).load() == LEGACY_MAGIC
-        except pickle.UnpicklingError:
+            is_checkpoint = _loaded(file)[0] == LEGACY_MAGIC
+        except (pickle.UnpicklingError, ValueError):
             is_checkpoint = False
         if not is_checkpoint:
             raise WeightsError("it is no PyTorch checkpoint")
-        _TensorUnpickler(file).load()  # the version of the protocol
-        if not _TensorUnpickler(file).load().get("little_endian", True):
+        _loaded(file)  # the version of the protocol
+        if not _loaded(file)[0].get("little_endian", True):
             raise WeightsError("its numbers are big-endian, which is not supported")
-        unpickler = _TensorUnpickler(file)
-        content = unpickler.load()
-        keys = _TensorUnpickler(file).load()
-        found = {key: _read_storage(file, unpickler.storages[key]) for key in keys}
+        content, storages = _loaded(file)
+        keys, _ = _loaded(file)
+        found = {key: _read_storage(file, storages[key]) for key in keys}
     return content, lambda storage: found[storage.key]
+
+
+def _loaded(file: IO[bytes]) -> tuple[Any, dict[str, _Storage]]:
+    """Return what the next pickle of a file holds, and the storages that it names by their keys."""
+    start = file.tell()
+    for opcode, argument, position in pickletools.genops(file):
+        if opcode.name.startswith("EXT"):  # may stand for any function, which `find_class` is not asked for
+            raise WeightsError("it uses extension codes, which may stand for code: the file is refused")
+        # Objects are numbered one after another. The unpickler makes room for all numbers below the largest.
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and (argument or 0) > (position or 0):
+            raise WeightsError(f"it numbers an object {argument}, which it has not: the file is refused")
+    file.seek(start)
+    unpickler = _TensorUnpickler(file)
+    return unpickler.load(), unpickler.storages
 
 
 def _read_storage(file: IO[bytes], storage: _Storage) -> bytes:
@@ -146,7 +168,8 @@ class _TensorUnpickler(pickle.Unpickler):
             return name
         if (module, name) not in allowed:
             raise WeightsError(
-                f"it names {module}.{name}, which is no tensor: reading it could run code, so the file is refused"
+                f"it names {module}.{name}, which is no tensor: reading it could run code, so the file is refused. "
+                "Where the file was made, save only model.state_dict() (docs/weights.md shows how)"
             )
         return allowed[module, name]
 
@@ -168,10 +191,21 @@ def _state_dict(content: Any) -> Mapping[str, _Tensor]:
     for wrapper in (*WRAPPERS, None):
         state = content.get(wrapper) if wrapper and isinstance(content, Mapping) else content
         if isinstance(state, Mapping):
-            tensors = {name: each for name, each in state.items() if isinstance(each, _Tensor)}
+            tensors = {
+                name: each for name, each in state.items() if isinstance(name, str) and isinstance(each, _Tensor)
+            }
             if tensors:
                 return tensors
     raise WeightsError("it holds no tensors by name")
+
+
+def _check_sizes(tensors: Mapping[str, _Tensor], available: int) -> None:
+    """Raise `WeightsError` if the tensors together claim to be much larger than the file of `available` bytes."""
+    claimed = sum(
+        abs(math.prod(each.shape)) * np.dtype(STORAGES[each.storage.kind]).itemsize for each in tensors.values()
+    )
+    if claimed > MOST_TIMES_OF_FILE * available:
+        raise WeightsError(f"its tensors claim {claimed} bytes and the file has {available}: it is damaged")
 
 
 def _array(tensor: _Tensor, memory: Callable[[_Storage], bytes]) -> np.ndarray:

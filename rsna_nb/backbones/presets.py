@@ -4,7 +4,6 @@ keras-hub is imported only here, and only where a preset is read: its import tak
 need it.
 """
 
-import math
 from collections.abc import Iterator
 from operator import attrgetter
 from pathlib import Path
@@ -12,10 +11,12 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import layers, ops
+from keras import layers
 
-from rsna_nb.backbones import vit
-from rsna_nb.backbones.vit import TRANSFORMERS, Transformer, grid_of
+from rsna_nb.backbones import vit, vit_tensors
+from rsna_nb.backbones.published import scaling_in
+from rsna_nb.backbones.tensors import ENDINGS
+from rsna_nb.backbones.vit import TRANSFORMERS, Transformer, grid_of, interpolated
 from rsna_nb.backbones.weights import WeightsError, load_weights
 
 # The end of our layers' names in a block -> where keras-hub's block keeps the same layer.
@@ -37,7 +38,7 @@ DINOV2_BLOCK = {
 }
 
 
-def build(name: str, height: int, width: int, weights: str | None) -> keras.Model:
+def build(name: str, height: int, width: int, weights: str | None, like: keras.Model | None = None) -> keras.Model:
     """Build a vision transformer (`vit.build`) and load its weights.
 
     Parameters
@@ -48,7 +49,10 @@ def build(name: str, height: int, width: int, weights: str | None) -> keras.Mode
         Size of the images in pixels.
     weights
         None for random weights, "imagenet" for keras-hub's published preset, the folder of a preset as
-        `save_to_preset` writes it or the weights file in such a folder, or a weights file of this network.
+        `save_to_preset` writes it or the weights file in such a folder, a file of tensors (`vit_tensors`), or a
+        weights file of this network.
+    like
+        A network that was built here, for images of any size: the new one has the same epsilon and scaling.
 
     Raises
     ------
@@ -59,8 +63,10 @@ def build(name: str, height: int, width: int, weights: str | None) -> keras.Mode
     path = None if weights in (None, "imagenet") else Path(weights)
     if path and path.name == "model.weights.h5" and (path.parent / "config.json").is_file():
         path = path.parent  # the weights file of a preset, which keras-hub reads only together with its config.json
+    if path and path.suffix in ENDINGS:
+        return vit_tensors.build(transformer, shape, path)
     if weights is None or (path and path.is_file()):
-        network = vit.build(transformer, shape)
+        network = vit.build(transformer, shape, *((like.get_layer("norm").epsilon, scaling_in(like)) if like else ()))
         if path:
             load_weights(network, path)
         return network
@@ -134,25 +140,10 @@ def _tokens_of(source: keras.Model, transformer: Transformer, grid: tuple[int, i
         embedding = source.get_layer("vit_patching_and_embedding")
         positions = embedding.position_embedding.get_weights()[0][np.newaxis]
         own = grid_of(source.image_shape[:2], transformer.patch)
-        return [embedding.class_token.numpy(), _interpolated(positions, own, grid)]
+        return [embedding.class_token.numpy(), interpolated(positions, own, grid)]
     embedding = source.embeddings
     own = grid_of(source.position_embedding_shape[:2], transformer.patch)
     positions = embedding.position_embeddings.numpy()
-    positions = _interpolated(positions, own, grid, source.antialias_in_interpolation)
+    positions = interpolated(positions, own, grid, source.antialias_in_interpolation)
     registers = [embedding.register_tokens.numpy()] if transformer.registers else []
     return [embedding.cls_token.numpy(), positions, *registers]
-
-
-def _interpolated(
-    positions: np.ndarray, own: tuple[int, int], grid: tuple[int, int], antialias: bool = False
-) -> np.ndarray:
-    """Resize learned positions (1, 1 + n, width) from their own grid to another.
-
-    The class token's position comes first and stays. Bicubic, as in keras-hub's DINOv2.
-    """
-    if own == grid:
-        return positions
-    # The grid's positions alone are resized, as an image with `width` channels.
-    table = positions[:, 1:].reshape(1, *own, -1)
-    resized = ops.convert_to_numpy(ops.image.resize(table, grid, interpolation="bicubic", antialias=antialias))
-    return np.concatenate([positions[:, :1], resized.reshape(1, math.prod(grid), -1)], axis=1)

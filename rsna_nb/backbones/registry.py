@@ -12,9 +12,10 @@ from pathlib import Path
 import keras
 from keras import applications, layers
 
-from rsna_nb.backbones import convnext, efficientnet_lite, presets, yolo11
+from rsna_nb.backbones import convnext, efficientnet, presets, resnet, yolo11
 from rsna_nb.backbones.parts import Parts
 from rsna_nb.backbones.scaling import scaled_colour
+from rsna_nb.backbones.tensors import ENDINGS
 from rsna_nb.backbones.vit import TRANSFORMERS
 from rsna_nb.backbones.weights import WeightsError, explained_download, load_weights
 
@@ -30,6 +31,7 @@ FAMILIES = {
     "EfficientNetV2M EfficientNetV2L MobileNetV3Small MobileNetV3Large",
 }
 EXPORT_YOLO11 = 'set weights to "none", or to a file exported as the first lines of rsna_nb/backbones/yolo11.py show'
+NO_IMAGENET = 'set weights to "none", or to a file from torchvision or timm (docs/weights.md)'
 
 
 @dataclass(frozen=True)
@@ -103,9 +105,17 @@ def build_backbone(
 
 
 def build_parts(
-    name: str, img_size: int | list[int] | tuple[int, int], weights: str = "imagenet", synchronized: bool = False
+    name: str,
+    img_size: int | list[int] | tuple[int, int],
+    weights: str = "imagenet",
+    synchronized: bool = False,
+    like: keras.Model | None = None,
 ) -> Parts:
-    """Build a backbone as `build_backbone` does, with what belongs to it after the pooling of its feature map."""
+    """Build a backbone as `build_backbone` does, with what belongs to it after the pooling of its feature map.
+
+    `like` is a trained backbone of that name, for images of any size, whose weights the new one shall receive: where
+    the padding or the scaling depends on the file that it came from, the new one has the same.
+    """
     backbone = _registered(name)
     shape = (img_size, img_size) if isinstance(img_size, int) else (img_size[0], img_size[1])
     if weights == "imagenet" and not backbone.imagenet:
@@ -115,7 +125,7 @@ def build_parts(
     # A function of (height, width) is enough: arguments that it does not name are not passed.
     accepted = inspect.signature(backbone.build).parameters
     source = None if weights == "none" else weights
-    options = {"weights": source, "synchronized": synchronized}
+    options = {"weights": source, "synchronized": synchronized, "like": like}
     options = {option: value for option, value in options.items() if option in accepted}
     try:
         built = backbone.build(*shape, **options)
@@ -166,7 +176,11 @@ def _of_applications(name: str, family: str) -> Backbone:
     if name.startswith("ConvNeXt"):
         return Backbone(partial(convnext.build, name), imagenet=True)
 
-    def build(height: int, width: int, weights: str | None) -> keras.Model:
+    def build(height: int, width: int, weights: str | None, like: keras.Model | None = None) -> keras.Model | Parts:
+        # A network of keras.applications is one layer of the backbone.
+        is_own = like is not None and not any(isinstance(layer, keras.Model) for layer in like.layers)
+        if is_own or (weights and Path(weights).suffix in ENDINGS):
+            return _of_tensors(name.lower(), height, width, weights, like)
         image = keras.Input((height, width, 1), name="image")
         published = "imagenet" if weights == "imagenet" else None
         with explained_download():
@@ -177,6 +191,14 @@ def _of_applications(name: str, family: str) -> Backbone:
         return whole
 
     return Backbone(build, imagenet=True)
+
+
+def _of_tensors(name: str, height: int, width: int, weights: str | None, like: keras.Model | None) -> Parts:
+    """The network that a file of PyTorch's tensors was made for; keras.applications' own has other layers."""
+    family = next((module for module in (efficientnet, resnet) if name in module.SIZES), None)
+    if family is None:
+        raise WeightsError("PyTorch's tensors cannot be read into this network; docs/weights.md lists those that can")
+    return family.build(name, height, width, weights, like)
 
 
 def _build_small(height: int, width: int, synchronized: bool) -> keras.Model:
@@ -199,10 +221,8 @@ def _build_small(height: int, width: int, synchronized: bool) -> keras.Model:
 BACKBONES: dict[str, Backbone | Callable[..., keras.Model | Parts]] = {
     "small": Backbone(_build_small),
     **{name.lower(): _of_applications(name, family) for family, names in FAMILIES.items() for name in names.split()},
-    **{
-        f"efficientnet_lite{size}": Backbone(partial(efficientnet_lite.build, size), imagenet=True)
-        for size in efficientnet_lite.SIZES
-    },
+    **{name: Backbone(partial(efficientnet.build, name), imagenet=True) for name in efficientnet.LITE},
+    **{name: Backbone(partial(resnet.build, name), instead=NO_IMAGENET) for name in ("resnet18", "resnet34")},
     **{f"yolo11{size}": Backbone(partial(yolo11.build, size), instead=EXPORT_YOLO11) for size in yolo11.SCALES},
     **{
         name: Backbone(partial(presets.build, name), imagenet=bool(transformer.preset))

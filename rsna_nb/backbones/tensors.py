@@ -87,7 +87,18 @@ def load_tensors(
     if path.suffix not in ENDINGS:
         load_weights(network, path)
         return
-    tensors = _without_prefix(read(path), targets, path.name)
+    assign_tensors(read(path), path.name, targets, not_used, hint)
+
+
+def assign_tensors(
+    tensors: dict[str, np.ndarray],
+    file: str,
+    targets: Mapping[str, Target],
+    not_used: Sequence[str] = (),
+    hint: Callable[[Mapping[str, Shape]], str] = lambda shapes: "",
+) -> None:
+    """Put the tensors of a file, which is called `file`, into a network, as `load_tensors` does."""
+    tensors = _without_prefix(tensors, targets, file)
     absent = {name for name, target in targets.items() if not target.required and not _fits(target, tensors.get(name))}
     never = (*not_used, *(name for name in tensors if name.endswith(".num_batches_tracked")))
     unused = [name for name in tensors if name in absent or (name not in targets and name.startswith(never))]
@@ -98,7 +109,7 @@ def load_tensors(
     for name in given:
         targets[name].assign(tensors[name])
     others = ", ".join(f"{name} {tensors[name].shape}" for name in unused)
-    log.info("%s: %d tensors loaded; not used: %s", path.name, len(given), others or "none")
+    log.info("%s: %d tensors loaded; not used: %s", file, len(given), others or "none")
 
 
 def read(path: Path) -> dict[str, np.ndarray]:

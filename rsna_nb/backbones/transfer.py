@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from rsna_nb.backbones.parts import Parts
-from rsna_nb.backbones.presets import _interpolated
+from rsna_nb.backbones.vit import interpolated
 from rsna_nb.backbones.weights import WeightsError
 
 FAULTS_SHOWN = 4
@@ -27,7 +27,7 @@ def copy_weights(source: Parts, target: Parts) -> None:
     values = []
     for variable in source.weights:
         value = np.asarray(variable)
-        values.append(_interpolated(value, *grids) if variable.name == "positions" else value)
+        values.append(interpolated(value, *grids) if variable.name == "positions" else value)
     found = [(_kind(variable), value.shape) for variable, value in zip(source.weights, values, strict=True)]
     wanted = [(_kind(variable), tuple(variable.shape)) for variable in target.weights]
     if found != wanted:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers, ops
 
 from rsna_nb.backbones.scaling import scaled_colour
@@ -114,7 +115,9 @@ class LayerScale(layers.Layer):
         return x * self.factor
 
 
-def build(transformer: Transformer, shape: tuple[int, int], epsilon: float = EPSILON) -> keras.Model:
+def build(
+    transformer: Transformer, shape: tuple[int, int], epsilon: float = EPSILON, scaling: str | tuple = ""
+) -> keras.Model:
     """Build a transformer with random weights, from (height, width, 1) in 0-1 to the patches' tokens, (h, w, width).
 
     The tokens are those after the last normalisation. The layers of the blocks are named `block_1_...` to
@@ -128,6 +131,8 @@ def build(transformer: Transformer, shape: tuple[int, int], epsilon: float = EPS
         (height, width) of the images in pixels.
     epsilon
         Epsilon of the layer normalisations.
+    scaling
+        That of the input (`scaling.scaled_colour`); "" for the one of keras-hub's weights.
     """
     image = keras.Input((*shape, 1), name="image")
     # Padding keeps the edges of the breast, which a convolution with stride `patch` would cut off.
@@ -135,7 +140,7 @@ def build(transformer: Transformer, shape: tuple[int, int], epsilon: float = EPS
     missing = [count * patch - side for count, side in zip(grid, shape, strict=True)]
     padding = tuple((pixels // 2, pixels - pixels // 2) for pixels in missing)
     padded = layers.ZeroPadding2D(padding, name="padding")(image) if any(missing) else image
-    scaled = scaled_colour(padded, "tf" if transformer.family == "ViT" else "torch")
+    scaled = scaled_colour(padded, scaling or ("tf" if transformer.family == "ViT" else "torch"))
     patches = layers.Conv2D(width, patch, patch, name="patches")(scaled)
     x = layers.Reshape((math.prod(grid), width), name="sequence")(patches)
     x = Tokens(transformer.registers, name="tokens")(x)
@@ -150,6 +155,21 @@ def build(transformer: Transformer, shape: tuple[int, int], epsilon: float = EPS
 def grid_of(shape: tuple[int, int], patch: int) -> tuple[int, int]:
     """Patches down and across an image of (height, width) pixels, including those that are partly padding."""
     return -(-shape[0] // patch), -(-shape[1] // patch)
+
+
+def interpolated(
+    positions: np.ndarray, own: tuple[int, int], grid: tuple[int, int], antialias: bool = False
+) -> np.ndarray:
+    """Resize learned positions (1, 1 + n, width) from their own grid to another.
+
+    The class token's position comes first and stays. Bicubic, as in keras-hub's DINOv2.
+    """
+    if own == grid:
+        return positions
+    # The grid's positions alone are resized, as an image with `width` channels.
+    table = positions[:, 1:].reshape(1, *own, -1)
+    resized = ops.convert_to_numpy(ops.image.resize(table, grid, interpolation="bicubic", antialias=antialias))
+    return np.concatenate([positions[:, :1], resized.reshape(1, math.prod(grid), -1)], axis=1)
 
 
 def _block(x: keras.KerasTensor, name: str, transformer: Transformer, epsilon: float) -> keras.KerasTensor:

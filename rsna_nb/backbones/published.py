@@ -1,0 +1,105 @@
+"""Where a file of published tensors comes from: the network it was made for, and the scale of the network's input.
+
+Networks with the same names and shapes of tensors can differ in padding, epsilon or the scale of the image. timm writes
+these down in the config.json beside a file. Without it the file's name decides, or a default is assumed; each guess is
+logged as a warning.
+"""
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from rsna_nb.backbones.parts import Parts, head_targets
+from rsna_nb.backbones.tensors import Target, assign_tensors, published_config
+from rsna_nb.backbones.weights import WeightsError
+
+log = logging.getLogger(__name__)
+
+Colour = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a file was made for.
+
+    Parameters
+    ----------
+    architecture
+        timm's name of the network, in full as far as it is known.
+    mean, deviation
+        For each channel, of images in 0-1: the network receives (image - mean) / deviation.
+    """
+
+    architecture: str
+    mean: Colour
+    deviation: Colour
+
+
+def origin_of(path: Path, pattern: str, assumed: Origin) -> Origin:
+    """Find out what a file of tensors was made for.
+
+    Parameters
+    ----------
+    path
+        The file. timm's config.json may lie beside it.
+    pattern
+        Regular expression of timm's names of the networks that can be built here.
+    assumed
+        What is assumed where neither config.json nor the file's name tells it.
+
+    Raises
+    ------
+    WeightsError
+        If config.json names another network.
+    """
+    config = published_config(path)
+    named = re.match(rf"({pattern})(?![a-z])", path.name)
+    architecture = config.get("architecture") or (named[1] if named else assumed.architecture)
+    if not re.fullmatch(pattern, architecture):
+        raise WeightsError(f"config.json beside it says {architecture}, which is another network")
+    scale = config | (config.get("pretrained_cfg") or {})
+    if {"mean", "std"} <= scale.keys():
+        origin = Origin(architecture, tuple(scale["mean"]), tuple(scale["std"]))
+    else:
+        origin = Origin(architecture, assumed.mean, assumed.deviation)
+    source = "as config.json says" if config else "as its name says" if named else "an assumption"
+    text = f"{path.name}: read as {architecture} ({source}), with mean {origin.mean} and deviation {origin.deviation}"
+    if config:
+        log.info("%s of its input", text)
+    else:
+        log.warning("%s of its input assumed; to be sure, put timm's config.json beside the file", text)
+    return origin
+
+
+def parts_with(
+    network: keras.Model,
+    tensors: dict[str, np.ndarray],
+    file: str,
+    targets: Mapping[str, Target],
+    classifier: str,
+    not_used: Sequence[str] = (),
+) -> Parts:
+    """Put a file's tensors into a network without classifier, and keep those of a `classifier` with one output.
+
+    Raises
+    ------
+    WeightsError
+        If the tensors are not those of the network; the message names them.
+    """
+    head: dict[str, np.ndarray] = {}
+    of_head = head_targets(classifier, network.output_shape[-1], head)
+    assign_tensors(tensors, file, {**targets, **of_head}, [f"{classifier}.", *not_used])
+    if head:
+        log.warning("%s: its classifier becomes the head; it is right only with the pooling that it had: avg", file)
+    return Parts(network, head=head)
+
+
+def scaling_in(network: keras.Model) -> tuple:
+    """Return the (scale, offset) of the input of a network that was built here."""
+    layer = network.get_layer("scaling")
+    return layer.scale, layer.offset
