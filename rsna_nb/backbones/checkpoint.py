@@ -1,12 +1,14 @@
 """Reads the tensors of a PyTorch checkpoint as NumPy arrays, without PyTorch and without running code from the file.
 
 A checkpoint is a pickle, and unpickling may call any function that the file names. Here only the few names that
-describe tensors and containers are accepted; a file that names anything else is refused before anything is called.
-Nor does a small file take much memory: sizes that it only claims to have are refused. Both formats of `torch.save` are
-read: the ZIP archive (since PyTorch 1.6) and the earlier sequence of pickles.
+describe tensors and containers are accepted, and those of the settings and scores that training scripts save beside
+them, which are skipped; a file that names anything else is refused before anything is called. Nor does a small file
+take much memory: sizes that it only claims to have are refused. Both formats of `torch.save` are read: the ZIP archive
+(since PyTorch 1.6) and the earlier sequence of pickles.
 """
 
 import io
+import logging
 import math
 import pickle
 import pickletools
@@ -22,6 +24,8 @@ import numpy as np
 
 from rsna_nb.backbones.weights import WeightsError
 
+log = logging.getLogger(__name__)
+
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file that is not a ZIP archive
 STORAGES = {
     "DoubleStorage": np.float64,
@@ -35,6 +39,15 @@ STORAGES = {
     "BoolStorage": np.bool_,
     "BFloat16Storage": np.uint16,  # converted to float32: NumPy has no bfloat16
 }
+# What training scripts save beside the weights: timm's checkpoints hold the command line's arguments and a score.
+SKIPPED = (
+    ("argparse", "Namespace"),
+    ("torch", "device"),
+    ("numpy", "dtype"),
+    ("numpy.core.multiarray", "scalar"),
+    ("numpy._core.multiarray", "scalar"),
+    ("_codecs", "encode"),
+)
 MOST_TIMES_OF_FILE = 2  # tensors may share memory, so together they may be larger than the file, but not by much
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
 """Keys under which training scripts keep the weights beside optimizer and epoch; averaged weights come first."""
@@ -59,6 +72,16 @@ class _Tensor:
     strides: tuple[int, ...]
 
 
+class _Skipped:
+    """Stands in for a name of `SKIPPED`; forgets whatever the file calls it with."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
 def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
     """Read the weights in a PyTorch checkpoint.
 
@@ -75,17 +98,19 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
     Raises
     ------
     WeightsError
-        If the file is no such checkpoint, is damaged, holds no tensors, or names anything but tensors and containers.
+        If the file is no such checkpoint, is damaged, holds no tensors, or names what is not known to be harmless.
     """
     try:
         content, memory = _unpickled(Path(path))
-        described = _state_dict(content)
+        described, wrapper = _state_dict(content)
         _check_sizes(described, Path(path).stat().st_size)
         tensors = {name: _array(each, memory) for name, each in described.items()}
     except WeightsError:
         raise
     except Exception as error:  # a damaged pickle raises nearly any built-in exception
         raise WeightsError(f"it cannot be read as a PyTorch checkpoint ({type(error).__name__}: {error})") from error
+    if wrapper:
+        log.info("%s: the weights under %s are read", Path(path).name, wrapper)
     is_wrapped = all(name.startswith("module.") for name in tensors)
     return {name.removeprefix("module.") if is_wrapped else name: array for name, array in tensors.items()}
 
@@ -150,7 +175,7 @@ def _read_storage(file: IO[bytes], storage: _Storage) -> bytes:
 
 
 class _TensorUnpickler(pickle.Unpickler):
-    """Unpickles containers, numbers, text and placeholders of tensors; everything else is refused."""
+    """Unpickles containers, numbers, text and placeholders of tensors, skips `SKIPPED`, and refuses all else."""
 
     def __init__(self, file: IO[bytes]) -> None:
         super().__init__(file, encoding="utf-8")
@@ -166,6 +191,8 @@ class _TensorUnpickler(pickle.Unpickler):
         }
         if module == "torch" and name in STORAGES:
             return name
+        if (module, name) in SKIPPED:
+            return _Skipped
         if (module, name) not in allowed:
             raise WeightsError(
                 f"it names {module}.{name}, which is no tensor: reading it could run code, so the file is refused. "
@@ -186,17 +213,21 @@ def _rebuilt(storage: _Storage, offset: int, shape: tuple[int, ...], strides: tu
     return _Tensor(storage, offset, tuple(shape), tuple(strides))
 
 
-def _state_dict(content: Any) -> Mapping[str, _Tensor]:
-    """Return the tensors by name, out of the first wrapper that has any."""
-    for wrapper in (*WRAPPERS, None):
+def _state_dict(content: Any) -> tuple[Mapping[str, _Tensor], str]:
+    """Return the tensors by name, out of the first wrapper that has any, and the wrapper; "" if there is none."""
+    for wrapper in (*WRAPPERS, ""):
         state = content.get(wrapper) if wrapper and isinstance(content, Mapping) else content
         if isinstance(state, Mapping):
             tensors = {
                 name: each for name, each in state.items() if isinstance(name, str) and isinstance(each, _Tensor)
             }
             if tensors:
-                return tensors
-    raise WeightsError("it holds no tensors by name")
+                return tensors, wrapper
+    keys = ", ".join(map(str, list(content)[:8])) if isinstance(content, Mapping) else ""
+    raise WeightsError(
+        f"it holds no tensors by name, neither at its top ({keys or type(content).__name__}) nor under one of "
+        f"{', '.join(WRAPPERS)}; where the file was made, save only model.state_dict()"
+    )
 
 
 def _check_sizes(tensors: Mapping[str, _Tensor], available: int) -> None:
