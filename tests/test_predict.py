@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from rsna_nb import ensemble, inference, predict
 from rsna_nb.ensemble import Ensemble
@@ -134,6 +135,8 @@ def test_names_tell_the_woman_and_the_view(tmp_path, name, expected):
 def test_headers_tell_what_names_do_not(tmp_path, breast, caplog):
     stated = {"PatientID": " 12 ", "ImageLaterality": "L", "ViewPosition": "MLO", "PatientName": "Doe^Jane"}
     assert predict._names(str(write_dicom(tmp_path / "a.dcm", breast, **stated))) == ("12", "L", "MLO")
+    deflated = write_dicom(tmp_path / "d.dcm", breast, DeflatedExplicitVRLittleEndian, **stated)
+    assert predict._names(str(deflated)) == ("", "", ""), "it could fill the memory"
     removed = write_dicom(tmp_path / "b_R_CC.dcm", breast, **stated | {"PatientID": "removed"})
     assert predict._names(str(removed)) == ("", "R", "CC")
     assert "the header says that it is the other breast" in caplog.text

@@ -15,7 +15,7 @@ JPEG 2000 and JPEG Lossless files are decoded on a GPU there, by a library to wh
 computes in 32 bits, not 16; stored values above 32767, which the winner's 16-bit integers turn negative, are kept; a
 frame or a crop of one value is refused, where the winner scores a black image or stops; a window that cannot be used is
 replaced by the range, where the winner's program stops; and pixels that are not square are made square. A file that is
-not DICOM has no window.
+not DICOM has no window. As in the winner's code, PresentationLUTShape is not read, and bright air is not recognised.
 """
 
 from dataclasses import dataclass
