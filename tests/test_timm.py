@@ -8,6 +8,7 @@ import math
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -19,7 +20,8 @@ from rsna_nb.backbones.parts import Parts
 from rsna_nb.backbones.tensors import reference_targets
 from rsna_nb.backbones.vit_tensors import _targets
 from rsna_nb.config import RunConfig
-from rsna_nb.model import build_model
+from rsna_nb.model import body_of, build_model
+from rsna_nb.training.features import bank_folder
 
 # timm's networks without their classifiers, positions and counters: tensors, values, and the CRC-32 of the sorted lines
 # "name shape". Taken once from timm 1.0.31.
@@ -250,6 +252,38 @@ def test_without_config_json_the_files_name_or_an_assumption_decides_and_is_logg
         assert caplog.records[0].levelname == "WARNING"
         epsilon = 1e-3 if architecture.startswith("tf_") else 1e-5
         assert backbone.get_layer("bn1").epsilon == epsilon
+
+
+@pytest.mark.parametrize(
+    ("name", "backbone", "mean"),
+    [
+        ("tf_efficientnet_b0.ap_in1k", "efficientnetb0", 0.5),
+        ("tf_efficientnet_b0_ap-f262efe1", "efficientnetb0", 0.5),
+        ("efficientnet_lite0_ra-37913777", "efficientnet_lite0", 0.485),
+        ("resnet18.ra4_e3600_r224_in1k", "resnet18", 0.5),
+    ],
+)
+def test_variants_with_another_scale_of_the_input_are_known_by_the_files_name(
+    tmp_path, tensors_of, name, backbone, mean, caplog
+):
+    build_backbone(backbone, 64, write(tmp_path, tensors_of(backbone), name=name))
+    assert f"(as its name says), with mean ({mean}," in caplog.text
+
+
+def test_networks_of_equal_tensors_have_feature_banks_of_their_own(tmp_path, tensors_of):
+    tensors, folders = tensors_of("resnet18"), set()
+    for scale in (IMAGENET, IMAGENET, ((0.5,) * 3, (0.5,) * 3)):
+        path = write(tmp_path, tensors, "resnet18", scale)
+        config = RunConfig(backbone="resnet18", weights=path, img_size=64)
+        folders.add(bank_folder(config, SimpleNamespace(store=tmp_path), body_of(build_model(config))))
+    assert len(folders) == 2
+
+
+def test_the_scaling_of_a_file_of_keras_is_logged_as_an_assumption(tmp_path, tensors_of, caplog):
+    network = build_backbone("resnet18", 64, write(tmp_path, tensors_of("resnet18"), "resnet18"))
+    network.save_weights(tmp_path / "own.weights.h5")
+    build_backbone("resnet18", 64, str(tmp_path / "own.weights.h5"))
+    assert "own.weights.h5: a file of Keras does not say how the input is scaled; scale and offset ((4.3" in caplog.text
 
 
 def test_config_json_of_another_network_is_refused(tmp_path, tensors_of):
