@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 from rsna_nb.backbones import WeightsError, build_backbone, build_parts, copy_weights, efficientnet, resnet, vit
 from rsna_nb.backbones.parts import Parts
-from rsna_nb.backbones.tensors import reference_targets
+from rsna_nb.backbones.tensors import Target, assign_tensors, read, reference_targets
 from rsna_nb.backbones.vit_tensors import _targets
 from rsna_nb.config import RunConfig
 from rsna_nb.model import body_of, build_model
@@ -299,6 +299,24 @@ def test_tensors_that_do_not_fit_are_named(tmp_path, tensors_of):
         build_backbone("efficientnetb1", 64, write(tmp_path, tensors_of("efficientnetb0")))
     with pytest.raises(WeightsError, match=r"cannot be read into this network; docs/weights\.md"):
         build_backbone("densenet121", 64, write(tmp_path, tensors_of("resnet18")))
+
+
+@pytest.mark.parametrize("kind", ["BF16", "F8_E4M3", "a folder"])
+def test_files_of_short_floats_are_read_or_refused_as_folders_are(tmp_path, kind):
+    path = tmp_path / "x.safetensors"
+    if kind == "a folder":
+        path.mkdir()
+    else:
+        size = 2 * (1 + (kind == "BF16"))
+        header = json.dumps({"a": {"dtype": kind, "shape": [2], "data_offsets": [0, size]}}).encode()
+        path.write_bytes(len(header).to_bytes(8, "little") + header + b"\x80\x3f\x00\xc0"[:size])
+    if kind == "BF16":
+        variable = keras.Variable(np.zeros(2, np.float32))
+        assign_tensors(read(path), path.name, {"a": Target.of(variable, [0])})
+        np.testing.assert_array_equal(variable, [1, -2])
+    else:
+        with pytest.raises(WeightsError, match="the file cannot be read"):
+            read(path)
 
 
 def test_without_a_file_of_tensors_the_network_is_keras_own():

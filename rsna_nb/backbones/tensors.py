@@ -107,7 +107,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
         if path.suffix == ".safetensors":
             return load_file(path)
         return read_arrays(path) if path.suffix == ".npz" else read_tensors(path)
-    except (SafetensorError, DamagedFileError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, DamagedFileError, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
         raise WeightsError(f"the file cannot be read ({error})") from error
 
 
