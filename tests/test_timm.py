@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 
 from rsna_nb.backbones import WeightsError, build_backbone, build_parts, copy_weights, efficientnet, resnet, vit
 from rsna_nb.backbones.parts import Parts
+from rsna_nb.backbones.published import Origin, origin_of
 from rsna_nb.backbones.tensors import Target, assign_tensors, read, reference_targets
 from rsna_nb.backbones.vit_tensors import _targets
 from rsna_nb.config import RunConfig
@@ -255,19 +256,23 @@ def test_without_config_json_the_files_name_or_an_assumption_decides_and_is_logg
 
 
 @pytest.mark.parametrize(
-    ("name", "backbone", "mean"),
+    ("name", "mean"),
     [
-        ("tf_efficientnet_b0.ap_in1k", "efficientnetb0", 0.5),
-        ("tf_efficientnet_b0_ap-f262efe1", "efficientnetb0", 0.5),
-        ("efficientnet_lite0_ra-37913777", "efficientnet_lite0", 0.485),
-        ("resnet18.ra4_e3600_r224_in1k", "resnet18", 0.5),
+        ("tf_efficientnet_b0.in1k", 0.1),
+        ("tf_efficientnet_b0.ap_in1k", 0.5),
+        ("tf_efficientnet_b0_ap-f262efe1", 0.5),
+        ("resnet34.ra4_e3600_r224_in1k", 0.5),
+        ("efficientnet_lite0_ra-37913777", 0.485),
+        ("deit_small_patch16_224-cd65a155", 0.485),
+        ("dino_vitbase16_pretrain", 0.485),
+        ("vit_small_patch14_dinov2.lvd142m", 0.1),
+        ("convnext_base.clip_laion2b", 0.48145466),
+        ("vit_base_patch16_224_in21k_miil-887286df", 0.0),
     ],
 )
-def test_variants_with_another_scale_of_the_input_are_known_by_the_files_name(
-    tmp_path, tensors_of, name, backbone, mean, caplog
-):
-    build_backbone(backbone, 64, write(tmp_path, tensors_of(backbone), name=name))
-    assert f"(as its name says), with mean ({mean}," in caplog.text
+def test_timms_variants_with_another_scale_of_the_input_are_known_by_the_files_name(tmp_path, name, mean):
+    assumed = Origin("x", (0.1,) * 3, (0.2,) * 3)
+    assert origin_of(tmp_path / f"{name}.pth", r"\w+", assumed).mean[0] == mean
 
 
 def test_networks_of_equal_tensors_have_feature_banks_of_their_own(tmp_path, tensors_of):

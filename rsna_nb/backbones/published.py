@@ -24,8 +24,8 @@ CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 # What the names of some of timm's files contain -> mean and deviation, where they differ from those of their family.
 NAMED_SCALES = {
     r"[._]ap[._-]|[._]ra4_|^tf_efficientnetv2_b3\.in21k": (HALF, HALF),
-    r"^deit_|^efficientnet_lite|^efficientnetv2_|[._](dino|mae)[._-]": IMAGENET,
-    r"[._]clip_|[._]bamboo": CLIP,
+    r"^deit_|^efficientnet_lite|^efficientnetv2_|(^|[._])(dino|mae)[._-]": IMAGENET,
+    r"[._]clip_|^vit_.*[._]bamboo": CLIP,
     r"_miil[._-]": ((0.0,) * 3, (1.0,) * 3),
 }
 
