@@ -1,5 +1,6 @@
-"""The registry of backbones: every network of keras.applications, keras-hub's vision transformers (`vit`), the five
-sizes of YOLO11 (`yolo11`), and a small network for training from scratch.
+"""The registry of backbones: every network of keras.applications, EfficientNet-Lite (`efficientnet`), ResNet-18 and -34
+(`resnet`), keras-hub's vision transformers (`vit`), the five sizes of YOLO11 (`yolo11`), and a small network for
+training from scratch.
 """
 
 import difflib
@@ -74,9 +75,9 @@ def build_backbone(
     weights
         "imagenet" (published weights, downloaded where the cache of Keras or keras-hub lacks them), "none" (random
         weights) or the path of a weights file made for this network without its classifier: `.weights.h5`, `.keras` or
-        `.h5`. ConvNeXt and EfficientNet-Lite also accept a file with the names of PyTorch's published networks
-        (`tensors.ENDINGS`), vision transformers the folder of a keras-hub preset, YOLO11 a file exported from
-        Ultralytics (see `yolo11`).
+        `.h5`. ConvNeXt, EfficientNet, ResNet and vision transformers also accept a file of PyTorch's tensors
+        (`tensors.ENDINGS`) under the published names (docs/weights.md), vision transformers the folder of a keras-hub
+        preset too, and YOLO11 a file exported from Ultralytics (see `yolo11`).
     synchronized
         Whether batch normalisation pools its statistics over all replicas. The small network and YOLO11 have the
         choice; the networks of keras.applications always use each replica's own.
