@@ -13,7 +13,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from rsna_nb import backbones  # noqa: F401  Keras must know the layers of our backbones before it loads a model
-from rsna_nb.prepare import read_pictures
+from rsna_nb.prepare import Picture, read_pictures
 from rsna_nb.runs import Run, RunError
 
 Paths = str | Path | Iterable[str | Path]
@@ -52,8 +52,8 @@ def predict(run: Run, paths: Paths, batch_size: int | None = None, flips: bool =
     Returns
     -------
     pandas.DataFrame
-        A row for each file, in the order given: path, score (in 0-1; NaN if the file cannot be read) and error (the
-        reason, else "").
+        A row for each file, in the order given: path, score (in 0-1; NaN if the file cannot be read), error (the
+        reason, else "") and notes (what is odd about a readable file, in the words of `dicom.NOTES`, else "").
 
     Raises
     ------
@@ -86,7 +86,7 @@ def predict_by_runs(
     files = [str(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
     if folder := next((file for file in files if Path(file).is_dir()), None):
         raise ValueError(f'{folder} is a folder: name the files in it, as sorted(Path(folder).rglob("*.dcm")) does')
-    df = pd.DataFrame({"path": files}, dtype=object).assign(**dict.fromkeys(ids, np.nan), error="")
+    df = pd.DataFrame({"path": files}, dtype=object).assign(**dict.fromkeys(ids, np.nan), error="", notes="")
     for alike in by_images(runs):
         # All models of the same images are loaded together, so that each file is decoded once: that takes most time.
         models, shape = {run.id: load_model(run) for run in alike}, alike[0].config.image_shape
@@ -161,10 +161,11 @@ def score(model: keras.Model, images: np.ndarray, flips: bool = False) -> np.nda
     return np.mean(scores, axis=0)
 
 
-def _readable(readings: Iterable[tuple[int, np.ndarray | str]], df: pd.DataFrame) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the files that could be read; for the others write the reason into their row of `df`."""
+def _readable(readings: Iterable[tuple[int, Picture | str]], df: pd.DataFrame) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the files that could be read, and write their notes into `df`, or the reason why one cannot be read."""
     for row, outcome in readings:
         if isinstance(outcome, str):
             df.loc[row, "error"] = outcome
         else:
-            yield row, outcome
+            df.loc[row, "notes"] = "; ".join(outcome.notes)
+            yield row, outcome.image

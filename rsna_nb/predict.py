@@ -2,15 +2,15 @@
 
     python -m rsna_nb.predict <run or ensemble> <files or folders> [--out scores.csv] [--maps <folder>] [--flips]
 
-scores.csv          a row for each file: path, patient_id, laterality, view, score, probability, error
+scores.csv          a row for each file: path, patient_id, laterality, view, score, probability, error, notes
 scores-breasts.csv  a row for each breast: patient_id, laterality, images, unreadable, score, probability
 scores-women.csv    a row for each woman, likewise
 
 `score` is the raw score in 0-1 and `probability` the same corrected for the class weights of training; it is empty if
 these are not known. A breast's score is the mean of its images' scores, and a woman's the higher of her breasts'.
-`error` says why a file cannot be read. The woman, side and view are taken from the file's name or, where it says
-nothing, from its header. A folder whose name is a number, as in RSNA's data, is the woman of files whose header names
-none. For research only, not for clinical use.
+`error` says why a file cannot be read, and `notes` what is odd about one that can (`dicom.NOTES`). The woman, side and
+view are taken from the file's name or, where it says nothing, from its header. A folder whose name is a number, as in
+RSNA's data, is the woman of files whose header names none. For research only, not for clinical use.
 """
 
 import argparse
@@ -89,7 +89,7 @@ def score_files(model: Ensemble, files: Sequence[str], flips: bool = False, maps
         .join(_names_of(files))
         .assign(score=model.scores(scores), probability=_probabilities(model, scores))
     )
-    images["error"] = scores["error"]
+    images[["error", "notes"]] = scores[["error", "notes"]]
     breasts = _breasts_of(images)
     return Scores(images, breasts, _women_of(breasts))
 

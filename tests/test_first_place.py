@@ -399,7 +399,7 @@ def test_worker_processes_prepare_and_read_by_the_recipe(generated, tmp_path, mo
         expected = to_8_bits(dicom.read_mammogram(row.path, 64, recipe))
         png = cv2.imread(str(image_file(store, row.patient_id, row.image_id)), cv2.IMREAD_GRAYSCALE)
         np.testing.assert_array_equal(png, expected)
-        np.testing.assert_array_equal(pictures[position], expected)
+        np.testing.assert_array_equal(pictures[position].image, expected)
         assert dicom.read(row.path, 64, recipe).crop == tuple(map(int, ledger["crop"][position].split()))
     assert (ledger["level"] == 0).all()
 

@@ -9,7 +9,7 @@ import pytest
 
 from rsna_nb import inference
 from rsna_nb.config import RunConfig
-from rsna_nb.dicom import read_mammogram
+from rsna_nb.dicom import Reading, read, read_mammogram
 from rsna_nb.metadata.table import load_metadata
 from rsna_nb.prepare import reading, to_8_bits
 from rsna_nb.runs import Run, RunError
@@ -48,18 +48,18 @@ def test_several_runs_score_as_each_alone_and_read_a_file_once_for_each_size(run
     shutil.copytree(run.path, same_size.path)
     sizes = []
 
-    def read(path: str, shape: tuple[int, int], recipe: object = None) -> np.ndarray:
+    def counted(path: str, shape: tuple[int, int], recipe: object = None) -> Reading:
         sizes.append(shape)
-        return read_mammogram(path, shape)
+        return read(path, shape)
 
-    monkeypatch.setattr(reading, "read_mammogram", read)
+    monkeypatch.setattr(reading, "read", counted)
     paths = paths_of(run, generated)[:7]
     scores = inference.predict_by_runs([run, same_size, half], paths, batch_size=3)
     assert sizes == [(64, 64)] * 7 + [(96, 64)] * 7
-    assert list(scores) == ["path", run.id, same_size.id, half.id, "error"]
+    assert list(scores) == ["path", run.id, same_size.id, half.id, "error", "notes"]
     for one in (run, same_size, half):
         alone = inference.predict(one, paths)
-        assert list(alone) == ["path", "score", "error"]
+        assert list(alone) == ["path", "score", "error", "notes"]
         np.testing.assert_allclose(scores[one.id], alone["score"], atol=1e-5)
     assert scores[run.id].nunique() > 1
     with pytest.raises(RunError, match="a run is named twice"):
@@ -97,7 +97,7 @@ def test_many_files_are_read_by_processes_with_the_same_scores_in_the_same_order
 def test_an_empty_list_gives_an_empty_table(run):
     found = inference.predict(run, [])
     assert found.empty
-    assert list(found) == ["path", "score", "error"]
+    assert list(found) == ["path", "score", "error", "notes"]
 
 
 @pytest.mark.parametrize("kind", [str, Path])

@@ -59,7 +59,7 @@ def test_a_text_file_among_images_is_a_row_and_documents_beside_them_are_not(
     monkeypatch.chdir(tmp_path)
     run_command(small_run.path, "images")
     table = pd.read_csv("scores.csv", dtype={"patient_id": str})
-    assert list(table) == ["path", "patient_id", "laterality", "view", "score", "probability", "error"]
+    assert list(table) == ["path", "patient_id", "laterality", "view", "score", "probability", "error", "notes"]
     assert len(table) == len(files) + 1
     (bad,) = table[table["score"].isna()].itertuples()
     assert Path(bad.path).name == "notes.txt"
@@ -80,6 +80,15 @@ def test_another_table_of_the_same_name_is_kept(small_run, files, tmp_path):
     kept = [file for file in tmp_path.glob("scores-2*.csv") if file.read_text() == "mine"]
     assert len(kept) == 1
     assert len(list(tmp_path.glob("*.csv"))) == 4, "the same scores again leave no other files"
+
+
+def test_what_is_odd_about_a_file_stands_beside_its_score(model, tmp_path):
+    grey = np.full((300, 200), 255, np.uint8)  # air is bright: the file says nothing about that
+    cv2.ellipse(grey, (0, 150), (120, 130), 0, 0, 360, 60, -1)
+    cv2.imwrite(str(tmp_path / "bright_air.png"), grey)
+    (row,) = predict.score_files(model, [str(tmp_path / "bright_air.png")]).images.itertuples()
+    assert not row.error
+    assert "turned" in row.notes
 
 
 def test_a_breast_with_an_unreadable_file_has_the_mean_of_the_others(model, files):

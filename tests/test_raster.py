@@ -347,5 +347,5 @@ def test_files_of_every_format_are_prepared_and_the_ledger_says_which(tmp_path, 
     store = store_path(tmp_path / "stores", data, 64)
     stored = cv2.imread(str(image_file(store, "1", "PNG")), cv2.IMREAD_UNCHANGED)
     for position, outcome in read_pictures([str(data / name) for name in ("PNG", "cut")], (64, 64)):
-        assert isinstance(outcome, str) if position else np.array_equal(outcome, stored)
+        assert isinstance(outcome, str) if position else np.array_equal(outcome.image, stored)
     assert [step.picture.ndim for step in dicom.reading_steps(str(data / "PNG"), 64)] == [2] * 5

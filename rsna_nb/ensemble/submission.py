@@ -111,9 +111,10 @@ def with_flips(ensemble: Ensemble, flips: bool = True) -> Ensemble:
 
 
 def score_images(ensemble: Ensemble, images: pd.DataFrame, flips: bool = False) -> pd.DataFrame:
-    """The images with `score` (0-1, NaN if a file cannot be read) and `error` (the reason, else "")."""
+    """The images with `score` (0-1, NaN if a file cannot be read), `error` (the reason, else "") and `notes`."""
     scores = inference.predict_by_runs(ensemble.pool.runs, images["path"].tolist(), flips=flips)
-    return images.assign(score=ensemble.scores(scores), error=scores["error"].to_numpy())
+    said = {name: scores[name].to_numpy() for name in ("error", "notes")}
+    return images.assign(score=ensemble.scores(scores), **said)
 
 
 def prevalence(ensemble: Ensemble) -> float:

@@ -1,7 +1,7 @@
 """Scores of breasts -> submission.csv, checked as Kaggle would check it, and a ledger of its files.
 
 submission.csv         a row per breast: prediction_id (<patient_id>_<laterality>), cancer (0-1)
-submission_ledger.csv  a row per file: its breast, its score or why it has none, and how its breast is scored
+submission_ledger.csv  a row per file: its breast, its score or why it has none, its notes, and how its breast is scored
 """
 
 import logging
@@ -97,7 +97,7 @@ def write(folder: str | Path, submission: pd.DataFrame, images: pd.DataFrame, br
     -------
     The path of submission.csv, and those of the files that were renamed.
     """
-    ledger = images[["prediction_id", "patient_id", "image_id", "score", "error"]]
+    ledger = images[["prediction_id", "patient_id", "image_id", "score", "error", "notes"]]
     of_breast = breasts.set_index("prediction_id").loc[ledger["prediction_id"]]
     # The ledger records how the breast of each file was scored; submission.csv has no column for it.
     words = np.where(of_breast["readable"] == 0, "the prior", "the mean of its readable files")

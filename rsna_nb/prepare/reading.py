@@ -2,24 +2,32 @@
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
 
-from rsna_nb.dicom import DicomError, read_mammogram, reader_of
+from rsna_nb.dicom import DicomError, read, reader_of
 from rsna_nb.prepare.tasks import to_8_bits
 from rsna_nb.system import workers
 
 if TYPE_CHECKING:
     from rsna_nb.config import ImageRecipe
 
+
+class Picture(NamedTuple):
+    """An image, uint8 (height, width), and what is odd about its file, in the words of `dicom.NOTES`."""
+
+    image: np.ndarray
+    notes: tuple[str, ...] = ()
+
+
 MAX_HERE = 32  # up to this many files are read in this process: starting others takes longer
 
 
 def read_pictures(
     paths: Sequence[str], shape: tuple[int, int], recipe: "ImageRecipe | None" = None
-) -> Iterator[tuple[int, np.ndarray | str]]:
+) -> Iterator[tuple[int, Picture | str]]:
     """Read files, in worker processes if there are more than `MAX_HERE`.
 
     Parameters
@@ -33,8 +41,8 @@ def read_pictures(
 
     Yields
     ------
-    The position of a file in `paths` and its image, uint8 of `shape`, or the reason why it cannot be read. The
-    order is arbitrary.
+    The position of a file in `paths` and its picture, with an image of `shape`, or the reason why it cannot be read.
+    The order is arbitrary.
 
     Raises
     ------
@@ -50,15 +58,16 @@ def read_pictures(
         yield position, outcome.reason if isinstance(outcome, workers.Death) else outcome
 
 
-def _read_in_worker(file: tuple[int, str], shape: tuple[int, int], recipe: "ImageRecipe | None") -> np.ndarray | str:
+def _read_in_worker(file: tuple[int, str], shape: tuple[int, int], recipe: "ImageRecipe | None") -> Picture | str:
     """Call `_read` in a worker process."""
     cv2.setNumThreads(1)  # the worker processes share the cores
     return _read(file, shape, recipe)
 
 
-def _read(file: tuple[int, str], shape: tuple[int, int], recipe: "ImageRecipe | None") -> np.ndarray | str:
-    """Return the image of one (position, path), or the reason why it cannot be read."""
+def _read(file: tuple[int, str], shape: tuple[int, int], recipe: "ImageRecipe | None") -> Picture | str:
+    """Return the picture of one (position, path), or the reason why it cannot be read."""
     try:
-        return to_8_bits(read_mammogram(file[1], shape, recipe))
+        found = read(file[1], shape, recipe)
     except DicomError as error:
         return error.reason
+    return Picture(to_8_bits(found.picture), found.notes)

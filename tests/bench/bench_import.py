@@ -60,7 +60,7 @@ def main() -> None:
         pictures = dict(read_pictures(paths, shape, made[0].image_recipe))
         print(f"reading alone: {(time.perf_counter() - started) / len(paths):.2f} s a picture")
         expected = [literal_picture(path, shape) for path in paths]
-        levels = [pictures[row].astype(int) - expected[row] for row in range(len(paths))]
+        levels = [pictures[row].image.astype(int) - expected[row] for row in range(len(paths))]
         print(
             f"levels that differ: {sum(map(np.count_nonzero, levels))}, by {max(np.abs(each).max() for each in levels)}"
         )
