@@ -186,5 +186,5 @@ def test_large_images_are_scored_in_small_batches(run, half, generated, monkeypa
     found = inference.predict_by_runs(
         [run, half], paths, watch=lambda rows, images, models: seen.append((len(rows), images.shape[1:3], len(models)))
     )
-    assert seen == [(3, (64, 64), 1), (1, (64, 64), 1), (3, (96, 64), 1), (1, (96, 64), 1)]
+    assert seen == [(3, (64, 64), 1), (1, (64, 64), 1), (2, (96, 64), 1), (2, (96, 64), 1)]
     pd.testing.assert_frame_equal(found, expected, atol=1e-5)
