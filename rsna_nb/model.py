@@ -72,7 +72,7 @@ def build_model(config: RunConfig, precision: str = "float32", synchronized: boo
         model = keras.Model(image, last(kept), name="detector")
     if parts.head:
         last.set_weights([parts.head["kernel"], parts.head.get("bias", np.zeros(1))])
-        log.info("the weights include a trained head: the model starts as a whole detector")
+        log.info("the weights include a trained head: the model starts as a complete detector")
     return model
 
 
@@ -94,10 +94,10 @@ def _initial_parts(config: RunConfig, synchronized: bool) -> Parts:
         ) from error
     log.info("the backbone starts from the best network of the run %s", run.path)
     _warn_of_other_split(run, config)
-    # A head means something only after the same pooling; runs of earlier versions may have no norm after it.
+    # A head is valid only after the same pooling; runs of earlier versions may have no norm after it.
     if run.config.pooling == config.pooling and bool(source.norm) == bool(parts.norm):
         return replace(parts, head=source.head)
-    log.info("the head starts anew: that of the run takes features that were pooled or normalised otherwise")
+    log.info("the head starts with random weights: the run's features are pooled or normalised differently")
     return parts
 
 
@@ -113,13 +113,13 @@ def _run_named(config: RunConfig) -> Run | None:
 
 
 def _warn_of_other_split(run: Run, config: RunConfig) -> None:
-    """Log a warning if women of the new run's validation may be among those that the run has learned from."""
+    """Log a warning if the run may have been trained on validation or test women of the new one."""
     names = ("data_dir", "table", "limit_patients", "val_fraction", "test_fraction", "fold", "n_folds", "leave_out")
     before, now = ({name: getattr(each, name) for name in (*names, "split_seed")} for each in (run.config, config))
     if changed := differences(before, now) or ("an imported one" if run.imported else ""):
         log.warning(
-            "%s had other data or another split (%s): if it has learned from women of this run's validation or test "
-            "group, their metrics are too good",
+            "run %s had other data or another split (%s): if it was trained on validation or test women of the new "
+            "run, the new run's metrics will be too optimistic",
             run.id,
             changed,
         )

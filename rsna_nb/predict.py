@@ -6,10 +6,10 @@ scores.csv          a row for each file: path, patient_id, laterality, view, sco
 scores-breasts.csv  a row for each breast: patient_id, laterality, images, unreadable, score, probability
 scores-women.csv    a row for each woman, likewise
 
-`score` is the raw score in 0-1 and `probability` the same corrected for the class weights of training; it is empty if
-these are not known. A breast's score is the mean of its images' scores, and a woman's the higher of her breasts'.
-`error` says why a file cannot be read. The woman, side and view are taken from the file's name or, where it says
-nothing, from its header. For research only, not for clinical use.
+`score` is the raw score in 0-1. `probability` is the score corrected for class weights, or empty if the run's scores
+cannot be corrected. A breast's score is the mean of its images' scores, and a woman's the higher of her breasts'.
+`error` says why a file cannot be read. Patient id, side and view are taken from the file's name or, if it does not
+contain them, from its header. For research only, not for clinical use.
 """
 
 import argparse
@@ -37,7 +37,7 @@ from rsna_nb.system import write_whole
 log = logging.getLogger(__name__)
 
 DOCUMENTS = frozenset(".csv .tsv .json .xlsx .xls .md .rst .html .pdf .xml .py .ipynb .sh .zip".split())
-OF_SYSTEMS = {"Thumbs.db", "desktop.ini"}  # files that Windows puts into folders
+OF_SYSTEMS = {"Thumbs.db", "desktop.ini"}  # files that Windows adds to folders
 # 20586908_6c613a14b80a8591_MG_R_CC_ANON (INbreast), P39_L_DM_MLO (CDD-CESM), patient7-RCC, scan_LEFT_MLO
 SIDE_AND_VIEW = re.compile(
     r"(?:^|[_\-. ])(L|R|LEFT|RIGHT)[_\-. ]?(?:(?:DM|CM)[_\-. ])?"
@@ -100,7 +100,7 @@ def _probabilities(model: Ensemble, scores: pd.DataFrame) -> np.ndarray | float:
 
 
 def _names(file: str) -> tuple[str, str, str]:
-    """Return patient_id, laterality and view of a file, each "" if unknown. A name is trusted before a header."""
+    """Return patient_id, laterality and view of a file, each "" if unknown. A name takes precedence over a header."""
     path = Path(file)
     found = SIDE_AND_VIEW.search(path.stem)
     laterality, view = (found[1][0].upper(), found[2].upper()) if found else ("", "")
@@ -109,7 +109,7 @@ def _names(file: str) -> tuple[str, str, str]:
         ids.append(path.parent.name)
     header = dicom.header_names(file)
     if found and header.laterality and header.laterality != laterality:
-        log.warning("%s: the header says that it is the other breast; the name is trusted", file)
+        log.warning("%s: the header gives the other side; the name's is used", file)
     patient_id = next(iter(ids), header.patient_id if header.patient_id.upper() not in NO_ID else "")
     return patient_id, laterality or header.laterality, view or header.view
 
@@ -139,8 +139,8 @@ def _women_of(breasts: pd.DataFrame) -> pd.DataFrame:
 def image_files(paths: Sequence[str | Path]) -> list[str]:
     """List files, and all files in folders, each once.
 
-    Hidden files, and folders that hold nothing but tables and documents, are left out, which is logged. Other files
-    that are no images stay: the table of scores has their reason.
+    Hidden files, and folders that hold only tables and documents, are left out; the latter are logged. Other files that
+    are not images stay in the list: the table of scores gives the reason.
 
     Raises
     ------
@@ -174,7 +174,7 @@ def _files_in(folder: Path) -> Iterator[Path]:
 
 
 def _map_writer(files: Sequence[str], folder: Path) -> inference.Watch:
-    """Return what writes the maps of a batch: the mean over the models that take these images."""
+    """Return a function that writes the maps of a batch: the mean over the models that take these images."""
     names, done = _map_names(files), set[int]()
 
     def write(rows: Sequence[int], images: np.ndarray, models: Sequence[keras.Model]) -> None:
@@ -212,7 +212,7 @@ def _write(scores: Scores, out: Path) -> None:
 
 
 def _shown(table: pd.DataFrame) -> str:
-    """Return a table as text of at most 30 rows, without columns that say nothing."""
+    """Return a table as text of at most 30 rows, without empty columns."""
     short = table.assign(path=table["path"].map(lambda path: Path(path).name)) if "path" in table else table
     useful = [name for name in short if short[name].replace("", np.nan).notna().any()]
     return short[useful].to_string(index=False, max_rows=30, na_rep="")
@@ -223,8 +223,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m rsna_nb.predict", description=__doc__.partition("\n")[0])
     parser.add_argument("run", help="a run or an ensemble: name, id or path")
     parser.add_argument("paths", nargs="+", help="image files (DICOM, PNG, JPEG, TIFF, PGM), or folders of them")
-    parser.add_argument("--out", default="scores.csv", help="the table to write")
-    parser.add_argument("--maps", default="", help="folder for a heat map over each image")
+    parser.add_argument(
+        "--out", default="scores.csv", help="path of the table of images; the others are written beside it"
+    )
+    parser.add_argument("--maps", default="", help="folder for the images with their heat maps")
     parser.add_argument("--flips", action="store_true", help="average over mirror images: four times the work")
     parser.add_argument("--runs-dir", default="runs", help="folder that contains the run folders and the ensembles")
     given = parser.parse_args(arguments)

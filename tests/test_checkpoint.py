@@ -166,7 +166,7 @@ def as_legacy(path: Path, described: bytes) -> Path:
 def test_no_opcode_reaches_a_function(tmp_path, monkeypatch, write, attack):
     for module, name in ((os, "system"), (builtins, "eval")):
         monkeypatch.setattr(module, name, lambda *_: pytest.fail("code of the file ran"))
-    with pytest.raises(WeightsError, match=r"it names .*, which is no tensor"):
+    with pytest.raises(WeightsError, match=r"it names .*, which is not a tensor"):
         read_tensors(write(tmp_path / "x.pth", ATTACKS[attack]))
 
 

@@ -1,4 +1,4 @@
-"""Files and folders in, tables of scores out: a row for each file, with the woman, side and view that it shows."""
+"""`predict` scores files and folders: a row for each file, with its patient id, side and view."""
 
 import shutil
 from pathlib import Path
@@ -112,16 +112,16 @@ def test_maps_are_drawn_over_the_images(small_run, files, tmp_path):
         ("small_class.png", ("", "", "")),
     ],
 )
-def test_names_tell_the_woman_and_the_view(tmp_path, name, expected):
+def test_patient_id_side_and_view_are_read_from_names(tmp_path, name, expected):
     assert predict._names(str(tmp_path / name)) == expected
 
 
-def test_headers_tell_what_names_do_not(tmp_path, breast, caplog):
+def test_headers_are_used_where_names_say_nothing(tmp_path, breast, caplog):
     stated = {"PatientID": " 12 ", "ImageLaterality": "L", "ViewPosition": "MLO", "PatientName": "Doe^Jane"}
     assert predict._names(str(write_dicom(tmp_path / "a.dcm", breast, **stated))) == ("12", "L", "MLO")
     removed = write_dicom(tmp_path / "b_R_CC.dcm", breast, **stated | {"PatientID": "removed"})
     assert predict._names(str(removed)) == ("", "R", "CC")
-    assert "the header says that it is the other breast" in caplog.text
+    assert "the header gives the other side" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,9 @@
 
 A grey image (height, width, 1) in 0-1 becomes a feature map (height / 32, width / 32, channels), rounded down. Liu et
 al. 2022 (arXiv:2201.03545) and timm pool this map, normalise the pooled features and classify them. Keras's network
-without its classifier normalises the map itself, so that a detector made of it would pool afterwards; here that layer
-is taken off, and its weights go to the norm of the pooled features. Weights come from Keras, or from a file with timm's
-names, whose classifier is used too if it has one output.
+without its classifier normalises the map itself, before any pooling; here that layer is removed, and the norm of the
+pooled features gets its weights. Weights come from Keras, or from a file with timm's names, whose classifier is used
+too if it has one output.
 """
 
 import logging
@@ -48,7 +48,7 @@ def build(name: str, height: int, width: int, weights: str | None) -> Parts:
     Raises
     ------
     WeightsError
-        If the weights cannot be had, or do not fit.
+        If the weights cannot be found or downloaded, or do not fit.
     """
     image = keras.Input((height, width, 1), name="image")
     published = "imagenet" if weights == "imagenet" else None
@@ -89,14 +89,17 @@ def timm_targets(trunk: keras.Model, norm: layers.LayerNormalization) -> dict[st
 
 
 def _check_scale(network: keras.Model, path: Path) -> None:
-    """Raise `WeightsError` if a config.json beside the file names another scale of the input than Keras's network."""
+    """Raise `WeightsError` if config.json beside the file gives another scaling of the input than Keras's network."""
     scaling = next(layer for layer in network.layers if isinstance(layer, layers.Normalization))
     own = {"mean": np.ravel(scaling.input_mean) / 255, "std": np.sqrt(np.ravel(scaling.input_variance)) / 255}
     config = published_config(path)
     given = config | (config.get("pretrained_cfg") or {})
     for name, values in own.items():
         if name in given and not np.allclose(given[name], values, atol=1e-3):
-            raise WeightsError(f"config.json beside it gives the input's {name} as {given[name]}, not ImageNet's")
+            raise WeightsError(
+                f"config.json beside it gives the input's {name} as {given[name]}, not ImageNet's, with which this "
+                "backbone scales its input"
+            )
 
 
 def _inner_targets(sequence: keras.Sequential, name: str) -> dict[str, Target]:
@@ -114,6 +117,6 @@ def _load_keras(whole: keras.Model, backbone: keras.Model, weights: str) -> None
     except WeightsError:
         with suppress(WeightsError):
             load_weights(backbone, weights)
-            log.warning("%s holds no norm of the pooled features: it begins with factors 1 and offsets 0", weights)
+            log.warning("%s holds no norm of the pooled features: the norm starts with gamma 1 and beta 0", weights)
             return
         raise

@@ -1,8 +1,8 @@
-"""Where a file of published tensors comes from: the network it was made for, and the scale of the network's input.
+"""Which network a file of published weights belongs to, and how this network's input is scaled.
 
-Networks with the same names and shapes of tensors can differ in padding, epsilon or the scale of the image. timm writes
-these down in the config.json beside a file. Without it the file's name decides, or a default is assumed; each guess is
-logged as a warning.
+Networks whose tensors have the same names and shapes can differ in padding, epsilon or the scaling of the input. timm
+publishes these in a config.json beside the file. Without it the file's name decides, or a default is assumed; each
+guess is logged as a warning.
 """
 
 import logging
@@ -25,7 +25,7 @@ Colour = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Origin:
-    """What a file was made for.
+    """The network that a file belongs to.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ class Origin:
 
 
 def origin_of(path: Path, pattern: str, assumed: Origin) -> Origin:
-    """Find out what a file of tensors was made for.
+    """Find out which network a file of tensors belongs to.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def origin_of(path: Path, pattern: str, assumed: Origin) -> Origin:
     pattern
         Regular expression of timm's names of the networks that can be built here.
     assumed
-        What is assumed where neither config.json nor the file's name tells it.
+        What is assumed if neither config.json nor the file's name says it.
 
     Raises
     ------
@@ -61,7 +61,10 @@ def origin_of(path: Path, pattern: str, assumed: Origin) -> Origin:
     named = re.match(rf"({pattern})(?![a-z])", path.name)
     architecture = config.get("architecture") or (named[1] if named else assumed.architecture)
     if not re.fullmatch(pattern, architecture):
-        raise WeightsError(f"config.json beside it says {architecture}, which is another network")
+        raise WeightsError(
+            f"config.json beside it says {architecture}, which is another network: choose its backbone, or move the "
+            "file if config.json belongs to another one"
+        )
     scale = config | (config.get("pretrained_cfg") or {})
     if {"mean", "std"} <= scale.keys():
         origin = Origin(architecture, tuple(scale["mean"]), tuple(scale["std"]))
@@ -84,7 +87,7 @@ def parts_with(
     classifier: str,
     not_used: Sequence[str] = (),
 ) -> Parts:
-    """Put a file's tensors into a network without classifier, and keep those of a `classifier` with one output.
+    """Load a file's tensors into a network without classifier, and keep those of a `classifier` with one output.
 
     Raises
     ------
@@ -95,7 +98,7 @@ def parts_with(
     of_head = head_targets(classifier, network.output_shape[-1], head)
     assign_tensors(tensors, file, {**targets, **of_head}, [f"{classifier}.", *not_used])
     if head:
-        log.warning("%s: its classifier becomes the head; it is right only with the pooling that it had: avg", file)
+        log.warning("%s: its classifier becomes the head, valid only with the pooling of its training (avg)", file)
     return Parts(network, head=head)
 
 

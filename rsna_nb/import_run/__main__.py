@@ -26,18 +26,16 @@ def main(arguments: list[str] | None = None) -> None:
         prog="python -m rsna_nb.import_run", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("files", nargs="*", help="the detector's files, one for each fold, in the order of the folds")
-    parser.add_argument("--recipe", choices=RECIPES, help="what the files are")
-    parser.add_argument("--roi", default="", help="file of the breast detector; without it, Otsu's threshold crops")
+    parser.add_argument("--recipe", choices=RECIPES, help="the published detector of these files")
+    parser.add_argument("--roi", default="", help="file of the breast detector; without one, Otsu's threshold crops")
     readings = ("breast", "rsna-first-place")
-    parser.add_argument(
-        "--reading", default="", choices=readings, help="how files become images; default: as published"
-    )
-    parser.add_argument("--name", default="", help="name of the ensemble, and part of the runs' ids")
+    parser.add_argument("--reading", default="", choices=readings, help="preprocessing; default: as published")
+    parser.add_argument("--name", default="", help="name of the ensemble, part of the runs' ids; default: the recipe")
     parser.add_argument("--score", default="", help="an imported run or ensemble that scores the images in --data-dir")
     parser.add_argument("--data-dir", default="", help="folder of labelled images to score")
     parser.add_argument("--table", default="", help="table of the images, if it is not in the folder")
     parser.add_argument("--store-dir", default="", help="folder of the prepared images")
-    parser.add_argument("--other-women", action="store_true", help="state that the detector was not trained on them")
+    parser.add_argument("--other-women", action="store_true", help="state that it was not trained on these women")
     parser.add_argument("--runs-dir", default="runs", help="folder that contains the run folders")
     given = parser.parse_args(arguments)
     if bool(given.files) == bool(given.score) or bool(given.files) != bool(given.recipe):
