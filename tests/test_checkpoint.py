@@ -120,7 +120,7 @@ def test_a_file_that_names_a_function_is_refused_and_nothing_is_called(tmp_path,
     file = io.BytesIO()
     AttackPickler(file).dump({"a": Attack()})
     monkeypatch.setitem(globals(), "pickled", lambda content: (file.getvalue(), {}))
-    with pytest.raises(WeightsError, match=rf"it names {name[0]}\.{name[1]}, which is no tensor"):
+    with pytest.raises(WeightsError, match=rf"it names {name[0]}\.{name[1]}, which is not a tensor"):
         read_tensors(write(tmp_path / "x.pth", None))
 
 
