@@ -1,6 +1,7 @@
 """A run and image files -> scores. Submissions, ensembles and explanations all score files through this module."""
 
 import hashlib
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -24,9 +25,14 @@ FLIPS: tuple[tuple[int, ...], ...] = ((), (1,), (2,), (1, 2))  # axes of (n, hei
 def load_model(run: Run) -> keras.Model:
     """Load the run's best model, not compiled: (batch, height, width, 1) in 0-1 -> (batch, 1) in 0-1.
 
-    Raises `RunError` if the run has none.
+    Raises `RunError` if the run has none, or its file is damaged.
     """
-    return keras.models.load_model(run.checkpoint, compile=False)
+    try:
+        return keras.models.load_model(run.checkpoint, compile=False)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise RunError(
+            f"the model {run.checkpoint} cannot be loaded, restore the file or train again: {error}"
+        ) from error
 
 
 def predict(run: Run, paths: Paths, batch_size: int | None = None, flips: bool = False) -> pd.DataFrame:

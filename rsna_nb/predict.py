@@ -9,7 +9,8 @@ scores-women.csv    a row for each woman, likewise
 `score` is the raw score in 0-1. `probability` is the score corrected for class weights, or empty if the run's scores
 cannot be corrected. A breast's score is the mean of its images' scores, and a woman's the higher of her breasts'.
 `error` says why a file cannot be read. Patient id, side and view are taken from the file's name or, if it does not
-contain them, from its header. For research only, not for clinical use.
+contain them, from its header. If the header has no patient id, a folder whose name is a number, as in RSNA's data, is
+the patient id. For research only, not for clinical use.
 """
 
 import argparse
@@ -34,7 +35,7 @@ from rsna_nb.metrics import MetricsError
 from rsna_nb.runs import RunError, log_to_console
 from rsna_nb.system import write_whole
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("rsna_nb.predict")  # not __name__, which is "__main__" when this is run as a command
 
 DOCUMENTS = frozenset(".csv .tsv .json .xlsx .xls .md .rst .html .pdf .xml .py .ipynb .sh .zip".split())
 OF_SYSTEMS = {"Thumbs.db", "desktop.ini"}  # files that Windows adds to folders
@@ -83,8 +84,11 @@ def score_files(model: Ensemble, files: Sequence[str], flips: bool = False, maps
     """
     watch = _map_writer(files, Path(maps)) if maps else None
     scores = inference.predict_by_runs(model.pool.runs, files, flips=flips, watch=watch)
-    names = pd.DataFrame([_names(file) for file in files], columns=["patient_id", "laterality", "view"], dtype=object)
-    images = scores[["path"]].join(names).assign(score=model.scores(scores), probability=_probabilities(model, scores))
+    images = (
+        scores[["path"]]
+        .join(_names_of(files))
+        .assign(score=model.scores(scores), probability=_probabilities(model, scores))
+    )
     images["error"] = scores["error"]
     breasts = _breasts_of(images)
     return Scores(images, breasts, _women_of(breasts))
@@ -99,19 +103,35 @@ def _probabilities(model: Ensemble, scores: pd.DataFrame) -> np.ndarray | float:
         return np.nan
 
 
+def _names_of(files: Sequence[str]) -> pd.DataFrame:
+    """Return a row of `_names` for each file; warn if headers and numbered folders give different patient ids."""
+    names = pd.DataFrame([_names(file) for file in files], columns=["patient_id", "laterality", "view"], dtype=object)
+    pairs = zip(files, names["patient_id"], strict=True)
+    if others := [file for file, woman in pairs if _numbered_folder(Path(file)) not in ("", woman)]:
+        log.warning(
+            "header and folder give different patient ids, and the header's is used: %d files, first %s",
+            *(len(others), others[0]),
+        )
+    return names
+
+
+def _numbered_folder(path: Path) -> str:
+    """Return "12" for 12/34.png, RSNA's <patient_id>/<image_id>; "" for other names."""
+    return path.parent.name if path.stem.isdigit() and path.parent.name.isdigit() else ""
+
+
 def _names(file: str) -> tuple[str, str, str]:
     """Return patient_id, laterality and view of a file, each "" if unknown. A name takes precedence over a header."""
     path = Path(file)
     found = SIDE_AND_VIEW.search(path.stem)
     laterality, view = (found[1][0].upper(), found[2].upper()) if found else ("", "")
-    ids = [match[1] for match in (pattern.match(path.name) for pattern in WOMAN) if match]
-    if path.stem.isdigit() and path.parent.name.isdigit():  # <patient_id>/<image_id>.dcm, as RSNA has it
-        ids.append(path.parent.name)
     header = dicom.header_names(file)
+    by_name = next((match[1] for match in (pattern.match(path.name) for pattern in WOMAN) if match), "")
+    by_header = header.patient_id if header.patient_id.upper() not in NO_ID else ""
     if found and header.laterality and header.laterality != laterality:
         log.warning("%s: the header gives the other side; the name's is used", file)
-    patient_id = next(iter(ids), header.patient_id if header.patient_id.upper() not in NO_ID else "")
-    return patient_id, laterality or header.laterality, view or header.view
+    # The folder comes last, because <date>/<number>.dcm looks the same.
+    return by_name or by_header or _numbered_folder(path), laterality or header.laterality, view or header.view
 
 
 def _breasts_of(images: pd.DataFrame) -> pd.DataFrame:
@@ -152,13 +172,13 @@ def image_files(paths: Sequence[str | Path]) -> list[str]:
         if not path.exists():
             raise FileNotFoundError(f"there is no file or folder {path}")
         found += _files_in(path) if path.is_dir() else [path]
-    return list(dict.fromkeys(map(str, found)))
+    return list({os.path.abspath(path): str(path) for path in found}.values())
 
 
 def _files_in(folder: Path) -> Iterator[Path]:
     left_out: list[str] = []
     seen: set[str] = set()  # links can lead back
-    for place, folders, names in os.walk(folder, followlinks=True):
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=_log_unlisted):
         is_new = (real := os.path.realpath(place)) not in seen
         seen.add(real)
         folders[:] = sorted(name for name in folders if is_new and not name.startswith("."))
@@ -171,6 +191,10 @@ def _files_in(folder: Path) -> Iterator[Path]:
             yield from (Path(place) / name for name in names)
     if left_out:
         log.info("left out: %d tables and documents, such as %s", len(left_out), left_out[0])
+
+
+def _log_unlisted(error: OSError) -> None:
+    log.warning("a folder is left out, because it cannot be listed: %s", error)
 
 
 def _map_writer(files: Sequence[str], folder: Path) -> inference.Watch:
@@ -188,10 +212,10 @@ def _map_writer(files: Sequence[str], folder: Path) -> inference.Watch:
 
 
 def _map_names(files: Sequence[str]) -> list[str]:
-    """Return a name for each file's map: its path below the folder that all share."""
-    paths = [Path(file).resolve() for file in files]
-    top = Path(os.path.commonpath([path.parent for path in paths])) if paths else Path()
-    return [f"{'-'.join(path.relative_to(top).parts)}.png" for path in paths]
+    """Return a path for each file's map: the file's own below the folder that all share."""
+    paths = [os.path.abspath(file) for file in files]
+    top = os.path.commonpath([os.path.dirname(path) for path in paths]) if paths else ""
+    return [f"{os.path.relpath(path, top)}.png" for path in paths]
 
 
 def _overlay(image: np.ndarray, heat_map: np.ndarray) -> bytes:
@@ -201,10 +225,26 @@ def _overlay(image: np.ndarray, heat_map: np.ndarray) -> bytes:
     return cv2.imencode(".png", np.rint(colour).astype(np.uint8))[1].tobytes()
 
 
+def _make_folder(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"there is no permission to write into the folder {folder}")
+
+
+def _warn_of_generated(model: Ensemble, files: Sequence[str]) -> None:
+    """Warn if the files are not of a generated data set, but the model was trained on one."""
+    folders = {place for file in files for place in Path(file).resolve().parents}
+    if not any((folder / "generated.json").is_file() for folder in folders):
+        for run in model.pool.runs:
+            if submission.trained_on_generated(run):
+                log.warning("%s was trained on generated mammograms: its scores of others mean nothing", run.id)
+
+
 def _write(scores: Scores, out: Path) -> None:
     """Write the tables; existing files with other content are kept under other names."""
     for table, ending in zip(scores, ("", "-breasts", "-women"), strict=True):
-        path, content = out.with_name(f"{out.stem}{ending}{out.suffix}"), table.to_csv(index=False).encode()
+        path = out.with_name(f"{out.stem}{ending}{out.suffix}")
+        content = table.to_csv(index=False).encode(errors="backslashreplace")  # names of files may be no text
         if path.is_file() and path.read_bytes() != content:
             submission.set_aside(path)
         write_whole(path, content)
@@ -215,7 +255,8 @@ def _shown(table: pd.DataFrame) -> str:
     """Return a table as text of at most 30 rows, without empty columns."""
     short = table.assign(path=table["path"].map(lambda path: Path(path).name)) if "path" in table else table
     useful = [name for name in short if short[name].replace("", np.nan).notna().any()]
-    return short[useful].to_string(index=False, max_rows=30, na_rep="")
+    text, encoding = short[useful].to_string(index=False, max_rows=30, na_rep=""), sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -237,13 +278,16 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         files = image_files(given.paths)
         model = load(given.run, given.runs_dir)
+        for folder in (out.parent, *([Path(given.maps)] if given.maps else [])):
+            _make_folder(folder)  # now, because scoring takes long
+        _warn_of_generated(model, files)
         scores = score_files(model, files, given.flips, given.maps or None)
-    except (ConfigError, dicom.DetectorError, FileNotFoundError, MetricsError, RunError) as error:
+    except (ConfigError, dicom.DetectorError, MetricsError, OSError, RunError) as error:
         parser.error(str(error))
+    _write(scores, out)
     for table in scores:
         if len(table):
             print(_shown(table), end="\n\n")
-    _write(scores, out)
     if given.maps:
         log.info("heat maps: %s", given.maps)
     readable = int(scores.images["error"].eq("").sum())

@@ -1,5 +1,6 @@
 """Reading PyTorch checkpoints without PyTorch: right values, nothing but tensors, no code from the file."""
 
+import argparse
 import builtins
 import copyreg
 import io
@@ -102,6 +103,18 @@ def test_the_averaged_weights_of_a_training_checkpoint_are_taken_without_module(
     one, two = np.ones(2, np.float32), np.full(2, 2, np.float32)
     content = {"epoch": 3, "state_dict": {"module.a": one}, "state_dict_ema": {"module.a": two}}
     np.testing.assert_array_equal(read_tensors(write_zip(tmp_path / "x.pth.tar", content))["a"], two)
+
+
+@pytest.mark.parametrize("write", [write_zip, write_legacy])
+def test_options_and_metrics_beside_the_weights_are_passed_over(tmp_path, write):
+    options = argparse.Namespace(lr=1e-4, device="cuda", exp_kwargs={"fold_idx": 0}, kinds={"a"})
+    content = {
+        "args": options,
+        "metric": np.float64(0.5),
+        "optimizer": {"state": {0: {"step": np.ones(1, np.float32)}}},
+    }
+    content = {"state_dict": {"a": np.ones(2, np.float32)}} | content
+    assert list(read_tensors(write(tmp_path / "x.pth.tar", content))) == ["a"]
 
 
 @pytest.mark.parametrize("write", [write_zip, write_legacy])

@@ -250,6 +250,12 @@ def test_modules_and_functions_stay_short():
     assert not long
 
 
+def test_the_log_of_a_module_that_is_run_as_a_command_is_the_packages():
+    for name, path in modules().items():
+        text = path.read_text(encoding="utf-8")
+        assert 'if __name__ == "__main__"' not in text or "getLogger(__name__)" not in text, name
+
+
 def test_the_readme_names_every_step_once_in_their_order():
     layout = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Layout")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| (`.*?) \|", layout, re.M)

@@ -119,8 +119,9 @@ def test_a_file_without_a_head_of_one_output_is_refused(tmp_path, outputs, reaso
 
 
 def test_the_same_files_are_not_imported_twice(runs, files, tmp_path):
-    with pytest.raises(RunError, match=f"imported before, as {runs[0].id}, {runs[1].id}"):
-        import_detector(files, NAME, runs_dir=tmp_path / "runs", name="other")
+    renamed = [Path(shutil.copy(file, tmp_path / f"{n}.pth")) for n, file in enumerate(files)]
+    with pytest.raises(RunError, match=f"imported before, as {runs[0].id}, {runs[1].id}: remove these folders"):
+        import_detector(renamed, NAME, runs_dir=tmp_path / "runs", name="other")
     with pytest.raises(ConfigError, match=r"the ensemble .* exists already: give another --name"):
         import_detector([files[0], winner.write_fold(tmp_path / "c.pth", 3)], NAME, runs_dir=tmp_path / "runs")
     with pytest.raises(WeightsError, match="two of the files are the same"):

@@ -173,6 +173,13 @@ def test_files_of_the_same_size_are_compared_by_their_content(tmp_path):
     assert (one["image_id"], other["image_id"]) == ("0", "2")
 
 
+def test_a_damaged_model_is_named(run, tmp_path):
+    copy = Run(Path(shutil.copytree(run.path, tmp_path / "copy")))
+    copy.checkpoint.write_bytes(copy.checkpoint.read_bytes()[:9999])
+    with pytest.raises(RunError, match=r"best\.keras cannot be loaded"):
+        inference.load_model(copy)
+
+
 def test_a_batch_size_of_0_is_refused(run, generated):
     with pytest.raises(ValueError, match="batch_size must be at least 1, not 0"):
         inference.predict(run, paths_of(run, generated)[:1], batch_size=0)

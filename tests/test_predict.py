@@ -65,6 +65,7 @@ def test_a_text_file_among_images_is_a_row_and_documents_beside_them_are_not(
     assert bad.error == "not a DICOM, PNG, JPEG, TIFF or PGM file"
     shown = capsys.readouterr().out
     assert "left out: 2 tables and documents, such as README.md" in shown
+    assert "was trained on generated mammograms: its scores of others mean nothing" in shown
     assert f"scored: {len(files)} of {len(table)} files" in shown
     assert len(pd.read_csv("scores-breasts.csv")) == 2
     assert len(pd.read_csv("scores-women.csv")) == 1
@@ -100,6 +101,20 @@ def test_maps_are_drawn_over_the_images(small_run, files, tmp_path):
     assert (picture[..., 2] > picture[..., 0]).any(), "orange marks what raised the score"
 
 
+def test_files_of_one_name_in_several_folders_have_their_own_maps():
+    assert predict._map_names(["x/a/b-c.png", "x/a-b/c.png"]) == [
+        str(Path("a/b-c.png.png")),
+        str(Path("a-b/c.png.png")),
+    ]
+
+
+def test_a_file_whose_name_is_no_text_has_a_row(tmp_path):
+    table = pd.DataFrame({"path": ["\udcff.dcm"], "score": [0.5]})
+    predict._write(predict.Scores(table, table, table), tmp_path / "scores.csv")
+    assert pd.read_csv(tmp_path / "scores.csv")["score"].tolist() == [0.5]
+    assert "\\udcff.dcm" in predict._shown(table)
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -122,6 +137,9 @@ def test_headers_are_used_where_names_say_nothing(tmp_path, breast, caplog):
     removed = write_dicom(tmp_path / "b_R_CC.dcm", breast, **stated | {"PatientID": "removed"})
     assert predict._names(str(removed)) == ("", "R", "CC")
     assert "the header gives the other side" in caplog.text
+    dated = [str(write_dicom(tmp_path / "20230115" / f"{n}.dcm", breast, PatientID=f"{n}")) for n in (1, 2)]
+    assert predict._names_of(dated)["patient_id"].tolist() == ["1", "2"]
+    assert "the header's is used: 2 files" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -130,9 +148,12 @@ def test_headers_are_used_where_names_say_nothing(tmp_path, breast, caplog):
         (["no-such-run", "."], "there is no run no-such-run"),
         ([None, "no-such-file.dcm"], "there is no file or folder no-such-file.dcm"),
         ([None, ".", "--out", "."], "is a folder: name a file"),
+        ([None, __file__, "--out", f"{__file__}/scores.csv"], "File exists"),
+        ([None, __file__, "--maps", __file__], "File exists"),
     ],
 )
-def test_a_wrong_argument_exits_with_2(small_run, arguments, reason, capsys):
+def test_a_wrong_argument_exits_with_2_before_anything_is_scored(small_run, arguments, reason, capsys, monkeypatch):
+    monkeypatch.setattr(predict, "score_files", lambda *_: pytest.fail("scored"))
     with pytest.raises(SystemExit) as stopped:
         run_command(*(small_run.path if each is None else each for each in arguments))
     assert stopped.value.code == 2

@@ -1,5 +1,6 @@
 """Checkpoints of a small ConvNeXt in the form of the challenge's winner, and the same network in plain NumPy."""
 
+import argparse
 from pathlib import Path
 
 import keras
@@ -45,10 +46,11 @@ def _random(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.n
 
 
 def write_fold(path: Path, seed: int, network: keras.Model | None = None) -> Path:
-    """A .pth.tar as training writes it: other weights beside the averaged ones, every name with "module."."""
+    """A .pth.tar as training writes it: options, a metric, other and averaged weights, names with "module."."""
     averaged = {f"module.{name}": tensor for name, tensor in random_tensors(seed, network).items()}
     other = {name: tensor + 1 for name, tensor in averaged.items()}
-    return write_zip(path, {"epoch": 7, "arch": "convnext", "state_dict": other, "state_dict_ema": averaged})
+    beside = {"epoch": 7, "arch": "convnext", "args": argparse.Namespace(lr=1e-4), "metric": np.float64(0.5)}
+    return write_zip(path, beside | {"state_dict": other, "state_dict_ema": averaged})
 
 
 def score(tensors: Tensors, picture: np.ndarray) -> float:

@@ -1,8 +1,9 @@
 """Reads the tensors of a PyTorch checkpoint as NumPy arrays, without PyTorch and without running code from the file.
 
 A checkpoint is a pickle, and unpickling may call any function that the file names. Here only the few names that
-describe tensors and containers are accepted; a file that names anything else is refused before anything is called.
-A file whose tensors would need far more memory than its own size is refused as well. Both formats of `torch.save` are
+describe tensors and containers are accepted. The options and metrics that training scripts save beside the weights are
+skipped: a placeholder stands for them. A file that names anything else is refused before anything is called. A file
+whose tensors would need far more memory than its own size is refused as well. Both formats of `torch.save` are
 read: the ZIP archive (since PyTorch 1.6) and the earlier sequence of pickles.
 """
 
@@ -35,6 +36,15 @@ STORAGES = {
     "BoolStorage": np.bool_,
     "BFloat16Storage": np.uint16,  # converted to float32: NumPy has no bfloat16
 }
+PASSED_OVER = frozenset({  # what timm's script and others like it write beside the weights: options, a metric, a device
+    ("argparse", "Namespace"),
+    ("__builtin__", "set"),
+    ("torch", "device"),
+    ("numpy", "dtype"),
+    ("numpy.core.multiarray", "scalar"),
+    ("numpy._core.multiarray", "scalar"),
+    ("_codecs", "encode"),
+})  # fmt: skip
 MOST_TIMES_OF_FILE = 2  # tensors may share memory, so together they may be larger than the file, but not by much
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
 """Keys under which training scripts keep the weights beside optimizer and epoch; averaged weights come first."""
@@ -59,6 +69,19 @@ class _Tensor:
     strides: tuple[int, ...]
 
 
+class _PassedOver:
+    """Stands for an object of the file, whatever it is made of, and keeps nothing of it."""
+
+    def __new__(cls, *_: Any) -> "_PassedOver":
+        return super().__new__(cls)
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
 def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
     """Read the weights in a PyTorch checkpoint.
 
@@ -75,7 +98,8 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
     Raises
     ------
     WeightsError
-        If the file is another kind of file, is damaged, holds no tensors, or names anything but tensors and containers.
+        If the file is another kind of file, is damaged, holds no tensors, or names anything but tensors, containers and
+        `PASSED_OVER`.
     """
     try:
         content, memory = _unpickled(Path(path))
@@ -150,7 +174,7 @@ def _read_storage(file: IO[bytes], storage: _Storage) -> bytes:
 
 
 class _TensorUnpickler(pickle.Unpickler):
-    """Unpickles containers, numbers, text and placeholders of tensors; everything else is refused."""
+    """Unpickles containers, numbers, text and placeholders; everything else is refused."""
 
     def __init__(self, file: IO[bytes]) -> None:
         super().__init__(file, encoding="utf-8")
@@ -166,6 +190,8 @@ class _TensorUnpickler(pickle.Unpickler):
         }
         if module == "torch" and name in STORAGES:
             return name
+        if (module, name) in PASSED_OVER:
+            return _PassedOver
         if (module, name) not in allowed:
             raise WeightsError(
                 f"it names {module}.{name}, which is not a tensor: reading it could run code, so the file is refused. "

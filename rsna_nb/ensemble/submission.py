@@ -16,7 +16,13 @@ from rsna_nb.config import ConfigError
 from rsna_nb.ensemble.combine import Ensemble
 from rsna_nb.ensemble.model_pool import class_weights_of
 from rsna_nb.ensemble.submission_file import SubmissionError, check, named, set_aside, submission_of, write
-from rsna_nb.ensemble.submission_images import choose_data, describe_data, images_of, validation_images
+from rsna_nb.ensemble.submission_images import (
+    choose_data,
+    describe_data,
+    images_of,
+    trained_on_generated,
+    validation_images,
+)
 from rsna_nb.evaluation import with_fold
 from rsna_nb.metadata import MetadataError
 from rsna_nb.metrics import MetricsError, cross_fitted, prior_correction, threshold_by_f1
@@ -32,6 +38,7 @@ __all__ = [
     "images_of",
     "set_aside",
     "submission_of",
+    "trained_on_generated",
     "write",
 ]
 

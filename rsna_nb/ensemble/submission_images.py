@@ -51,7 +51,7 @@ def choose_data(ensemble: Ensemble, data_dir: str | Path = "") -> Path:
 def describe_data(ensemble: Ensemble, folder: Path) -> Markdown:
     """A sentence on which images are scored, with a warning if generated and real mammograms are mixed."""
     scored = (folder / "generated.json").is_file()  # synthetic.generate writes it
-    trained = {run.id: _trained_on_generated(run) for run in ensemble.pool.runs}
+    trained = {run.id: trained_on_generated(run) for run in ensemble.pool.runs}
     kinds = {True: "generated mammograms", False: "real mammograms", None: "unknown images"}
     text = f"The images scored are the {kinds[scored]} in `{folder}`."
     if others := [name for name, generated in trained.items() if generated not in (scored, None)]:
@@ -62,7 +62,7 @@ def describe_data(ensemble: Ensemble, folder: Path) -> Markdown:
     return Markdown(text)
 
 
-def _trained_on_generated(run: Run) -> bool | None:
+def trained_on_generated(run: Run) -> bool | None:
     """Whether the run was trained on generated mammograms; None if unknown."""
     if run.imported:  # its environment.json describes the images that it scored; it was trained on real ones
         return False

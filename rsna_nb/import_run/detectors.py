@@ -132,15 +132,18 @@ def _check_names(folder: Path, name: str, note: Mapping[str, Any], is_ensemble: 
     """Raise an error if the name is taken or not allowed, or the files were imported before."""
     if not name or not is_folder_name(name):
         raise ConfigError(f"name must consist of letters, digits, - _ . and not begin with a dot: {name!r}")
-    what = ("files", "roi", "reading")
-    if same := [
-        run.id for run in runs.readable_runs(folder) if all(run.imported.get(key) == note[key] for key in what)
-    ]:
+    known = [run for run in runs.readable_runs(folder) if run.imported]
+    if same := [run.id for run in known if _contents(run.imported) == _contents(note)]:
         raise RunError(
-            f"these files were imported before, as {', '.join(same)}; remove these runs to import them again"
+            f"these files were imported before, as {', '.join(same)}: remove these folders of {folder} to repeat it"
         )
     if is_ensemble and (folder / "ensembles" / name).exists():
         raise ConfigError(f"the ensemble {folder / 'ensembles' / name} exists already: give another --name")
+
+
+def _contents(note: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what identifies an import: the digests of its files, and the reading."""
+    return [file["sha256"] for file in note["files"]], note["roi"].get("sha256"), note["reading"]
 
 
 def _configs(recipe: Recipe, reading: str, name: str, count: int, runs_dir: str) -> list[RunConfig]:

@@ -34,7 +34,7 @@ from rsna_nb.prepare.tasks import PrepareError, Task, failed, prepare_one
 from rsna_nb.runs import log_to_console
 from rsna_nb.system import write_whole
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("rsna_nb.prepare.archive")  # not __name__, which is "__main__" when this is run as a command
 
 TABLES = {".csv", ".tsv", ".txt", ".json", ".xlsx"}
 MOST_TEST_BYTES = 10**9  # the competition has four test images to unpack; the test images of others can be thousands
