@@ -2,6 +2,7 @@
 
 import json
 import logging
+from argparse import Namespace
 from pathlib import Path
 
 import keras
@@ -22,7 +23,7 @@ from rsna_nb.training import TrainingError, checkpoints, features, train
 from rsna_nb.training.data import prepare, split_table
 from tests.notebooks import NOTEBOOKS
 from tests.small import assert_equal, resumed, stop_at
-from tests.test_checkpoint import write_zip
+from tests.test_checkpoint import Name, write_zip
 from tests.test_model import legacy_file
 
 DEEP, WIDE = (3, 3, 27, 3), (96, 192, 384, 768)
@@ -198,8 +199,11 @@ def test_a_head_of_many_classes_is_named_and_not_used(light, tmp_path, caplog):
 def test_the_winners_checkpoint_gives_its_averaged_weights(light, tmp_path):
     trained = {f"module.{name}": np.zeros_like(tensor) for name, tensor in light.tensors.items()}
     averaged = {f"module.{name}": tensor for name, tensor in light.tensors.items()}
+    # What timm's CheckpointSaver writes beside the weights.
+    beside = {"epoch": 3, "arch": "convnext_small", "version": 2, "metric": np.float64(0.5)}
+    beside |= {"args": Namespace(lr=1e-3, device=Name("torch", "device")), "optimizer": {"state": {0: {}}}}
     path = write_zip(
-        tmp_path / "best_convnext_fold_0.pth.tar", {"epoch": 3, "state_dict": trained, "state_dict_ema": averaged}
+        tmp_path / "best_convnext_fold_0.pth.tar", beside | {"state_dict": trained, "state_dict_ema": averaged}
     )
     model = build_model(RunConfig(**settings_of(str(path))))
     assert float(model(image((64, 64)))[0, 0]) == pytest.approx(expit(light(image((64, 64))[0])[1]), abs=1e-5)

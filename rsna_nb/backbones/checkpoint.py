@@ -8,6 +8,7 @@ read: the ZIP archive (since PyTorch 1.6) and the earlier sequence of pickles.
 """
 
 import io
+import logging
 import math
 import pickle
 import pickletools
@@ -22,6 +23,8 @@ from typing import IO, Any
 import numpy as np
 
 from rsna_nb.backbones.weights import WeightsError
+
+log = logging.getLogger(__name__)
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file that is not a ZIP archive
 STORAGES = {
@@ -103,13 +106,15 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
     """
     try:
         content, memory = _unpickled(Path(path))
-        described = _state_dict(content)
+        described, wrapper = _state_dict(content)
         _check_sizes(described, Path(path).stat().st_size)
         tensors = {name: _array(each, memory) for name, each in described.items()}
     except WeightsError:
         raise
     except Exception as error:  # a damaged pickle raises nearly any built-in exception
         raise WeightsError(f"it cannot be read as a PyTorch checkpoint ({type(error).__name__}: {error})") from error
+    if wrapper:
+        log.info("%s: the weights under %s are read", Path(path).name, wrapper)
     is_wrapped = all(name.startswith("module.") for name in tensors)
     return {name.removeprefix("module.") if is_wrapped else name: array for name, array in tensors.items()}
 
@@ -212,17 +217,21 @@ def _rebuilt(storage: _Storage, offset: int, shape: tuple[int, ...], strides: tu
     return _Tensor(storage, offset, tuple(shape), tuple(strides))
 
 
-def _state_dict(content: Any) -> Mapping[str, _Tensor]:
-    """Return the tensors by name, out of the first wrapper that has any."""
-    for wrapper in (*WRAPPERS, None):
+def _state_dict(content: Any) -> tuple[Mapping[str, _Tensor], str]:
+    """Return the tensors by name, out of the first wrapper that has any, and the wrapper; "" if there is none."""
+    for wrapper in (*WRAPPERS, ""):
         state = content.get(wrapper) if wrapper and isinstance(content, Mapping) else content
         if isinstance(state, Mapping):
             tensors = {
                 name: each for name, each in state.items() if isinstance(name, str) and isinstance(each, _Tensor)
             }
             if tensors:
-                return tensors
-    raise WeightsError("it holds no tensors by name")
+                return tensors, wrapper
+    keys = ", ".join(map(str, list(content)[:8])) if isinstance(content, Mapping) else ""
+    raise WeightsError(
+        f"it holds no tensors by name, neither at its top ({keys or type(content).__name__}) nor under one of "
+        f"{', '.join(WRAPPERS)}; where the file was made, save only model.state_dict()"
+    )
 
 
 def _check_sizes(tensors: Mapping[str, _Tensor], available: int) -> None:
