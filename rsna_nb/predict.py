@@ -237,14 +237,16 @@ def _warn_of_generated(model: Ensemble, files: Sequence[str]) -> None:
     if not any((folder / "generated.json").is_file() for folder in folders):
         for run in model.pool.runs:
             if submission.trained_on_generated(run):
-                log.warning("%s was trained on generated mammograms: its scores of others mean nothing", run.id)
+                log.warning(
+                    "%s was trained on generated mammograms: its scores of other images are not meaningful", run.id
+                )
 
 
 def _write(scores: Scores, out: Path) -> None:
     """Write the tables; existing files with other content are kept under other names."""
     for table, ending in zip(scores, ("", "-breasts", "-women"), strict=True):
         path = out.with_name(f"{out.stem}{ending}{out.suffix}")
-        content = table.to_csv(index=False).encode(errors="backslashreplace")  # names of files may be no text
+        content = table.to_csv(index=False).encode(errors="backslashreplace")  # a file's name may not be valid text
         if path.is_file() and path.read_bytes() != content:
             submission.set_aside(path)
         write_whole(path, content)

@@ -39,7 +39,7 @@ STORAGES = {
     "BoolStorage": np.bool_,
     "BFloat16Storage": np.uint16,  # converted to float32: NumPy has no bfloat16
 }
-PASSED_OVER = frozenset({  # what timm's script and others like it write beside the weights: options, a metric, a device
+SKIPPED = frozenset({  # what timm's script and others like it write beside the weights: options, a metric, a device
     ("argparse", "Namespace"),
     ("__builtin__", "set"),
     ("torch", "device"),
@@ -72,10 +72,10 @@ class _Tensor:
     strides: tuple[int, ...]
 
 
-class _PassedOver:
-    """Stands for an object of the file, whatever it is made of, and keeps nothing of it."""
+class _Skipped:
+    """Placeholder of an object that is skipped; keeps nothing of it."""
 
-    def __new__(cls, *_: Any) -> "_PassedOver":
+    def __new__(cls, *_: Any) -> "_Skipped":
         return super().__new__(cls)
 
     def __init__(self, *_: Any) -> None:
@@ -102,7 +102,7 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
     ------
     WeightsError
         If the file is another kind of file, is damaged, holds no tensors, or names anything but tensors, containers and
-        `PASSED_OVER`.
+        `SKIPPED`.
     """
     try:
         content, memory = _unpickled(Path(path))
@@ -195,8 +195,8 @@ class _TensorUnpickler(pickle.Unpickler):
         }
         if module == "torch" and name in STORAGES:
             return name
-        if (module, name) in PASSED_OVER:
-            return _PassedOver
+        if (module, name) in SKIPPED:
+            return _Skipped
         if (module, name) not in allowed:
             raise WeightsError(
                 f"it names {module}.{name}, which is not a tensor: reading it could run code, so the file is refused. "
