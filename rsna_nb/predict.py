@@ -237,9 +237,7 @@ def _warn_of_generated(model: Ensemble, files: Sequence[str]) -> None:
     if not any((folder / "generated.json").is_file() for folder in folders):
         for run in model.pool.runs:
             if submission.trained_on_generated(run):
-                log.warning(
-                    "%s was trained on generated mammograms: its scores of other images are not meaningful", run.id
-                )
+                log.warning("%s was trained on generated mammograms: its scores of others are meaningless", run.id)
 
 
 def _write(scores: Scores, out: Path) -> None:

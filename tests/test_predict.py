@@ -65,7 +65,7 @@ def test_a_text_file_among_images_is_a_row_and_documents_beside_them_are_not(
     assert bad.error == "not a DICOM, PNG, JPEG, TIFF or PGM file"
     shown = capsys.readouterr().out
     assert "left out: 2 tables and documents, such as README.md" in shown
-    assert "was trained on generated mammograms: its scores of other images are not meaningful" in shown
+    assert "was trained on generated mammograms: its scores of others are meaningless" in shown
     assert f"scored: {len(files)} of {len(table)} files" in shown
     assert len(pd.read_csv("scores-breasts.csv")) == 2
     assert len(pd.read_csv("scores-women.csv")) == 1
