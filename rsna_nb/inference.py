@@ -87,7 +87,7 @@ def predict_by_runs(
     if folder := next((file for file in files if Path(file).is_dir()), None):
         raise ValueError(f'{folder} is a folder: name the files in it, as sorted(Path(folder).rglob("*.dcm")) does')
     df = pd.DataFrame({"path": files}, dtype=object).assign(**dict.fromkeys(ids, np.nan), error="")
-    for alike in _by_images(runs):
+    for alike in by_images(runs):
         # All models of the same images are loaded together, so that each file is decoded once: that takes most time.
         models, shape = {run.id: load_model(run) for run in alike}, alike[0].config.image_shape
         size = min(batch_size or max(1, BATCH_PIXELS // (shape[0] * shape[1])), max(len(df), 1))
@@ -105,7 +105,7 @@ def predict_by_runs(
     return df
 
 
-def _by_images(runs: Sequence[Run]) -> list[list[Run]]:
+def by_images(runs: Sequence[Run]) -> list[list[Run]]:
     """Group runs that take the same images: of the same size and preprocessing."""
     groups: dict[tuple[object, ...], list[Run]] = {}
     for run in runs:

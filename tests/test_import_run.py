@@ -265,6 +265,14 @@ def test_data_sets_of_the_detectors_training_are_refused_unless_they_have_other_
         score_labelled(*arguments, other_women=True)
 
 
+def test_runs_that_take_different_images_are_not_scored_together(runs, files, generated, tmp_path):
+    (own,) = import_detector(files[:1], NAME, reading="breast", runs_dir=tmp_path / "runs")
+    both = ensemble.Ensemble.fit(ensemble.gather([runs[0], own]), "mean", "both")
+    ensemble.write(both, tmp_path / "runs", {})
+    with pytest.raises(RunError, match="the runs of both take images of several sizes or readings"):
+        score_labelled("both", generated, runs_dir=tmp_path / "runs")
+
+
 def test_a_run_that_was_trained_here_is_not_scored_again(small_run, generated):
     with pytest.raises(RunError, match="was trained here"):
         score_labelled(small_run.path, generated)

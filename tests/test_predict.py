@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from rsna_nb import ensemble, inference, predict
 from rsna_nb.ensemble import Ensemble
@@ -134,6 +135,8 @@ def test_patient_id_side_and_view_are_read_from_names(tmp_path, name, expected):
 def test_headers_are_used_where_names_say_nothing(tmp_path, breast, caplog):
     stated = {"PatientID": " 12 ", "ImageLaterality": "L", "ViewPosition": "MLO", "PatientName": "Doe^Jane"}
     assert predict._names(str(write_dicom(tmp_path / "a.dcm", breast, **stated))) == ("12", "L", "MLO")
+    deflated = write_dicom(tmp_path / "d.dcm", breast, DeflatedExplicitVRLittleEndian, **stated)
+    assert predict._names(str(deflated)) == ("", "", ""), "it could fill the memory"
     removed = write_dicom(tmp_path / "b_R_CC.dcm", breast, **stated | {"PatientID": "removed"})
     assert predict._names(str(removed)) == ("", "R", "CC")
     assert "the header gives the other side" in caplog.text

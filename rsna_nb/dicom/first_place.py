@@ -12,7 +12,8 @@ The order of the steps, each as in the winner's published code (github.com/dangn
    rounded down.
 
 The winner decodes JPEG 2000 and JPEG Lossless files on a GPU, with a library that takes center and width as 16-bit
-floating-point numbers: 2049 becomes 2048 and 4095 becomes 4096. This is repeated here. These details differ:
+floating-point numbers: 2049 becomes 2048 and 4095 becomes 4096. This is repeated here. As in the winner's code,
+PresentationLUTShape is not read, and bright air is not recognised. These details differ:
 
 - The detector computes in 32 bits, not 16.
 - Stored values above 32767, which become negative in the winner's 16-bit integers, are kept.

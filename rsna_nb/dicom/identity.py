@@ -8,6 +8,8 @@ import warnings
 from typing import NamedTuple
 
 import pydicom
+from pydicom.filereader import read_file_meta_info
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from rsna_nb.dicom.purpose import purpose_of
 
@@ -25,6 +27,8 @@ def header_names(path: str) -> HeaderNames:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pydicom's warnings quote the values that they warn of
+            if read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+                return HeaderNames()  # dcmread would inflate it into memory, however large; such a file is not scored
             dataset = pydicom.dcmread(path, stop_before_pixels=True)
             purpose = purpose_of(dataset)
             patient_id = " ".join(str(dataset.get("PatientID") or "").split())

@@ -19,6 +19,8 @@ from rsna_nb.metadata import KaggleError, MetadataError
 from rsna_nb.prepare import PrepareError
 from rsna_nb.runs import RunError
 
+FAULTS = (ConfigError, DetectorError, KaggleError, MetadataError, OSError, PrepareError, RunError, WeightsError)
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line."""
@@ -28,8 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("files", nargs="*", help="the detector's files, one for each fold, in the order of the folds")
     parser.add_argument("--recipe", choices=RECIPES, help="the published detector of these files")
     parser.add_argument("--roi", default="", help="file of the breast detector; without one, Otsu's threshold crops")
-    readings = ("breast", "rsna-first-place")
-    parser.add_argument("--reading", default="", choices=readings, help="preprocessing; default: as published")
+    parser.add_argument("--reading", default="", help="preprocessing, as the setting; default: as published")
     parser.add_argument("--name", default="", help="name of the ensemble, part of the runs' ids; default: the recipe")
     parser.add_argument("--score", default="", help="an imported run or ensemble that scores the images in --data-dir")
     parser.add_argument("--data-dir", default="", help="folder of labelled images to score")
@@ -50,7 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
         if given.data_dir:
             name = given.score or (made[0].id if len(made) == 1 else made[0].config.run_name.removesuffix("-fold0"))
             score_labelled(name, given.data_dir, given.table, given.runs_dir, given.store_dir, given.other_women)
-    except (ConfigError, DetectorError, KaggleError, MetadataError, PrepareError, RunError, WeightsError) as error:
+    except FAULTS as error:
         sys.exit(f"error: {error}")
 
 

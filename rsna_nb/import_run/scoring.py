@@ -46,7 +46,8 @@ def score_labelled(
     Raises
     ------
     RunError
-        If a run was not imported, has scores already, or was trained on this data set, or no image can be read.
+        If a run was not imported, has scores already, or was trained on this data set, the runs take different images,
+        or no image can be read.
     ConfigError, KaggleError, MetadataError, PrepareError
         If the settings or the data are wrong.
     """
@@ -60,6 +61,8 @@ def score_labelled(
                 f"run {run.id} has scored {run.config.data_dir} already: to score other images, remove "
                 f"{run.path / 'predictions.csv'} first"
             )
+    if len(inference.by_images(scored)) > 1:
+        raise RunError(f"the runs of {name} take images of several sizes or readings: score each run by its own id")
     folder = find_data(data_dir)
     about = _about(scored[0], folder, other_women)
     given = {"data_dir": str(data_dir), "table": str(table)} | ({"store_dir": str(store_dir)} if store_dir else {})
