@@ -8,9 +8,9 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 
 import keras
-import numpy as np
 from keras import layers
 
 from rsna_nb.backbones import Parts, WeightsError, build_parts, copy_weights
@@ -71,8 +71,7 @@ def build_model(config: RunConfig, precision: str = "float32", synchronized: boo
         # The model is made within the policy too: `compile` scales the loss of float16 only if the model has it.
         model = keras.Model(image, last(kept), name="detector")
     if parts.head:
-        last.set_weights([parts.head["kernel"], parts.head.get("bias", np.zeros(1))])
-        log.info("the weights include a trained head: the model starts as a complete detector")
+        last.set_weights([parts.head["kernel"], parts.head["bias"]])
     return model
 
 
@@ -81,7 +80,14 @@ def _initial_parts(config: RunConfig, synchronized: bool) -> Parts:
     run = _run_named(config)
     if run is None:
         weights = config.weights if config.weights in ("imagenet", "none") else str(resolve(config.weights))
-        return build_parts(config.backbone, config.image_shape, weights, synchronized)
+        parts = build_parts(config.backbone, config.image_shape, weights, synchronized)
+        if parts.head:
+            log.warning(
+                "%s includes a trained last layer, so the model starts as a complete detector; this is valid only if "
+                "it was trained with the pooling %s",
+                *(config.weights, config.pooling),
+            )
+        return parts
     try:
         if run.config.backbone != config.backbone:
             raise WeightsError(f"the run's backbone is {run.config.backbone}")
@@ -93,9 +99,12 @@ def _initial_parts(config: RunConfig, synchronized: bool) -> Parts:
             f"weights {config.weights} cannot be loaded into backbone {config.backbone}: {error}"
         ) from error
     log.info("the backbone starts from the best network of the run %s", run.path)
+    if not (run.is_finished or run.imported):
+        log.warning("run %s is not finished: its best network may still change", run.id)
     _warn_of_other_split(run, config)
     # A head is valid only after the same pooling; runs of earlier versions may have no norm after it.
     if run.config.pooling == config.pooling and bool(source.norm) == bool(parts.norm):
+        log.info("the head starts from that run too")
         return replace(parts, head=source.head)
     log.info("the head starts with random weights: the run's features are pooled or normalised differently")
     return parts
@@ -112,8 +121,18 @@ def _run_named(config: RunConfig) -> Run | None:
     return None
 
 
+def weights_file(config: RunConfig) -> Path | None:
+    """Return the file that the initial weights are read from, or None if `weights` names no file and no run."""
+    run = _run_named(config)
+    path = run.checkpoint if run else resolve(config.weights)
+    return path if path.is_file() else None
+
+
 def _warn_of_other_split(run: Run, config: RunConfig) -> None:
-    """Log a warning if the run may have been trained on validation or test women of the new one."""
+    """Log a warning if the run may have been trained on validation or test women of the new one.
+
+    The run may itself have started from a run, and so on: all of these count.
+    """
     names = ("data_dir", "table", "limit_patients", "val_fraction", "test_fraction", "fold", "n_folds", "leave_out")
     before, now = ({name: getattr(each, name) for name in (*names, "split_seed")} for each in (run.config, config))
     if changed := differences(before, now) or ("an imported one" if run.imported else ""):
@@ -123,6 +142,8 @@ def _warn_of_other_split(run: Run, config: RunConfig) -> None:
             run.id,
             changed,
         )
+    if source := _run_named(run.config.replace(runs_dir=config.runs_dir)):
+        _warn_of_other_split(source, config)
 
 
 def parts_of(model: keras.Model) -> Parts:
@@ -179,6 +200,12 @@ def layers_from(model: keras.Model, first: str) -> list[layers.Layer]:
     return known[start:]
 
 
+def layers_in(network: keras.Model) -> Iterator[layers.Layer]:
+    """Yield the layers of a network in the order of its graph; those of an inner network take its place."""
+    for layer in network.layers:
+        yield from layers_in(layer) if isinstance(layer, keras.Model) else [layer]
+
+
 @contextmanager
 def dtype_policy(name: str) -> Iterator[None]:
     """Build layers under a Keras dtype policy, such as "mixed_bfloat16", and restore the former policy."""
@@ -192,10 +219,4 @@ def dtype_policy(name: str) -> Iterator[None]:
 
 def _layers_of_backbone(model: keras.Model) -> list[layers.Layer]:
     """The backbone's layers in the order of its graph, and the norm."""
-    return [*_in_order(model.get_layer("backbone")), *filter(None, [norm_of(model)])]
-
-
-def _in_order(network: keras.Model) -> Iterator[layers.Layer]:
-    """The layers of a network in the order of its graph; those of an inner network take its place."""
-    for layer in network.layers:
-        yield from _in_order(layer) if isinstance(layer, keras.Model) else [layer]
+    return [*layers_in(model.get_layer("backbone")), *filter(None, [norm_of(model)])]

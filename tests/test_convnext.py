@@ -4,6 +4,7 @@ import json
 import logging
 from argparse import Namespace
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -20,7 +21,6 @@ from rsna_nb.config import RunConfig
 from rsna_nb.model import body_of, build_model, head_of, norm_of, open_backbone, parts_of
 from rsna_nb.runs import RunError, list_runs, new_run
 from rsna_nb.training import TrainingError, checkpoints, features, train
-from rsna_nb.training.data import prepare, split_table
 from tests.notebooks import NOTEBOOKS
 from tests.small import assert_equal, resumed, stop_at
 from tests.test_checkpoint import Name, write_zip
@@ -166,7 +166,7 @@ def assert_equal_to(reference: Reference, shape: tuple[int, int], file: Path) ->
 def test_the_whole_network_from_a_file_with_timms_names_equals_the_reference(shape, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     assert_equal_to(Reference(DEEP, WIDE), shape, tmp_path / "small.safetensors")
-    assert "344 tensors loaded; not used: none" in caplog.text
+    assert "344 tensors loaded; not in the backbone: head.fc.weight (1, 768), head.fc.bias (1,)" in caplog.text
 
 
 @SHAPES
@@ -184,7 +184,7 @@ def test_a_file_with_one_output_is_a_complete_detector(light, file, caplog):
     assert [layer.name for layer in model.layers] == ["mammogram", "backbone", "pooled", "norm", "dropout", "cancer"]
     _, logit = light(image((64, 64))[0])
     assert float(model(image((64, 64)))[0, 0]) == pytest.approx(expit(logit), abs=1e-5)
-    assert "starts as a complete detector" in caplog.text
+    assert "starts as a complete detector; this is valid only if it was trained with the pooling max" in caplog.text
 
 
 def test_a_head_of_many_classes_is_named_and_not_used(light, tmp_path, caplog):
@@ -193,7 +193,13 @@ def test_a_head_of_many_classes_is_named_and_not_used(light, tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         parts = build_parts("convnextsmall", 64, str(tmp_path / "classes.safetensors"))
     assert not parts.head
-    assert "not used: head.fc.bias (1000,), head.fc.weight (1000, 32)" in caplog.text
+    assert "not in the backbone: head.fc.bias (1000,), head.fc.weight (1000, 32)" in caplog.text
+
+
+def test_a_bias_of_one_output_without_its_kernel_is_no_head(light, tmp_path):
+    tensors = {name: each for name, each in light.tensors.items() if name != "head.fc.weight"}
+    save_file(tensors, tmp_path / "bias.safetensors")
+    assert not build_parts("convnextsmall", 64, str(tmp_path / "bias.safetensors")).head
 
 
 def test_the_winners_checkpoint_gives_its_averaged_weights(light, tmp_path):
@@ -228,6 +234,10 @@ def test_a_prefix_of_the_names_is_removed_and_two_networks_are_refused(light, tm
         ({"stages.2.blocks.1.gamma": None}, r"missing: stages\.2\.blocks\.1\.gamma \(24,\)"),
         ({"head.norm.bias": None}, r"missing: head\.norm\.bias \(32,\)"),
         ({"stages.0.blocks.0.grn.bias": np.ones(32)}, r"not of this network: stages\.0\.blocks\.0\.grn\.bias \(32,\)"),
+        (
+            {"stem.0.bias": np.full(8, np.nan)},
+            r"1 tensors have .* no number, first stem\.0\.bias",
+        ),
         ({"stem.0.bias": np.ones(9)}, r"of another shape: stem\.0\.bias is \(9,\), not \(8,\)"),
     ],
 )
@@ -244,8 +254,18 @@ def test_a_network_with_another_scaling_of_the_input_is_refused(file):
     assert build_parts("convnextsmall", 64, file)
     config["pretrained_cfg"]["mean"] = [0.481, 0.458, 0.408]
     Path(file).with_name("config.json").write_text(json.dumps(config))
-    with pytest.raises(WeightsError, match=r"the input's mean as \[0.481, 0.458, 0.408\], not ImageNet's"):
+    with pytest.raises(WeightsError, match=r"its input is scaled with mean \(0.481, 0.458, 0.408\)"):
         build_parts("convnextsmall", 64, file)
+    Path(file).with_name("config.json").unlink()
+    clip = Path(file).rename(Path(file).with_name("convnext_small.clip_laion2b.safetensors"))
+    with pytest.raises(WeightsError, match=r"its input is scaled with mean \(0.48145466, "):
+        build_parts("convnextsmall", 64, str(clip))
+
+
+def test_a_file_whose_origin_is_not_known_is_taken_for_imagenets_with_a_warning(file, caplog):
+    build_parts("convnextsmall", 64, file)
+    assert caplog.records[0].levelname == "WARNING"
+    assert "light.safetensors: read as convnext_small (an assumption), with mean (0.485," in caplog.text
 
 
 @pytest.fixture
@@ -320,6 +340,15 @@ def test_a_run_that_an_earlier_version_began_is_not_resumed_with_another_network
         checkpoints.check_data(run, environment | {"layers": names})
 
 
+def test_a_run_whose_initial_weights_have_changed_is_not_resumed(tmp_path):
+    run, names = new_run(RunConfig(runs_dir=str(tmp_path))), ("table", "store", "weights")
+    environment = {f"{name}_fingerprint": "" for name in names} | {"packages": {}, "layers": []}
+    run.write_json("config/environment.json", environment)
+    checkpoints.check_data(run, environment)
+    with pytest.raises(RunError, match="cannot be resumed: the file or run that weights names has changed since"):
+        checkpoints.check_data(run, environment | {"weights_fingerprint": "changed"})
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_the_norm_is_float32_and_belongs_to_the_backbone(file, precision):
     model = build_model(RunConfig(**settings_of(file, dropout=0.0)), precision)
@@ -360,12 +389,13 @@ def test_grad_cam_goes_through_the_norm(file):
     np.testing.assert_allclose(explain.maps._grad_cam(model, pictures)[0], expected, rtol=1e-2, atol=1e-3)
 
 
-def test_a_bank_made_before_the_norm_moved_is_not_used(file, training_folders, monkeypatch):
-    config = RunConfig(**training_folders | settings_of(file, limit_patients=14))
-    data, body = prepare(config, *split_table(config)), body_of(build_model(config))
-    now = features.bank_folder(config, data, body)
-    monkeypatch.setattr(features, "norm_of", lambda model: None)
-    assert features.bank_folder(config, data, body) != now
+def test_a_bank_made_before_the_norm_moved_is_not_used(of_keras, tmp_path):
+    of_keras.save_weights(tmp_path / "x.weights.h5")
+    config, data = RunConfig(**settings_of(str(tmp_path / "x.weights.h5"))), SimpleNamespace(store=tmp_path / "store")
+    bodies = body_of(as_earlier(of_keras)), body_of(build_model(config))
+    for one, other in zip(*(body.get_weights() for body in bodies), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert len({features.bank_folder(config, data, body) for body in bodies}) == 2
 
 
 @pytest.fixture

@@ -363,7 +363,7 @@ def test_weights_may_be_a_run_by_its_id_or_its_folder(tmp_path, frozen, caplog):
         assert len(new.trainable_variables) == (2 if frozen else len(model.trainable_variables))
         assert new.get_layer("dropout").seed_generator.state.numpy().tolist() == [7, 0]
     assert f"starts from the best network of the run {run.path}" in caplog.text
-    assert "a trained head" in caplog.text
+    assert "the head starts from that run too" in caplog.text
     assert "another split" not in caplog.text
 
 
@@ -421,6 +421,14 @@ def test_a_run_with_another_pooling_gives_no_head_and_another_split_is_a_warning
     assert (new.get_layer("cancer").kernel != model.get_layer("cancer").kernel).numpy().any()
     assert "the head starts with random weights" in caplog.text
     assert f"{run.id} had other data or another split (fold -1 and now 2)" in caplog.text
+
+
+def test_the_split_of_every_run_before_is_compared(tmp_path, caplog):
+    first, _ = run_of(tmp_path, fold=1)
+    second, _ = run_of(tmp_path, fold=2, weights=first.id)
+    build_model(RunConfig(**PLAIN, weights=second.id, fold=2, runs_dir=str(tmp_path)))
+    assert f"{first.id} had other data or another split (fold 1 and now 2)" in caplog.text
+    assert f"{second.id} is not finished: its best network may still change" in caplog.text
 
 
 def test_a_file_of_weights_wins_over_a_run_of_that_name(tmp_path, monkeypatch, small_weights):

@@ -8,6 +8,7 @@ import math
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -16,10 +17,12 @@ from safetensors.numpy import save_file
 
 from rsna_nb.backbones import WeightsError, build_backbone, build_parts, copy_weights, efficientnet, resnet, vit
 from rsna_nb.backbones.parts import Parts
-from rsna_nb.backbones.tensors import reference_targets
+from rsna_nb.backbones.published import Origin, origin_of
+from rsna_nb.backbones.tensors import Target, assign_tensors, read, reference_targets
 from rsna_nb.backbones.vit_tensors import _targets
 from rsna_nb.config import RunConfig
-from rsna_nb.model import build_model
+from rsna_nb.model import body_of, build_model
+from rsna_nb.training.features import bank_folder
 
 # timm's networks without their classifiers, positions and counters: tensors, values, and the CRC-32 of the sorted lines
 # "name shape". Taken once from timm 1.0.31.
@@ -252,6 +255,42 @@ def test_without_config_json_the_name_of_the_file_or_an_assumption_decides_and_i
         assert backbone.get_layer("bn1").epsilon == epsilon
 
 
+@pytest.mark.parametrize(
+    ("name", "mean"),
+    [
+        ("tf_efficientnet_b0.in1k", 0.1),
+        ("tf_efficientnet_b0.ap_in1k", 0.5),
+        ("tf_efficientnet_b0_ap-f262efe1", 0.5),
+        ("resnet34.ra4_e3600_r224_in1k", 0.5),
+        ("efficientnet_lite0_ra-37913777", 0.485),
+        ("deit_small_patch16_224-cd65a155", 0.485),
+        ("dino_vitbase16_pretrain", 0.485),
+        ("vit_small_patch14_dinov2.lvd142m", 0.1),
+        ("convnext_base.clip_laion2b", 0.48145466),
+        ("vit_base_patch16_224_in21k_miil-887286df", 0.0),
+    ],
+)
+def test_timms_variants_with_another_scale_of_the_input_are_known_by_the_files_name(tmp_path, name, mean):
+    assumed = Origin("x", (0.1,) * 3, (0.2,) * 3)
+    assert origin_of(tmp_path / f"{name}.pth", r"\w+", assumed).mean[0] == mean
+
+
+def test_networks_of_equal_tensors_have_feature_banks_of_their_own(tmp_path, tensors_of):
+    tensors, folders = tensors_of("resnet18"), set()
+    for scale in (IMAGENET, IMAGENET, ((0.5,) * 3, (0.5,) * 3)):
+        path = write(tmp_path, tensors, "resnet18", scale)
+        config = RunConfig(backbone="resnet18", weights=path, img_size=64)
+        folders.add(bank_folder(config, SimpleNamespace(store=tmp_path), body_of(build_model(config))))
+    assert len(folders) == 2
+
+
+def test_the_scaling_of_a_file_of_keras_is_logged_as_an_assumption(tmp_path, tensors_of, caplog):
+    network = build_backbone("resnet18", 64, write(tmp_path, tensors_of("resnet18"), "resnet18"))
+    network.save_weights(tmp_path / "own.weights.h5")
+    build_backbone("resnet18", 64, str(tmp_path / "own.weights.h5"))
+    assert "own.weights.h5: a file of Keras does not say how the input is scaled; scale and offset ((4.3" in caplog.text
+
+
 def test_config_json_of_another_network_is_refused(tmp_path, tensors_of):
     path = write(tmp_path, tensors_of("resnet18"), "resnetblur18")
     with pytest.raises(WeightsError, match=r"config\.json beside it says resnetblur18, which is another network"):
@@ -265,6 +304,24 @@ def test_tensors_that_do_not_fit_are_named(tmp_path, tensors_of):
         build_backbone("efficientnetb1", 64, write(tmp_path, tensors_of("efficientnetb0")))
     with pytest.raises(WeightsError, match=r"cannot be loaded into this network; docs/weights\.md"):
         build_backbone("densenet121", 64, write(tmp_path, tensors_of("resnet18")))
+
+
+@pytest.mark.parametrize("kind", ["BF16", "F8_E4M3", "a folder"])
+def test_files_of_short_floats_are_read_or_refused_as_folders_are(tmp_path, kind):
+    path = tmp_path / "x.safetensors"
+    if kind == "a folder":
+        path.mkdir()
+    else:
+        size = 2 * (1 + (kind == "BF16"))
+        header = json.dumps({"a": {"dtype": kind, "shape": [2], "data_offsets": [0, size]}}).encode()
+        path.write_bytes(len(header).to_bytes(8, "little") + header + b"\x80\x3f\x00\xc0"[:size])
+    if kind == "BF16":
+        variable = keras.Variable(np.zeros(2, np.float32))
+        assign_tensors(read(path), path.name, {"a": Target.of(variable, [0])})
+        np.testing.assert_array_equal(variable, [1, -2])
+    else:
+        with pytest.raises(WeightsError, match="the file cannot be read"):
+            read(path)
 
 
 def test_without_a_file_of_tensors_the_network_is_keras_own():

@@ -16,9 +16,10 @@ import keras
 import numpy as np
 from keras import applications, layers
 
-from rsna_nb.backbones.parts import Parts, head_targets, new_norm
-from rsna_nb.backbones.scaling import scaled_colour
-from rsna_nb.backbones.tensors import ENDINGS, Target, layer_targets, load_tensors, published_config
+from rsna_nb.backbones.parts import Parts, new_norm, with_tensors
+from rsna_nb.backbones.published import Origin, origin_of
+from rsna_nb.backbones.scaling import IMAGENET, scaled_colour
+from rsna_nb.backbones.tensors import ENDINGS, Target, layer_targets, read
 from rsna_nb.backbones.weights import WeightsError, explained_download, load_weights
 
 log = logging.getLogger(__name__)
@@ -58,12 +59,10 @@ def build(name: str, height: int, width: int, weights: str | None) -> Parts:
     trunk = keras.Model(network.input, of_map.input, name=network.name)
     scaled = scaled_colour(image, "bytes")
     backbone, norm = keras.Model(image, trunk(scaled), name="backbone"), new_norm(of_map.gamma.shape[0])
-    head: dict[str, np.ndarray] = {}
     if weights and Path(weights).suffix in ENDINGS:
-        _check_scale(network, Path(weights))
-        targets = timm_targets(trunk, norm) | head_targets("head.fc", norm.gamma.shape[0], head)
-        load_tensors(backbone, Path(weights), targets, ["head.fc."])
-        return Parts(backbone, norm, head)
+        _check_scale(name, Path(weights))
+        file, targets = Path(weights), timm_targets(trunk, norm)
+        return with_tensors(Parts(backbone, norm), read(file), file.name, targets, "head.fc")
     if weights not in (None, "imagenet"):
         _load_keras(keras.Model(image, network(scaled), name="backbone"), backbone, str(weights))
     norm.set_weights(of_map.get_weights())
@@ -88,18 +87,15 @@ def timm_targets(trunk: keras.Model, norm: layers.LayerNormalization) -> dict[st
     return found
 
 
-def _check_scale(network: keras.Model, path: Path) -> None:
-    """Raise `WeightsError` if config.json beside the file gives another scaling of the input than Keras's network."""
-    scaling = next(layer for layer in network.layers if isinstance(layer, layers.Normalization))
-    own = {"mean": np.ravel(scaling.input_mean) / 255, "std": np.sqrt(np.ravel(scaling.input_variance)) / 255}
-    config = published_config(path)
-    given = config | (config.get("pretrained_cfg") or {})
-    for name, values in own.items():
-        if name in given and not np.allclose(given[name], values, atol=1e-3):
-            raise WeightsError(
-                f"config.json beside it gives the input's {name} as {given[name]}, not ImageNet's, with which this "
-                "backbone scales its input"
-            )
+def _check_scale(name: str, path: Path) -> None:
+    """Raise `WeightsError` if the file belongs to a network whose input is scaled differently from Keras's."""
+    timm = name.lower().replace("convnext", "convnext_")
+    origin = origin_of(path, rf"{timm}(?:\.\w+)?", Origin(timm, *IMAGENET))
+    if not np.allclose([origin.mean, origin.deviation], IMAGENET, atol=1e-3):
+        raise WeightsError(
+            f"its input is scaled with mean {origin.mean} and deviation {origin.deviation}; Keras's ConvNeXt scales it "
+            "with ImageNet's, so these weights cannot be used"
+        )
 
 
 def _inner_targets(sequence: keras.Sequential, name: str) -> dict[str, Target]:

@@ -18,15 +18,14 @@ from pathlib import Path
 import keras
 
 from rsna_nb.backbones.efficientnet_blocks import LITE, SIZES, Convention, network
-from rsna_nb.backbones.parts import Parts
-from rsna_nb.backbones.published import Origin, origin_of, parts_with, scaling_in
+from rsna_nb.backbones.parts import Parts, with_tensors
+from rsna_nb.backbones.published import HALF, Origin, load_saved, origin_of, scaling_in
 from rsna_nb.backbones.scaling import IMAGENET, SCALINGS, scaling_of
 from rsna_nb.backbones.tensors import ENDINGS, Target, read, reference_targets
-from rsna_nb.backbones.weights import WeightsError, load_weights
+from rsna_nb.backbones.weights import WeightsError
 
 log = logging.getLogger(__name__)
 
-HALF = (0.5, 0.5, 0.5)
 MAMMO_CLIP = scaling_of((0.3089279,) * 3, (0.25053555408335154,) * 3)  # for images that reach from 0 to 1
 TENSORFLOW = Convention(("same",) * 5, 1e-3, SCALINGS["lite"])
 # timm's names of the layers -> those of efficientnet_pytorch: at the ends of the network, in the blocks of the first
@@ -62,14 +61,14 @@ def build(name: str, height: int, width: int, weights: str | None, like: keras.M
     if path is None or path.suffix not in ENDINGS:
         built = network(name, height, width, _convention_in(like) if like else TENSORFLOW)
         if path:
-            load_weights(built, path)
+            load_saved(built, path)
         return Parts(built)
     tensors = read(path)
     if "v2" not in name and any(each.endswith("_conv_stem.weight") for each in tensors):
         built = network(name, height, width, _older_convention(name, path.name, tensors))
-        return parts_with(built, tensors, path.name, _older_names(reference_targets(built)), "_fc")
+        return with_tensors(Parts(built), tensors, path.name, _older_names(reference_targets(built)), "_fc")
     built = network(name, height, width, _convention(name, path))
-    return parts_with(built, tensors, path.name, reference_targets(built), "classifier")
+    return with_tensors(Parts(built), tensors, path.name, reference_targets(built), "classifier")
 
 
 def published_file(name: str) -> Path:

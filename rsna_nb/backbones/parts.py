@@ -1,14 +1,13 @@
 """The parts of a detector that pretrained weights may hold: the backbone, the norm after the pooling, and the head."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
 
 import keras
 import numpy as np
 from keras import layers
 
-from rsna_nb.backbones.tensors import Target
+from rsna_nb.backbones.tensors import Target, assign_tensors
 
 
 @dataclass(frozen=True)
@@ -42,9 +41,19 @@ def new_norm(channels: int) -> layers.LayerNormalization:
     return norm
 
 
-def head_targets(name: str, channels: int, head: dict[str, np.ndarray]) -> dict[str, Target]:
-    """Return the targets that fill `head` if the classifier `name` of a file has one output."""
-    return {
-        f"{name}.weight": Target((1, channels), lambda tensor: head.update(kernel=tensor.T), required=False),
-        f"{name}.bias": Target((1,), partial(head.__setitem__, "bias"), required=False),
-    }
+def with_tensors(
+    parts: Parts, tensors: dict[str, np.ndarray], file: str, targets: Mapping[str, Target], classifier: str
+) -> Parts:
+    """Load a file's tensors into `parts`, with its `classifier` as their head if it has one output.
+
+    Raises
+    ------
+    WeightsError
+        If the tensors are not those of the network; the message names them.
+    """
+    unused = assign_tensors(tensors, file, targets, [f"{classifier}."])
+    kernel = unused.get(f"{classifier}.weight", np.empty(0))
+    bias = unused.get(f"{classifier}.bias", np.zeros(1))
+    if kernel.shape != (1, parts.backbone.output_shape[-1]) or bias.shape != (1,):
+        return parts
+    return replace(parts, head={"kernel": kernel.T, "bias": bias})

@@ -14,10 +14,10 @@ import numpy as np
 from keras import layers
 
 from rsna_nb.backbones import vit, vit_tensors
-from rsna_nb.backbones.published import scaling_in
+from rsna_nb.backbones.published import load_saved, scaling_in
 from rsna_nb.backbones.tensors import ENDINGS
 from rsna_nb.backbones.vit import TRANSFORMERS, Transformer, grid_of, interpolated
-from rsna_nb.backbones.weights import WeightsError, load_weights
+from rsna_nb.backbones.weights import WeightsError
 
 # The end of our layers' names in a block -> where keras-hub's block keeps the same layer.
 VIT_BLOCK = {
@@ -68,7 +68,7 @@ def build(name: str, height: int, width: int, weights: str | None, like: keras.M
     if weights is None or (path and path.is_file()):
         network = vit.build(transformer, shape, *((like.get_layer("norm").epsilon, scaling_in(like)) if like else ()))
         if path:
-            load_weights(network, path)
+            load_saved(network, path)
         return network
     source = _read_preset(name, str(path) if path else transformer.preset)
     network = vit.build(transformer, shape, getattr(source, "layer_norm_epsilon", vit.EPSILON))

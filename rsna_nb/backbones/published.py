@@ -7,20 +7,27 @@ guess is logged as a warning.
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import keras
-import numpy as np
 
-from rsna_nb.backbones.parts import Parts, head_targets
-from rsna_nb.backbones.tensors import Target, assign_tensors, published_config
-from rsna_nb.backbones.weights import WeightsError
+from rsna_nb.backbones.scaling import IMAGENET
+from rsna_nb.backbones.tensors import published_config
+from rsna_nb.backbones.weights import WeightsError, load_weights
 
 log = logging.getLogger(__name__)
 
 Colour = tuple[float, float, float]
+HALF = (0.5,) * 3
+CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+# What the names of some of timm's files contain -> mean and deviation, where they differ from those of their family.
+NAMED_SCALES = {
+    r"[._]ap[._-]|[._]ra4_|^tf_efficientnetv2_b3\.in21k": (HALF, HALF),
+    r"^deit_|^efficientnet_lite|^efficientnetv2_|(^|[._])(dino|mae)[._-]": IMAGENET,
+    r"[._]clip_|^vit_.*[._]bamboo": CLIP,
+    r"_miil[._-]": ((0.0,) * 3, (1.0,) * 3),
+}
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,8 @@ def origin_of(path: Path, pattern: str, assumed: Origin) -> Origin:
     pattern
         Regular expression of timm's names of the networks that can be built here.
     assumed
-        What is assumed if neither config.json nor the file's name says it.
+        What is assumed if neither config.json nor the file's name says it. A name says the scale only if timm has a
+        variant of that name.
 
     Raises
     ------
@@ -65,41 +73,27 @@ def origin_of(path: Path, pattern: str, assumed: Origin) -> Origin:
             f"config.json beside it says {architecture}, which is another network: choose its backbone, or move the "
             "file if config.json belongs to another one"
         )
-    scale = config | (config.get("pretrained_cfg") or {})
-    if {"mean", "std"} <= scale.keys():
-        origin = Origin(architecture, tuple(scale["mean"]), tuple(scale["std"]))
-    else:
-        origin = Origin(architecture, assumed.mean, assumed.deviation)
+    own = (scale for name, scale in NAMED_SCALES.items() if re.search(name, path.name))
+    mean, deviation = next(own, (assumed.mean, assumed.deviation))
+    given = config | (config.get("pretrained_cfg") or {})
+    if {"mean", "std"} <= given.keys():
+        mean, deviation = tuple(given["mean"]), tuple(given["std"])
     source = "as config.json says" if config else "as its name says" if named else "an assumption"
-    text = f"{path.name}: read as {architecture} ({source}), with mean {origin.mean} and deviation {origin.deviation}"
+    text = f"{path.name}: read as {architecture} ({source}), with mean {mean} and deviation {deviation} of its input"
     if config:
-        log.info("%s of its input", text)
+        log.info(text)
     else:
-        log.warning("%s of its input assumed; to be sure, put timm's config.json beside the file", text)
-    return origin
+        log.warning("%s assumed, because timm's config.json is not beside it", text)
+    return Origin(architecture, mean, deviation)
 
 
-def parts_with(
-    network: keras.Model,
-    tensors: dict[str, np.ndarray],
-    file: str,
-    targets: Mapping[str, Target],
-    classifier: str,
-    not_used: Sequence[str] = (),
-) -> Parts:
-    """Load a file's tensors into a network without classifier, and keep those of a `classifier` with one output.
-
-    Raises
-    ------
-    WeightsError
-        If the tensors are not those of the network; the message names them.
-    """
-    head: dict[str, np.ndarray] = {}
-    of_head = head_targets(classifier, network.output_shape[-1], head)
-    assign_tensors(tensors, file, {**targets, **of_head}, [f"{classifier}.", *not_used])
-    if head:
-        log.warning("%s: its classifier becomes the head, valid only with the pooling of its training (avg)", file)
-    return Parts(network, head=head)
+def load_saved(network: keras.Model, path: Path) -> None:
+    """Load a file that Keras saved of a network that was built here; the input is scaled as in `network`."""
+    load_weights(network, path)
+    log.warning(
+        "%s: a file of Keras does not say how the input is scaled; scale and offset %s are assumed",
+        *(path.name, scaling_in(network)),
+    )
 
 
 def scaling_in(network: keras.Model) -> tuple:

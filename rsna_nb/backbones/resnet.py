@@ -16,11 +16,10 @@ from pathlib import Path
 import keras
 from keras import KerasTensor, layers
 
-from rsna_nb.backbones.parts import Parts
-from rsna_nb.backbones.published import Origin, origin_of, parts_with, scaling_in
+from rsna_nb.backbones.parts import Parts, with_tensors
+from rsna_nb.backbones.published import Origin, load_saved, origin_of, scaling_in
 from rsna_nb.backbones.scaling import IMAGENET, SCALINGS, scaled_colour, scaling_of
 from rsna_nb.backbones.tensors import ENDINGS, Target, assign_tensors, read, reference_targets
-from rsna_nb.backbones.weights import load_weights
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +60,7 @@ def build(name: str, height: int, width: int, weights: str | None, like: keras.M
     if path is None or path.suffix not in ENDINGS:
         network = _network(name, height, width, scaling_in(like) if like else SCALINGS["torch"])
         if path:
-            load_weights(network, path)
+            load_saved(network, path)
         return Parts(network)
     tensors = read(path)
     if any(each.endswith("downsampler.conv1.weight") for each in tensors):
@@ -71,7 +70,7 @@ def build(name: str, height: int, width: int, weights: str | None, like: keras.M
         return Parts(network)
     origin = origin_of(path, rf"(?:tv_|gluon_|ssl_|swsl_)?{name}(?:_\w+)?", Origin(name, *IMAGENET))
     network = _network(name, height, width, scaling_of(origin.mean, origin.deviation))
-    return parts_with(network, tensors, path.name, reference_targets(network), "fc")
+    return with_tensors(Parts(network), tensors, path.name, reference_targets(network), "fc")
 
 
 def _names_of_mirai(targets: Mapping[str, Target]) -> dict[str, Target]:

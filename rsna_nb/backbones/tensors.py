@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from rsna_nb.backbones.checkpoint import read_tensors
-from rsna_nb.backbones.weights import Shape, WeightsError, differences, load_weights
+from rsna_nb.backbones.weights import Shape, WeightsError, differences
 from rsna_nb.system import DamagedFileError, read_arrays
 
 log = logging.getLogger(__name__)
@@ -36,13 +36,10 @@ class Target:
         The tensor's shape in the file; None stands for a side of any length.
     assign
         Assigns the tensor, whose shape has been checked, to variables of the network. It may raise `WeightsError`.
-    required
-        Whether a file must have the tensor. An optional one is used only if it has the right shape.
     """
 
     shape: tuple[int | None, ...]
     assign: Callable[[np.ndarray], object]
-    required: bool = True
 
     @classmethod
     def of(cls, variable: keras.Variable, axes: Sequence[int]) -> Self:
@@ -54,23 +51,23 @@ class Target:
         return cls(shape, lambda tensor: variable.assign(tensor.transpose(axes)))
 
 
-def load_tensors(
-    network: keras.Model,
-    path: Path,
+def assign_tensors(
+    tensors: dict[str, np.ndarray],
+    file: str,
     targets: Mapping[str, Target],
     not_used: Sequence[str] = (),
     hint: Callable[[Mapping[str, Shape]], str] = lambda shapes: "",
-) -> None:
-    """Load a file of named tensors, or a file that Keras saved of this network.
+) -> dict[str, np.ndarray]:
+    """Assign the tensors of a file to the variables of a network.
 
     A prefix that all the network's tensors have in the file, such as "model.", is removed.
 
     Parameters
     ----------
-    network
-        The network whose variables the targets hold.
-    path
-        .pth, .pt, .tar (as `torch.save` writes them), .safetensors or .npz; other files are read as Keras's own.
+    tensors
+        The file's tensors by name (`read`).
+    file
+        The file's name, for the log.
     targets
         The published name of every tensor, and where it goes.
     not_used
@@ -79,37 +76,29 @@ def load_tensors(
     hint
         Ends the message if the tensors do not fit; it is given their shapes by name.
 
+    Returns
+    -------
+    The tensors that the network does without.
+
     Raises
     ------
     WeightsError
-        If the file cannot be read, or its tensors are not those of the network.
+        If the tensors are not those of the network, or have values that are not finite.
     """
-    if path.suffix not in ENDINGS:
-        load_weights(network, path)
-        return
-    assign_tensors(read(path), path.name, targets, not_used, hint)
-
-
-def assign_tensors(
-    tensors: dict[str, np.ndarray],
-    file: str,
-    targets: Mapping[str, Target],
-    not_used: Sequence[str] = (),
-    hint: Callable[[Mapping[str, Shape]], str] = lambda shapes: "",
-) -> None:
-    """Load tensors into a network as `load_tensors` does; `file` is the name of their file, for the log."""
     tensors = _without_prefix(tensors, targets, file)
-    absent = {name for name, target in targets.items() if not target.required and not _fits(target, tensors.get(name))}
     never = (*not_used, *(name for name in tensors if name.endswith(".num_batches_tracked")))
-    unused = [name for name in tensors if name in absent or (name not in targets and name.startswith(never))]
+    unused = {name: each for name, each in tensors.items() if name not in targets and name.startswith(never)}
     given = {name: each.shape for name, each in tensors.items() if name not in unused}
-    wanted = {name: _shape(target, given.get(name)) for name, target in targets.items() if name not in absent}
+    wanted = {name: _shape(target, given.get(name)) for name, target in targets.items()}
     if faults := differences(wanted, given):
         raise WeightsError(f"{faults}{hint(given)}")
+    if faulty := [name for name, each in tensors.items() if not np.isfinite(each).all()]:
+        raise WeightsError(f"{len(faulty)} tensors have values that are infinite or not a number, first {faulty[0]}")
     for name in given:
         targets[name].assign(tensors[name])
-    others = ", ".join(f"{name} {tensors[name].shape}" for name in unused)
-    log.info("%s: %d tensors loaded; not used: %s", file, len(given), others or "none")
+    others = ", ".join(f"{name} {each.shape}" for name, each in unused.items())
+    log.info("%s: %d tensors loaded; not in the backbone: %s", file, len(given), others or "none")
+    return unused
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
@@ -118,7 +107,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
         if path.suffix == ".safetensors":
             return load_file(path)
         return read_arrays(path) if path.suffix == ".npz" else read_tensors(path)
-    except (SafetensorError, DamagedFileError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, DamagedFileError, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
         raise WeightsError(f"the file cannot be read ({error})") from error
 
 
@@ -165,12 +154,11 @@ def layer_targets(layer: layers.Layer, name: str) -> dict[str, Target]:
 
 def _without_prefix(tensors: dict[str, np.ndarray], targets: Mapping[str, Target], file: str) -> dict[str, np.ndarray]:
     """Remove the prefix that all wanted names have in the file; tensors without it belong to other networks."""
-    wanted = [name for name, target in targets.items() if target.required]
-    if not wanted or all(name in tensors for name in wanted):
+    if targets.keys() <= tensors.keys():
         return tensors
-    first = wanted[0]
+    first = next(iter(targets))
     prefixes = [name.removesuffix(first) for name in tensors if name.endswith(f".{first}")]
-    prefixes = [prefix for prefix in prefixes if all(prefix + name in tensors for name in wanted)]
+    prefixes = [prefix for prefix in prefixes if all(prefix + name in tensors for name in targets)]
     if len(prefixes) > 1:
         raise WeightsError(
             f"it holds {len(prefixes)} networks, {', '.join(prefixes)}: save the one that you want in a file of its own"
@@ -188,8 +176,3 @@ def _shape(target: Target, found: Shape | None) -> Shape:
     """Return the shape that a target needs; sides of any length are those of the tensor found, or 0."""
     sides = found if found is not None and len(found) == len(target.shape) else (0,) * len(target.shape)
     return tuple(other if side is None else side for side, other in zip(target.shape, sides, strict=True))
-
-
-def _fits(target: Target, tensor: np.ndarray | None) -> bool:
-    """Whether the tensor exists and has the target's shape."""
-    return tensor is not None and tensor.shape == _shape(target, tensor.shape)

@@ -9,13 +9,12 @@ import keras
 import numpy as np
 
 from rsna_nb.backbones import vit
-from rsna_nb.backbones.published import Origin, origin_of
+from rsna_nb.backbones.published import HALF, Origin, origin_of
 from rsna_nb.backbones.scaling import IMAGENET, scaling_of
 from rsna_nb.backbones.tensors import Target, assign_tensors, layer_targets, read
 from rsna_nb.backbones.vit import Transformer, grid_of, interpolated
 from rsna_nb.backbones.weights import WeightsError
 
-HALF = (0.5, 0.5, 0.5)
 SIZES = {192: "tiny", 384: "small", 768: "base"}  # channels -> timm's word
 # The classifier (head) takes the class token, but a feature map has the patches only; the mask token is for training.
 NOT_USED = ("head.", "mask_token")

@@ -18,7 +18,9 @@ import keras
 Shape = tuple[int, ...]
 DOWNLOAD_TIMEOUT = 30  # seconds without an answer; Keras itself would wait for ever
 FAULTS_SHOWN = 4  # per kind
-FORMATS = "a .weights.h5 or .keras file of Keras 3, or an .h5 file of earlier versions"
+FORMATS = (
+    "a .weights.h5 or .keras file of Keras 3, an .h5 file of earlier versions, or tensors of PyTorch (docs/weights.md)"
+)
 
 
 class WeightsError(RuntimeError):

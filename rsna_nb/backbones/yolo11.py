@@ -27,8 +27,8 @@ import keras
 from keras import KerasTensor, layers, ops
 
 from rsna_nb.backbones.scaling import three_channels
-from rsna_nb.backbones.tensors import load_tensors, reference_targets
-from rsna_nb.backbones.weights import Shape
+from rsna_nb.backbones.tensors import ENDINGS, assign_tensors, read, reference_targets
+from rsna_nb.backbones.weights import Shape, load_weights
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,12 @@ def build(size: str, height: int, width: int, weights: str | None, synchronized:
         x = blocks.c3k2(x, name, filters, int(share * filters), scale.repeats, nested or scale.nested)
     x = blocks.c2psa(x, "model.9", scale.repeats)
     network = keras.Model(image, blocks.conv(x, "model.10.conv", HEAD_CHANNELS), name="backbone")
-    if weights:
+    path = Path(weights or "")
+    if weights and path.suffix in ENDINGS:
         hint = partial(_hint, f"yolo11{size}")
-        load_tensors(network, Path(weights), reference_targets(network), ["model.10.linear."], hint)
+        assign_tensors(read(path), path.name, reference_targets(network), ["model.10.linear."], hint)
+    elif weights:
+        load_weights(network, path)
     return network
 
 

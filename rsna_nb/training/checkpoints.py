@@ -112,10 +112,15 @@ def check_settings(run: Run, config: RunConfig) -> None:
 
 
 def check_data(run: Run, environment: dict[str, Any]) -> None:
-    """Raise `RunError` if table or images differ from those at the run's beginning; log other package versions."""
+    """Raise `RunError` if table, images or initial weights differ from those at the run's beginning.
+
+    Other package versions are logged.
+    """
     before = json.loads(run.file("config/environment.json").read_text())
-    for name, what in (("table_fingerprint", "table"), ("store_fingerprint", "store of prepared images")):
-        if before[name] != environment[name]:
+    # The state holds no weights that are frozen: they are read again.
+    parts = {"table": "table", "store": "store of prepared images", "weights": "file or run that weights names"}
+    for name, what in ((f"{part}_fingerprint", what) for part, what in parts.items()):
+        if name in before and before[name] != environment[name]:  # earlier versions wrote none of the weights
             raise RunError(
                 f"run {run.id} cannot be resumed: the {what} has changed since it began "
                 f"({name} was {before[name][:8]} and is {environment[name][:8]})"

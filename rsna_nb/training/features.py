@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -21,7 +22,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from rsna_nb.config import RunConfig
-from rsna_nb.model import norm_of
+from rsna_nb.model import layers_in
 from rsna_nb.system import DamagedFileError, locked, read_arrays, remove_parts, write_arrays
 from rsna_nb.training.data import Data
 from rsna_nb.training.distribution import Devices
@@ -110,7 +111,7 @@ def features_of(config: RunConfig, data: Data, pooled: keras.Model, devices: Dev
 
 
 def bank_folder(config: RunConfig, data: Data, pooled: keras.Model) -> Path:
-    """The bank's folder, named by everything except the image that determines features, including the weights."""
+    """The bank's folder, named by everything except the image that determines features: weights and layers."""
     weights = hashlib.sha256()  # of the values, since a file of weights may be renamed or replaced
     for array in pooled.get_weights():
         weights.update(array.tobytes())
@@ -120,12 +121,18 @@ def bank_folder(config: RunConfig, data: Data, pooled: keras.Model) -> Path:
         "pooling": config.pooling,
         "precision": pooled.get_layer("pooled").compute_dtype,
         "weights": weights.hexdigest(),
+        "layers": [_settings_of(layer) for layer in layers_in(pooled)],
         "keras": keras.__version__,
     }
-    if norm_of(pooled):  # the same weights gave other features when Keras's ConvNeXt normalised before the pooling
-        identity["norm"] = "after pooling"
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:8]
     return data.store.with_name(f"{data.store.name}.features") / f"{config.backbone}-{config.pooling}-{key}"
+
+
+def _settings_of(layer: keras.Layer) -> list[Any]:
+    """The kind of a layer and what networks with equal weights may differ in, such as the scaling of their input."""
+    values = (getattr(layer, name, None) for name in ("padding", "epsilon", "scale", "offset"))
+    # A layer of another kind may have variables or functions of these names.
+    return [type(layer).__name__, *(value if isinstance(value, str | float | list | tuple) else "" for value in values)]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Settings -> a finished run folder."""
 
 import gc
+import hashlib
 import json
 import logging
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import tensorflow as tf
 from rsna_nb import metadata, metrics, runs
 from rsna_nb.config import RunConfig
 from rsna_nb.metadata import announce
-from rsna_nb.model import build_model, layers_from
+from rsna_nb.model import build_model, layers_from, weights_file
 from rsna_nb.runs import Run, RunError
 from rsna_nb.system import locked, remove_parts, write_whole
 from rsna_nb.training import checkpoints, features, phases
@@ -64,7 +65,7 @@ def train(config: RunConfig, on_epoch: EpochCallback | None = None) -> Run:
     TrainingError
         If training ends early: no GPU memory for one image, a loss that is not a number, SIGTERM.
     RunError
-        If the run to be resumed does not exist, or its settings, table or images have changed.
+        If the run to be resumed does not exist, or its settings, table, images or initial weights have changed.
     DistributionError
         If another computer was lost.
     MetadataError, SplitError, PrepareError, WeightsError
@@ -134,6 +135,7 @@ def _start(run: Run, config: RunConfig, devices: Devices, on_epoch: EpochCallbac
     # The report must say that a run was trained on generated mammograms, and what "cancer" means in its data.
     environment |= {"precision": precision, "generated": (data_dir / "generated.json").is_file()}
     environment |= {"layout": layout.name, "label": layout.label, "layers": [layer.name for layer in model.layers]}
+    environment |= {"weights_fingerprint": _fingerprint(weights_file(config))}
     if devices.chief and not before.is_file():
         run.write_json("config/environment.json", environment)
     devices.wait()
@@ -141,6 +143,14 @@ def _start(run: Run, config: RunConfig, devices: Devices, on_epoch: EpochCallbac
     if devices.chief:
         _draw_graph(model, run.path / "tensorboard" / "train")
     return TrainingSession(config, run, devices, model, data, on_epoch)
+
+
+def _fingerprint(path: Path | None) -> str:
+    """SHA-256 of a file in hexadecimal; "" without one."""
+    if path is None:
+        return ""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def choose_precision(config: RunConfig) -> str:
