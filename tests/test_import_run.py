@@ -27,7 +27,7 @@ from tests.conftest import REAL_DIR, needs_real_files
 from tests.test_checkpoint import write_zip
 from tests.test_first_place import constant_tensors, literal, literal_otsu
 
-NAME = "rsna-first-place"
+NAME, ROOT = "rsna-first-place", Path(__file__).parents[1]
 SIZE = (64, 64)
 
 
@@ -73,6 +73,11 @@ def scored(imported, generated, stores, tmp_path_factory) -> list[Run]:
     """The two folds after they have scored the generated set."""
     runs_dir = shutil.copytree(imported[0].path.parent, tmp_path_factory.mktemp("scored") / "runs")
     return score_labelled(NAME, generated, runs_dir=runs_dir, store_dir=stores)
+
+
+def test_data_sets_of_the_training_are_known_layouts():
+    known = {json.loads(path.read_text())["name"] for path in (ROOT / "rsna_nb/metadata/layouts").glob("*.json")}
+    assert recipes.RECIPES[NAME].trained_on.keys() <= known, "others would not be refused"
 
 
 def test_a_run_for_each_file_and_an_ensemble_of_them(imported, files):
@@ -146,7 +151,7 @@ def test_an_imported_ensemble_submits_without_any_predictions(imported, generate
     each = [inference.predict(run, images["path"])["score"] for run in imported]
     np.testing.assert_allclose(scored["score"], np.mean(each, axis=0), atol=1e-6)
     assert submission.threshold_of(model) == 0.31
-    assert "0.31 was published with the imported detector" in caplog.text
+    assert "0.31 was published with the detector and not chosen here; images are cropped by Otsu" in caplog.text
     assert submission.threshold_of(model, 0.4) == 0.4
     assert submission.score_of_unreadable(model) == pytest.approx(492 / 23826)
     assert "trained on real mammograms" in submission.describe_data(model, generated).text
@@ -162,6 +167,7 @@ def test_an_imported_ensemble_submits_without_any_predictions(imported, generate
 def test_the_published_threshold_is_not_used_with_another_preprocessing(files, tmp_path):
     (run,) = import_detector(files[:1], NAME, reading="breast", runs_dir=tmp_path)
     assert (run.config.run_name, run.image_recipe.name) == (f"{NAME}-breast", "breast")
+    assert run.imported["images"] == "made in this project's own way and not as published"
     with pytest.raises(submission.SubmissionError, match="set the parameter threshold"):
         submission.threshold_of(ensemble.load(run.id, tmp_path))
 
@@ -197,6 +203,7 @@ def test_the_breast_detector_becomes_part_of_every_run_and_files_are_still_read_
     runs = import_detector(files, NAME, roi=roi, runs_dir=tmp_path / "runs")
     assert all(run.image_recipe.detector == run.path / "checkpoints" / "roi.npz" for run in runs)
     assert runs[0].imported["roi"]["name"] == "yolox.pth"
+    assert runs[0].imported["images"] == "made as published"
     read = []
     pictures = inference.read_pictures
     monkeypatch.setattr(inference, "read_pictures", lambda *given: read.append(given) or pictures(*given))
@@ -233,6 +240,7 @@ def test_an_evaluation_says_first_that_the_detector_was_imported(scored):
     assert evaluated.scale.startswith("pF1 is computed from the raw scores: the run was imported")
     note = summary.checkpoint_note(evaluated).text
     assert "imported and not trained here" in note
+    assert "Its images are cropped by Otsu's threshold and not by the published breast detector" in note
     assert "not measured here: pF1 of calls at 0.31" in note
     card = summary.model_card(evaluated).text
     assert "as published: `best_convnext_fold_1.pth.tar`" in card

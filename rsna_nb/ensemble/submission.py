@@ -208,7 +208,8 @@ def _published_threshold(ensemble: Ensemble) -> float:
             f"{ensemble.name} has no validation scores to choose a threshold on, and none was published for its "
             "setting of reading: set the parameter threshold to a score from 0 to 1"
         )
-    log.warning("threshold %g was published with the imported detector; it was not chosen here", level)
+    images = ensemble.pool.runs[0].imported["images"]
+    log.warning("threshold %g was published with the detector and not chosen here; images are %s", level, images)
     return float(level)
 
 

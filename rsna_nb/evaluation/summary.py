@@ -87,6 +87,7 @@ def imported_note(run: Run) -> str:
         return ""
     origin, stated = run.imported["origin"], _environment(run).get("other_women", "")
     note = f"This detector was imported and not trained here: {origin}, by {run.imported['authors']}."
+    note += f" Its images are {run.imported['images']}."
     return f"{note} {stated}." if stated else note
 
 

@@ -116,8 +116,16 @@ def _note(recipe: str, files: Sequence[Path], reading: str, roi: Path | None) ->
         "files": digests,
         "roi": {"name": roi.name, "sha256": _sha256(roi)} if roi else {},
         "reading": reading,
+        "images": _images(is_as_published, roi),
         "rsna_nb": importlib.metadata.version("rsna_nb"),
     }
+
+
+def _images(is_as_published: bool, roi: Path | None) -> str:
+    """Say how the images that the runs take are made, compared with the published ones."""
+    if not is_as_published:
+        return "made in this project's own way and not as published"
+    return "made as published" if roi else "cropped by Otsu's threshold and not by the published breast detector"
 
 
 def _sha256(file: Path) -> str:
