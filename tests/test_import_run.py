@@ -167,7 +167,7 @@ def test_an_imported_ensemble_submits_without_any_predictions(imported, generate
 def test_the_published_threshold_is_not_used_with_another_preprocessing(files, tmp_path):
     (run,) = import_detector(files[:1], NAME, reading="breast", runs_dir=tmp_path)
     assert (run.config.run_name, run.image_recipe.name) == (f"{NAME}-breast", "breast")
-    assert run.imported["images"] == "made in this project's own way and not as published"
+    assert run.imported["images"] == "preprocessed by this project and not as published"
     with pytest.raises(submission.SubmissionError, match="set the parameter threshold"):
         submission.threshold_of(ensemble.load(run.id, tmp_path))
 

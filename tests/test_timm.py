@@ -295,6 +295,16 @@ def test_config_json_of_another_network_is_refused(tmp_path, tensors_of):
     path = write(tmp_path, tensors_of("resnet18"), "resnetblur18")
     with pytest.raises(WeightsError, match=r"config\.json beside it says resnetblur18, which is another network"):
         build_backbone("resnet18", 64, path)
+    (tmp_path / "config.json").write_text('{"architecture": "resn')
+    with pytest.raises(WeightsError, match=r"config\.json beside it is damaged"):
+        build_backbone("resnet18", 64, path)
+
+
+def test_a_scale_that_config_json_does_not_say_is_an_assumption(tmp_path, caplog):
+    (tmp_path / "config.json").write_text('{"architecture": "resnet18"}')
+    origin_of(tmp_path / "model.safetensors", "resnet18", Origin("resnet18", *IMAGENET))
+    assert "read as resnet18 (as config.json says), with mean (0.485, 0.456, 0.406)" in caplog.text
+    assert "assumed, because no config.json of timm beside it says so" in caplog.text
 
 
 def test_tensors_that_do_not_fit_are_named(tmp_path, tensors_of):

@@ -5,15 +5,16 @@ publishes these in a config.json beside the file. Without it the file's name dec
 guess is logged as a warning.
 """
 
+import json
 import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import keras
 
 from rsna_nb.backbones.scaling import IMAGENET
-from rsna_nb.backbones.tensors import published_config
 from rsna_nb.backbones.weights import WeightsError, load_weights
 
 log = logging.getLogger(__name__)
@@ -63,9 +64,9 @@ def origin_of(path: Path, pattern: str, assumed: Origin) -> Origin:
     Raises
     ------
     WeightsError
-        If config.json names another network.
+        If config.json is damaged or names another network.
     """
-    config = published_config(path)
+    config = _config_beside(path)
     named = re.match(rf"({pattern})(?![a-z])", path.name)
     architecture = config.get("architecture") or (named[1] if named else assumed.architecture)
     if not re.fullmatch(pattern, architecture):
@@ -73,18 +74,32 @@ def origin_of(path: Path, pattern: str, assumed: Origin) -> Origin:
             f"config.json beside it says {architecture}, which is another network: choose its backbone, or move the "
             "file if config.json belongs to another one"
         )
-    own = (scale for name, scale in NAMED_SCALES.items() if re.search(name, path.name))
-    mean, deviation = next(own, (assumed.mean, assumed.deviation))
+    named_scales = (scale for name, scale in NAMED_SCALES.items() if re.search(name, path.name))
+    mean, deviation = next(named_scales, (assumed.mean, assumed.deviation))
     given = config | (config.get("pretrained_cfg") or {})
-    if {"mean", "std"} <= given.keys():
+    if is_given := {"mean", "std"} <= given.keys():
         mean, deviation = tuple(given["mean"]), tuple(given["std"])
     source = "as config.json says" if config else "as its name says" if named else "an assumption"
     text = f"{path.name}: read as {architecture} ({source}), with mean {mean} and deviation {deviation} of its input"
-    if config:
+    if is_given:
         log.info(text)
     else:
-        log.warning("%s assumed, because timm's config.json is not beside it", text)
+        log.warning("%s assumed, because no config.json of timm beside it says so", text)
     return Origin(architecture, mean, deviation)
+
+
+def _config_beside(path: Path) -> dict[str, Any]:
+    """Read the config.json beside a weights file; {} if there is none or it is not timm's.
+
+    Its values of interest are "architecture", and "mean" and "std" of the input, at the top or in "pretrained_cfg".
+    """
+    try:
+        content = json.loads((path.parent / "config.json").read_text(encoding="utf-8"))
+    except OSError:
+        return {}
+    except ValueError as error:
+        raise WeightsError(f"config.json beside it is damaged ({error}): mend or remove it") from error
+    return content if isinstance(content, dict) and "architecture" in content else {}
 
 
 def load_saved(network: keras.Model, path: Path) -> None:

@@ -1,5 +1,6 @@
-"""The registry of backbones: every network of keras.applications, EfficientNet-Lite, ResNet-18 and -34, vision
-transformers (`vit`), the five sizes of YOLO11 (`yolo11`), and a small network for training from scratch.
+"""The registry of backbones: every network of keras.applications, EfficientNet-Lite (`efficientnet`), ResNet-18 and -34
+(`resnet`), keras-hub's vision transformers (`vit`), the five sizes of YOLO11 (`yolo11`), and a small network for
+training from scratch.
 """
 
 import difflib

@@ -4,12 +4,11 @@ Each published name has a `Target`, which assigns the tensor to the network. Eve
 missing, superfluous or of another shape are named in an error.
 """
 
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import keras
 import numpy as np
@@ -109,18 +108,6 @@ def read(path: Path) -> dict[str, np.ndarray]:
         return read_arrays(path) if path.suffix == ".npz" else read_tensors(path)
     except (SafetensorError, DamagedFileError, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
         raise WeightsError(f"the file cannot be read ({error})") from error
-
-
-def published_config(path: Path) -> dict[str, Any]:
-    """Read the config.json beside a weights file, as timm publishes it; {} if there is none or it is not timm's.
-
-    Its values of interest are "architecture", and "mean" and "std" of the input, at the top or in "pretrained_cfg".
-    """
-    try:
-        content = json.loads((path.parent / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) and "architecture" in content else {}
 
 
 def reference_targets(network: keras.Model) -> dict[str, Target]:

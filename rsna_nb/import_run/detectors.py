@@ -122,9 +122,9 @@ def _note(recipe: str, files: Sequence[Path], reading: str, roi: Path | None) ->
 
 
 def _images(is_as_published: bool, roi: Path | None) -> str:
-    """Say how the images that the runs take are made, compared with the published ones."""
+    """Say how the runs' images are made, compared with the published ones."""
     if not is_as_published:
-        return "made in this project's own way and not as published"
+        return "preprocessed by this project and not as published"
     return "made as published" if roi else "cropped by Otsu's threshold and not by the published breast detector"
 
 

@@ -124,7 +124,7 @@ def bank_folder(config: RunConfig, data: Data, pooled: keras.Model) -> Path:
         "layers": [_settings_of(layer) for layer in layers_in(pooled)],
         "keras": keras.__version__,
     }
-    key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:8]
+    key = hashlib.sha256(json.dumps(identity, default=str).encode()).hexdigest()[:8]
     return data.store.with_name(f"{data.store.name}.features") / f"{config.backbone}-{config.pooling}-{key}"
 
 
@@ -132,7 +132,10 @@ def _settings_of(layer: keras.Layer) -> list[Any]:
     """The kind of a layer and what networks with equal weights may differ in, such as the scaling of their input."""
     values = (getattr(layer, name, None) for name in ("padding", "epsilon", "scale", "offset"))
     # A layer of another kind may have variables or functions of these names.
-    return [type(layer).__name__, *(value if isinstance(value, str | float | list | tuple) else "" for value in values)]
+    return [
+        type(layer).__name__,
+        *(value if isinstance(value, str | int | float | list | tuple) else "" for value in values),
+    ]
 
 
 @dataclass(frozen=True)
