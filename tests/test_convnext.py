@@ -236,7 +236,7 @@ def test_a_prefix_of_the_names_is_removed_and_two_networks_are_refused(light, tm
         ({"stages.0.blocks.0.grn.bias": np.ones(32)}, r"not of this network: stages\.0\.blocks\.0\.grn\.bias \(32,\)"),
         (
             {"stem.0.bias": np.full(8, np.nan)},
-            r"1 tensors have .* no number, first stem\.0\.bias",
+            r"1 tensors have .* not a number, first stem\.0\.bias",
         ),
         ({"stem.0.bias": np.ones(9)}, r"of another shape: stem\.0\.bias is \(9,\), not \(8,\)"),
     ],
