@@ -59,7 +59,7 @@ def _image_size(value: Any) -> int | list[int]:
 
 @dataclass(frozen=True)
 class ImageRecipe:
-    """How a file becomes an image.
+    """The preprocessing that turns a file into an image.
 
     Attributes
     ----------
@@ -126,7 +126,7 @@ class RunConfig(
     img_size: Annotated[int | list[int], PlainValidator(_image_size)] = 512
     """image size in pixels: 512, 1024, another multiple of 32, or [height, width]"""
     reading: Literal["breast", "rsna-first-place"] = "breast"
-    """how a file becomes an image ("breast"; "rsna-first-place" as the challenge's winner did)"""
+    """preprocessing: "breast" (this package's) or "rsna-first-place" (the challenge winner's)"""
     roi_detector: str = ""
     """breast detector of "rsna-first-place": an imported run's roi.npz; "": Otsu's threshold"""
     # Network

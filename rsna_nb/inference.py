@@ -18,7 +18,7 @@ from rsna_nb.runs import Run, RunError
 
 Paths = str | Path | Iterable[str | Path]
 Watch = Callable[[Sequence[int], np.ndarray, Sequence[keras.Model]], None]
-BATCH_PIXELS = 16 * 512 * 512  # of the images scored together: ConvNeXt-small takes about 1 GB for as many
+BATCH_PIXELS = 16 * 512 * 512  # of the images scored together: ConvNeXt-small needs about 1 GB for them
 FLIPS: tuple[tuple[int, ...], ...] = ((), (1,), (2,), (1, 2))  # axes of (n, height, width)
 
 
@@ -41,7 +41,7 @@ def predict(run: Run, paths: Paths, batch_size: int | None = None, flips: bool =
     Parameters
     ----------
     run
-        A run that has a model; images are read at its img_size, in its way (`Run.image_recipe`).
+        A run that has a model; images are read at its img_size, with its preprocessing (`Run.image_recipe`).
     paths
         One file or several: DICOM, PNG, JPEG, TIFF or PGM. A file named twice gets two rows.
     batch_size
@@ -74,8 +74,8 @@ def predict_by_runs(
 ) -> pd.DataFrame:
     """Score files with several runs, as `predict` does with one.
 
-    The result has a column of scores for each run, named by its id. A file is read once for each img_size and way to
-    make images. Each batch, with its rows in the result and the models that score it, is given to `watch` too.
+    The result has a column of scores for each run, named by its id. A file is read once for each img_size and
+    preprocessing. `watch` is called after each batch with its rows in the result, its images and the models.
     Raises `RunError` if two of the runs have the same id, or a run's breast detector is missing.
     """
     ids = [run.id for run in runs]
@@ -106,7 +106,7 @@ def predict_by_runs(
 
 
 def by_images(runs: Sequence[Run]) -> list[list[Run]]:
-    """Group runs that take the same images: of the same size, made in the same way."""
+    """Group runs that take the same images: of the same size and preprocessing."""
     groups: dict[tuple[object, ...], list[Run]] = {}
     for run in runs:
         recipe = run.image_recipe
@@ -119,7 +119,7 @@ def by_images(runs: Sequence[Run]) -> list[list[Run]]:
 
 
 def score_prepared(runs: Sequence[Run], files: Sequence[str]) -> pd.DataFrame:
-    """Score images of a store with several runs that take them; the result has a column for each run's id."""
+    """Score images of a store with several runs of that img_size and preprocessing; a column for each run's id."""
     models = {run.id: load_model(run) for run in runs}
     height, width = runs[0].config.image_shape
     size = max(1, BATCH_PIXELS // (height * width))

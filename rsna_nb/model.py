@@ -83,8 +83,8 @@ def _initial_parts(config: RunConfig, synchronized: bool) -> Parts:
         parts = build_parts(config.backbone, config.image_shape, weights, synchronized)
         if parts.head:
             log.warning(
-                "%s includes a trained last layer, so the model starts as a whole detector; this is right only if it "
-                "was trained with the pooling %s",
+                "%s includes a trained last layer, so the model starts as a complete detector; this is valid only if "
+                "it was trained with the pooling %s",
                 *(config.weights, config.pooling),
             )
         return parts
@@ -100,13 +100,13 @@ def _initial_parts(config: RunConfig, synchronized: bool) -> Parts:
         ) from error
     log.info("the backbone starts from the best network of the run %s", run.path)
     if not (run.is_finished or run.imported):
-        log.warning("%s is not finished: its best network may still change", run.id)
+        log.warning("run %s is not finished: its best network may still change", run.id)
     _warn_of_other_split(run, config)
-    # A head means something only after the same pooling; runs of earlier versions may have no norm after it.
+    # A head is valid only after the same pooling; runs of earlier versions may have no norm after it.
     if run.config.pooling == config.pooling and bool(source.norm) == bool(parts.norm):
-        log.info("so does the head")
+        log.info("the head starts from that run too")
         return replace(parts, head=source.head)
-    log.info("the head starts anew: that of the run takes features that were pooled or normalised otherwise")
+    log.info("the head starts with random weights: the run's features are pooled or normalised differently")
     return parts
 
 
@@ -129,16 +129,16 @@ def weights_file(config: RunConfig) -> Path | None:
 
 
 def _warn_of_other_split(run: Run, config: RunConfig) -> None:
-    """Log a warning if women of the new run's validation may be among those that the run has learned from.
+    """Log a warning if the run may have been trained on validation or test women of the new one.
 
-    The run may itself have started from a run, and so on: it has learned from the women of all of them.
+    The run may itself have started from a run, and so on: all of these count.
     """
     names = ("data_dir", "table", "limit_patients", "val_fraction", "test_fraction", "fold", "n_folds", "leave_out")
     before, now = ({name: getattr(each, name) for name in (*names, "split_seed")} for each in (run.config, config))
     if changed := differences(before, now) or ("an imported one" if run.imported else ""):
         log.warning(
-            "%s had other data or another split (%s): if it has learned from women of this run's validation or test "
-            "group, their metrics are too good",
+            "run %s had other data or another split (%s): if it was trained on validation or test women of the new "
+            "run, the new run's metrics will be too optimistic",
             run.id,
             changed,
         )

@@ -6,11 +6,11 @@ scores.csv          a row for each file: path, patient_id, laterality, view, sco
 scores-breasts.csv  a row for each breast: patient_id, laterality, images, unreadable, score, probability
 scores-women.csv    a row for each woman, likewise
 
-`score` is the raw score in 0-1 and `probability` the same corrected for the class weights of training; it is empty if
-these are not known. A breast's score is the mean of its images' scores, and a woman's the higher of her breasts'.
-`error` says why a file cannot be read, and `notes` what is odd about one that can (`dicom.NOTES`). The woman, side and
-view are taken from the file's name or, where it says nothing, from its header. A folder whose name is a number, as in
-RSNA's data, is the woman of files whose header names none. For research only, not for clinical use.
+`score` is the raw score in 0-1. `probability` is the score corrected for class weights, or empty if the run's scores
+cannot be corrected. A breast's score is the mean of its images' scores, and a woman's the higher of her breasts'.
+`error` says why a file cannot be read, `notes` what is odd about one that can (`dicom.NOTES`). Patient id, side and
+view are those of the file's name, else of its header. Where neither has a patient id, a folder whose name is a number,
+as in RSNA's data, is the patient id. For research only, not for clinical use.
 """
 
 import argparse
@@ -38,7 +38,7 @@ from rsna_nb.system import write_whole
 log = logging.getLogger("rsna_nb.predict")  # not __name__, which is "__main__" when this is run as a command
 
 DOCUMENTS = frozenset(".csv .tsv .json .xlsx .xls .md .rst .html .pdf .xml .py .ipynb .sh .zip".split())
-OF_SYSTEMS = {"Thumbs.db", "desktop.ini"}  # files that Windows puts into folders
+OF_SYSTEMS = {"Thumbs.db", "desktop.ini"}  # files that Windows adds to folders
 # 20586908_6c613a14b80a8591_MG_R_CC_ANON (INbreast), P39_L_DM_MLO (CDD-CESM), patient7-RCC, scan_LEFT_MLO
 SIDE_AND_VIEW = re.compile(
     r"(?:^|[_\-. ])(L|R|LEFT|RIGHT)[_\-. ]?(?:(?:DM|CM)[_\-. ])?"
@@ -104,23 +104,24 @@ def _probabilities(model: Ensemble, scores: pd.DataFrame) -> np.ndarray | float:
 
 
 def _names_of(files: Sequence[str]) -> pd.DataFrame:
-    """Return a row of `_names` for each file; log if headers and numbered folders name different women."""
+    """Return a row of `_names` for each file; warn if headers and numbered folders give different patient ids."""
     names = pd.DataFrame([_names(file) for file in files], columns=["patient_id", "laterality", "view"], dtype=object)
     pairs = zip(files, names["patient_id"], strict=True)
     if others := [file for file, woman in pairs if _numbered_folder(Path(file)) not in ("", woman)]:
         log.warning(
-            "headers name other women than the folders, and are trusted: %d files, first %s", len(others), others[0]
+            "header and folder give different patient ids, and the header's is used: %d files, first %s",
+            *(len(others), others[0]),
         )
     return names
 
 
 def _numbered_folder(path: Path) -> str:
-    """Return 12 for 12/34.png, as RSNA names women and images; "" for other names."""
+    """Return "12" for 12/34.png, RSNA's <patient_id>/<image_id>; "" for other names."""
     return path.parent.name if path.stem.isdigit() and path.parent.name.isdigit() else ""
 
 
 def _names(file: str) -> tuple[str, str, str]:
-    """Return patient_id, laterality and view of a file, each "" if unknown. A name is trusted before a header."""
+    """Return patient_id, laterality and view of a file, each "" if unknown. A name takes precedence over a header."""
     path = Path(file)
     found = SIDE_AND_VIEW.search(path.stem)
     laterality, view = (found[1][0].upper(), found[2].upper()) if found else ("", "")
@@ -128,7 +129,7 @@ def _names(file: str) -> tuple[str, str, str]:
     by_name = next((match[1] for match in (pattern.match(path.name) for pattern in WOMAN) if match), "")
     by_header = header.patient_id if header.patient_id.upper() not in NO_ID else ""
     if found and header.laterality and header.laterality != laterality:
-        log.warning("%s: the header says that it is the other breast; the name is trusted", file)
+        log.warning("%s: the header gives the other side; the name's is used", file)
     # The folder comes last, because <date>/<number>.dcm looks the same.
     return by_name or by_header or _numbered_folder(path), laterality or header.laterality, view or header.view
 
@@ -158,8 +159,8 @@ def _women_of(breasts: pd.DataFrame) -> pd.DataFrame:
 def image_files(paths: Sequence[str | Path]) -> list[str]:
     """List files, and all files in folders, each once.
 
-    Hidden files, and folders that hold nothing but tables and documents, are left out, which is logged. Other files
-    that are no images stay: the table of scores has their reason.
+    Hidden files, and folders that hold only tables and documents, are left out; the latter are logged. Other files that
+    are not images stay in the list: the table of scores gives the reason.
 
     Raises
     ------
@@ -197,7 +198,7 @@ def _log_unlisted(error: OSError) -> None:
 
 
 def _map_writer(files: Sequence[str], folder: Path) -> inference.Watch:
-    """Return what writes the maps of a batch: the mean over the models that take these images."""
+    """Return a function that writes the maps of a batch: the mean over the models that take these images."""
     names, done = _map_names(files), set[int]()
 
     def write(rows: Sequence[int], images: np.ndarray, models: Sequence[keras.Model]) -> None:
@@ -236,14 +237,14 @@ def _warn_of_generated(model: Ensemble, files: Sequence[str]) -> None:
     if not any((folder / "generated.json").is_file() for folder in folders):
         for run in model.pool.runs:
             if submission.trained_on_generated(run):
-                log.warning("%s was trained on generated mammograms: its scores of others mean nothing", run.id)
+                log.warning("%s was trained on generated mammograms: its scores of others are meaningless", run.id)
 
 
 def _write(scores: Scores, out: Path) -> None:
     """Write the tables; existing files with other content are kept under other names."""
     for table, ending in zip(scores, ("", "-breasts", "-women"), strict=True):
         path = out.with_name(f"{out.stem}{ending}{out.suffix}")
-        content = table.to_csv(index=False).encode(errors="backslashreplace")  # names of files may be no text
+        content = table.to_csv(index=False).encode(errors="backslashreplace")  # a file's name may not be valid text
         if path.is_file() and path.read_bytes() != content:
             submission.set_aside(path)
         write_whole(path, content)
@@ -251,7 +252,7 @@ def _write(scores: Scores, out: Path) -> None:
 
 
 def _shown(table: pd.DataFrame) -> str:
-    """Return a table as text of at most 30 rows, without columns that say nothing."""
+    """Return a table as text of at most 30 rows, without empty columns."""
     short = table.assign(path=table["path"].map(lambda path: Path(path).name)) if "path" in table else table
     useful = [name for name in short if short[name].replace("", np.nan).notna().any()]
     text, encoding = short[useful].to_string(index=False, max_rows=30, na_rep=""), sys.stdout.encoding or "utf-8"
@@ -263,8 +264,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m rsna_nb.predict", description=__doc__.partition("\n")[0])
     parser.add_argument("run", help="a run or an ensemble: name, id or path")
     parser.add_argument("paths", nargs="+", help="image files (DICOM, PNG, JPEG, TIFF, PGM), or folders of them")
-    parser.add_argument("--out", default="scores.csv", help="the table to write")
-    parser.add_argument("--maps", default="", help="folder for a heat map over each image")
+    parser.add_argument(
+        "--out", default="scores.csv", help="path of the table of images; the others are written beside it"
+    )
+    parser.add_argument("--maps", default="", help="folder for the images with their heat maps")
     parser.add_argument("--flips", action="store_true", help="average over mirror images: four times the work")
     parser.add_argument("--runs-dir", default="runs", help="folder that contains the run folders and the ensembles")
     given = parser.parse_args(arguments)

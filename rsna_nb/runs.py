@@ -6,7 +6,7 @@ code/                    rsna_nb and the notebook's cells as they ran
 logs/                    train.log, history.csv
 checkpoints/             best.keras, and state.npz, from which a stopped run is resumed
 tensorboard/, predictions.csv, metrics.json
-config/imported.json     origin of an imported detector (`import_run`), which has no code, logs and state.npz
+config/imported.json     origin of an imported detector (`import_run`), which has no code/, logs/ and state.npz
 """
 
 import contextlib
@@ -106,8 +106,8 @@ class Run:
         if path.is_file():
             return path
         if self.imported:
-            how = f"python -m rsna_nb.import_run --score {self.id} --data-dir <folder> scores labelled images"
-            raise RunError(f"run {self.id} has no {name}, because it was imported and not trained here ({how})")
+            how = f"to score labelled images with it, run python -m rsna_nb.import_run --score {self.id} --data-dir ..."
+            raise RunError(f"run {self.id} has no {name}, because it was imported and not trained here; {how}")
         raise RunError(
             f"run {self.id} has no {name}, because it stopped early: see {self.path / 'logs' / 'train.log'}; to "
             f"continue it, run 03_train with resume set to {self.id}"

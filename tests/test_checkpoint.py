@@ -133,7 +133,7 @@ def test_a_file_that_names_a_function_is_refused_and_nothing_is_called(tmp_path,
     file = io.BytesIO()
     AttackPickler(file).dump({"a": Attack()})
     monkeypatch.setitem(globals(), "pickled", lambda content: (file.getvalue(), {}))
-    with pytest.raises(WeightsError, match=rf"it names {name[0]}\.{name[1]}, which is no tensor"):
+    with pytest.raises(WeightsError, match=rf"it names {name[0]}\.{name[1]}, which is not a tensor"):
         read_tensors(write(tmp_path / "x.pth", None))
 
 
@@ -179,7 +179,7 @@ def as_legacy(path: Path, described: bytes) -> Path:
 def test_no_opcode_reaches_a_function(tmp_path, monkeypatch, write, attack):
     for module, name in ((os, "system"), (builtins, "eval")):
         monkeypatch.setattr(module, name, lambda *_: pytest.fail("code of the file ran"))
-    with pytest.raises(WeightsError, match=r"it names .*, which is no tensor"):
+    with pytest.raises(WeightsError, match=r"it names .*, which is not a tensor"):
         read_tensors(write(tmp_path / "x.pth", ATTACKS[attack]))
 
 

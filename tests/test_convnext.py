@@ -1,4 +1,4 @@
-"""ConvNeXt as published: the norm after the pooling, files with timm's names, and whole detectors from them."""
+"""ConvNeXt as published: the norm after the pooling, files with timm's names, and complete detectors from them."""
 
 import json
 import logging
@@ -166,7 +166,7 @@ def assert_equal_to(reference: Reference, shape: tuple[int, int], file: Path) ->
 def test_the_whole_network_from_a_file_with_timms_names_equals_the_reference(shape, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     assert_equal_to(Reference(DEEP, WIDE), shape, tmp_path / "small.safetensors")
-    assert "344 tensors loaded; not in the backbone: head.fc.weight (1, 768), head.fc.bias (1,)" in caplog.text
+    assert "342 tensors loaded; not in the backbone: head.fc.bias (1,), head.fc.weight (1, 768)" in caplog.text
 
 
 @SHAPES
@@ -178,13 +178,13 @@ def settings_of(weights: str, **others) -> dict:
     return {"backbone": "convnextsmall", "weights": weights, "img_size": 64, "pooling": "max"} | others
 
 
-def test_a_file_with_one_output_is_a_whole_detector(light, file, caplog):
+def test_a_file_with_one_output_is_a_complete_detector(light, file, caplog):
     with caplog.at_level(logging.INFO):
         model = build_model(RunConfig(**settings_of(file)))
     assert [layer.name for layer in model.layers] == ["mammogram", "backbone", "pooled", "norm", "dropout", "cancer"]
     _, logit = light(image((64, 64))[0])
     assert float(model(image((64, 64)))[0, 0]) == pytest.approx(expit(logit), abs=1e-5)
-    assert "starts as a whole detector; this is right only if it was trained with the pooling max" in caplog.text
+    assert "starts as a complete detector; this is valid only if it was trained with the pooling max" in caplog.text
 
 
 def test_a_head_of_many_classes_is_named_and_not_used(light, tmp_path, caplog):
@@ -215,7 +215,7 @@ def test_the_winners_checkpoint_gives_its_averaged_weights(light, tmp_path):
     assert float(model(image((64, 64)))[0, 0]) == pytest.approx(expit(light(image((64, 64))[0])[1]), abs=1e-5)
 
 
-def test_a_common_beginning_of_the_names_is_removed_and_two_networks_are_refused(light, tmp_path, caplog):
+def test_a_prefix_of_the_names_is_removed_and_two_networks_are_refused(light, tmp_path, caplog):
     encoder = {f"image_encoder.{name}": tensor for name, tensor in light.tensors.items()}
     other = {"text_encoder.weight": np.ones(3, np.float32)}
     np.savez(tmp_path / "one.npz", **encoder, **other)
@@ -236,7 +236,7 @@ def test_a_common_beginning_of_the_names_is_removed_and_two_networks_are_refused
         ({"stages.0.blocks.0.grn.bias": np.ones(32)}, r"not of this network: stages\.0\.blocks\.0\.grn\.bias \(32,\)"),
         (
             {"stem.0.bias": np.full(8, np.nan)},
-            r"1 tensors have .* no number, first stem\.0\.bias",
+            r"1 tensors have .* not a number, first stem\.0\.bias",
         ),
         ({"stem.0.bias": np.ones(9)}, r"of another shape: stem\.0\.bias is \(9,\), not \(8,\)"),
     ],
@@ -248,7 +248,7 @@ def test_tensors_that_are_missing_superfluous_or_of_another_shape_are_named(ligh
         build_parts("convnextsmall", 64, str(tmp_path / "changed.npz"))
 
 
-def test_a_network_of_another_scale_of_the_input_is_refused(file):
+def test_a_network_with_another_scaling_of_the_input_is_refused(file):
     config = {"architecture": "convnext_small", "pretrained_cfg": {"mean": MEAN.tolist(), "std": DEVIATION.tolist()}}
     Path(file).with_name("config.json").write_text(json.dumps(config))
     assert build_parts("convnextsmall", 64, file)
@@ -326,7 +326,7 @@ def test_a_run_of_an_earlier_version_scores_is_explained_and_gives_its_weights(o
     for ours, theirs in zip(parts_of(new).weights, parts_of(loaded).weights, strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert (new.get_layer("cancer").kernel != loaded.get_layer("cancer").kernel).numpy().any()
-    assert "the head starts anew" in caplog.text
+    assert "the head starts with random weights" in caplog.text
 
 
 def test_a_run_that_an_earlier_version_began_is_not_resumed_with_another_network(tmp_path):

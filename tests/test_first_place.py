@@ -1,4 +1,4 @@
-"""The winner's way from a file to an image: the detector, the crop, the window, the resizing and the store.
+"""The preprocessing of the challenge's winner: the detector, the crop, the window, the resizing and the store.
 
 The literal script here is written from the recipe's description, with NumPy for the arithmetic, and shares only the
 decoder with the package.
@@ -145,7 +145,7 @@ def test_tensors_of_another_network_are_named():
     assert "1 not finite: head.obj_preds.0.bias" in str(error.value)
 
 
-def test_a_detector_that_cannot_be_used_is_no_fault_of_the_files(breast, tmp_path):
+def test_a_detector_that_cannot_be_used_is_an_error_and_not_the_reason_of_each_file(breast, tmp_path):
     path = write_dicom(tmp_path / "x.dcm", breast)
     recipe = ImageRecipe("rsna-first-place", tmp_path / "roi.npz")
     for content, reason in ((None, "file is missing"), (b"no arrays", "is damaged")):
@@ -160,7 +160,7 @@ def test_a_detector_that_cannot_be_used_is_no_fault_of_the_files(breast, tmp_pat
     write_arrays(tmp_path / "roi.npz", {"weight": np.zeros(3)})
     with pytest.raises(dicom.DetectorError, match=r"roi\.npz: the tensors are not those of a YOLOX-nano"):
         dicom.read(path, 64, recipe)
-    with pytest.raises(ValueError, match="no way 'second-place' to make images"):
+    with pytest.raises(ValueError, match="must be breast or rsna-first-place, not 'second-place'"):
         dicom.read(path, 64, ImageRecipe("second-place"))
 
 
@@ -234,7 +234,7 @@ def test_the_window_of_files_decoded_on_a_gpu_is_rounded_to_16_bits(syntax, brea
     assert dicom.read(large, SIZE, RECIPE).window == "LINEAR 2048 70000"  # infinite in 16 bits
 
 
-def test_a_picture_that_is_no_dicom_has_no_window(breast, tmp_path):
+def test_a_file_that_is_not_dicom_has_no_window(breast, tmp_path):
     grey = np.clip(breast // 16, 10, 200).astype(np.uint8)
     cv2.imwrite(str(tmp_path / "x.png"), grey)
     reading = dicom.read(tmp_path / "x.png", SIZE, RECIPE)
@@ -269,7 +269,7 @@ def test_pixels_that_are_not_square_are_made_square(breast, tmp_path):
     assert np.mean((reading.picture > 0) != (plain.picture > 0)) < 0.03
 
 
-# The whole recipe
+# The whole preprocessing
 
 
 def literal(pixels: np.ndarray, box: tuple[int, ...], path: Path, shape: tuple[int, int]) -> np.ndarray:
@@ -328,7 +328,7 @@ def literal_otsu(pixels: np.ndarray, inverted: bool) -> list[int]:
 
 
 def assert_same_levels(picture: np.ndarray, expected: np.ndarray, most: int) -> None:
-    """A level may differ by one, in at most `most` pixels, where it lies at a whole number: that is rounding."""
+    """Assert that levels differ by at most one, by rounding, in at most `most` pixels."""
     difference = np.abs(np.rint(255 * picture).astype(int) - expected)
     assert difference.max() <= 1
     assert np.count_nonzero(difference) <= most
@@ -377,7 +377,7 @@ def test_a_spot_in_the_image_maps_to_its_place_in_the_file(breast, tmp_path):
 # The store
 
 
-def test_the_store_of_our_own_way_keeps_its_name_and_other_ways_have_others(tmp_path):
+def test_stores_of_other_recipes_have_other_names_and_that_of_breast_keeps_its_name(tmp_path):
     own = store_path("stores", "/data/rsna", 512)
     assert own.name == store_path("stores", "/data/rsna", 512, ImageRecipe()).name == "rsna-512x512-e6bd9007"
     recipes = [RECIPE, *(detector_file(tmp_path / f"{n}.npz", (0, 0, 100, 100 + n)) for n in (1, 2))]
@@ -412,7 +412,7 @@ def test_a_run_of_the_recipe_has_its_own_images(generated, stores, caplog):
     found = data.prepare(config, *data.split_table(config))
     assert found.store == store_path(stores, generated, 64, RECIPE) != store_path(stores, generated, 64)
     assert all(Path(file).is_relative_to(found.store) for file in found.table["file"])  # so is the feature bank
-    assert "no breast detector: Otsu's threshold makes every crop" in caplog.text
+    assert "without a breast detector: Otsu's threshold crops every image" in caplog.text
     assert (found.ledger["level"] == 0).all()
 
 

@@ -1,4 +1,4 @@
-"""A published detector becomes runs: same scores, known origin, nothing half written, and honest about what it saw."""
+"""A published detector becomes runs with the same scores; its origin and training data are known to every step."""
 
 import json
 import shutil
@@ -43,7 +43,7 @@ def module_patch():
 
 @pytest.fixture(scope="module", autouse=True)
 def small_recipe(module_patch) -> None:
-    """The recipe with a network and images of seconds."""
+    """The recipe with a network and images that take seconds."""
     winner.make_small(module_patch)
     full = recipes.RECIPES[NAME]
     module_patch.setitem(recipes.RECIPES, NAME, of_size(full, SIZE))
@@ -117,7 +117,9 @@ def test_a_file_without_a_head_of_one_output_is_refused(tmp_path, outputs, reaso
     if outputs:
         tensors["head.fc.weight"] = np.zeros((outputs, winner.WIDTHS[-1]), np.float32)
     file = write_zip(tmp_path / "x.pth", tensors)
-    with pytest.raises(WeightsError, match=rf"no detector with one score: its last layer, head\.fc\.weight, {reason}"):
+    with pytest.raises(
+        WeightsError, match=rf"not a detector with one score: its last layer, head\.fc\.weight, {reason}"
+    ):
         import_detector([file], NAME, runs_dir=tmp_path / "runs")
 
 
@@ -125,7 +127,7 @@ def test_the_same_files_are_not_imported_twice(runs, files, tmp_path):
     renamed = [Path(shutil.copy(file, tmp_path / f"{n}.pth")) for n, file in enumerate(files)]
     with pytest.raises(RunError, match=f"imported before, as {runs[0].id}, {runs[1].id}: remove these folders"):
         import_detector(renamed, NAME, runs_dir=tmp_path / "runs", name="other")
-    with pytest.raises(ConfigError, match=r"there is an ensemble .* give another --name"):
+    with pytest.raises(ConfigError, match=r"the ensemble .* exists already: give another --name"):
         import_detector([files[0], winner.write_fold(tmp_path / "c.pth", 3)], NAME, runs_dir=tmp_path / "runs")
     with pytest.raises(WeightsError, match="two of the files are the same"):
         import_detector([files[0], files[0]], NAME, runs_dir=tmp_path / "new")
@@ -162,10 +164,10 @@ def test_an_imported_ensemble_submits_without_any_predictions(imported, generate
         submission.images_of(model, generated, "validation")
 
 
-def test_no_published_threshold_is_taken_for_images_made_in_another_way(files, tmp_path):
+def test_the_published_threshold_is_not_used_with_another_preprocessing(files, tmp_path):
     (run,) = import_detector(files[:1], NAME, reading="breast", runs_dir=tmp_path)
     assert (run.config.run_name, run.image_recipe.name) == (f"{NAME}-breast", "breast")
-    assert run.imported["images"] == "made in this project's own way and not as published"
+    assert run.imported["images"] == "preprocessed by this project and not as published"
     with pytest.raises(submission.SubmissionError, match="set the parameter threshold"):
         submission.threshold_of(ensemble.load(run.id, tmp_path))
 
@@ -259,15 +261,15 @@ def test_folds_that_have_only_test_women_are_combined_by_means(scored):
     np.testing.assert_allclose(written["score"], expected)
 
 
-def test_data_that_the_detector_was_trained_on_are_refused_unless_they_are_other_women(runs, generated, tmp_path):
+def test_data_sets_of_the_detectors_training_are_refused_unless_they_have_other_women(runs, generated, tmp_path):
     shutil.copytree(generated, tmp_path / "real", ignore=shutil.ignore_patterns("generated.json", "prepared"))
     arguments = (NAME, tmp_path / "real", "", tmp_path / "runs", tmp_path / "stores")
-    with pytest.raises(RunError, match=r"looks like RSNA.*three of the four folds.*--other-women"):
+    with pytest.raises(RunError, match=r"looks like RSNA.*three of its four folds.*--other-women"):
         score_labelled(*arguments)
     assert not (tmp_path / "stores").exists()
     found = score_labelled(*arguments, other_women=True)
     assert "stated that these are other women" in summary.imported_note(found[0])
-    with pytest.raises(RunError, match=r"has scored .*real: remove .*predictions\.csv first"):
+    with pytest.raises(RunError, match=r"has scored .*real already: .* remove .*predictions\.csv first"):
         score_labelled(*arguments, other_women=True)
 
 

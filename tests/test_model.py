@@ -363,7 +363,7 @@ def test_weights_may_be_a_run_by_its_id_or_its_folder(tmp_path, frozen, caplog):
         assert len(new.trainable_variables) == (2 if frozen else len(model.trainable_variables))
         assert new.get_layer("dropout").seed_generator.state.numpy().tolist() == [7, 0]
     assert f"starts from the best network of the run {run.path}" in caplog.text
-    assert "so does the head" in caplog.text
+    assert "the head starts from that run too" in caplog.text
     assert "another split" not in caplog.text
 
 
@@ -419,7 +419,7 @@ def test_a_run_with_another_pooling_gives_no_head_and_another_split_is_a_warning
         new = build_model(config)
     assert_same_weights(new.get_layer("backbone"), model.get_layer("backbone"))
     assert (new.get_layer("cancer").kernel != model.get_layer("cancer").kernel).numpy().any()
-    assert "the head starts anew" in caplog.text
+    assert "the head starts with random weights" in caplog.text
     assert f"{run.id} had other data or another split (fold -1 and now 2)" in caplog.text
 
 

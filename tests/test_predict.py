@@ -1,4 +1,4 @@
-"""Files and folders in, tables of scores out: a row for each file, with the woman, side and view that it shows."""
+"""`predict` scores files and folders: a row for each file, with its patient id, side and view."""
 
 import shutil
 from pathlib import Path
@@ -66,7 +66,7 @@ def test_a_text_file_among_images_is_a_row_and_documents_beside_them_are_not(
     assert bad.error == "not a DICOM, PNG, JPEG, TIFF or PGM file"
     shown = capsys.readouterr().out
     assert "left out: 2 tables and documents, such as README.md" in shown
-    assert "was trained on generated mammograms: its scores of others mean nothing" in shown
+    assert "was trained on generated mammograms: its scores of others are meaningless" in shown
     assert f"scored: {len(files)} of {len(table)} files" in shown
     assert len(pd.read_csv("scores-breasts.csv")) == 2
     assert len(pd.read_csv("scores-women.csv")) == 1
@@ -137,21 +137,21 @@ def test_a_file_whose_name_is_no_text_has_a_row(tmp_path):
         ("small_class.png", ("", "", "")),
     ],
 )
-def test_names_tell_the_woman_and_the_view(tmp_path, name, expected):
+def test_patient_id_side_and_view_are_read_from_names(tmp_path, name, expected):
     assert predict._names(str(tmp_path / name)) == expected
 
 
-def test_headers_tell_what_names_do_not(tmp_path, breast, caplog):
+def test_headers_are_used_where_names_say_nothing(tmp_path, breast, caplog):
     stated = {"PatientID": " 12 ", "ImageLaterality": "L", "ViewPosition": "MLO", "PatientName": "Doe^Jane"}
     assert predict._names(str(write_dicom(tmp_path / "a.dcm", breast, **stated))) == ("12", "L", "MLO")
     deflated = write_dicom(tmp_path / "d.dcm", breast, DeflatedExplicitVRLittleEndian, **stated)
     assert predict._names(str(deflated)) == ("", "", ""), "it could fill the memory"
     removed = write_dicom(tmp_path / "b_R_CC.dcm", breast, **stated | {"PatientID": "removed"})
     assert predict._names(str(removed)) == ("", "R", "CC")
-    assert "the header says that it is the other breast" in caplog.text
+    assert "the header gives the other side" in caplog.text
     dated = [str(write_dicom(tmp_path / "20230115" / f"{n}.dcm", breast, PatientID=f"{n}")) for n in (1, 2)]
     assert predict._names_of(dated)["patient_id"].tolist() == ["1", "2"]
-    assert "headers name other women than the folders, and are trusted: 2 files" in caplog.text
+    assert "the header's is used: 2 files" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
-"""Files with PyTorch's names: EfficientNet and ResNet compute what their references do, in NumPy.
+"""PyTorch weights: EfficientNet and ResNet give the features of a separate computation in NumPy.
 
-tests/bench/compare_timm.py compares the whole networks with timm's once.
+tests/bench/compare_timm.py compares the whole networks with those of timm.
 """
 
 import json
@@ -66,7 +66,7 @@ Tensors = dict[str, np.ndarray]
 
 
 def of_torch(name: str) -> keras.Model:
-    """The network that takes PyTorch's tensors, with random weights."""
+    """The network that takes PyTorch weights, with random ones."""
     if name in vit.TRANSFORMERS:
         return vit.build(vit.TRANSFORMERS[name], (64, 64))
     family = efficientnet if name in efficientnet.SIZES else resnet
@@ -76,7 +76,7 @@ def of_torch(name: str) -> keras.Model:
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in PUBLISHED]
 )
-def test_the_tensors_of_a_network_are_those_of_timms(name):
+def test_a_network_has_the_tensors_of_timms(name):
     network = of_torch(name)
     if name in vit.TRANSFORMERS:
         targets = _targets(network, (1, 1), "reg_token" if vit.TRANSFORMERS[name].registers else "")
@@ -240,7 +240,7 @@ def test_blocks_of_resnet_equal_a_separate_computation(tmp_path, tensors_of, nam
     np.testing.assert_allclose(part_of(backbone, "layer2.0.relu"), expected, rtol=1e-3, atol=1e-3)
 
 
-def test_without_config_json_the_files_name_or_an_assumption_decides_and_is_logged(tmp_path, tensors_of, caplog):
+def test_without_config_json_the_name_of_the_file_or_an_assumption_decides_and_is_logged(tmp_path, tensors_of, caplog):
     tensors = tensors_of("efficientnetb0")
     for name, architecture, source in (
         ("fold_0", "tf_efficientnet_b0", "an assumption"),
@@ -312,7 +312,7 @@ def test_tensors_that_do_not_fit_are_named(tmp_path, tensors_of):
         build_backbone("resnet18", 64, write(tmp_path, tensors_of("efficientnetb0")))
     with pytest.raises(WeightsError, match=r"of another shape: .*blocks\.0\.1|missing: blocks\.0\.1\.conv_dw"):
         build_backbone("efficientnetb1", 64, write(tmp_path, tensors_of("efficientnetb0")))
-    with pytest.raises(WeightsError, match=r"cannot be read into this network; docs/weights\.md"):
+    with pytest.raises(WeightsError, match=r"cannot be loaded into this network; docs/weights\.md"):
         build_backbone("densenet121", 64, write(tmp_path, tensors_of("resnet18")))
 
 
@@ -382,7 +382,7 @@ def test_mammo_clips_encoder_is_read_out_of_its_checkpoint(tmp_path, tensors_of,
     np.testing.assert_allclose(part_of(backbone, "blocks.1.0.bn3"), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_padding_of_efficientnet_pytorch_is_that_of_the_size_it_was_made_for():
+def test_padding_of_efficientnet_pytorch_is_fixed_by_the_size_of_its_imagenet_images():
     halvings = efficientnet._older_convention("efficientnetb5", "file", {}).halvings
     assert halvings == ("far", "far", "far", "both", "both")  # 456, 228, 114, 57 and 29 pixels
 

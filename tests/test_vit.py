@@ -355,7 +355,7 @@ def test_registers_may_have_the_authors_name_and_the_class_token_no_position(tmp
     one, other = (build_backbone(name, [42, 56], write(tmp_path, each)) for each in (tensors, with_class))
     for first, second in zip(one.get_weights(), other.get_weights(), strict=True):
         np.testing.assert_array_equal(first, second)
-    with pytest.raises(WeightsError, match="pos_embed has 7 positions, which are no square"):
+    with pytest.raises(WeightsError, match="pos_embed has 7 positions, which do not form a square"):
         build_backbone(name, 42, write(tmp_path, tensors | {"pos_embed": np.ones((1, 7, 384))}))
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints in the form of the challenge's winner, of a small ConvNeXt, and the network once more in plain NumPy."""
+"""Checkpoints of a small ConvNeXt in the form of the challenge's winner, and the same network in plain NumPy."""
 
 import argparse
 from pathlib import Path
@@ -25,7 +25,7 @@ def small_convnext(**options: object) -> keras.Model:
 
 
 def make_small(patch: pytest.MonkeyPatch) -> None:
-    """Make the backbone convnextsmall a network of seconds."""
+    """Replace the backbone convnextsmall by one that takes seconds."""
     patch.setattr(keras.applications, "ConvNeXtSmall", small_convnext)
 
 
@@ -46,7 +46,7 @@ def _random(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.n
 
 
 def write_fold(path: Path, seed: int, network: keras.Model | None = None) -> Path:
-    """A .pth.tar as training left it: options, a metric and other weights beside the averaged ones, with "module."."""
+    """A .pth.tar as training writes it: options, a metric, other and averaged weights, names with "module."."""
     averaged = {f"module.{name}": tensor for name, tensor in random_tensors(seed, network).items()}
     other = {name: tensor + 1 for name, tensor in averaged.items()}
     beside = {"epoch": 7, "arch": "convnext", "args": argparse.Namespace(lr=1e-4), "metric": np.float64(0.5)}

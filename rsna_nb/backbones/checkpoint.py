@@ -2,8 +2,8 @@
 
 A checkpoint is a pickle, and unpickling may call any function that the file names. Here only the few names that
 describe tensors and containers are accepted. The options and metrics that training scripts save beside the weights are
-passed over: a placeholder stands for them. A file that names anything else is refused before anything is called.
-Nor does a small file take much memory: sizes that it only claims to have are refused. Both formats of `torch.save` are
+skipped: a placeholder stands for them. A file that names anything else is refused before anything is called. A file
+whose tensors would need far more memory than its own size is refused as well. Both formats of `torch.save` are
 read: the ZIP archive (since PyTorch 1.6) and the earlier sequence of pickles.
 """
 
@@ -39,7 +39,7 @@ STORAGES = {
     "BoolStorage": np.bool_,
     "BFloat16Storage": np.uint16,  # converted to float32: NumPy has no bfloat16
 }
-PASSED_OVER = frozenset({  # what timm's script and others like it write beside the weights: options, a metric, a device
+SKIPPED = frozenset({  # what timm's script and others like it write beside the weights: options, a metric, a device
     ("argparse", "Namespace"),
     ("__builtin__", "set"),
     ("torch", "device"),
@@ -72,10 +72,10 @@ class _Tensor:
     strides: tuple[int, ...]
 
 
-class _PassedOver:
-    """Stands for an object of the file, whatever it is made of, and keeps nothing of it."""
+class _Skipped:
+    """Placeholder of an object that is skipped; keeps nothing of it."""
 
-    def __new__(cls, *_: Any) -> "_PassedOver":
+    def __new__(cls, *_: Any) -> "_Skipped":
         return super().__new__(cls)
 
     def __init__(self, *_: Any) -> None:
@@ -101,8 +101,8 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
     Raises
     ------
     WeightsError
-        If the file is no such checkpoint, is damaged, holds no tensors, or names anything but tensors, containers and
-        `PASSED_OVER`.
+        If the file is another kind of file, is damaged, holds no tensors, or names anything but tensors, containers and
+        `SKIPPED`.
     """
     try:
         content, memory = _unpickled(Path(path))
@@ -139,14 +139,14 @@ def _unpickled(path: Path) -> tuple[Any, Callable[[_Storage], bytes]]:
 
 
 def _unpickled_legacy(path: Path) -> tuple[Any, Callable[[_Storage], bytes]]:
-    """Do the same for the format before PyTorch 1.6: five pickles, then the storages one after another."""
+    """Do the same as `_unpickled` for the format before PyTorch 1.6: five pickles, then all storages in sequence."""
     with path.open("rb") as file:
         try:
             is_checkpoint = _loaded(file)[0] == LEGACY_MAGIC
         except (pickle.UnpicklingError, ValueError):
             is_checkpoint = False
         if not is_checkpoint:
-            raise WeightsError("it is no PyTorch checkpoint")
+            raise WeightsError("it is not a PyTorch checkpoint")
         _loaded(file)  # the version of the protocol
         if not _loaded(file)[0].get("little_endian", True):
             raise WeightsError("its numbers are big-endian, which is not supported")
@@ -160,11 +160,11 @@ def _loaded(file: IO[bytes]) -> tuple[Any, dict[str, _Storage]]:
     """Return what the next pickle of a file holds, and the storages that it names by their keys."""
     start = file.tell()
     for opcode, argument, position in pickletools.genops(file):
-        if opcode.name.startswith("EXT"):  # may stand for any function, which `find_class` is not asked for
+        if opcode.name.startswith("EXT"):  # may stand for any function, and bypass `find_class`
             raise WeightsError("it uses extension codes, which may stand for code: the file is refused")
         # Objects are numbered one after another. The unpickler makes room for all numbers below the largest.
         if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and (argument or 0) > (position or 0):
-            raise WeightsError(f"it numbers an object {argument}, which it has not: the file is refused")
+            raise WeightsError(f"it refers to object {argument}, which it cannot contain: the file is refused")
     file.seek(start)
     unpickler = _TensorUnpickler(file)
     return unpickler.load(), unpickler.storages
@@ -195,11 +195,11 @@ class _TensorUnpickler(pickle.Unpickler):
         }
         if module == "torch" and name in STORAGES:
             return name
-        if (module, name) in PASSED_OVER:
-            return _PassedOver
+        if (module, name) in SKIPPED:
+            return _Skipped
         if (module, name) not in allowed:
             raise WeightsError(
-                f"it names {module}.{name}, which is no tensor: reading it could run code, so the file is refused. "
+                f"it names {module}.{name}, which is not a tensor: reading it could run code, so the file is refused. "
                 "Where the file was made, save only model.state_dict() (docs/weights.md shows how)"
             )
         return allowed[module, name]

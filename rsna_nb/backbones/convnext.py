@@ -2,9 +2,9 @@
 
 A grey image (height, width, 1) in 0-1 becomes a feature map (height / 32, width / 32, channels), rounded down. Liu et
 al. 2022 (arXiv:2201.03545) and timm pool this map, normalise the pooled features and classify them. Keras's network
-without its classifier normalises the map itself, so that a detector made of it would pool afterwards; here that layer
-is taken off, and its weights go to the norm of the pooled features. Weights come from Keras, or from a file with timm's
-names, whose classifier is used too if it has one output.
+without its classifier normalises the map itself, before any pooling; here that layer is removed, and the norm of the
+pooled features gets its weights. Weights come from Keras, or from a file with timm's names, whose classifier is used
+too if it has one output.
 """
 
 import logging
@@ -49,7 +49,7 @@ def build(name: str, height: int, width: int, weights: str | None) -> Parts:
     Raises
     ------
     WeightsError
-        If the weights cannot be had, or do not fit.
+        If the weights cannot be found or downloaded, or do not fit.
     """
     image = keras.Input((height, width, 1), name="image")
     published = "imagenet" if weights == "imagenet" else None
@@ -88,13 +88,13 @@ def timm_targets(trunk: keras.Model, norm: layers.LayerNormalization) -> dict[st
 
 
 def _check_scale(name: str, path: Path) -> None:
-    """Raise `WeightsError` if the file was made for an input that is not scaled as Keras's network does it."""
+    """Raise `WeightsError` if the file belongs to a network whose input is scaled differently from Keras's."""
     timm = name.lower().replace("convnext", "convnext_")
     origin = origin_of(path, rf"{timm}(?:\.\w+)?", Origin(timm, *IMAGENET))
     if not np.allclose([origin.mean, origin.deviation], IMAGENET, atol=1e-3):
         raise WeightsError(
-            f"its input is scaled with mean {origin.mean} and deviation {origin.deviation}; Keras's ConvNeXt has "
-            "ImageNet's, 0.485 and so on"
+            f"its input is scaled with mean {origin.mean} and deviation {origin.deviation}; Keras's ConvNeXt scales it "
+            "with ImageNet's, so these weights cannot be used"
         )
 
 
@@ -113,6 +113,6 @@ def _load_keras(whole: keras.Model, backbone: keras.Model, weights: str) -> None
     except WeightsError:
         with suppress(WeightsError):
             load_weights(backbone, weights)
-            log.warning("%s holds no norm of the pooled features: it begins with factors 1 and offsets 0", weights)
+            log.warning("%s holds no norm of the pooled features: the norm starts with gamma 1 and beta 0", weights)
             return
         raise

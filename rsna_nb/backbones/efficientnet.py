@@ -1,9 +1,9 @@
-"""EfficientNet B0 to B7, EfficientNetV2 and EfficientNet-Lite, for weights under PyTorch's names.
+"""EfficientNet B0 to B7, EfficientNetV2 and EfficientNet-Lite, for PyTorch weights.
 
 A grey image (height, width, 1) in 0-1 becomes a feature map (height / 32, width / 32, channels), rounded up. Layers
 have timm's names, so that each tensor is found by its name; the names of the package efficientnet_pytorch are
-translated. keras.applications has EfficientNet and V2 too, which `registry` builds for Keras's own weights. They have
-TensorFlow's padding and epsilon; half of timm's networks have PyTorch's, under the same names of tensors.
+translated. For Keras's own weights, `registry` builds EfficientNet and V2 of keras.applications instead. These have
+TensorFlow's padding and epsilon; half of timm's networks have PyTorch's, although their tensors have the same names.
 
 Tan and Le 2019 (arXiv:1905.11946), 2021 (arXiv:2104.00298); Lite: tensorflow/tpu, models/official/efficientnet/lite.
 """
@@ -81,7 +81,7 @@ def published_file(name: str) -> Path:
 
 
 def _convention(name: str, path: Path) -> Convention:
-    """Find out the convention of a file with timm's names; without config.json or a telling name, TensorFlow's."""
+    """Find out the convention of a file with timm's names; TensorFlow's if neither config.json nor its name says it."""
     timm = name if name in LITE else re.sub(r"^(efficientnet(?:v2)?)", r"\1_", name)
     scale = (HALF, HALF) if name in LITE or name[-1] in "sml" else IMAGENET
     origin = origin_of(path, rf"(?:tf_)?{timm}(?:_\w+)?", Origin(f"tf_{timm}", *scale))

@@ -27,9 +27,9 @@ class Stage(NamedTuple):
 
 
 class Size(NamedTuple):
-    """The stages of a network, the factors of channels and repeats, and the channels of the first convolution.
+    """The stages of a network, its width and depth factors, and the channels of its first convolution.
 
-    `side` is that of the images in pixels that efficientnet_pytorch fixes its padding for.
+    `side` is the image side in pixels for which efficientnet_pytorch fixes its padding.
     """
 
     stages: tuple[Stage, ...]
@@ -87,13 +87,13 @@ LITE = tuple(name for name in SIZES if "lite" in name)
 
 @dataclass(frozen=True)
 class Convention:
-    """What differs between networks with the same tensors.
+    """What can differ between networks whose tensors have the same names and shapes.
 
     Parameters
     ----------
     halvings
-        How each of the five convolutions with stride 2 pads its input: "same" as TensorFlow does, which depends on the
-        size; "far" one pixel less at the near sides, as TensorFlow does for even sizes; "both" equally on all sides.
+        How each of the five convolutions with stride 2 pads its input: "same" as TensorFlow does for the size of the
+        input; "far" one pixel less at the top and left, as TensorFlow does for even sizes; "both" equally on all sides.
     epsilon
         Of batch normalisation.
     scaling
@@ -114,7 +114,7 @@ def network(name: str, height: int, width: int, convention: Convention) -> keras
     colour = scaled_colour(image, convention.scaling)
     x = blocks.conv(colour, "conv_stem", "bn1", _scaled(name, size.stem, ends), 3, next(halvings))
     for number, stage in enumerate(size.stages):
-        fixed = is_lite and number in (0, len(size.stages) - 1)  # nor are the repeats of its first and last stage
+        fixed = is_lite and number in (0, len(size.stages) - 1)  # nor is the depth of its first and last stage
         halving = next(halvings) if stage.stride == 2 else ""
         for repeat in range(stage.repeats if fixed else math.ceil(size.deep * stage.repeats)):
             block = blocks.fused if stage.fused else blocks.inverted
@@ -195,7 +195,7 @@ def _padded(x: KerasTensor, name: str, kernel: int, halving: str) -> tuple[Keras
 
 
 def _weighted(x: KerasTensor, name: str, within: int) -> KerasTensor:
-    """Squeeze and excitation: weight each channel by what a small network makes of the means of all."""
+    """Squeeze and excitation: weight each channel by the output of a small network of all channels' means."""
     weight = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}.mean")(x)
     weight = layers.Conv2D(within, 1, activation="silu", name=f"{name}.conv_reduce")(weight)
     weight = layers.Conv2D(x.shape[-1], 1, activation="sigmoid", name=f"{name}.conv_expand")(weight)

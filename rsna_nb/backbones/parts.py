@@ -44,7 +44,7 @@ def new_norm(channels: int) -> layers.LayerNormalization:
 def with_tensors(
     parts: Parts, tensors: dict[str, np.ndarray], file: str, targets: Mapping[str, Target], classifier: str
 ) -> Parts:
-    """Put a file's tensors into `parts`, and take its `classifier` as their head if it has one output.
+    """Load a file's tensors into `parts`, with its `classifier` as their head if it has one output.
 
     Raises
     ------

@@ -1,8 +1,8 @@
-"""Where a file of published tensors comes from: the network it was made for, and the scale of the network's input.
+"""Which network a file of published weights belongs to, and how this network's input is scaled.
 
-Networks with the same names and shapes of tensors can differ in padding, epsilon or the scale of the image. timm writes
-these down in the config.json beside a file. Without it the file's name decides, or a default is assumed; each guess is
-logged as a warning.
+Networks whose tensors have the same names and shapes can differ in padding, epsilon or the scaling of the input. timm
+publishes these in a config.json beside the file. Without it the file's name decides, or a default is assumed; each
+guess is logged as a warning.
 """
 
 import json
@@ -33,7 +33,7 @@ NAMED_SCALES = {
 
 @dataclass(frozen=True)
 class Origin:
-    """What a file was made for.
+    """The network that a file belongs to.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ class Origin:
 
 
 def origin_of(path: Path, pattern: str, assumed: Origin) -> Origin:
-    """Find out what a file of tensors was made for.
+    """Find out which network a file of tensors belongs to.
 
     Parameters
     ----------
@@ -58,8 +58,8 @@ def origin_of(path: Path, pattern: str, assumed: Origin) -> Origin:
     pattern
         Regular expression of timm's names of the networks that can be built here.
     assumed
-        What is assumed where neither config.json nor the file's name tells it. The name tells a scale only if timm has
-        a variant of that name.
+        What is assumed if neither config.json nor the file's name says it. A name says the scale only if timm has a
+        variant of that name.
 
     Raises
     ------
@@ -70,7 +70,10 @@ def origin_of(path: Path, pattern: str, assumed: Origin) -> Origin:
     named = re.match(rf"({pattern})(?![a-z])", path.name)
     architecture = config.get("architecture") or (named[1] if named else assumed.architecture)
     if not re.fullmatch(pattern, architecture):
-        raise WeightsError(f"config.json beside it says {architecture}, which is another network")
+        raise WeightsError(
+            f"config.json beside it says {architecture}, which is another network: choose its backbone, or move the "
+            "file if config.json belongs to another one"
+        )
     named_scales = (scale for name, scale in NAMED_SCALES.items() if re.search(name, path.name))
     mean, deviation = next(named_scales, (assumed.mean, assumed.deviation))
     given = config | (config.get("pretrained_cfg") or {})
@@ -100,7 +103,7 @@ def _config_beside(path: Path) -> dict[str, Any]:
 
 
 def load_saved(network: keras.Model, path: Path) -> None:
-    """Load a file that Keras saved of a network that was built here; the scaling of the input is that of `network`."""
+    """Load a file that Keras saved of a network that was built here; the input is scaled as in `network`."""
     load_weights(network, path)
     log.warning(
         "%s: a file of Keras does not say how the input is scaled; scale and offset %s are assumed",

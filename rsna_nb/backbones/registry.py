@@ -32,7 +32,7 @@ FAMILIES = {
     "EfficientNetV2M EfficientNetV2L MobileNetV3Small MobileNetV3Large",
 }
 EXPORT_YOLO11 = 'set weights to "none", or to a file exported as the first lines of rsna_nb/backbones/yolo11.py show'
-NO_IMAGENET = 'set weights to "none", or to a file from torchvision or timm (docs/weights.md)'
+NO_IMAGENET = 'set weights to "none", or to a file of torchvision or timm (docs/weights.md)'
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,9 @@ def build_backbone(
     weights
         "imagenet" (published weights, downloaded where the cache of Keras or keras-hub lacks them), "none" (random
         weights) or the path of a weights file made for this network without its classifier: `.weights.h5`, `.keras` or
-        `.h5`. ConvNeXt, EfficientNet, ResNet and vision transformers also accept a file of PyTorch's tensors
-        (`tensors.ENDINGS`) under the published names (docs/weights.md), vision transformers the folder of a keras-hub
-        preset too, and YOLO11 a file exported from Ultralytics (see `yolo11`).
+        `.h5`. ConvNeXt, EfficientNet, ResNet and vision transformers also accept PyTorch weights
+        (`tensors.ENDINGS`; docs/weights.md), vision transformers the folder of a keras-hub preset, and YOLO11 a file
+        exported from Ultralytics (see `yolo11`).
     synchronized
         Whether batch normalisation pools its statistics over all replicas. The small network and YOLO11 have the
         choice; the networks of keras.applications always use each replica's own.
@@ -114,8 +114,8 @@ def build_parts(
 ) -> Parts:
     """Build a backbone as `build_backbone` does, with what belongs to it after the pooling of its feature map.
 
-    `like` is a trained backbone of that name, for images of any size, whose weights the new one shall receive: where
-    the padding or the scaling depends on the file that it came from, the new one has the same.
+    `like` is a trained backbone of that name, for images of any size, whose weights will be copied into the new one:
+    where padding or scaling depend on the weights file, the new one gets the same.
     """
     backbone = _registered(name)
     shape = (img_size, img_size) if isinstance(img_size, int) else (img_size[0], img_size[1])
@@ -198,7 +198,7 @@ def _of_tensors(name: str, height: int, width: int, weights: str | None, like: k
     """The network that a file of PyTorch's tensors was made for; keras.applications' own has other layers."""
     family = next((module for module in (efficientnet, resnet) if name in module.SIZES), None)
     if family is None:
-        raise WeightsError("PyTorch's tensors cannot be read into this network; docs/weights.md lists those that can")
+        raise WeightsError("PyTorch weights cannot be loaded into this network; docs/weights.md lists those that fit")
     return family.build(name, height, width, weights, like)
 
 

@@ -1,9 +1,9 @@
-"""ResNet in PyTorch's form (v1.5), for weights under the names of torchvision and timm.
+"""ResNet in PyTorch's form (v1.5), for weights of torchvision and timm.
 
 A grey image (height, width, 1) in 0-1 becomes a feature map (height / 32, width / 32, channels), rounded up. Layers
-have the reference's names, so that each tensor is found by its name. keras.applications has other networks of these
-names, which `registry` builds for Keras's own weights: there the first 1 x 1 convolution of a block has the stride,
-convolutions have biases, and epsilon is larger.
+have the reference's names, so that each tensor is found by its name. For Keras's own weights, `registry` builds the
+ResNets of keras.applications instead: there the first 1 x 1 convolution of a block has the stride, convolutions have
+biases, and epsilon is larger.
 
 He et al. 2015 (arXiv:1512.03385).
 """
@@ -32,7 +32,7 @@ SIZES = {
     "resnet152": ((3, 8, 36, 3), 4),
 }
 MIRAI = scaling_of((7699.5 / 65535,) * 3, (11765.06 / 65535,) * 3)  # its images have 16 bits
-# What Mirai's encoder has behind its feature map.
+# Layers of Mirai's encoder after its feature map.
 BEHIND = ("pool.", "fc.", "prob_of_failure_layer.", "birads_fc.", "region_fc.")
 
 

@@ -1,7 +1,7 @@
 """Loads tensors that were saved under PyTorch's names and in PyTorch's order of axes into a Keras network.
 
-Each published name has a `Target`, which puts the tensor into the network. Every tensor is used once; what is missing,
-superfluous or of another shape is an error that names it.
+Each published name has a `Target`, which assigns the tensor to the network. Every tensor is used once; tensors that are
+missing, superfluous or of another shape are named in an error.
 """
 
 import logging
@@ -34,7 +34,7 @@ class Target:
     shape
         The tensor's shape in the file; None stands for a side of any length.
     assign
-        Puts the tensor, whose shape has been checked, into the network. It may raise `WeightsError`.
+        Assigns the tensor, whose shape has been checked, to variables of the network. It may raise `WeightsError`.
     """
 
     shape: tuple[int | None, ...]
@@ -42,7 +42,7 @@ class Target:
 
     @classmethod
     def of(cls, variable: keras.Variable, axes: Sequence[int]) -> Self:
-        """Return the target of a tensor that is the variable, except for the order of its axes.
+        """Return the target of a tensor that equals the variable up to the order of its axes.
 
         `axes` are the tensor's axes in the order of the variable's.
         """
@@ -57,9 +57,9 @@ def assign_tensors(
     not_used: Sequence[str] = (),
     hint: Callable[[Mapping[str, Shape]], str] = lambda shapes: "",
 ) -> dict[str, np.ndarray]:
-    """Put the tensors of a file into a network.
+    """Assign the tensors of a file to the variables of a network.
 
-    If all names in the file have the same beginning before the wanted ones, such as "model.", it is removed.
+    A prefix that all the network's tensors have in the file, such as "model.", is removed.
 
     Parameters
     ----------
@@ -70,8 +70,8 @@ def assign_tensors(
     targets
         The published name of every tensor, and where it goes.
     not_used
-        Beginnings of the names of tensors that the network does without, such as those of the classifier. Counters of
-        batches are never used.
+        Prefixes of the names of tensors that the network does not need, such as those of the classifier. The batch
+        counters of batch normalisation are never used.
     hint
         Ends the message if the tensors do not fit; it is given their shapes by name.
 
@@ -82,7 +82,7 @@ def assign_tensors(
     Raises
     ------
     WeightsError
-        If the tensors are not those of the network, or have values that are no numbers.
+        If the tensors are not those of the network, or have values that are not finite.
     """
     tensors = _without_prefix(tensors, targets, file)
     never = (*not_used, *(name for name in tensors if name.endswith(".num_batches_tracked")))
@@ -92,7 +92,7 @@ def assign_tensors(
     if faults := differences(wanted, given):
         raise WeightsError(f"{faults}{hint(given)}")
     if faulty := [name for name, each in tensors.items() if not np.isfinite(each).all()]:
-        raise WeightsError(f"{len(faulty)} tensors have values that are infinite or no number, first {faulty[0]}")
+        raise WeightsError(f"{len(faulty)} tensors have values that are infinite or not a number, first {faulty[0]}")
     for name in given:
         targets[name].assign(tensors[name])
     others = ", ".join(f"{name} {each.shape}" for name, each in unused.items())
@@ -140,7 +140,7 @@ def layer_targets(layer: layers.Layer, name: str) -> dict[str, Target]:
 
 
 def _without_prefix(tensors: dict[str, np.ndarray], targets: Mapping[str, Target], file: str) -> dict[str, np.ndarray]:
-    """Remove what all wanted names begin with in the file; tensors with another beginning are other networks'."""
+    """Remove the prefix that all wanted names have in the file; tensors without it belong to other networks."""
     if targets.keys() <= tensors.keys():
         return tensors
     first = next(iter(targets))
@@ -148,7 +148,7 @@ def _without_prefix(tensors: dict[str, np.ndarray], targets: Mapping[str, Target
     prefixes = [prefix for prefix in prefixes if all(prefix + name in tensors for name in targets)]
     if len(prefixes) > 1:
         raise WeightsError(
-            f"it holds {len(prefixes)} networks, {', '.join(prefixes)}: write the one that you want alone"
+            f"it holds {len(prefixes)} networks, {', '.join(prefixes)}: save the one that you want in a file of its own"
         )
     if not prefixes:
         return tensors
@@ -160,6 +160,6 @@ def _without_prefix(tensors: dict[str, np.ndarray], targets: Mapping[str, Target
 
 
 def _shape(target: Target, found: Shape | None) -> Shape:
-    """Return the shape that a target asks for; sides of any length are taken from the tensor found, or are 0."""
+    """Return the shape that a target needs; sides of any length are those of the tensor found, or 0."""
     sides = found if found is not None and len(found) == len(target.shape) else (0,) * len(target.shape)
     return tuple(other if side is None else side for side, other in zip(target.shape, sides, strict=True))

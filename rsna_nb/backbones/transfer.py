@@ -36,7 +36,7 @@ def copy_weights(source: Parts, target: Parts) -> None:
         raise WeightsError(
             f"its backbone has other weights ({len(found)} arrays, not {len(wanted)}; "
             f"{', '.join(pairs[:FAULTS_SHOWN]) or 'of the same shapes'}). Its images have {sizes[0]} pixels and the "
-            f"new ones {sizes[1]}: do the weights of this network depend on the size?"
+            f"new ones {sizes[1]}: if the weights of this network depend on the image size, use the same img_size"
         )
     for variable, value in zip(target.weights, values, strict=True):
         variable.assign(value)

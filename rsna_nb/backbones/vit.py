@@ -132,7 +132,7 @@ def build(
     epsilon
         Epsilon of the layer normalisations.
     scaling
-        That of the input (`scaling.scaled_colour`); "" for the one of keras-hub's weights.
+        Scaling of the input (`scaling.scaled_colour`); "" is that of keras-hub's weights.
     """
     image = keras.Input((*shape, 1), name="image")
     # Padding keeps the edges of the breast, which a convolution with stride `patch` would cut off.

@@ -1,4 +1,4 @@
-"""Vision transformers from files of PyTorch's tensors: ViT and DeiT of timm, DINOv2 of timm and of its authors."""
+"""Vision transformers from PyTorch weights: ViT and DeiT of timm, DINOv2 of timm and of its authors."""
 
 import math
 import re
@@ -16,7 +16,7 @@ from rsna_nb.backbones.vit import Transformer, grid_of, interpolated
 from rsna_nb.backbones.weights import WeightsError
 
 SIZES = {192: "tiny", 384: "small", 768: "base"}  # channels -> timm's word
-# The class token is what the classifier takes, and we take the patches; the mask token serves DINOv2's training.
+# The classifier (head) takes the class token, but a feature map has the patches only; the mask token is for training.
 NOT_USED = ("head.", "mask_token")
 # The end of our layers' names in a block -> the reference's.
 BLOCK = {"norm_1": "norm1", "norm_2": "norm2", "dense_1": "mlp.fc1", "dense_2": "mlp.fc2"}
@@ -40,7 +40,7 @@ def build(transformer: Transformer, shape: tuple[int, int], path: Path) -> keras
     origin = origin_of(path, pattern, Origin(name, *scale))
     network = vit.build(transformer, shape, scaling=scaling_of(origin.mean, origin.deviation))
     tensors = read(path)
-    # DINOv2's authors call the registers otherwise than timm.
+    # DINOv2's authors and timm use different names for the registers.
     registers = "register_tokens" if any(each.endswith("register_tokens") for each in tensors) else "reg_token"
     targets = _targets(network, grid_of(shape, transformer.patch), registers if transformer.registers else "")
     assign_tensors(tensors, path.name, targets, NOT_USED)
@@ -91,13 +91,15 @@ def _attention_targets(layer: keras.layers.MultiHeadAttention, name: str) -> dic
 def _positions(table: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     """Return the positions (1, 1 + n, width) of the class token and of a grid of n patches.
 
-    The file's own positions are those of a square. Where it has none for the class token, this is 0. They are resized
-    as timm does it.
+    The file's own grid is square. If it has no position for the class token, this is 0. Positions are resized as timm
+    does it.
     """
     count, width = table.shape[1:]
     if math.isqrt(count) ** 2 == count:
         table = np.concatenate([np.zeros((1, 1, width), table.dtype), table], axis=1)
     side = math.isqrt(table.shape[1] - 1)
     if side**2 != table.shape[1] - 1:
-        raise WeightsError(f"pos_embed has {count} positions, which are no square with or without a class token")
+        raise WeightsError(
+            f"pos_embed has {count} positions, which do not form a square, with or without a class token"
+        )
     return interpolated(table, (side, side), grid, antialias=True)

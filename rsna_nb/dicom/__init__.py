@@ -3,7 +3,7 @@
 `read_mammogram` returns the image; `read` also says how the file was read. `reading_steps` returns the intermediate
 images, and `headers` describes many DICOM files without reading their pixels. The first bytes of a file decide whether
 it is read as DICOM, PNG, JPEG, TIFF or PGM (source.py). A reader of another format decodes into a `Pyramid`, as
-raster.py does, and raises `UnreadableError`. first_place.py makes the image in another way.
+raster.py does, and raises `UnreadableError`. first_place.py has the preprocessing of the challenge's winner.
 """
 
 from rsna_nb.dicom import headers, preprocessing_steps

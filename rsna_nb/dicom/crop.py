@@ -244,8 +244,8 @@ class Placement:
 def placement(box: tuple[int, int], shape: tuple[int, int], aspect: float = 1.0, rounded: bool = True) -> Placement:
     """Return where `fit` puts an image of size `box` (height, width) in one of `shape`.
 
-    `aspect` is the height of a pixel of the box divided by its width. Sides are rounded, or rounded down if `rounded`
-    is False.
+    `aspect` is the height of a pixel of the box divided by its width. Sides are rounded to the nearest pixel,
+    or down if `rounded` is False.
 
     >>> placement((200, 100), (64, 64))
     Placement(top=0, left=16, height=64, width=32, scale=0.32)

@@ -1,4 +1,4 @@
-"""The errors of reading: what is wrong with a file's content, which file it is, and a detector that cannot be used."""
+"""Errors of reading: of a file's content, of a file by its path, and of the breast detector."""
 
 from pathlib import Path
 

@@ -1,21 +1,27 @@
-"""One file -> one image as the winner of the RSNA challenge makes it, for detectors that were trained on such images.
+"""The preprocessing of the RSNA challenge's winner, for detectors that were trained on such images.
 
 The order of the steps, each as in the winner's published code (github.com/dangnh0611/kaggle_rsna_breast_cancer):
 
 1. The whole frame is decoded at full size. Stored values are used as they are, without modality LUT or padding mask.
-2. For the search, the range of the frame becomes 0-255, MONOCHROME1 inverted, and is fitted into 416 x 416 (roi.py).
-3. The stored values are cropped to the box. No mask: labels beside the breast remain.
-4. The first window of the header, LINEAR, LINEAR_EXACT or SIGMOID, maps them to 0-255; without one, their range does.
-   MONOCHROME1 is inverted.
-5. The crop is resized with bilinear interpolation that does not average, placed in the middle, and zeros fill the rest.
-   Fractions of a grey level are cut off.
+2. To find the breast, the range of the frame is scaled to 0-255 (MONOCHROME1 inverted) and fitted into 416 x 416
+   (roi.py).
+3. The stored values are cropped to the breast's box. There is no mask: labels beside the breast remain.
+4. The first window of the header, LINEAR, LINEAR_EXACT or SIGMOID, maps them to 0-255; without a window, their range is
+   scaled to 0-255. MONOCHROME1 is inverted.
+5. The crop is resized by bilinear interpolation without antialiasing and centred; zeros fill the rest. Grey levels are
+   rounded down.
 
-JPEG 2000 and JPEG Lossless files are decoded on a GPU there, by a library to which center and width are handed over in
-16-bit floating point: 2049 becomes 2048 and 4095 becomes 4096. This is repeated here. Different are: the detector
-computes in 32 bits, not 16; stored values above 32767, which the winner's 16-bit integers turn negative, are kept; a
-frame or a crop of one value is refused, where the winner scores a black image or stops; a window that cannot be used is
-replaced by the range, where the winner's program stops; and pixels that are not square are made square. A file that is
-not DICOM has no window. As in the winner's code, PresentationLUTShape is not read, and bright air is not recognised.
+The winner decodes JPEG 2000 and JPEG Lossless files on a GPU, with a library that takes center and width as 16-bit
+floating-point numbers: 2049 becomes 2048 and 4095 becomes 4096. This is repeated here. As in the winner's code,
+PresentationLUTShape is not read, and bright air is not recognised. These details differ:
+
+- The detector computes in 32 bits, not 16.
+- Stored values above 32767, which become negative in the winner's 16-bit integers, are kept.
+- A frame or a crop of a single value is refused, where the winner scores a black image or stops.
+- A window that cannot be used is replaced by the range, where the winner's program stops.
+- Pixels that are not square are resampled to square ones.
+
+A file that is not DICOM has no window.
 """
 
 from dataclasses import dataclass
@@ -49,18 +55,18 @@ def detector_of(recipe: "ImageRecipe") -> Yolox | None:
 
 @dataclass(frozen=True)
 class Findings:
-    """What was found in a frame.
+    """What the preprocessing needs to know of a frame.
 
     Attributes
     ----------
     stored
         The stored values, integers (rows, columns), at full size.
     inverted
-        Large values are dark.
+        Whether large values are dark (MONOCHROME1).
     region
-        The breast.
+        The breast's box, and how it was found.
     voi
-        The transformation of stored values, here to 0-255.
+        The VOI transformation of stored values, here to 0-255.
     aspect
         Height of a pixel divided by its width.
     """
@@ -83,12 +89,12 @@ class Findings:
 
 
 def examine(frame: Frame, detector: Yolox | None) -> Findings:
-    """Find the breast in an open file, and the transformation of its stored values.
+    """Find the breast in an open file, and the VOI transformation of its stored values.
 
     Raises
     ------
     UnreadableError
-        If the frame or the crop has one value.
+        If all pixels of the frame or of the crop have the same value.
     """
     stored = frame.pyramid.level(0)
     inverted = frame.dataset.PhotometricInterpretation == "MONOCHROME1"
@@ -112,12 +118,12 @@ def read_frame(frame: Frame, shape: tuple[int, int], detector: Yolox | None) -> 
 
     Returns
     -------
-    The reading. Its picture is in 0-1 in steps of 1/255, and its level 0, because the frame is read at full size.
+    The reading. Its picture is in 0-1 in steps of 1/255. Its level is 0, because the frame is read at full size.
 
     Raises
     ------
     UnreadableError
-        If the frame has one value, or if the window leaves nothing of it.
+        If all pixels have the same value, or the window makes the image black.
     """
     found, purpose = examine(frame, detector), purpose_of(frame.dataset)
     picture = fitted(found.levels(found.crop), shape, found.aspect)
@@ -132,7 +138,7 @@ def read_frame(frame: Frame, shape: tuple[int, int], detector: Yolox | None) -> 
 
 
 def fitted(levels: np.ndarray, shape: tuple[int, int], aspect: float = 1.0) -> np.ndarray:
-    """Resize grey levels in 0-255 to `shape`, cut off their fractions, and return them in 0-1, float32.
+    """Resize grey levels in 0-255 to `shape`, round them down, and return them in 0-1, float32.
 
     `aspect` is the height of a pixel divided by its width.
     """
@@ -144,7 +150,7 @@ def fitted(levels: np.ndarray, shape: tuple[int, int], aspect: float = 1.0) -> n
 
 
 def window_of(dataset: Dataset) -> Voi:
-    """Return the header's first window. Without `apply`, its name says which one cannot be used: "none" if none is."""
+    """Return the header's first window. If it cannot be used, it has a name but no `apply`; "none" if there is none."""
     center, width = first_number(dataset, "WindowCenter"), first_number(dataset, "WindowWidth")
     if center is None or width is None:
         return Voi("none")
@@ -169,8 +175,8 @@ def _range(stored: np.ndarray) -> Voi:
     return Voi(f"min-max {low} {high}", lambda values: _min_max(values, low, high))
 
 
-# The constants are computed in 64 bits and the pixels in 32, as the winner does: fractions are cut off later, so a
-# rounding error could change a level. The arrays are large, hence the work in place.
+# As in the winner's code, constants are computed in 64 bits and pixels in 32: levels are rounded down later, so that a
+# rounding error could change one. The arrays are large, hence the operations in place.
 def _min_max(values: np.ndarray, low: int, high: int) -> np.ndarray:
     levels = values - np.float32(low)
     levels /= np.float32(high - low)

@@ -1,7 +1,7 @@
-"""Which woman, breast and view the header of a file names, for files that come without a table.
+"""The patient id, side and view in a file's header, for files that come without a table.
 
-`headers` describes data sets and reads nothing that identifies a woman. This module reads her id, because the scores
-of her images belong together; no name, date or other text of the header is returned.
+`headers` describes data sets and reads nothing that identifies a woman. This module reads her id, which groups the
+images of one woman; no name, date or other text of the header is returned.
 """
 
 import warnings
@@ -15,7 +15,7 @@ from rsna_nb.dicom.purpose import purpose_of
 
 
 class HeaderNames(NamedTuple):
-    """What a header names: PatientID (0010,0020), "L" or "R", and a view such as "MLO"; each "" if it does not."""
+    """PatientID (0010,0020), "L" or "R", and a view such as "MLO", as a header gives them; each "" if it does not."""
 
     patient_id: str = ""
     laterality: str = ""
@@ -23,7 +23,7 @@ class HeaderNames(NamedTuple):
 
 
 def header_names(path: str) -> HeaderNames:
-    """Read the names in a file's header; all are "" if it has none, or is damaged or no DICOM file."""
+    """Read patient id, side and view; all are "" if the file is not DICOM or its header is damaged."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pydicom's warnings quote the values that they warn of

@@ -35,7 +35,7 @@ def reading_steps(path: str, img_size: int | Sequence[int], recipe: "ImageRecipe
     """Read a file and keep five images: stored values, windowed, air dark, cropped and masked, resized.
 
     The first three show the whole frame at the resolution that is read for `img_size`. The last one is what
-    `read_mammogram` returns. The recipe "rsna-first-place" has no mask; its fourth image is cropped only.
+    `read_mammogram` returns. With the recipe "rsna-first-place", the fourth image is cropped but not masked.
 
     Raises
     ------

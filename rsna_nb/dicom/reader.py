@@ -33,7 +33,7 @@ from rsna_nb.dicom.source import Frame, open_frame
 from rsna_nb.dicom.voi import Voi, declared_voi, modality_values, padding_mask, percentile_voi, range_voi, to_brightness
 
 if TYPE_CHECKING:
-    from rsna_nb.config import ImageRecipe  # its import takes half a second, for which worker processes have no use
+    from rsna_nb.config import ImageRecipe  # worker processes do not need it, and its import takes half a second
 
 SEARCH_SIDE = 200  # the longer side of the image that is searched for the breast has 200 to 399 pixels
 SMALLEST_SIDE = 24  # pixels of the file
@@ -51,8 +51,8 @@ def read_mammogram(path: str | Path, img_size: int | Sequence[int], recipe: "Ima
     img_size
         Side of a square, or (height, width), in pixels.
     recipe
-        How the file becomes an image; None is "breast", our own way. What follows holds for that one; for
-        "rsna-first-place" see first_place.py.
+        The preprocessing; None is "breast", the default, which this docstring describes. For "rsna-first-place" see
+        first_place.py.
 
     Returns
     -------
@@ -102,7 +102,7 @@ def read(path: str | Path, img_size: int | Sequence[int], recipe: "ImageRecipe |
 
 
 def reader_of(recipe: "ImageRecipe | None") -> Callable[[Frame, tuple[int, int]], Reading]:
-    """Return what makes an image of (height, width) from an open file by a recipe.
+    """Return the function that turns an open file into an image of (height, width) by a recipe.
 
     Raises
     ------
@@ -115,11 +115,11 @@ def reader_of(recipe: "ImageRecipe | None") -> Callable[[Frame, tuple[int, int]]
         return _read_breast
     if recipe.name == first_place.NAME:
         return partial(first_place.read_frame, detector=first_place.detector_of(recipe))
-    raise ValueError(f"there is no way {recipe.name!r} to make images: it must be breast or {first_place.NAME}")
+    raise ValueError(f"the image recipe must be breast or {first_place.NAME}, not {recipe.name!r}")
 
 
 def _read_breast(frame: Frame, shape: tuple[int, int]) -> Reading:
-    """Read an open file in our own way."""
+    """Read an open file by the recipe "breast"."""
     if is_ready(frame, shape):
         return _decoded(frame)
     reading = read_frame(frame.pyramid, frame.dataset, frame.syntax, shape)

@@ -1,4 +1,6 @@
-"""Finds the breast as the winner of the RSNA challenge does: by a detector, else by a threshold, else nowhere.
+"""Finds the breast as the winner of the RSNA challenge does: by a detector, else by Otsu's threshold.
+
+If neither finds it, the whole frame is kept.
 
 All boxes are (x_min, y_min, x_max, y_max) in pixels, x_max and y_max exclusive.
 """
@@ -31,7 +33,7 @@ class Region:
 
 
 def load_detector(path: Path) -> Yolox:
-    """Load a detector from an .npz file of its tensors. A process reads the same file once.
+    """Load a detector from an .npz file of its tensors. Each process reads a file only once.
 
     Raises
     ------
@@ -50,7 +52,7 @@ def load_detector(path: Path) -> Yolox:
 
 @lru_cache(maxsize=4)
 def _loaded(path: Path, size: int, changed: int) -> Yolox:
-    """Load a version of a file, which its size and the time of its last change identify."""
+    """Load a file; its size and modification time are arguments so that a changed file is loaded again."""
     return Yolox(read_arrays(path))
 
 
@@ -62,7 +64,7 @@ def find_region(bright: np.ndarray, detector: Yolox | None, aspect: float = 1.0)
     bright
         float32 (rows, columns), 0 to 255, tissue bright.
     detector
-        None leaves the search to Otsu's threshold.
+        The breast detector; with None, Otsu's threshold finds the breast.
     aspect
         Height of a pixel divided by its width.
     """
@@ -84,9 +86,9 @@ def find_region(bright: np.ndarray, detector: Yolox | None, aspect: float = 1.0)
 
 
 def otsu_box(grey: np.ndarray) -> tuple[Box, float]:
-    """Return the box of the largest region above Otsu's threshold, and the share of the picture that its outline holds.
+    """Return the box of the largest region above Otsu's threshold, and the share of the picture inside its outline.
 
-    `grey` is uint8 (rows, columns). Without any region, the box is empty and the share 0.
+    `grey` is uint8 (rows, columns). If there is no region, the box is empty and the share 0.
     """
     upper = np.percentile(grey, BRIGHTEST)
     smooth = cv2.GaussianBlur(np.where(grey > upper, grey.min(), grey), (5, 5), 0)

@@ -3,9 +3,10 @@
 The network (Ge et al. 2021, arXiv 2107.08430) with which the winner of the RSNA challenge finds the breast: the
 backbone CSPDarknet with depthwise convolutions, a neck that joins its three resolutions in both directions, and a head
 that predicts box, objectness and class for every cell of each. Layers have the names of the reference's modules, so
-that tensors published for it are found by name.
+that its published tensors are found by name.
 
-It is NumPy because worker processes read files without TensorFlow, whose start takes seconds and half a gigabyte each.
+It is written in NumPy because worker processes read files without TensorFlow, whose import would take seconds and half
+a gigabyte in each of them.
 Feature maps are float32 (rows, columns, channels).
 """
 
@@ -34,7 +35,7 @@ class Yolox:
     Parameters
     ----------
     tensors
-        Arrays by the names of the reference's state dict, in PyTorch's order of axes. Counters of batches are ignored.
+        Arrays by the names of the reference's state dict, in PyTorch's order of axes. Batch counters are ignored.
 
     Raises
     ------
@@ -52,8 +53,7 @@ class Yolox:
     def best_box(self, picture: np.ndarray) -> tuple[np.ndarray, float]:
         """Return the most probable box (x_min, y_min, x_max, y_max) in pixels, and its confidence in 0-1.
 
-        Non-maximum suppression keeps the most probable box, whatever its threshold. As only that box is wanted, there
-        is none here.
+        Non-maximum suppression always keeps the most probable box. Only this box is used, so there is no suppression.
         """
         found = self.outputs(picture)
         confidence = found[:, 4] * found[:, 5]
@@ -69,14 +69,14 @@ class Yolox:
         Parameters
         ----------
         picture
-            float32 (416, 416), 0 to 255. It stands for three equal channels.
+            float32 (416, 416), 0 to 255: one of three equal channels.
 
         Returns
         -------
         float32 (3549, 6), a row for each cell, the finest stride first: x and y of the box's centre from the cell in
         cells, logarithms of its width and height in cells, objectness in 0-1 and probability of the class in 0-1.
         """
-        # The matrices are small: several threads gain little on free cores, and on shared ones take 20 times as long.
+        # The matrices are small: several threads gain little on idle cores, and take 20 times as long on busy ones.
         with _threads().limit(limits=1):
             return self._outputs(picture)
 
@@ -139,7 +139,7 @@ class Yolox:
 
 @cache  # finding the libraries takes milliseconds
 def _threads() -> ThreadpoolController:
-    """Return the control of the threads that NumPy's matrix products use."""
+    """Return the controller of the threads of NumPy's matrix products."""
     return ThreadpoolController()
 
 
@@ -166,7 +166,7 @@ def convolve(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray, stride: int = 
 
 
 def _folded(name: str, tensors: Mapping[str, np.ndarray]) -> tuple[str, tuple[np.ndarray, np.ndarray]]:
-    """Return the name of a layer, and its kernel and bias, which take in the BatchNorm that follows."""
+    """Return the name of a layer, and its kernel and bias with the BatchNorm that follows folded into them."""
     kernel, layer = np.asarray(tensors[name], np.float64), name.removesuffix(".weight")
     if layer.startswith("head.") and "_preds." in layer:
         bias = np.asarray(tensors[f"{layer}.bias"], np.float64)
@@ -182,12 +182,12 @@ def _folded(name: str, tensors: Mapping[str, np.ndarray]) -> tuple[str, tuple[np
 
 
 def _focus(picture: np.ndarray) -> np.ndarray:
-    """Return the four pixels of each square of 2 x 2 as channels: upper left, lower left, upper right, lower right."""
+    """Return each 2 x 2 square of pixels as four channels: upper left, lower left, upper right, lower right."""
     return np.stack([picture[::2, ::2], picture[1::2, ::2], picture[::2, 1::2], picture[1::2, 1::2]], axis=-1)
 
 
 def _pooled(x: np.ndarray) -> np.ndarray:
-    """Join a map and its maxima over squares of 5, 9 and 13. Those of 5, taken twice, are those of 9."""
+    """Join a map and its maxima over squares of side 5, 9 and 13. Pooling with side 5 twice equals side 9."""
     maps = [x]
     for _ in range(3):
         padded = np.pad(maps[-1], ((2, 2), (2, 2), (0, 0)), constant_values=-np.inf)

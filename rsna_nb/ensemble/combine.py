@@ -29,7 +29,7 @@ def _to_scale(scores: np.ndarray, reference: np.ndarray, way: str) -> np.ndarray
     """Probabilities on the scale of a way; `reference` are the scores of the run's validation images."""
     if way == "rank":
         if not len(reference):
-            raise MetricsError(f"ranks are counted among validation scores: {NO_VALIDATION}")
+            raise MetricsError(f"ranks are computed among validation scores: {NO_VALIDATION}")
         # share_below alone would put a missing score above all others.
         return np.where(np.isnan(scores), np.nan, share_below(scores, reference))
     return logit(scores) if way == "logit" else scores

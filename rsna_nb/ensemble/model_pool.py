@@ -114,7 +114,7 @@ def find_runs(names: str | Sequence[str], runs_dir: str | Path = "runs") -> list
 
 
 def _split_settings(run: Run) -> tuple[object, ...]:
-    """The settings that decide who validates, except the fold, and whether the run was imported: then nobody does."""
+    """The settings that choose the validation women, except the fold, and whether the run was imported: it has none."""
     config = run.config
     shares = config.n_folds if config.fold >= 0 else config.val_fraction
     data = resolve(config.data_dir) if config.data_dir else ""  # one folder may be written in two ways
@@ -177,7 +177,7 @@ def _name(folds: Mapping[int, Run]) -> str:
 
 
 def _rows(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """A row per image of a member, from the tables of its runs: validation images with their fold, test images once.
+    """A row per image of a member, from its runs' tables by id: validation images with their fold, test images once.
 
     `MetricsError` if a woman is in the validation of two folds, or the folds have different test women.
     """

@@ -120,7 +120,7 @@ def score_images(ensemble: Ensemble, images: pd.DataFrame, flips: bool = False) 
 def prevalence(ensemble: Ensemble) -> float:
     """The share of breasts with cancer, 0-1, in the table that the first run was trained on.
 
-    Of an imported run, it is the published share.
+    For an imported run, it is the share in the published training data.
     """
     run = ensemble.pool.runs[0]
     if run.imported:
@@ -178,7 +178,7 @@ def threshold_of(ensemble: Ensemble | Unavailable, given: float = 0.0) -> float:
         The ensemble with raw scores, or `Unavailable` with the reason why its validation scores are not known.
     given
         The threshold, in 0-1. For 0 it is the median of the thresholds with the best F1, each chosen on other folds
-        (`metrics.cross_fitted`), and for an imported detector the published one, which is logged.
+        (`metrics.cross_fitted`); for an imported detector it is the published one, which is logged.
 
     Raises
     ------
@@ -186,7 +186,7 @@ def threshold_of(ensemble: Ensemble | Unavailable, given: float = 0.0) -> float:
         For a threshold outside 0-1.
     SubmissionError, MetricsError
         If one must be chosen and the validation scores are not known, or belong to fewer than two women with cancer; or
-        if none was published for the way in which an imported detector's images are made.
+        if an imported detector has no published threshold for its `reading`.
     """
     _check_threshold(given)
     if given:
@@ -206,8 +206,8 @@ def _published_threshold(ensemble: Ensemble) -> float:
     level = found.pop() if len(found) == 1 else None
     if level is None:
         raise SubmissionError(
-            f"{ensemble.name} has no validation scores to choose a threshold on, and none was published for its way to "
-            "make images: set the parameter threshold to a score from 0 to 1"
+            f"{ensemble.name} has no validation scores to choose a threshold on, and none was published for its "
+            "setting of reading: set the parameter threshold to a score from 0 to 1"
         )
     images = ensemble.pool.runs[0].imported["images"]
     log.warning("threshold %g was published with the detector and not chosen here; images are %s", level, images)

@@ -40,7 +40,7 @@ def choose_data(ensemble: Ensemble, data_dir: str | Path = "") -> Path:
     try:
         folders = sorted({kaggle.mounted() or data_folder(run) for run in ensemble.pool.runs})
     except UnavailableError as error:
-        raise SubmissionError(f"data_dir is empty, and of the data that the model was trained on, {error}") from error
+        raise SubmissionError(f"data_dir is empty, and the training data are not available: {error}") from error
     if len(folders) > 1:
         raise SubmissionError(f"data_dir is empty, and the runs were trained on several folders: {shown(folders)}")
     if not folders[0].is_dir():
@@ -64,7 +64,7 @@ def describe_data(ensemble: Ensemble, folder: Path) -> Markdown:
 
 def trained_on_generated(run: Run) -> bool | None:
     """Whether the run was trained on generated mammograms; None if unknown."""
-    if run.imported:  # its environment.json is of the images that it has scored; published detectors saw real ones
+    if run.imported:  # its environment.json describes the images that it scored; it was trained on real ones
         return False
     path = run.path / "config" / "environment.json"
     return json.loads(path.read_text()).get("generated") if path.is_file() else None

@@ -21,10 +21,10 @@ def data_folder(run: Run) -> Path:
     Raises
     ------
     UnavailableError
-        If the data are on Kaggle and neither mounted nor downloaded, or the run was imported and has scored none.
+        If the data are on Kaggle and neither mounted nor downloaded, or the run was imported and has no data yet.
     """
     if run.imported and not run.config.data_dir:  # "" would be the demo data, which it has never seen
-        raise UnavailableError(f"none are known: run {run.id} was imported")
+        raise UnavailableError(f"run {run.id} was imported and has not scored labelled images")
     try:
         return find_data(run.config.data_dir, fetch=False)
     except KaggleError as error:

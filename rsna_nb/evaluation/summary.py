@@ -82,7 +82,7 @@ def in_short(evaluation: Evaluation, fit: CrossFit | Unavailable, auc: Interval,
 
 
 def imported_note(run: Run) -> str:
-    """Where an imported run comes from, and what was stated about the women whom it scored; "" for other runs."""
+    """Where an imported run comes from, and what the user stated about the women that it scored; "" for other runs."""
     if not run.imported:
         return ""
     origin, stated = run.imported["origin"], _environment(run).get("other_women", "")
@@ -164,7 +164,7 @@ def checkpoint_note(evaluation: Evaluation) -> Markdown:
     config = evaluation.run.config
     if note := imported_note(evaluation.run):
         return Markdown(
-            f"{note} Nothing here can show whether it was trained on some of these women. Published, but not measured "
+            f"{note} It is not known here whether it was trained on some of these women. Published, but not measured "
             f"here: {evaluation.run.imported['published']}."
         )
     if evaluation.split == "test":

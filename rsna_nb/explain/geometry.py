@@ -43,7 +43,7 @@ class Geometry:
     def of(cls, found: Reading | Record, shape: tuple[int, int], recipe: ImageRecipe | None = None) -> "Geometry":
         """The geometry of an image of `shape`, from its reading or from its row in a store's ledger.
 
-        `recipe` is the one that made the image; None is "breast". The others round the crop's size down.
+        `recipe` is the preprocessing of the image; None is "breast". The other recipe rounds the crop's size down.
         """
         crop = [int(side) for side in found.crop.split()] if isinstance(found, Record) else found.crop
         x_min, y_min, x_max, y_max = crop

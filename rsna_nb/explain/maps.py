@@ -116,7 +116,8 @@ def _grad_cam(model: keras.Model, images: np.ndarray) -> np.ndarray:
 def _class_activation(model: keras.Model, images: np.ndarray) -> np.ndarray:
     """What each position adds to the logit, (n, h, w): the sum over a map plus a constant is the logit.
 
-    The constant is the last layer's bias; with a norm also what the last layer makes of the norm's offsets (beta).
+    The constant is the last layer's bias and, with a norm, the sum of the norm's offsets (beta) times the last layer's
+    weights.
 
     With average pooling these are the class activation maps of Zhou et al. 2016 (CVPR): the channels weighted by the
     last layer and divided by the number of positions. With max pooling a channel adds its weight times its maximum at
@@ -141,8 +142,8 @@ def _class_activation(model: keras.Model, images: np.ndarray) -> np.ndarray:
 def _weights(model: keras.Model, pooled: tf.Tensor) -> tf.Tensor:
     """The weight of each pooled feature in the logit, (n, channels) or (1, channels).
 
-    A norm subtracts the mean of an image's features and divides by their standard deviation: for this deviation the
-    logit is linear in the features, and each weight is reduced by what its feature adds to the mean.
+    A norm subtracts the mean of an image's features and divides by their standard deviation. With this deviation held
+    fixed, the logit is linear in the features, and subtracting their mean subtracts the mean of the weights.
     """
     kernel, norm = model.get_layer("cancer").kernel[:, 0], norm_of(model)
     if norm is None:

@@ -44,11 +44,11 @@ def import_detector(
     recipe
         A key of `RECIPES`.
     reading
-        How files become images, a value of the setting `reading`; "" is the published way.
+        The preprocessing, a value of the setting `reading`; "" is the published one.
     roi
         The file of the breast detector; "" for none.
     name
-        Name of the ensemble, and part of the runs' ids; "" is the recipe, and the reading if it is not the published.
+        Name of the ensemble, and part of the runs' ids; "" is the recipe, followed by `reading` if it differs.
     runs_dir
         Folder that contains the run folders.
 
@@ -59,9 +59,9 @@ def import_detector(
     Raises
     ------
     ConfigError
-        For an unknown recipe, a name that is taken or that a folder cannot have, or a `roi` that would not be used.
+        For an unknown recipe, a name that is taken or cannot be a folder's, or a `roi` that would not be used.
     DetectorError
-        If the breast detector is another network.
+        If `roi` holds another network than the breast detector.
     WeightsError
         If a file cannot be read or is not such a detector; the message names the file.
     RunError
@@ -80,7 +80,7 @@ def import_detector(
     configs = _configs(own, reading, name, len(files), str(runs_dir))
     detector = _tensors(Path(roi)) if roi else {}
     if reading != "breast" and not roi:
-        log.warning("without --roi, Otsu's threshold finds the breast; the published figures are of a breast detector")
+        log.warning("without --roi, Otsu's threshold crops images; published figures are with the breast detector")
     begun = datetime.now().strftime("%Y%m%d-%H%M%S")
     part = folder / f".import-{uuid.uuid4().hex[:8]}"  # `list_runs` does not look so deep
     try:
@@ -111,7 +111,7 @@ def _note(recipe: str, files: Sequence[Path], reading: str, roi: Path | None) ->
         **{name: own[name] for name in ("origin", "authors", "licence", "address", "published", "prevalence")},
         "threshold": own["threshold"] if is_as_published else None,
         "measured_here": "nothing: the published figures were not measured with this package",
-        "unknown": "settings of the training that have no name here or were not published have their defaults",
+        "unknown": "settings of the training that do not exist here or were not published have their defaults",
         "trained_on": own["trained_on"],
         "files": digests,
         "roi": {"name": roi.name, "sha256": _sha256(roi)} if roi else {},
@@ -122,9 +122,9 @@ def _note(recipe: str, files: Sequence[Path], reading: str, roi: Path | None) ->
 
 
 def _images(is_as_published: bool, roi: Path | None) -> str:
-    """Say how the images that the runs take are made, compared with the published ones."""
+    """Say how the runs' images are made, compared with the published ones."""
     if not is_as_published:
-        return "made in this project's own way and not as published"
+        return "preprocessed by this project and not as published"
     return "made as published" if roi else "cropped by Otsu's threshold and not by the published breast detector"
 
 
@@ -137,20 +137,20 @@ def _sha256(file: Path) -> str:
 
 
 def _check_names(folder: Path, name: str, note: Mapping[str, Any], is_ensemble: bool) -> None:
-    """Raise an error if the name is taken or no name, or the files were imported before."""
+    """Raise an error if the name is taken or not allowed, or the files were imported before."""
     if not name or not is_folder_name(name):
-        raise ConfigError(f"name must be letters, digits, - _ . and not {name!r}")
+        raise ConfigError(f"name must consist of letters, digits, - _ . and not begin with a dot: {name!r}")
     known = [run for run in runs.readable_runs(folder) if run.imported]
     if same := [run.id for run in known if _contents(run.imported) == _contents(note)]:
         raise RunError(
             f"these files were imported before, as {', '.join(same)}: remove these folders of {folder} to repeat it"
         )
     if is_ensemble and (folder / "ensembles" / name).exists():
-        raise ConfigError(f"there is an ensemble {folder / 'ensembles' / name}: give another --name")
+        raise ConfigError(f"the ensemble {folder / 'ensembles' / name} exists already: give another --name")
 
 
 def _contents(note: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return what makes an import another one than that of a note: the files by their content, and the reading."""
+    """Return what identifies an import: the digests of its files, and the reading."""
     return [file["sha256"] for file in note["files"]], note["roi"].get("sha256"), note["reading"]
 
 
@@ -172,12 +172,12 @@ def _tensors(file: Path) -> dict[str, Any]:
 def _write_run(
     folder: Path, config: RunConfig, file: Path, note: Mapping[str, Any], detector: Mapping[str, Any], head: str
 ) -> None:
-    """Write one run; `WeightsError` if the file does not fit, or has no head with one output."""
+    """Write one run; `WeightsError` if the file does not fit, or its last layer does not have one output."""
     log.info("%s: %s", config.run_name, file)
     shape = next((each.shape for name, each in _tensors(file).items() if name.endswith(head)), None)
     if shape is None or shape[0] != 1:
         found = "is missing" if shape is None else f"has the shape {shape}"
-        raise WeightsError(f"{file} is no detector with one score: its last layer, {head}, {found}")
+        raise WeightsError(f"{file} is not a detector with one score: its last layer, {head}, {found}")
     model = build_model(config.replace(weights=str(file.resolve())))
     (folder / "checkpoints").mkdir(parents=True)
     model.save(folder / "checkpoints" / "best.keras")
@@ -190,7 +190,7 @@ def _write_run(
 
 
 def _check_detector(run: Run, file: str) -> None:
-    """Raise `dicom.DetectorError`, which names the user's file, unless it holds the network of the run's reading."""
+    """Raise `dicom.DetectorError`, which names the user's file, if it holds another network than the detector."""
     recipe = run.image_recipe
     try:
         dicom.reader_of(recipe)

@@ -1,4 +1,4 @@
-"""The published detectors that can be imported. Another one is another entry of `RECIPES`."""
+"""The published detectors that can be imported. To add one, add an entry to `RECIPES`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,15 +12,15 @@ class Recipe:
     Attributes
     ----------
     settings
-        The settings of its network and images, and those of its training that are known and have a name here.
+        The settings of its network and images, and those of its training that are known and exist here.
     head
         The tensor of its last layer, which must have one output.
     threshold
-        The published threshold of calls, for images made as `settings` say.
+        The published threshold on scores, for images prepared as `settings` say.
     prevalence
         The share of breasts with cancer in the data that it was trained on.
     trained_on
-        Names of the layouts (`metadata.describe`) whose women it may have been trained on, with a reason.
+        The layouts (`metadata.describe`) of data sets that it was trained on, each with a clause for the error message.
     """
 
     origin: str
@@ -54,10 +54,10 @@ RECIPES = {
         trained_on={
             **dict.fromkeys(
                 ("RSNA", "RSNA as PNG", "RSNA as PNG, one folder", "RSNA as PNG of Mammo-CLIP"),
-                "three of the four folds were trained on each woman of its train.csv",
+                "three of its four folds were trained on each woman of train.csv",
             ),
-            **dict.fromkeys(("VinDr-Mammo", "CMMD", "CDD-CESM"), "all folds were trained on it"),
-            **dict.fromkeys(("CBIS-DDSM", "CBIS-DDSM as JPEG"), "all folds were trained on these films (MiniDDSM)"),
+            **dict.fromkeys(("VinDr-Mammo", "CMMD", "CDD-CESM"), "its folds were trained on it"),
+            **dict.fromkeys(("CBIS-DDSM", "CBIS-DDSM as JPEG"), "its folds were trained on these films (MiniDDSM)"),
         },
     ),
 }  # fmt: skip

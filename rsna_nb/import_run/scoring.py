@@ -1,4 +1,4 @@
-"""An imported run and labelled images -> the predictions that its evaluation needs."""
+"""An imported run and labelled images -> predictions.csv and metrics.json, which its evaluation needs."""
 
 import logging
 from pathlib import Path
@@ -24,7 +24,7 @@ def score_labelled(
     store_dir: str | Path = "",
     other_women: bool = False,
 ) -> list[Run]:
-    """Score all labelled images of a data set with an imported run or ensemble, as its test women.
+    """Score all labelled images of a data set with an imported run or ensemble; its women become the test women.
 
     Images are prepared as for training. predictions.csv, metrics.json and environment.json are written into each run,
     and data_dir, table and store_dir into its config.json.
@@ -36,8 +36,8 @@ def score_labelled(
     data_dir, table, runs_dir, store_dir
         As the settings of these names; `store_dir` "" is the run's own setting.
     other_women
-        The caller's statement that the detector was not trained on these women, although they are of a data set or a
-        layout that it was trained on. It is recorded, and 04 shows it.
+        The caller's statement that the detector was not trained on these women, although the data set looks like one
+        that it was trained on. It is recorded, and 04 shows it.
 
     Returns
     -------
@@ -55,10 +55,11 @@ def score_labelled(
     scored = model.pool.runs
     for run in scored:
         if not run.imported:
-            raise RunError(f"run {run.id} was trained here: it has scores of its own validation and test women")
+            raise RunError(f"run {run.id} was trained here and has scored its validation and test women already")
         if (run.path / "predictions.csv").is_file():
             raise RunError(
-                f"run {run.id} has scored {run.config.data_dir}: remove {run.path / 'predictions.csv'} first"
+                f"run {run.id} has scored {run.config.data_dir} already: to score other images, remove "
+                f"{run.path / 'predictions.csv'} first"
             )
     if len(inference.by_images(scored)) > 1:
         raise RunError(f"the runs of {name} take images of several sizes or readings: score each run by its own id")
@@ -92,12 +93,10 @@ def _about(run: Run, folder: Path, other_women: bool) -> dict[str, Any]:
     reason = "" if generated else run.imported["trained_on"].get(layout.name, "")
     if reason and not other_women:
         raise RunError(
-            f"{folder} looks like {layout.name}, and of this detector {reason}: its scores of these women would look "
-            "better than they are. If they are other women, say so with --other-women; 04 will show it"
+            f"{folder} looks like {layout.name}, on which this detector cannot be evaluated, because {reason}. If it "
+            "has other women, add --other-women; 04 will show this statement"
         )
-    stated = (
-        f"The data look like {layout.name}; whoever scored them stated that these are other women" if reason else ""
-    )
+    stated = f"The data look like {layout.name}; the user stated that these are other women" if reason else ""
     return {"generated": generated, "layout": layout.name, "label": layout.label, "other_women": stated}
 
 

@@ -167,7 +167,7 @@ def prepare_archive(
     store_dir
         The folder of all stores, as for `prepare_images`.
     recipe
-        How a file becomes an image, as for `prepare_images`.
+        The preprocessing, as for `prepare_images`.
 
     Returns
     -------
@@ -223,8 +223,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("data_dir", help="folder for the tables: the data_dir to train with")
     parser.add_argument("--img-size", type=int, nargs="+", default=[512], help="side, or height and width, in pixels")
     parser.add_argument("--store-dir", default=RunConfig().store_dir, help="folder of the prepared images")
-    parser.add_argument("--reading", default=RunConfig().reading, help="how a file becomes an image, as in training")
-    parser.add_argument("--roi-detector", default="", help="breast detector of the reading rsna-first-place")
+    parser.add_argument("--reading", default=RunConfig().reading, help="preprocessing, as the setting of that name")
+    parser.add_argument("--roi-detector", default="", help="breast detector (roi.npz) of rsna-first-place")
     given = parser.parse_args(arguments)
     log_to_console()
     img_size = given.img_size if len(given.img_size) > 1 else given.img_size[0]

@@ -37,7 +37,7 @@ def read_pictures(
     shape
         (height, width) of the images.
     recipe
-        How a file becomes an image; None is "breast".
+        The preprocessing; None is "breast".
 
     Yields
     ------
@@ -49,7 +49,7 @@ def read_pictures(
     DetectorError
         If the recipe's breast detector cannot be used.
     """
-    reader_of(recipe)  # checks the detector once, so that its fault is not that of every file
+    reader_of(recipe)  # checks the detector once; otherwise every file would fail with its error
     files = list(enumerate(paths))
     if len(files) <= MAX_HERE:
         yield from ((position, _read((position, path), shape, recipe)) for position, path in files)

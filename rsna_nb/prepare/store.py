@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 KEY = ["patient_id", "image_id"]
 STATED = ["laterality", "view"]  # by the table; a header that contradicts it is noted
 RECIPE = 3  # version of the pixels: raise it when a file gives other pixels, so that old stores are not reused
-OTHER_RECIPES = {"rsna-first-place": 1}  # versions of their pixels
+OTHER_RECIPES = {"rsna-first-place": 1}  # versions of the other recipes, likewise
 BYTES_PER_PIXEL = 0.3  # in a PNG, with a reserve: mammograms take 0.22 (58 KiB for 512 x 512)
 
 
@@ -43,8 +43,8 @@ def store_path(
 ) -> Path:
     """Return the folder of a store. Each data folder, size and recipe has its own; None is the recipe "breast".
 
-    The name ends with a hash of all three, so that two data folders of the same name do not share a store. Breast
-    detectors of other content make other recipes.
+    The name ends with a hash of all three, so that two data folders of the same name do not share a store. The hash
+    includes the content of the breast detector's file.
 
     Raises
     ------
@@ -89,7 +89,7 @@ def prepare_images(
     work
         What a worker does with a file, `prepare_one` by default. `archive` takes the file out of a zip archive first.
     recipe
-        How a file becomes an image, `RunConfig.image_recipe`; None is "breast". Another one has its own store.
+        The preprocessing (`RunConfig.image_recipe`); None is "breast". Each recipe has its own store.
 
     Returns
     -------
@@ -118,7 +118,7 @@ def prepare_images(
     store, shape = store_path(store_dir, data_dir, img_size, recipe), shape_of(img_size)
     recipe = recipe if recipe and recipe.name != "breast" else None  # workers then need not import config.py
     if recipe and not recipe.detector:
-        log.warning("reading %s has no breast detector: Otsu's threshold makes every crop", recipe.name)
+        log.warning("reading %s without a breast detector: Otsu's threshold crops every image", recipe.name)
     _check_unique(metadata)
     with locked(store):  # a second process waits here, and then finds the work done
         ledger = ledgers.read(store)

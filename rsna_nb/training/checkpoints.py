@@ -130,7 +130,7 @@ def check_data(run: Run, environment: dict[str, Any]) -> None:
     if layers != environment["layers"]:
         raise RunError(
             f"run {run.id} cannot be resumed: its network was {' -> '.join(layers)}, and this version builds "
-            f"{' -> '.join(environment['layers'])}; begin a new run, which may start from it (weights)"
+            f"{' -> '.join(environment['layers'])}; begin a new run, with weights set to {run.id} to start from it"
         )
     for package, version in environment["packages"].items():
         if (was := before["packages"].get(package)) != version:

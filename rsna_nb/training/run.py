@@ -94,7 +94,7 @@ def _open_run(config: RunConfig, devices: Devices) -> Run:
     if config.resume:
         run = runs.load_run(config.resume, config.runs_dir)
         if run.imported:
-            raise RunError(f"run {run.id} was imported and cannot be resumed: to train it on, set weights to {run.id}")
+            raise RunError(f"run {run.id} was imported and cannot be resumed: to train it, set weights to {run.id}")
     else:
         run = Run(Path(devices.broadcast(str(runs.new_run(config).path) if devices.chief else "")))
     checkpoints.check_settings(run, config)

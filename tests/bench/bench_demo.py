@@ -1,7 +1,7 @@
 """The AUC and the minutes of the demo's recipe and of the pretrained one, for four seeds each.
 
-A seed changes the split, the order of the images, the augmentation and the initial weights of what is trained. The
-minutes include preparing the images for the recipe's first seed, and the features that the feature bank lacks. To
+A seed changes the split, the order of the images, the augmentation and the random initial weights. The minutes of a
+recipe's first seed include preparing the images, and all include the features that the feature bank lacks. To
 generate the data set with another seed as well:
 
     python tests/bench/bench_demo.py --data-seed 8

