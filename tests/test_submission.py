@@ -231,7 +231,9 @@ def test_a_warning_tells_when_generated_and_real_mammograms_meet(alone, generate
 
 
 def test_a_different_submission_is_kept_under_another_name(tmp_path):
-    images = pd.DataFrame({"prediction_id": ["1_L"], "patient_id": "1", "image_id": "1", "score": 0.1, "error": ""})
+    images = pd.DataFrame(
+        {"prediction_id": ["1_L"], "patient_id": "1", "image_id": "1", "score": 0.1, "error": "", "notes": ""}
+    )
     breasts = submission.score_breasts(images, 0.5)
     first = submission.submission_of(breasts)
     assert len(submission.write(tmp_path, first, images, breasts)) == 1
