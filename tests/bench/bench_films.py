@@ -12,6 +12,7 @@ Crop: the share of breast and of foreign objects that the crop keeps on drawn fi
 """
 
 import argparse
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from math import log2
@@ -31,6 +32,8 @@ from rsna_nb.synthetic.anatomy import make_breast
 from rsna_nb.synthetic.dataset import exposed
 from rsna_nb.synthetic.drawing import MAX_VALUE, draw_mammogram
 from rsna_nb.synthetic.table import DENSITIES, MACHINES
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # for the package of the tests
 from tests.conftest import REAL_DIR
 from tests.films import KINDS, draw_film
 

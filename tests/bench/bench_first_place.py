@@ -8,6 +8,7 @@ first line has the milliseconds that the breast detector takes, which do not dep
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,8 @@ from rsna_nb.config import ImageRecipe
 from rsna_nb.dicom.yolox import SIDE, Yolox, expected_shapes
 from rsna_nb.explain.geometry import Geometry
 from rsna_nb.prepare import to_8_bits
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # for the package of the tests
 from tests.conftest import REAL_DIR
 
 ROUNDS = 3

@@ -8,6 +8,7 @@ makes the same images from its description (tests/test_first_place.py), and the 
 
 import argparse
 import resource
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -20,6 +21,8 @@ from rsna_nb import ensemble, inference, predict, runs
 from rsna_nb.dicom.source import open_frame
 from rsna_nb.import_run import import_detector
 from rsna_nb.prepare import read_pictures
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # for the package of the tests
 from tests import winner
 from tests.conftest import REAL_DIR
 from tests.test_first_place import literal, literal_otsu

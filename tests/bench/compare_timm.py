@@ -111,6 +111,8 @@ def compare(place: Path) -> str:
 
 
 def main() -> None:
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
     step, folder, *names = sys.argv[1:]
     if step == "write":
         for ours in names or NETWORKS:
