@@ -112,9 +112,12 @@ def class_weights(run: Run) -> dict[int, float]:
         raise MetricsError("the run was imported, so it is not known how its scores relate to probabilities")
     config = run.config
     try:
-        images, positives = (int(run.metrics[name]["train"]) for name in ("images", "positives"))
+        if "examples" in run.metrics:
+            count, positives = run.metrics["examples"], run.metrics["positive_examples"]
+        else:  # an earlier version, whose examples were images
+            count, positives = (run.metrics[name]["train"] for name in ("images", "positives"))
         sampled_share = float(run.metrics["sampled_share"]) if config.imbalance == "balanced_batches" else 0.5
-        weights = metrics.training_class_weights(config, images, positives, sampled_share)
+        weights = metrics.training_class_weights(config, int(count), int(positives), sampled_share)
     except (KeyError, TypeError, ValueError) as error:  # damaged JSON and MetricsError are ValueErrors
         raise MetricsError(f"metrics.json does not say how many training images there were: {error}") from error
     if weights is None and config.positive_label < 1:

@@ -173,8 +173,9 @@ def _draw_graph(model: keras.Model, folder: Path) -> None:
     # Tracing takes a fifth of a fold's time if the feature bank is complete, and all folds have the same graph.
     if text not in _graphs:
         _graphs.clear()
-        traced = tf.function(lambda images: model(images, training=False))
-        graph = traced.get_concrete_function(tf.TensorSpec((1, *model.input_shape[1:]), tf.float32)).graph
+        traced = tf.function(lambda *inputs: model(inputs if len(inputs) > 1 else inputs[0], training=False))
+        specs = [tf.TensorSpec((1, *tensor.shape[1:]), tensor.dtype) for tensor in model.inputs]
+        graph = traced.get_concrete_function(*specs).graph
         _graphs[text] = graph.as_graph_def()
     with tf.summary.create_file_writer(str(folder)).as_default(step=0):
         tf.summary.graph(_graphs[text])
@@ -182,19 +183,37 @@ def _draw_graph(model: keras.Model, folder: Path) -> None:
 
 
 def _write_results(session: TrainingSession) -> None:
-    """Write predictions.csv and metrics.json, for the validation images at the best epoch and the test images."""
-    tables = [session.validation.assign(score=session.best.scores)]
-    test = session.data.rows("test")
-    if len(test):
-        session.model.load_weights(session.run.checkpoint)
-        path = ForwardPath(Pictures(session.config.image_shape), session.model)
-        score = path.scorer(test, min(session.progress.microbatch_size, features.BATCH), session.devices)
-        tables.append(test.assign(score=score()))
+    """Write the predictions of images and breasts, and metrics.json.
+
+    They are of the validation images at the best epoch, and of the test images.
+    """
+    tables = [_scored(session, split) for split in ("validation", "test") if len(session.data.rows(split))]
     predictions = pd.concat(tables, ignore_index=True).drop(columns=["path", "file"])
     if session.devices.chief:
         write_whole(session.run.path / "predictions.csv", predictions.to_csv(index=False).encode())
+        breasts = metrics.split_breasts(predictions)
+        write_whole(session.run.path / "predictions-breasts.csv", breasts.to_csv(index=False).encode())
         session.run.write_json("metrics.json", _main_metrics(session, predictions))
         log.info("finished: %s", session.run.path)
+
+
+def _scored(session: TrainingSession, split: str) -> pd.DataFrame:
+    """The images of a split with `score` and, unless `unit` is "image", the weight of each in its breast, `attention`.
+
+    If `unit` is not "image", the score is that of the image's breast. Validation scores are those of the best epoch.
+    """
+    rows, breasts = session.data.rows(split), session.breasts.get(split)
+    if split == "validation" and breasts is None:
+        return rows.assign(score=session.best.scores)
+    session.model.load_weights(session.run.checkpoint)
+    path = ForwardPath(Pictures(session.config.image_shape), session.model, by_breast=breasts is not None)
+    batch = min(session.progress.microbatch_size, features.BATCH)
+    if breasts is None:
+        return rows.assign(score=path.scorer(rows, batch, session.devices)())
+    scores, attention = path.breast_scorer(rows, breasts, batch, session.devices)()
+    # The weights of half-precision networks are saved rounded; the scores of the best epoch are those that chose it.
+    scores = session.best.scores if split == "validation" else scores
+    return rows.assign(score=scores[breasts.of_image], attention=attention)
 
 
 def _main_metrics(session: TrainingSession, predictions: pd.DataFrame) -> dict[str, Any]:
@@ -209,6 +228,9 @@ def _main_metrics(session: TrainingSession, predictions: pd.DataFrame) -> dict[s
         "unreadable": int((ledger["status"] != "ok").sum()),
         "images": counts["images"].to_dict(),
         "positives": counts["positives"].to_dict(),
+        # What class weights were computed from: the breasts if `unit` is not "image".
+        "examples": len(session.sampling.cancer),
+        "positive_examples": int(session.sampling.cancer.sum()),
         "breasts": len(breasts),
         "positive_breasts": int(breasts.sum()),
         "pf1_prior_corrected": session.prior_weights is not None,
@@ -217,8 +239,7 @@ def _main_metrics(session: TrainingSession, predictions: pd.DataFrame) -> dict[s
         content["sampled_share"] = session.sampled_share
     for split, rows in predictions.groupby("split"):
         content[str(split)] = values = _metrics(rows, session.prior_weights)
-        auc = [values[unit]["auc"] for unit in ("image", "breast")]
-        log.info("%s: AUC by image %.3f, by breast %.3f", split, *auc)
+        log.info("%s: AUC %s", split, ", ".join(f"by {unit} {own['auc']:.3f}" for unit, own in values.items()))
     return content
 
 

@@ -1,0 +1,36 @@
+"""The detector: a backbone, pooling, for breasts a combination of their images, and a head."""
+
+from rsna_nb.model.breast_scores import BreastScores, score_breasts
+from rsna_nb.model.breasts import Breasts
+from rsna_nb.model.detector import (
+    POLICIES,
+    body_of,
+    build_model,
+    combination_of,
+    dtype_policy,
+    head_of,
+    layers_from,
+    layers_in,
+    norm_of,
+    open_backbone,
+    parts_of,
+    weights_file,
+)
+
+__all__ = [
+    "POLICIES",
+    "BreastScores",
+    "Breasts",
+    "body_of",
+    "build_model",
+    "combination_of",
+    "dtype_policy",
+    "head_of",
+    "layers_from",
+    "layers_in",
+    "norm_of",
+    "open_backbone",
+    "parts_of",
+    "score_breasts",
+    "weights_file",
+]
