@@ -169,5 +169,5 @@ def test_a_run_that_is_resumed_with_more_devices_keeps_its_batch(stopped):
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     assert answer.returncode == -signal.SIGKILL, answer.stderr[-2000:]
     log = stopped.file("logs/train.log").read_text()
-    assert log.count("global batch 8: ") == 2
+    assert log.count("global batch 8 images: ") == 2
     assert "the global batch is cut" not in log

@@ -1,12 +1,11 @@
 """The detector: a backbone, pooling, for breasts a combination of their images, and a head."""
 
-from rsna_nb.model.breast_scores import BreastScores, score_breasts
+from rsna_nb.model.breast_scores import attention_of, score_breasts
 from rsna_nb.model.breasts import Breasts
 from rsna_nb.model.detector import (
     POLICIES,
     body_of,
     build_model,
-    combination_of,
     dtype_policy,
     head_of,
     layers_from,
@@ -19,11 +18,10 @@ from rsna_nb.model.detector import (
 
 __all__ = [
     "POLICIES",
-    "BreastScores",
     "Breasts",
+    "attention_of",
     "body_of",
     "build_model",
-    "combination_of",
     "dtype_policy",
     "head_of",
     "layers_from",

@@ -1,33 +1,20 @@
 """Features of images -> the scores of their breasts, by all images of each."""
 
-from typing import NamedTuple
+from collections.abc import Callable
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from rsna_nb.model.breasts import OPPOSITE, Breasts
+from rsna_nb.model.breasts import Breasts
+from rsna_nb.model.combination import is_own
 
+Inputs = tuple[tf.Tensor, tf.Tensor]  # features (breasts, places, channels) and view codes (breasts, places)
 CHUNK = 512  # breasts at a time: 64 MB of 2,048 channels for 16 places
 
 
-class BreastScores(NamedTuple):
-    """The scores of breasts, and what they were made of.
-
-    Attributes
-    ----------
-    scores
-        float64 (breasts,), in 0-1.
-    attention
-        float64 (images,): the weight of each image in its own breast's vector, in 0-1. Those of a breast sum to 1.
-    """
-
-    scores: np.ndarray
-    attention: np.ndarray
-
-
-def score_breasts(head: keras.Model, features: np.ndarray, breasts: Breasts) -> BreastScores:
-    """Score breasts by all of their images.
+def score_breasts(head: keras.Model, features: np.ndarray, breasts: Breasts) -> np.ndarray:
+    """Score breasts by all of their images: float64 (breasts,) in 0-1.
 
     Parameters
     ----------
@@ -38,16 +25,36 @@ def score_breasts(head: keras.Model, features: np.ndarray, breasts: Breasts) -> 
     breasts
         The breasts of these images.
     """
+    scores = np.empty(len(breasts.images))
+
+    def write(rows: np.ndarray, images: np.ndarray, values: Inputs) -> None:
+        scores[rows] = head(values, training=False).numpy()[:, 0]
+
+    _in_chunks(features, breasts, write)
+    return scores
+
+
+def attention_of(head: keras.Model, features: np.ndarray, breasts: Breasts) -> np.ndarray:
+    """The weight of each image in the vector of its own breast, float64 (images,) in 0-1; those of a breast sum to 1.
+
+    The parameters are those of `score_breasts`; `Combination.attention_of` describes the weights.
+    """
+    attention, combination = np.empty(len(features)), head.get_layer("combination")
+
+    def write(rows: np.ndarray, images: np.ndarray, values: Inputs) -> None:
+        own = np.asarray(is_own(values[1]))
+        attention[images[own]] = combination.attention_of(*values).numpy()[own]
+
+    _in_chunks(features, breasts, write)
+    return attention
+
+
+def _in_chunks(features: np.ndarray, breasts: Breasts, write: Callable[[np.ndarray, np.ndarray, Inputs], None]) -> None:
+    """Call `write` with the rows of some breasts, the rows of their images, and the inputs of the head."""
     images, views = breasts.all()
-    scores, attention = np.empty(len(images)), np.empty(len(features))
-    combination = head.get_layer("combination")
     # Breasts with equally many images follow each other, so that few places of a chunk are empty.
     order = np.argsort((views > 0).sum(axis=1), kind="stable")
     for rows in np.split(order, range(CHUNK, len(order), CHUNK)):
         used = (views[rows] > 0).any(axis=0)
-        chosen, codes = images[rows][:, used], views[rows][:, used]
-        values = tf.constant(features[chosen]), tf.constant(codes)
-        scores[rows] = head(values, training=False).numpy()[:, 0]
-        own = (codes > 0) & (codes <= OPPOSITE)
-        attention[chosen[own]] = combination.attention_of(*values).numpy()[own]
-    return BreastScores(scores, attention)
+        chosen = images[rows][:, used]
+        write(rows, chosen, (tf.constant(features[chosen]), tf.constant(views[rows][:, used])))

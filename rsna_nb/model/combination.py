@@ -11,7 +11,7 @@ from keras import layers, ops
 
 from rsna_nb.model.breasts import OPPOSITE, OTHER_VIEW
 
-ATTENTION_UNITS = 128  # as in the experiments of Ilse et al.
+ATTENTION_UNITS = 64  # Ilse et al. have 128; with 2,048 channels those would take longer than the rest of a step
 FAR_BELOW = -1e9  # the logit of a place without an image, whose attention is then 0
 
 
@@ -63,61 +63,82 @@ class Combination(layers.Layer):
         # Zeros, so that a view that training never saw is as good as no knowledge of the view.
         self.view_vectors = self.add_weight((OTHER_VIEW, channels), "zeros", name="view_vectors")
         if self.how == "attention":
-            self.tanh = self.add_weight((channels, ATTENTION_UNITS), "glorot_uniform", name="tanh")
-            self.gate = self.add_weight((channels, ATTENTION_UNITS), "glorot_uniform", name="gate")
+            # One matrix for both halves of the gate, so that the features are read once.
+            self.gate = self.add_weight((channels, 2 * ATTENTION_UNITS), "glorot_uniform", name="gate")
             self.attention = self.add_weight((ATTENTION_UNITS, 1), "glorot_uniform", name="attention")
 
     def call(self, features: Any, views: Any) -> Any:
-        features = self.with_views(features, views)
-        own = self._combined(features, (views > 0) & (views <= OPPOSITE))
+        own = self._combined(features, views, is_own(views))
         if not self.opposite:
             return own
-        is_other = views > OPPOSITE
-        difference = own - self._combined(features, is_other)
-        known = ops.any(is_other, axis=1, keepdims=True)
+        difference = own - self._combined(features, views, views > OPPOSITE)
+        known = ops.any(views > OPPOSITE, axis=1, keepdims=True)
         return ops.concatenate([own, ops.where(known, difference, 0.0)], axis=-1)
 
-    def with_views(self, features: Any, views: Any) -> Any:
-        """The features in float32, with the vectors of their views added."""
-        kind = ops.maximum((views - 1) % OPPOSITE, 0)
-        return ops.cast(features, "float32") + ops.take(self.view_vectors, kind, axis=0)
-
-    def shares(self, features: Any, present: Any) -> Any:
-        """The weight of each image, (batch, places) in 0-1, or of each of its channels if `how` is "max".
+    def shares(self, features: Any, views: Any, present: Any) -> Any:
+        """The weight of each image in the vector of a breast.
 
         Parameters
         ----------
-        features
-            From `with_views`.
+        features, views
+            As the layer takes them.
         present
-            bool (batch, places): the images of one breast. The weights of others are 0, and those of a breast sum to 1.
-        """
-        if self.how == "max":
-            shown = ops.where(present[..., None], features, FAR_BELOW)
-            is_highest = (shown == ops.max(shown, axis=1, keepdims=True)) & present[..., None]
-            highest = ops.cast(is_highest, "float32")
-            return highest / ops.maximum(ops.sum(highest, axis=1, keepdims=True), 1.0)
-        shown = ops.cast(present, "float32")
-        if self.how == "mean":
-            return shown / ops.maximum(ops.sum(shown, axis=1, keepdims=True), 1.0)
-        gated = ops.tanh(features @ self.tanh) * ops.sigmoid(features @ self.gate)
-        logits = ops.where(present, (gated @ self.attention)[..., 0], FAR_BELOW)
-        return ops.softmax(logits, axis=1) * shown  # 0 for a breast without an image
+            bool (batch, places): the images of that breast. Only they have weights above 0, which sum to 1.
 
-    def _combined(self, features: Any, present: Any) -> Any:
-        shares = self.shares(features, present)
-        return ops.sum(features * (shares if self.how == "max" else shares[..., None]), axis=1)
+        Returns
+        -------
+        (batch, places) in 0-1; with `how` "max" (batch, places, channels), the weights of each channel.
+        """
+        shown = ops.cast(present, "float32")
+        if self.how == "max":
+            values = ops.where(present[..., None], self._with_views(features, views), FAR_BELOW)
+            shown = ops.cast(values == ops.max(values, axis=1, keepdims=True), "float32") * shown[..., None]
+        if self.how != "attention":
+            return shown / ops.maximum(ops.sum(shown, axis=1, keepdims=True), 1.0)
+        halves = ops.split(self._gate(features, views), 2, axis=-1)
+        gated = ops.tanh(halves[0]) * ops.sigmoid(halves[1])
+        logits = ops.where(present, ops.tensordot(gated, self.attention, 1)[..., 0], FAR_BELOW)
+        return ops.softmax(logits, axis=1) * shown  # 0 for a breast without an image
 
     def attention_of(self, features: Any, views: Any) -> Any:
         """The weight of each image in its own breast's vector, (batch, places) in 0-1; they sum to 1.
 
         With `how` "max" it is the share of the channels that have their maximum in this image.
         """
-        shares = self.shares(self.with_views(features, views), (views > 0) & (views <= OPPOSITE))
+        shares = self.shares(features, views, is_own(views))
         return ops.mean(shares, axis=-1) if self.how == "max" else shares
+
+    def _combined(self, features: Any, views: Any, present: Any) -> Any:
+        shares, features = self.shares(features, views, present), ops.cast(features, "float32")
+        if self.how == "max":
+            return ops.sum(self._with_views(features, views) * shares, axis=1)
+        # The views' vectors are added to the sum and not to each image: the features are the largest tensor by far.
+        of_views = ops.einsum("bp,bpv->bv", shares, _kinds(views))
+        return ops.einsum("bp,bpc->bc", shares, features) + ops.matmul(of_views, self.view_vectors)
+
+    def _with_views(self, features: Any, views: Any) -> Any:
+        return ops.cast(features, "float32") + ops.tensordot(_kinds(views), self.view_vectors, 1)
+
+    def _gate(self, features: Any, views: Any) -> Any:
+        """The features with the views' vectors, times the weights of the gate."""
+        # tensordot and not matmul, whose gradient would have the size batch x channels x units.
+        projected = ops.tensordot(ops.cast(features, "float32"), self.gate, 1)
+        return projected + ops.tensordot(_kinds(views), ops.matmul(self.view_vectors, self.gate), 1)
 
     def compute_output_shape(self, features_shape: tuple, views_shape: tuple) -> tuple:
         return (features_shape[0], features_shape[-1] * (2 if self.opposite else 1))
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"how": self.how, "opposite": self.opposite}
+
+
+def is_own(views: Any) -> Any:
+    """Whether a place has an image of the breast itself, bool (batch, places)."""
+    return (views > 0) & (views <= OPPOSITE)
+
+
+def _kinds(views: Any) -> Any:
+    """The view of each image as one-hot vectors, float32 (batch, places, 3); zeros where there is no image."""
+    # A lookup by index would have a sparse gradient, which the sums over microbatches and devices cannot add.
+    kinds = ops.one_hot(ops.where(views > 0, (views - 1) % OPPOSITE, -1), OTHER_VIEW)
+    return ops.cast(kinds, "float32")

@@ -12,7 +12,7 @@ from rsna_nb.plots.style import GREY, ORANGE, with_alt
 COLUMNS = 8
 
 
-def sample_batch(images: np.ndarray, labels: np.ndarray) -> Figure:
+def sample_batch(images: np.ndarray, labels: np.ndarray, views: np.ndarray | None = None) -> Figure:
     """Draw up to 16 images of a training batch as the network gets them, those with cancer first.
 
     Parameters

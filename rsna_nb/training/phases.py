@@ -163,8 +163,7 @@ class PhaseTrainer:
         images = self.progress.microbatch_size * places_of(session.config)
         if not session.breasts:
             return path.scorer(session.validation, images, session.devices)
-        score = path.breast_scorer(session.validation, session.breasts["validation"], images, session.devices)
-        return lambda: score().scores
+        return path.breast_scorer(session.validation, session.breasts["validation"], images, session.devices)
 
 
 def _choose_forward_path(session: TrainingSession, phase: Phase) -> ForwardPath:

@@ -210,9 +210,11 @@ def _scored(session: TrainingSession, split: str) -> pd.DataFrame:
     batch = min(session.progress.microbatch_size, features.BATCH)
     if breasts is None:
         return rows.assign(score=path.scorer(rows, batch, session.devices)())
-    scores, attention = path.breast_scorer(rows, breasts, batch, session.devices)()
-    # The weights of half-precision networks are saved rounded; the scores of the best epoch are those that chose it.
-    scores = session.best.scores if split == "validation" else scores
+    attention = path.breast_scorer(rows, breasts, batch, session.devices, attention=True)()
+    if split == "validation":
+        scores = session.best.scores
+    else:
+        scores = path.breast_scorer(rows, breasts, batch, session.devices)()
     return rows.assign(score=scores[breasts.of_image], attention=attention)
 
 

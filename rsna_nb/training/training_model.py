@@ -10,7 +10,7 @@ import pandas as pd
 import tensorflow as tf
 
 from rsna_nb.config import RunConfig
-from rsna_nb.model import Breasts, BreastScores, body_of, head_of, score_breasts
+from rsna_nb.model import Breasts, attention_of, body_of, head_of, score_breasts
 from rsna_nb.training.distribution import Devices, DistributedModel
 from rsna_nb.training.features import Features
 from rsna_nb.training.inputs import Pictures
@@ -54,11 +54,12 @@ class ForwardPath:
         return lambda: results()[:, 0].astype(np.float64)
 
     def breast_scorer(
-        self, rows: pd.DataFrame, breasts: Breasts, batch: int, devices: Devices
-    ) -> Callable[[], BreastScores]:
-        """A function that scores breasts by all images that they have in `rows`.
+        self, rows: pd.DataFrame, breasts: Breasts, batch: int, devices: Devices, attention: bool = False
+    ) -> Callable[[], np.ndarray]:
+        """A function that scores breasts by all images that they have in `rows`, float64 (breasts,).
 
-        Each image passes through the network once; the head then combines them.
+        Each image passes through the network once; the head then combines them. With `attention` the function returns
+        the weight of each image in its breast instead (`model.attention_of`).
         """
         head, body = self.head, self.body
         if body is None and isinstance(self.source, Pictures):
@@ -68,8 +69,10 @@ class ForwardPath:
             values = self.source.to_network(*inputs)
             return tf.cast(values if body is None else body(values, training=False), tf.float32)
 
-        features = self._results(rows, batch, devices, features_of)
-        return lambda: score_breasts(head, features(), breasts)
+        features, function = self._results(rows, batch, devices, features_of), score_breasts
+        if attention:
+            function = attention_of
+        return lambda: function(head, features(), breasts)
 
     def _results(
         self, rows: pd.DataFrame, batch: int, devices: Devices, function: Callable[..., tf.Tensor]
