@@ -10,7 +10,7 @@ from rsna_nb.model.breasts import Breasts
 from rsna_nb.model.combination import is_own
 
 Inputs = tuple[tf.Tensor, tf.Tensor]  # features (breasts, places, channels) and view codes (breasts, places)
-CHUNK = 512  # breasts at a time: 64 MB of 2,048 channels for 16 places
+MOST_IMAGES = 8192  # at a time: 64 MB of 2,048 channels
 
 
 def score_breasts(head: keras.Model, features: np.ndarray, breasts: Breasts) -> np.ndarray:
@@ -52,9 +52,11 @@ def attention_of(head: keras.Model, features: np.ndarray, breasts: Breasts) -> n
 def _in_chunks(features: np.ndarray, breasts: Breasts, write: Callable[[np.ndarray, np.ndarray, Inputs], None]) -> None:
     """Call `write` with the rows of some breasts, the rows of their images, and the inputs of the head."""
     images, views = breasts.all()
-    # Breasts with equally many images follow each other, so that few places of a chunk are empty.
-    order = np.argsort((views > 0).sum(axis=1), kind="stable")
-    for rows in np.split(order, range(CHUNK, len(order), CHUNK)):
-        used = (views[rows] > 0).any(axis=0)
-        chosen = images[rows][:, used]
-        write(rows, chosen, (tf.constant(features[chosen]), tf.constant(views[rows][:, used])))
+    # Breasts with equally many images together, so that few places are empty.
+    counts = (views > 0).sum(axis=1)
+    for count in np.unique(counts):
+        alike = np.flatnonzero(counts == count)
+        for rows in np.split(alike, range(MOST_IMAGES // count, len(alike), MOST_IMAGES // count)):
+            used = (views[rows] > 0).any(axis=0)
+            chosen = images[rows][:, used]
+            write(rows, chosen, (tf.constant(features[chosen]), tf.constant(views[rows][:, used])))

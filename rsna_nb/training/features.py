@@ -74,9 +74,13 @@ class Features:
 
     def evaluation(self, rows: pd.DataFrame, batch: int, share: Share) -> tf.data.Dataset:
         """Batches (features,) of the unflipped images for all devices of one computer, as `Pictures.evaluation`."""
-        chosen = self.position[rows["file"]].to_numpy()[filled_share(len(rows), batch, share)]
-        dataset = tf.data.Dataset.from_tensor_slices((self.values[chosen, 0],))
+        chosen = self.unflipped(rows)[filled_share(len(rows), batch, share)]
+        dataset = tf.data.Dataset.from_tensor_slices((chosen,))
         return dataset.batch(batch * share.local, drop_remainder=True)
+
+    def unflipped(self, rows: pd.DataFrame) -> np.ndarray:
+        """The features of the images as they are, float32 (len(rows), channels)."""
+        return self.values[self.position[rows["file"]].to_numpy(), 0]
 
 
 def applies(config: RunConfig) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from rsna_nb.config import RunConfig
-from rsna_nb.model import body_of, head_of, open_backbone
+from rsna_nb.model import body_of, head_of, open_backbone, score_breasts
 from rsna_nb.training import callbacks, checkpoints, features
 from rsna_nb.training.callbacks import SignalError, TrainingError
 from rsna_nb.training.inputs import Pictures
@@ -163,7 +163,8 @@ class PhaseTrainer:
         images = self.progress.microbatch_size * places_of(session.config)
         if not session.breasts:
             return path.scorer(session.validation, images, session.devices)
-        return path.breast_scorer(session.validation, session.breasts["validation"], images, session.devices)
+        head, features = path.features(session.validation, images, session.devices)
+        return lambda: score_breasts(head, features(), session.breasts["validation"])
 
 
 def _choose_forward_path(session: TrainingSession, phase: Phase) -> ForwardPath:

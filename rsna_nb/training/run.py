@@ -16,7 +16,7 @@ import tensorflow as tf
 from rsna_nb import metadata, metrics, runs
 from rsna_nb.config import RunConfig
 from rsna_nb.metadata import announce
-from rsna_nb.model import build_model, layers_from, weights_file
+from rsna_nb.model import attention_of, build_model, layers_from, score_breasts, weights_file
 from rsna_nb.runs import Run, RunError
 from rsna_nb.system import locked, remove_parts, write_whole
 from rsna_nb.training import checkpoints, features, phases
@@ -210,12 +210,10 @@ def _scored(session: TrainingSession, split: str) -> pd.DataFrame:
     batch = min(session.progress.microbatch_size, features.BATCH)
     if breasts is None:
         return rows.assign(score=path.scorer(rows, batch, session.devices)())
-    attention = path.breast_scorer(rows, breasts, batch, session.devices, attention=True)()
-    if split == "validation":
-        scores = session.best.scores
-    else:
-        scores = path.breast_scorer(rows, breasts, batch, session.devices)()
-    return rows.assign(score=scores[breasts.of_image], attention=attention)
+    head, compute = path.features(rows, batch, session.devices)
+    values = compute()
+    scores = session.best.scores if split == "validation" else score_breasts(head, values, breasts)
+    return rows.assign(score=scores[breasts.of_image], attention=attention_of(head, values, breasts))
 
 
 def _main_metrics(session: TrainingSession, predictions: pd.DataFrame) -> dict[str, Any]:

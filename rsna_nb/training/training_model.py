@@ -10,7 +10,7 @@ import pandas as pd
 import tensorflow as tf
 
 from rsna_nb.config import RunConfig
-from rsna_nb.model import Breasts, attention_of, body_of, head_of, score_breasts
+from rsna_nb.model import body_of, head_of
 from rsna_nb.training.distribution import Devices, DistributedModel
 from rsna_nb.training.features import Features
 from rsna_nb.training.inputs import Pictures
@@ -53,26 +53,23 @@ class ForwardPath:
         results = self._results(rows, batch, devices, lambda *inputs: self.scores(inputs, training=False))
         return lambda: results()[:, 0].astype(np.float64)
 
-    def breast_scorer(
-        self, rows: pd.DataFrame, breasts: Breasts, batch: int, devices: Devices, attention: bool = False
-    ) -> Callable[[], np.ndarray]:
-        """A function that scores breasts by all images that they have in `rows`, float64 (breasts,).
+    def features(
+        self, rows: pd.DataFrame, batch: int, devices: Devices
+    ) -> tuple[keras.Model, Callable[[], np.ndarray]]:
+        """The head, and a function that computes the features of the rows' images, float32 (len(rows), channels).
 
-        Each image passes through the network once; the head then combines them. With `attention` the function returns
-        the weight of each image in its breast instead (`model.attention_of`).
+        For networks that score breasts: each image passes through the backbone once, and the head takes all images of a
+        breast (`model.score_breasts`). Parameters are those of `scorer`.
         """
-        head, body = self.head, self.body
-        if body is None and isinstance(self.source, Pictures):
-            body, head = body_of(self.head), head_of(self.head)
+        if isinstance(self.source, Features):
+            known = self.source.unflipped(rows)
+            return self.head, lambda: known
+        head, body = (self.head, self.body) if self.body is not None else (head_of(self.head), body_of(self.head))
 
-        def features_of(*inputs: tf.Tensor) -> tf.Tensor:
-            values = self.source.to_network(*inputs)
-            return tf.cast(values if body is None else body(values, training=False), tf.float32)
+        def forward(*images: tf.Tensor) -> tf.Tensor:
+            return tf.cast(body(self.source.to_network(*images), training=False), tf.float32)
 
-        features, function = self._results(rows, batch, devices, features_of), score_breasts
-        if attention:
-            function = attention_of
-        return lambda: function(head, features(), breasts)
+        return head, self._results(rows, batch, devices, forward)
 
     def _results(
         self, rows: pd.DataFrame, batch: int, devices: Devices, function: Callable[..., tf.Tensor]

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from rsna_nb.config import RunConfig
-from rsna_nb.model import Breasts, build_model, head_of
+from rsna_nb.model import Breasts, build_model, head_of, score_breasts
 from rsna_nb.training.distribution import find_devices
 from rsna_nb.training.features import Features
 from rsna_nb.training.inputs import Examples
@@ -72,7 +72,8 @@ class Trial:
     def _scorer(self, path: ForwardPath, rows: pd.DataFrame, unit: str):
         if unit == "image":
             return path.scorer(rows, 256, self.devices)
-        return path.breast_scorer(rows, Breasts.of(rows, unit), 256, self.devices)
+        (head, features), breasts = path.features(rows, 256, self.devices), Breasts.of(rows, unit)
+        return lambda: score_breasts(head, features(), breasts)
 
     def seconds(self) -> float:
         """Run the next epoch and return its time."""
