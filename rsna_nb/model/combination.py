@@ -12,7 +12,7 @@ from keras import layers, ops
 from rsna_nb.model.breasts import OPPOSITE, OTHER_VIEW
 
 ATTENTION_UNITS = 64  # Ilse et al. have 128; with 2,048 channels those would take longer than the rest of a step
-FAR_BELOW = -1e9  # the logit of a place without an image, whose attention is then 0
+FAR_BELOW = -1e9  # what stands for a place without an image where the maximum is sought
 
 
 @keras.saving.register_keras_serializable("rsna_nb")
@@ -93,12 +93,14 @@ class Combination(layers.Layer):
         if self.how == "max":
             values = ops.where(present[..., None], self._with_views(features, views), FAR_BELOW)
             shown = ops.cast(values == ops.max(values, axis=1, keepdims=True), "float32") * shown[..., None]
-        if self.how != "attention":
-            return shown / ops.maximum(ops.sum(shown, axis=1, keepdims=True), 1.0)
-        halves = ops.split(self._gate(features, views), 2, axis=-1)
-        gated = ops.tanh(halves[0]) * ops.sigmoid(halves[1])
-        logits = ops.where(present, ops.tensordot(gated, self.attention, 1)[..., 0], FAR_BELOW)
-        return ops.softmax(logits, axis=1) * shown  # 0 for a breast without an image
+        if self.how == "attention":
+            halves = ops.split(self._gate(features, views), 2, axis=-1)
+            logits = ops.tensordot(ops.tanh(halves[0]) * ops.sigmoid(halves[1]), self.attention, 1)[..., 0]
+            # By hand, since Keras's softmax warns of an axis of length 1, and a breast without an image has no weights.
+            logits = ops.where(present, logits, FAR_BELOW)
+            shown *= ops.exp(logits - ops.max(logits, axis=1, keepdims=True))
+        # The largest of these is 1, so a breast with an image is divided by 1 or more.
+        return shown / ops.maximum(ops.sum(shown, axis=1, keepdims=True), 1.0)
 
     def attention_of(self, features: Any, views: Any) -> Any:
         """The weight of each image in its own breast's vector, (batch, places) in 0-1; they sum to 1.

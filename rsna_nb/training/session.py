@@ -59,7 +59,8 @@ class TrainingSession:
             {}
             if self.config.unit == "image"
             else {
-                split: Breasts.of(self.data.rows(split), self.config.unit) for split in ("train", "validation", "test")
+                split: Breasts.of(self.data.rows(split), self.config.unit)
+                for split in sorted({*self.data.table["split"]})
             }
         )
         path = self.run.path / "checkpoints" / "best.keras"
