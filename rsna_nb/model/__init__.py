@@ -1,7 +1,7 @@
 """The detector: a backbone, pooling, for breasts a combination of their images, and a head."""
 
 from rsna_nb.model.breast_scores import attention_of, score_breasts
-from rsna_nb.model.breasts import Breasts
+from rsna_nb.model.breasts import OTHER_VIEW, Breasts
 from rsna_nb.model.detector import (
     POLICIES,
     body_of,
@@ -17,6 +17,7 @@ from rsna_nb.model.detector import (
 )
 
 __all__ = [
+    "OTHER_VIEW",
     "POLICIES",
     "Breasts",
     "attention_of",
