@@ -99,7 +99,8 @@ class PhaseTrainer:
     def _attempt(self) -> None:
         session, last = self.session, self.progress.first + self.phase.epochs
         model, dataset = self._compiled()
-        del self.progress.history[self.progress.epoch :]  # the rows of an epoch that was not saved
+        for kept in (self.progress.history, session.epoch_scores):
+            del kept[self.progress.epoch :]  # of an epoch that was not saved
         if session.arrays:
             checkpoints.restore(model, session.arrays)
         else:
@@ -138,7 +139,8 @@ class PhaseTrainer:
         session, phase, config = self.session, self.phase, self.session.config
         devices, steps, on_epoch = session.devices, session.sampling.steps, session.on_epoch
         score = self.forward_path.scorer(session.validation, self.progress.microbatch_size, devices)
-        validate = callbacks.Validate(score, session.validation, session.prior_weights, **session.validation_loss())
+        kept, loss = session.epoch_scores, session.validation_loss()
+        validate = callbacks.Validate(score, session.validation, session.prior_weights, kept, **loss)
         session.best.watch(validate, self.forward_path.head if self.from_bank else None)
         swap = [callbacks.SwapAverages()] if config.ema else []
         monitors = callbacks.monitors(config, session.run.path / "tensorboard" if devices.chief else None)
