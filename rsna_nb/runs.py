@@ -5,7 +5,7 @@ config/environment.json  package versions, devices, commit, command, fingerprint
 code/                    rsna_nb and the notebook's cells as they ran
 logs/                    train.log, history.csv
 checkpoints/             best.keras, and state.npz, from which a stopped run is resumed
-tensorboard/, predictions.csv, metrics.json
+tensorboard/, predictions.csv, validation_scores.csv (a score of each epoch), metrics.json
 config/imported.json     origin of an imported detector (`import_run`), which has no code/, logs/ and state.npz
 """
 

@@ -74,6 +74,7 @@ def assert_equal(run: runs.Run, whole: runs.Run) -> None:
     for mine, other in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(mine, other)
     np.testing.assert_array_equal(run.predictions["score"], whole.predictions["score"])
+    assert run.file("validation_scores.csv").read_bytes() == whole.file("validation_scores.csv").read_bytes()
     for name in ("best_epoch", "epochs", "validation", "test"):
         assert run.metrics[name] == whole.metrics[name]
 

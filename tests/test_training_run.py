@@ -28,6 +28,7 @@ FILES = [
     "logs/history.csv",
     "checkpoints/best.keras",
     "predictions.csv",
+    "validation_scores.csv",
     "metrics.json",
 ]
 
@@ -97,6 +98,17 @@ def test_pf1_is_that_of_scores_corrected_for_the_class_weights_in_every_file(sma
 
 def test_the_best_epoch_is_the_one_with_the_lowest_validation_loss(small_run):
     assert small_run.history["val_loss"].idxmin() + 1 == small_run.metrics["best_epoch"]
+
+
+def test_the_scores_of_every_epoch_are_kept_and_those_of_the_best_are_the_predictions(small_run):
+    scores = pd.read_csv(small_run.file("validation_scores.csv"), dtype={"patient_id": str, "image_id": str})
+    assert list(scores) == ["patient_id", "laterality", "image_id", "epoch_1", "epoch_2", "epoch_3"]
+    validation = small_run.predictions.query("split == 'validation'").set_index("image_id")
+    best = scores.set_index("image_id")[f"epoch_{small_run.metrics['best_epoch']}"]
+    np.testing.assert_array_equal(best.astype(np.float32), validation.loc[best.index, "score"].astype(np.float32))
+    for epoch, auc in small_run.history.set_index("epoch")["val_auc"].items():
+        labels = validation.loc[best.index, "cancer"]
+        assert reference.roc_auc_score(labels, scores[f"epoch_{epoch}"]) == pytest.approx(auc, abs=1e-9)
 
 
 def test_predictions_have_a_row_for_each_validation_and_test_image(small_run):

@@ -1,6 +1,8 @@
 """Cross-validation: a score for each image from the model trained without that woman, and how good these scores are.
 
-The unit is the breast, scored by the mean of its images' scores; intervals are over women.
+The unit is the breast, scored by the mean of its images' scores; intervals are over women. The scores of a fold are
+those of the epoch that the other folds chose (`epochs.chosen_by_others`), as its own women would choose the epoch that
+flatters them.
 """
 
 import json
@@ -12,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from rsna_nb import metrics
+from rsna_nb.evaluation import epochs
 from rsna_nb.evaluation.comparison import group_rows
 from rsna_nb.evaluation.evaluated_run import held_out, scored_breasts, with_corrected_score
 from rsna_nb.evaluation.results import plain
@@ -23,20 +26,27 @@ from rsna_nb.splits import as_text
 from rsna_nb.system import write_whole
 
 
-def _validation_of(run: Run) -> pd.DataFrame:
-    return held_out(run).query("split == 'validation'")
+def _validation_of(run: Run, epoch: int | None) -> pd.DataFrame:
+    """The validation images, scored at an epoch (None: the run's own best), which the column epoch has."""
+    images, best = held_out(run).query("split == 'validation'"), epochs.best_epoch(run)
+    scored = images if epoch in (None, best) else epochs.scores_at(run, images, epoch)
+    return scored.assign(epoch=best if epoch is None else epoch)
 
 
-def out_of_fold(runs: Mapping[int, Run]) -> pd.DataFrame:
-    """The validation images of fold runs, each once, with the columns fold and run.
+def out_of_fold(runs: Mapping[int, Run], in_sample: bool = False) -> pd.DataFrame:
+    """The validation images of fold runs, each once, with the columns fold, run and epoch.
+
+    The scores are those of the epoch that the other folds chose; with `in_sample`, and where the run did not keep them
+    (`epochs.epochs_of`), those of the run's own best epoch.
 
     The column corrected_score exists if the class weights of all runs are known (`with_corrected_score`).
     `MetricsError` without a run, or with a woman in two folds.
     """
     if not runs:
         raise MetricsError("no fold is finished")
+    chosen = {} if in_sample else epochs.epochs_of(runs)
     tables = [
-        with_corrected_score(run, _validation_of(run))[0].assign(fold=fold, run=run.id)
+        with_corrected_score(run, _validation_of(run, chosen.get(fold)))[0].assign(fold=fold, run=run.id)
         for fold, run in sorted(runs.items())
     ]
     predictions = pd.concat(tables, ignore_index=True)
@@ -62,6 +72,39 @@ def which(runs: Mapping[int, Run], n_folds: int) -> Markdown:
         f"`-p fold {missing[0]}` trains one, here or on another computer with the same `runs_dir` and `store_dir`; "
         "without `fold` this notebook trains all that are missing."
     )
+
+
+def epochs_note(runs: Mapping[int, Run]) -> Markdown:
+    """Which epoch scores each fold, and for which folds the women that are scored have chosen it."""
+    chosen = epochs.epochs_of(runs)
+    names = ", ".join(f"{epoch} for fold {fold}" for fold, epoch in sorted(chosen.items()))
+    own = ", ".join(str(fold) for fold in sorted(runs) if fold not in chosen)
+    sentences = [f"The epochs that the other folds chose: {names}."] if chosen else []
+    if own:
+        reason = (
+            "no other fold is finished"
+            if len(runs) == 1
+            else "a run of an earlier version kept the scores of its best epoch only"
+        )
+        sentences.append(
+            f"**The epoch was chosen on the same women in fold {own}**, because {reason}. What follows is therefore "
+            "better than it would be on new women, and no interval includes this."
+        )
+    return Markdown(" ".join(sentences))
+
+
+def epoch_optimism(predictions: pd.DataFrame, in_sample: pd.DataFrame) -> pd.DataFrame:
+    """The metrics by breast with the epochs of `out_of_fold` and with each run's own best one, and the difference.
+
+    The AUC is that within folds; average precision and pF1 are means of the folds.
+    """
+    both = [overall(table, 2) for table in (in_sample, predictions)]  # two draws: the intervals are not shown
+    ways = {words: "within folds" if words == "AUC" else "mean of folds" for words in both[0].index}
+    found = {words: [table.loc[words, way].estimate for table in both] for words, way in ways.items()}
+    columns = ["chosen on the same women", "chosen on other folds"]
+    table = pd.DataFrame.from_dict(found, orient="index", columns=columns)
+    # adding 0.0 turns a rounded -0.0 into 0.0
+    return table.assign(optimism=table[columns[0]] - table[columns[1]]).round(3) + 0.0
 
 
 def breasts_of(predictions: pd.DataFrame) -> pd.DataFrame:
@@ -125,7 +168,8 @@ def leave_one_group_out_table(
     groups
         `cross_validation.groups`: value, reason and counts.
     runs
-        By value, the run that was trained without the group.
+        By value, the run that was trained without the group. Its epoch is chosen by the runs without the other groups,
+        which validate on other women; if there is no other run, or it did not keep its scores, it is its own best.
     predictions
         The out-of-fold predictions, by models that trained on other women of the group.
     n
@@ -133,15 +177,20 @@ def leave_one_group_out_table(
 
     Returns
     -------
-    `groups` with run, "never seen" (the AUC by the run without the group), "out of fold" (the AUC within folds of the
-    same images) and "difference" (the first minus the second, on the same bootstrap samples), as Intervals. If there
-    are none, `reason` says why.
+    `groups` with run, epoch, "epoch chosen by" ("other groups" or "its own women"), "never seen" (the AUC by the run
+    without the group), "out of fold" (the AUC within folds of the same images) and "difference" (the first minus the
+    second, on the same bootstrap samples), the last three as Intervals. If there are none, `reason` says why.
     """
-    found = {}
+    found, chosen = {}, epochs.epochs_of(runs)
     for value, run in runs.items():
-        breasts = _scored_by_both(_validation_of(run), predictions)
-        found[value] = {"run": run.id} | (_paired_aucs(breasts, n) if breasts["cancer"].nunique() == 2 else {})
-    columns = ["run", "never seen", "out of fold", "difference"]
+        own = _validation_of(run, chosen.get(value))
+        breasts = _scored_by_both(own, predictions)
+        found[value] = {
+            "run": run.id,
+            "epoch": str(own["epoch"].iloc[0]),  # as text: a group without a run leaves it empty
+            "epoch chosen by": "other groups" if value in chosen else "its own women",
+        } | (_paired_aucs(breasts, n) if breasts["cancer"].nunique() == 2 else {})
+    columns = ["run", "epoch", "epoch chosen by", "never seen", "out of fold", "difference"]
     rows = pd.DataFrame.from_dict(found, orient="index", columns=columns).rename_axis("value")
     table = groups.merge(rows, left_on="value", right_index=True, how="left")
     missing = table["never seen"].isna() & (table["reason"] == "")

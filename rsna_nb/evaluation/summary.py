@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from rsna_nb.evaluation import epochs
 from rsna_nb.evaluation.evaluated_run import Evaluation
 from rsna_nb.metrics import RATES, CrossFit, Interval, rate_intervals
-from rsna_nb.notebook import Markdown, Unavailable
+from rsna_nb.notebook import Markdown, Unavailable, attempt
 from rsna_nb.runs import Run, RunError
 
 SCREENING_SHARE = 0.01  # at most this share of women in screening have cancer; a table with more is enriched
@@ -171,8 +172,24 @@ def checkpoint_note(evaluation: Evaluation) -> Markdown:
         return Markdown("The test women took no part in training, nor in choosing the checkpoint.")
     return Markdown(
         f"**There are no test women.** The checkpoint was chosen by `{config.monitor}`{_of_epochs(evaluation.run)} on "
-        "the same women that it is evaluated on here. All metrics are therefore somewhat better than they would be on "
-        "new women, and no interval includes this. Train with `test_fraction` to avoid it."
+        "the same women that it is evaluated on here. All metrics are therefore better than they would be on new "
+        f"women, and no interval includes this. {choice_note(evaluation.run).text} Train with `test_fraction`, or "
+        "cross-validate (05), to avoid it."
+    )
+
+
+def choice_note(run: Run) -> Markdown:
+    """How much the choice of the epoch flatters the validation women of a run, in words."""
+    found = attempt(epochs.run_optimism, run)
+    if isinstance(found, Unavailable):
+        return Markdown(f"How much better cannot be said: {found.reason}.")
+    if np.isnan(found.optimism):
+        return Markdown("How much better cannot be said: the validation women are too few.")
+    return Markdown(
+        f"How much better, estimated by choosing among the {found.epochs} epochs on other women than those evaluated, "
+        f"again and again: the AUC by breast of the chosen epoch is {found.in_sample:.3f} where the same women chose "
+        f"it, and {found.elsewhere:.3f} where others did, so about **{found.optimism:+.3f}** of it is optimism. "
+        "Average precision and pF1 are affected too."
     )
 
 

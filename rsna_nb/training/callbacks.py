@@ -51,6 +51,7 @@ class Validate(keras.callbacks.Callback):
         score: Callable[[], np.ndarray],
         rows: pd.DataFrame,
         prior_weights: Mapping[int, float] | None = None,
+        kept: list[np.ndarray] | None = None,
         **loss: Any,
     ) -> None:
         """Set up the validation of one phase.
@@ -63,16 +64,21 @@ class Validate(keras.callbacks.Callback):
             The validation examples, images or breasts, with patient_id, laterality and cancer.
         prior_weights
             Class weights that the scores are corrected for before val_pf1 is computed; None corrects nothing.
+        kept
+            Has the scores of each epoch so far, float32 (n,), and is extended; they say later what the choice of an
+            epoch has gained.
         **loss
             Options of `metrics.by_image` that make val_loss the training loss.
         """
         super().__init__()
         self.score, self.rows, self.prior_weights, self.loss = score, rows, prior_weights, loss
+        self.kept = [] if kept is None else kept
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
         self.scores = self.score()
         if not np.isfinite(self.scores).all():
             raise TrainingError(f"the validation scores of epoch {epoch + 1} are not finite numbers; {ADVICE_ON_NAN}")
+        self.kept.append(self.scores.astype(np.float32))
         values = metrics.by_image(self.rows["cancer"], self.scores, **self.loss)
         corrected = metrics.prior_correction(self.scores, self.prior_weights) if self.prior_weights else self.scores
         breasts = metrics.by_breast(self.rows.assign(score=corrected))

@@ -26,6 +26,7 @@ from rsna_nb.training.training_model import TrainingModel
 log = logging.getLogger(__name__)
 
 STATE_FILE = "checkpoints/state.npz"
+SCORES = "validation scores"  # in the state: float32 (epochs, validation examples)
 # Attributes that Keras's callbacks reset in on_train_begin.
 _MEMORY = {
     keras.callbacks.ReduceLROnPlateau: ("best", "wait", "cooldown_counter"),
@@ -51,11 +52,13 @@ class Progress:
     memory: dict[str, dict[str, Any]] = field(default_factory=dict)  # of Keras's callbacks, by class name
 
 
-def save(run: Run, progress: Progress, model: TrainingModel, best: Arrays) -> None:
-    """Write state.npz; `model` is compiled, `best` holds the arrays of the best epoch."""
+def save(run: Run, progress: Progress, model: TrainingModel, best: Arrays, scores: Sequence[np.ndarray]) -> None:
+    """Write state.npz; `model` is compiled, `best` holds the arrays of the best epoch, `scores` those of every one."""
     facts = {"progress": asdict(progress), "settings": json.loads(run.file("config/config.json").read_text())}
     arrays = {f"variable {number}": variable.numpy() for number, variable in enumerate(model.state)}
     arrays |= {f"best {name}": value for name, value in best.items()}
+    if scores:
+        arrays[SCORES] = np.stack(scores)
     # The facts as an array of text: in the same file, they always belong to the same epoch as the variables.
     write_arrays(run.path / STATE_FILE, arrays | {"facts": np.array(json.dumps(facts))})
 

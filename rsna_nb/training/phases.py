@@ -103,7 +103,8 @@ class PhaseTrainer:
     def _attempt(self) -> None:
         session, last = self.session, self.progress.first + self.phase.epochs
         model, dataset = self._compiled()
-        del self.progress.history[self.progress.epoch :]  # the rows of an epoch that was not saved
+        for kept in (self.progress.history, session.epoch_scores):
+            del kept[self.progress.epoch :]  # of an epoch that was not saved
         if session.arrays:
             checkpoints.restore(model, session.arrays)
         else:
@@ -141,8 +142,8 @@ class PhaseTrainer:
         """
         session, phase, config = self.session, self.phase, self.session.config
         devices, steps, on_epoch = session.devices, session.sampling.steps, session.on_epoch
-        score, rows = self._scorer(), session.examples_of("validation")
-        validate = callbacks.Validate(score, rows, session.prior_weights, **session.validation_loss())
+        score, rows, kept = self._scorer(), session.examples_of("validation"), session.epoch_scores
+        validate = callbacks.Validate(score, rows, session.prior_weights, kept, **session.validation_loss())
         session.best.watch(validate, self.forward_path.head if self.from_bank else None)
         swap = [callbacks.SwapAverages()] if config.ema else []
         monitors = callbacks.monitors(config, session.run.path / "tensorboard" if devices.chief else None)

@@ -190,6 +190,7 @@ def _write_results(session: TrainingSession) -> None:
     tables = [_scored(session, split) for split in ("validation", "test") if len(session.data.rows(split))]
     predictions = pd.concat(tables, ignore_index=True).drop(columns=["path", "file"])
     if session.devices.chief:
+        _write_epoch_scores(session)
         write_whole(session.run.path / "predictions.csv", predictions.to_csv(index=False).encode())
         breasts = metrics.split_breasts(predictions)
         write_whole(session.run.path / "predictions-breasts.csv", breasts.to_csv(index=False).encode())
@@ -214,6 +215,19 @@ def _scored(session: TrainingSession, split: str) -> pd.DataFrame:
     values = compute()
     scores = session.best.scores if split == "validation" else score_breasts(head, values, breasts)
     return rows.assign(score=scores[breasts.of_image], attention=attention_of(head, values, breasts))
+
+
+def _write_epoch_scores(session: TrainingSession) -> None:
+    """Write validation_scores.csv: a row for each validation example, a column of scores for each epoch."""
+    scores, epochs = session.epoch_scores, session.progress.epoch
+    if len(scores) < epochs:  # the run was begun by an earlier version, which kept none
+        log.warning("validation_scores.csv is not written: the scores of %d epochs were not kept", epochs - len(scores))
+        return
+    keys = session.examples_of("validation").filter(items=["patient_id", "laterality", "image_id"])
+    keys = keys.reset_index(drop=True)
+    by_epoch = pd.DataFrame({f"epoch_{number}": values for number, values in enumerate(scores, 1)})
+    content = pd.concat([keys, by_epoch], axis=1).to_csv(index=False)
+    write_whole(session.run.path / "validation_scores.csv", content.encode())
 
 
 def _main_metrics(session: TrainingSession, predictions: pd.DataFrame) -> dict[str, Any]:

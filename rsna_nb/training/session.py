@@ -66,6 +66,8 @@ class TrainingSession:
         path = self.run.path / "checkpoints" / "best.keras"
         self.best = BestCheckpoint(path, self.config.monitor, self.model, self.devices.chief)
         self.progress, self.arrays = checkpoints.load(self.run) or (self._first_progress(), {})
+        # The validation scores of each epoch; a state of an earlier version has none.
+        self.epoch_scores = list(self.arrays.pop(checkpoints.SCORES, []))
         self.devices.check_same("state of the run", self.progress.epoch, self.progress.phase, self.progress.batch)
         self.best.recall(self.progress, self.arrays)
         self.started = time.perf_counter() - self.progress.seconds
@@ -164,7 +166,7 @@ class TrainingSession:
         self.progress.best_epoch, self.progress.best = self.best.epoch, self.best.best
         self.progress.memory, self.progress.seconds = checkpoints.memory_of(monitors), self.seconds
         if self.devices.chief:
-            checkpoints.save(self.run, self.progress, model, self.best.arrays)
+            checkpoints.save(self.run, self.progress, model, self.best.arrays, self.epoch_scores)
             self.best.settle()
 
 
