@@ -141,12 +141,8 @@ def test_a_map_has_the_images_shape_is_in_0_to_1_and_0_outside_the_breast(backbo
 def breast_network(backbone: str, pooling: str, unit: str, combine: str) -> keras.Model:
     """A network for breasts whose every weight after the backbone counts."""
     keras.utils.set_random_seed(1)
-    model = build_model(
-        RunConfig(
-            **{"backbone": backbone, "weights": "none", "img_size": 64, "pooling": pooling, "freeze_backbone": False},
-            **{"unit": unit, "combine": combine},
-        )
-    )
+    settings = {"backbone": backbone, "pooling": pooling, "unit": unit, "combine": combine}
+    model = build_model(RunConfig(**settings, weights="none", img_size=64, freeze_backbone=False))
     rng = np.random.default_rng(0)
     for layer in filter(None, (combination_of(model), norm_of(model), model.get_layer("cancer"))):
         layer.set_weights([rng.normal(0.3, 1, weight.shape) for weight in layer.get_weights()])

@@ -155,7 +155,8 @@ def differences(a: pd.DataFrame, b: pd.DataFrame, names: tuple[str, str], n: int
 def compared(evaluation: Evaluation, other: Run | None, n: int) -> pd.DataFrame:
     """`differences` of the run and another, on the women that both are evaluated on.
 
-    If their networks score different units, the names of the columns say which. `UnavailableError` without another run, or if the comparison is refused (`paired`).
+    If their networks score different units, the names of the columns say which. `UnavailableError` without another run,
+    or if the comparison is refused (`paired`).
     """
     if other is None:
         raise UnavailableError("no other run was named (parameter compare)")
