@@ -114,7 +114,7 @@ def test_what_is_missing_is_named(run, data, without):
     store = store_path(run.config.store_dir, data, run.config.img_size)
     without(store / "images")
     with pytest.raises(UnavailableError, match=r"\.png is missing or damaged: notebooks/00_prepare"):
-        explain.pointing_game(None, targets, "class_activation", True)
+        explain.pointing_game(None, run, targets, "class_activation", True)
     without(store / "ledger.csv")
     with pytest.raises(UnavailableError, match=r"ledger\.csv does not say where \d+ images lie, first \d+/\d+"):
         pointing.targets(evaluation.evaluate(run))

@@ -1,7 +1,7 @@
 """The checked predictions of a run, and the women that it is evaluated on.
 
-These are the test women if the run has any, else its validation women. The unit is the breast, scored by the mean of
-its images' scores.
+These are the test women if the run has any, else its validation women. The unit is the breast. Its score is
+the network's own if the run's `unit` is "breast" or "woman", and otherwise the mean of its images' scores.
 """
 
 from dataclasses import dataclass
@@ -148,7 +148,10 @@ def with_corrected_score(run: Run, images: pd.DataFrame) -> tuple[pd.DataFrame, 
 
 
 def scored_breasts(images: pd.DataFrame, how: BreastScore = "mean") -> pd.DataFrame:
-    """`by_breast` of the scores and, if the images have these columns, of the corrected scores, and the fold."""
+    """`by_breast` of the scores and, if the images have these columns, of the corrected scores, and the fold.
+
+    If the network scored breasts, all images of a breast have its score, and so does their mean.
+    """
     breasts = by_breast(images, how)
     if "corrected_score" in images:
         corrected = by_breast(images.assign(score=images["corrected_score"]), how)["score"]

@@ -1,0 +1,98 @@
+"""The maps of all images of a breast, for runs whose network scores breasts."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+
+from rsna_nb.config import resolve
+from rsna_nb.evaluation import data_folder
+from rsna_nb.explain.maps import heat_maps, read_images
+from rsna_nb.model import OPPOSITE, Breasts, body_of, head_of
+from rsna_nb.prepare import image_file, store_path
+from rsna_nb.runs import Run
+
+BREAST = ["patient_id", "laterality"]
+IDS = ["patient_id", "image_id"]
+
+
+@dataclass(frozen=True, eq=False)
+class ExplainedBreast:
+    """All images that a network saw of a breast, as a person hangs them: CC, MLO, others, then the other breast's.
+
+    Parameters
+    ----------
+    rows
+        A row for each image, with the columns of predictions.csv.
+    views
+        int32 (n,), view codes (`model.Breasts`).
+    images, maps
+        (n, height, width, 1) and (n, height, width), both in 0-1; the maps have one scale.
+    """
+
+    rows: pd.DataFrame
+    views: np.ndarray
+    images: np.ndarray
+    maps: np.ndarray
+
+    @property
+    def opposite(self) -> np.ndarray:
+        """Whether an image is of the woman's other breast, bool (n,)."""
+        return self.views > OPPOSITE
+
+    def place(self, image: pd.Series) -> int:
+        """The place of an image, which is named by its patient_id and image_id."""
+        return int(np.flatnonzero((self.rows[IDS] == image[IDS]).all(axis=1))[0])
+
+    def scorer(self, model: keras.Model, place: int) -> Callable[[np.ndarray], np.ndarray]:
+        """A function that scores the breast with other images (n, height, width, 1) in a place: float64 (n,)."""
+        body, head = body_of(model), head_of(model)
+        features = body.predict_on_batch(self.images)
+
+        def score(images: np.ndarray) -> np.ndarray:
+            breasts = np.repeat(features[np.newaxis], len(images), axis=0)
+            breasts[:, place] = body.predict_on_batch(images)
+            views = np.repeat(self.views[np.newaxis], len(images), axis=0)
+            scores = head([tf.constant(breasts), tf.constant(views)], training=False)
+            return scores.numpy()[:, 0].astype(np.float64)
+
+        return score
+
+
+def explain_breasts(
+    model: keras.Model, run: Run, rows: pd.DataFrame, method: str, flips: bool
+) -> dict[tuple[str, str], ExplainedBreast]:
+    """Compute the maps of all images of the breasts that `rows` name, by patient_id and laterality.
+
+    The images are those of predictions.csv, from the store. `rows` may name a breast twice.
+    """
+    config, predictions = run.config, run.predictions
+    table = predictions[predictions["patient_id"].isin(rows["patient_id"])].reset_index(drop=True)
+    breasts = Breasts.of(table, config.unit)
+    store = store_path(resolve(config.store_dir), data_folder(run), config.img_size, run.image_recipe)
+    found = {}
+    wanted = set(rows[BREAST].itertuples(index=False, name=None))
+    for key, images, views in zip(
+        breasts.table[BREAST].itertuples(index=False, name=None), *breasts.all(), strict=True
+    ):
+        if key not in wanted:
+            continue
+        order = np.argsort(views, kind="stable")[(views == 0).sum() :]  # the codes are in the order of hanging
+        shown = table.iloc[images[order]].reset_index(drop=True)
+        pictures = read_images(image_file(store, *ids) for ids in shown[IDS].itertuples(index=False, name=None))
+        maps = heat_maps(model, pictures, method, flips, views[np.newaxis, order])
+        found[key] = ExplainedBreast(shown, views[order], pictures, maps)
+    return found
+
+
+def of_images(
+    model: keras.Model, run: Run, rows: pd.DataFrame, method: str, flips: bool
+) -> tuple[np.ndarray, list[ExplainedBreast]]:
+    """The map of each row's image within its breast, (n, height, width), and the breast of each row."""
+    by_breast = explain_breasts(model, run, rows, method, flips)
+    breasts = [by_breast[key] for key in rows[BREAST].itertuples(index=False, name=None)]
+    maps = [one.maps[one.place(row)] for one, (_, row) in zip(breasts, rows.iterrows(), strict=True)]
+    return np.stack(maps), breasts
