@@ -1,13 +1,17 @@
 """Maps of a run whose network scores breasts."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from rsna_nb import evaluation, explain, inference, plots
 from rsna_nb.explain import explanation, pointing
 from rsna_nb.explain.breasts import BREAST, explain_breasts
 from rsna_nb.notebook import UnavailableError
+from tests.notebooks import NOTEBOOKS, run_cells
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +50,8 @@ def test_the_map_of_an_image_is_the_one_of_its_breast(shown):
         place = breast.place(one.rows.iloc[number])
         np.testing.assert_array_equal(one.maps[number], breast.maps[place])
         np.testing.assert_array_equal(one.images[number], breast.images[place])
+        np.testing.assert_array_equal(one.boxes[number], breast.boxes[place])
+        assert len(one.boxes[number]) > 0
 
 
 def test_the_curves_follow_the_score_of_the_breast_while_one_image_changes(breast_run, model, shown):
@@ -67,7 +73,7 @@ def test_the_pointing_game_uses_the_maps_within_the_breast(breast_run, model, ta
 
 def test_results_and_the_files_pixels_are_of_the_shown_images(breast_run, shown):
     evaluated = evaluation.evaluate(breast_run)
-    settings = {"method": "class_activation", "flips": False}
+    settings = {"method": "grad_cam", "flips": False}
     assert len(explain.write_results(evaluated, settings, {"pointing": 0.5}, shown)) == 2
     in_file = explain.map_in_file(breast_run, shown)
     assert in_file.name == "/".join(shown["hits"].rows[["patient_id", "image_id"]].iloc[0])
@@ -91,3 +97,21 @@ def test_the_figures_name_views_attention_and_the_other_breast(shown):
 def test_a_breast_named_twice_is_explained_once(breast_run, model, targets):
     rows = pd.concat([targets.head(1)] * 2)
     assert len(explain_breasts(model, breast_run, rows, "grad_cam", False)) == 1
+
+
+def test_the_notebook_shows_the_images_of_a_breast_and_writes_its_results(breast_run):
+    folders = {"run": str(breast_run.path), "runs_dir": str(breast_run.path.parent)}
+    shown = run_cells(NOTEBOOKS / "08_explain.ipynb", **folders, pictures=1, draws=50, flips=False)
+    figures = [each.get_label() for each in shown if isinstance(each, Figure)]
+    assert any(label.startswith("The images of a breast with score") for label in figures)
+    (path,) = (breast_run.path / "explain").glob("class_activation*/explanation.json")
+    written = json.loads(path.read_text())
+    assert written["pointing_images"] > 0
+    assert written["perturbation"]
+
+
+def test_the_evaluation_of_the_run_has_one_row_of_metrics(breast_run):
+    folders = {"run": str(breast_run.path), "runs_dir": str(breast_run.path.parent)}
+    run_cells(NOTEBOOKS / "04_evaluate.ipynb", **folders, draws=50, pictures=1)
+    (path,) = breast_run.path.glob("evaluation*.json")
+    assert [row["unit"] for row in json.loads(path.read_text())["metrics"]] == ["breast"]

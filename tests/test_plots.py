@@ -131,6 +131,6 @@ def test_a_batch_of_breasts_is_hung_by_breast_with_cc_and_mlo_first_and_no_empty
         (4, "cancer · other view"),
         (1, "no cancer · CC"),
         (0, "no cancer · MLO"),
-        (3, "no cancer · other breast MLO"),
+        (3, "other breast · MLO"),
     ]
-    assert "cancer (CC, other view); no cancer (CC, MLO, other breast MLO)" in figure.get_label()
+    assert "cancer (CC, other view); no cancer (CC, MLO, other breast · MLO)" in figure.get_label()

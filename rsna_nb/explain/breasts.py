@@ -11,7 +11,9 @@ import tensorflow as tf
 from rsna_nb.config import resolve
 from rsna_nb.evaluation import data_folder
 from rsna_nb.explain.maps import heat_maps, read_images
+from rsna_nb.explain.pointing import known_boxes
 from rsna_nb.model import OPPOSITE, Breasts, body_of, head_of
+from rsna_nb.notebook import Unavailable, attempt
 from rsna_nb.prepare import image_file, store_path
 from rsna_nb.runs import Run
 
@@ -31,12 +33,15 @@ class ExplainedBreast:
         int32 (n,), view codes (`model.Breasts`).
     images, maps
         (n, height, width, 1) and (n, height, width), both in 0-1; the maps have one scale.
+    boxes
+        For each image the boxes of its known lesions, (k, 4) in its pixels.
     """
 
     rows: pd.DataFrame
     views: np.ndarray
     images: np.ndarray
     maps: np.ndarray
+    boxes: list[np.ndarray]
 
     @property
     def opposite(self) -> np.ndarray:
@@ -62,6 +67,13 @@ class ExplainedBreast:
         return score
 
 
+def boxes_of(run: Run, rows: pd.DataFrame) -> list[np.ndarray]:
+    """The boxes of the known lesions of each row's image, (k, 4) in its pixels; (0, 4) where none is known."""
+    found = attempt(known_boxes, run, list(rows[IDS].itertuples(index=False, name=None)))
+    # Lesions are known for generated data only; without them the maps are still worth showing.
+    return [np.empty((0, 4))] * len(rows) if isinstance(found, Unavailable) else found
+
+
 def explain_breasts(
     model: keras.Model, run: Run, rows: pd.DataFrame, method: str, flips: bool
 ) -> dict[tuple[str, str], ExplainedBreast]:
@@ -71,7 +83,7 @@ def explain_breasts(
     """
     config, predictions = run.config, run.predictions
     table = predictions[predictions["patient_id"].isin(rows["patient_id"])].reset_index(drop=True)
-    breasts = Breasts.of(table, config.unit)
+    breasts, boxes = Breasts.of(table, config.unit), boxes_of(run, table)
     store = store_path(resolve(config.store_dir), data_folder(run), config.img_size, run.image_recipe)
     found = {}
     wanted = set(rows[BREAST].itertuples(index=False, name=None))
@@ -84,7 +96,7 @@ def explain_breasts(
         shown = table.iloc[images[order]].reset_index(drop=True)
         pictures = read_images(image_file(store, *ids) for ids in shown[IDS].itertuples(index=False, name=None))
         maps = heat_maps(model, pictures, method, flips, views[np.newaxis, order])
-        found[key] = ExplainedBreast(shown, views[order], pictures, maps)
+        found[key] = ExplainedBreast(shown, views[order], pictures, maps, [boxes[row] for row in images[order]])
     return found
 
 

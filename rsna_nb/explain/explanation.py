@@ -15,11 +15,11 @@ import pandas as pd
 from rsna_nb import dicom, inference, metrics
 from rsna_nb.evaluation import Evaluation, data_folder, plain
 from rsna_nb.explain import deletion, pointing
-from rsna_nb.explain.breasts import ExplainedBreast, of_images
+from rsna_nb.explain.breasts import ExplainedBreast, boxes_of, of_images
 from rsna_nb.explain.geometry import Geometry
 from rsna_nb.explain.maps import check_method, heat_maps, read_images
 from rsna_nb.metadata import MetadataError, load_metadata
-from rsna_nb.notebook import Markdown, Unavailable, UnavailableError, attempt
+from rsna_nb.notebook import Markdown, Unavailable, UnavailableError
 from rsna_nb.runs import Run
 from rsna_nb.system import write_arrays
 
@@ -71,10 +71,7 @@ def explain_images(model: keras.Model, run: Run, rows: pd.DataFrame, method: str
     """
     images = read_images(rows["file"])
     maps, breasts = _maps(model, run, rows, images, method, flips)
-    boxes = attempt(pointing.known_boxes, run, list(zip(rows["patient_id"], rows["image_id"], strict=True)))
-    # Lesions are known for generated data only; without them the maps are still worth showing.
-    boxes = [np.empty((0, 4))] * len(rows) if isinstance(boxes, Unavailable) else boxes
-    return ExplainedImages(rows, images, maps, boxes, breasts)
+    return ExplainedImages(rows, images, maps, boxes_of(run, rows), breasts)
 
 
 def _maps(

@@ -55,8 +55,8 @@ def overlays(shown: Mapping[str, "ExplainedImages"], kind: str) -> Figure:
 def breast_overlay(shown: "ExplainedBreast") -> Figure:
     """Draw all images of a breast side by side, and below with their maps, then those of the woman's other breast.
 
-    The maps have one scale: an image that added more to the score is more orange. The attention of an image is its
-    weight in its own breast.
+    Known lesions are outlined. The maps have one scale: an image that added more to the score is more orange. The
+    attention of an image is its weight in its own breast.
     """
     captions = [
         f"{'other breast: ' * bool(other)}{side_and_view(row)}"
@@ -71,6 +71,7 @@ def breast_overlay(shown: "ExplainedBreast") -> Figure:
         for axis in axes[:, number]:
             axis.imshow(shown.images[number, ..., 0], cmap="gray", vmin=0, vmax=1)
         axes[1, number].imshow(shown.maps[number], cmap=OVERLAY, vmin=0, vmax=1)
+        _outline(axes[1, number], shown.boxes[number])
         axes[0, number].set_title(text, fontsize=8, loc="left")
     score = shown.rows["score"].iloc[0]
     highest = [f"{text}, highest value {one.max():.2f}" for text, one in zip(captions, shown.maps, strict=True)]

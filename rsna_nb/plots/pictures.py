@@ -10,8 +10,10 @@ from matplotlib.figure import Figure
 from rsna_nb.plots.style import GREY, ORANGE, with_alt
 
 COLUMNS = 8
+VIEWS = ("CC", "MLO", "other view")
 # By view code (`model.Breasts`, which imports TensorFlow); 4 to 6 are images of the woman's other breast.
-VIEW_NAMES = ("", "CC", "MLO", "other view", "other breast CC", "other breast MLO", "other breast, other view")
+OTHER_BREAST = "other breast · "
+VIEW_NAMES = ("", *VIEWS, *(OTHER_BREAST + view for view in VIEWS))
 
 
 def sample_batch(images: np.ndarray, labels: np.ndarray, views: np.ndarray | None = None) -> Figure:
@@ -51,14 +53,17 @@ def _hung(images: np.ndarray, positive: np.ndarray, views: np.ndarray) -> Figure
         axis.axis("off")
     described = []
     for number in range(shown):
-        label, colour = ("cancer", ORANGE) if positive[number] else ("no cancer", GREY)
+        label = "cancer" if positive[number] else "no cancer"
         places = np.argsort(views[number], kind="stable")[(views[number] == 0).sum() :]
         names = [VIEW_NAMES[views[number, place]] for place in places]
         described.append(f"{label} ({', '.join(names)})")
         first = (number % beside) * (most + 1)
         for axis, place, name in zip(axes[number // beside, first:], places, names, strict=False):
             axis.imshow(images[number, place, ..., 0], cmap="gray", vmin=0, vmax=1)
-            axis.set_title(f"{label} · {name}", fontsize=8, color=colour)
+            # The label is the breast's; the other breast has one of its own.
+            own = not name.startswith(OTHER_BREAST)
+            colour = ORANGE if own and positive[number] else GREY
+            axis.set_title(f"{label} · {name}" if own else name, fontsize=8, color=colour)
     return with_alt(figure, f"Mammograms by breast: {'; '.join(described)}.")
 
 
