@@ -96,7 +96,7 @@ def test_the_figures_name_views_attention_and_the_other_breast(shown):
 
 def test_a_breast_named_twice_is_explained_once(breast_run, model, targets):
     rows = pd.concat([targets.head(1)] * 2)
-    assert len(explain_breasts(model, breast_run, rows, "grad_cam", False)) == 1
+    assert len(list(explain_breasts(model, breast_run, rows, "grad_cam", False))) == 1
 
 
 def test_the_notebook_shows_the_images_of_a_breast_and_writes_its_results(breast_run):

@@ -1,6 +1,6 @@
 """The maps of all images of a breast, for runs whose network scores breasts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import keras
@@ -52,6 +52,10 @@ class ExplainedBreast:
         """The place of an image, which is named by its patient_id and image_id."""
         return int(np.flatnonzero((self.rows[IDS] == image[IDS]).all(axis=1))[0])
 
+    def map_of(self, image: pd.Series) -> np.ndarray:
+        """The map (height, width) of an image, which is named as for `place`."""
+        return self.maps[self.place(image)]
+
     def scorer(self, model: keras.Model, place: int) -> Callable[[np.ndarray], np.ndarray]:
         """A function that scores the breast with other images (n, height, width, 1) in a place: float64 (n,)."""
         body, head = body_of(model), head_of(model)
@@ -76,35 +80,46 @@ def boxes_of(run: Run, rows: pd.DataFrame) -> list[np.ndarray]:
 
 def explain_breasts(
     model: keras.Model, run: Run, rows: pd.DataFrame, method: str, flips: bool
-) -> dict[tuple[str, str], ExplainedBreast]:
-    """Compute the maps of all images of the breasts that `rows` name, by patient_id and laterality.
+) -> Iterator[tuple[tuple[str, str], ExplainedBreast]]:
+    """Compute the maps of all images of the breasts that `rows` name: (patient_id, laterality) and the breast of each.
 
-    The images are those of predictions.csv, from the store. `rows` may name a breast twice.
+    The images are those of predictions.csv, from the store. A breast that `rows` name twice is yielded once.
     """
     config, predictions = run.config, run.predictions
     table = predictions[predictions["patient_id"].isin(rows["patient_id"])].reset_index(drop=True)
     breasts, boxes = Breasts.of(table, config.unit), boxes_of(run, table)
     store = store_path(resolve(config.store_dir), data_folder(run), config.img_size, run.image_recipe)
-    found = {}
-    wanted = set(rows[BREAST].itertuples(index=False, name=None))
-    for key, images, views in zip(
-        breasts.table[BREAST].itertuples(index=False, name=None), *breasts.all(), strict=True
-    ):
+    wanted = set(_keys(rows))
+    for key, images, views in zip(_keys(breasts.table), *breasts.all(), strict=True):
         if key not in wanted:
             continue
         order = np.argsort(views, kind="stable")[(views == 0).sum() :]  # the codes are in the order of hanging
         shown = table.iloc[images[order]].reset_index(drop=True)
         pictures = read_images(image_file(store, *ids) for ids in shown[IDS].itertuples(index=False, name=None))
         maps = heat_maps(model, pictures, method, flips, views[np.newaxis, order])
-        found[key] = ExplainedBreast(shown, views[order], pictures, maps, [boxes[row] for row in images[order]])
-    return found
+        yield key, ExplainedBreast(shown, views[order], pictures, maps, [boxes[row] for row in images[order]])
 
 
-def of_images(
+def breasts_of(
     model: keras.Model, run: Run, rows: pd.DataFrame, method: str, flips: bool
 ) -> tuple[np.ndarray, list[ExplainedBreast]]:
     """The map of each row's image within its breast, (n, height, width), and the breast of each row."""
-    by_breast = explain_breasts(model, run, rows, method, flips)
-    breasts = [by_breast[key] for key in rows[BREAST].itertuples(index=False, name=None)]
-    maps = [one.maps[one.place(row)] for one, (_, row) in zip(breasts, rows.iterrows(), strict=True)]
-    return np.stack(maps), breasts
+    found = dict(explain_breasts(model, run, rows, method, flips))
+    breasts = [found[key] for key in _keys(rows)]
+    return np.stack([one.map_of(row) for one, (_, row) in zip(breasts, rows.iterrows(), strict=True)]), breasts
+
+
+def maps_in_breasts(model: keras.Model, run: Run, rows: pd.DataFrame, method: str, flips: bool) -> np.ndarray:
+    """The map of each row's image within its breast, (n, height, width).
+
+    One breast is held in memory at a time: all of RSNA's with cancer would take more than 10 GB.
+    """
+    maps, keys = np.empty((len(rows), *run.config.image_shape), np.float32), _keys(rows)
+    for key, breast in explain_breasts(model, run, rows, method, flips):
+        for number in (row for row, one in enumerate(keys) if one == key):
+            maps[number] = breast.map_of(rows.iloc[number])
+    return maps
+
+
+def _keys(rows: pd.DataFrame) -> list[tuple[str, str]]:
+    return list(rows[BREAST].itertuples(index=False, name=None))

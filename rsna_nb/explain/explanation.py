@@ -15,7 +15,7 @@ import pandas as pd
 from rsna_nb import dicom, inference, metrics
 from rsna_nb.evaluation import Evaluation, data_folder, plain
 from rsna_nb.explain import deletion, pointing
-from rsna_nb.explain.breasts import ExplainedBreast, boxes_of, of_images
+from rsna_nb.explain.breasts import ExplainedBreast, boxes_of, breasts_of, maps_in_breasts
 from rsna_nb.explain.geometry import Geometry
 from rsna_nb.explain.maps import check_method, heat_maps, read_images
 from rsna_nb.metadata import MetadataError, load_metadata
@@ -70,17 +70,11 @@ def explain_images(model: keras.Model, run: Run, rows: pd.DataFrame, method: str
     get no boxes.
     """
     images = read_images(rows["file"])
-    maps, breasts = _maps(model, run, rows, images, method, flips)
-    return ExplainedImages(rows, images, maps, boxes_of(run, rows), breasts)
-
-
-def _maps(
-    model: keras.Model, run: Run, rows: pd.DataFrame, images: np.ndarray, method: str, flips: bool
-) -> tuple[np.ndarray, list[ExplainedBreast]]:
-    """The maps of images, and their breasts if the run scored breasts."""
+    boxes = boxes_of(run, rows)
     if run.config.unit == "image":
-        return heat_maps(model, images, method, flips), []
-    return of_images(model, run, rows, method, flips)
+        return ExplainedImages(rows, images, heat_maps(model, images, method, flips), boxes)
+    maps, breasts = breasts_of(model, run, rows, method, flips)
+    return ExplainedImages(rows, images, maps, boxes, breasts)
 
 
 def explain_examples(
@@ -108,7 +102,9 @@ def perturbation_curves(model: keras.Model, shown: Mapping[str, ExplainedImages]
 def pointing_game(model: keras.Model, run: Run, targets: pd.DataFrame, method: str, flips: bool) -> pd.DataFrame:
     """Compute the maps of `pointing.targets` of the run and count their hits (`pointing.count_hits`)."""
     images = read_images(targets["file"])
-    return pointing.count_hits(targets, images, _maps(model, run, targets, images, method, flips)[0])
+    if run.config.unit == "image":
+        return pointing.count_hits(targets, images, heat_maps(model, images, method, flips))
+    return pointing.count_hits(targets, images, maps_in_breasts(model, run, targets, method, flips))
 
 
 def first_breast(shown: Mapping[str, ExplainedImages]) -> ExplainedBreast:
