@@ -65,7 +65,8 @@ class Combination(layers.Layer):
         if self.how == "attention":
             # One matrix for both halves of the gate, so that the features are read once.
             self.gate = self.add_weight((channels, 2 * ATTENTION_UNITS), "glorot_uniform", name="gate")
-            self.attention = self.add_weight((ATTENTION_UNITS, 1), "glorot_uniform", name="attention")
+            # Zeros: training begins with equal weights, the mean, and leaves it only as far as that lowers the loss.
+            self.attention = self.add_weight((ATTENTION_UNITS, 1), "zeros", name="attention")
 
     def call(self, features: Any, views: Any) -> Any:
         own = self._combined(features, views, is_own(views))
