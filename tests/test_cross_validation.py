@@ -16,7 +16,7 @@ import pytest
 
 from rsna_nb import runs
 from rsna_nb.config import ConfigError, RunConfig
-from rsna_nb.evaluation import out_of_fold
+from rsna_nb.evaluation import epochs, out_of_fold
 from rsna_nb.experiments import cross_validation
 from rsna_nb.metadata import load_metadata
 from rsna_nb.splits import SplitError
@@ -57,6 +57,16 @@ def test_every_image_is_out_of_fold_once_and_no_woman_in_two_folds(finished, gen
         table, _ = data.split_table(run.config)
         held = set(table.loc[table["split"] == "validation", "image_id"])
         assert set(predictions.loc[predictions["fold"] == fold, "image_id"]) == held
+
+
+def test_the_scores_that_each_fold_kept_are_its_predictions_at_its_best_epoch(finished):
+    for run in finished.values():
+        images, kept = run.predictions, epochs.scores_at(run, run.predictions, run.metrics["best_epoch"])
+        assert kept["image_id"].tolist() == images["image_id"].tolist()
+        np.testing.assert_array_equal(kept["score"], images["score"].astype(np.float32))
+        assert epochs.run_optimism(run).epochs == 2
+    others = {fold: epochs.curve(finished[1 - fold]).idxmax() for fold in finished}
+    assert epochs.epochs_of(finished) == others
 
 
 def test_finished_folds_are_not_trained_again(recipe, finished, tmp_path):

@@ -12,6 +12,7 @@ from rsna_nb.config import RunConfig
 from rsna_nb.evaluation import epochs, out_of_fold, summary
 from rsna_nb.metrics import MetricsError
 from rsna_nb.runs import Run, RunError
+from tests.bench import bench_epoch_choice as drawn
 from tests.conftest import table_of
 
 EPOCHS = 6
@@ -171,3 +172,23 @@ def test_the_note_has_the_figures_of_the_runs_files(table, tmp_path):
     assert f"**{found.optimism:+.3f}**" in text
     assert f"{found.in_sample:.3f}" in text
     assert "6 epochs" in text
+
+
+@pytest.mark.slow
+def test_on_drawn_labels_the_interval_of_folds_covers_half_and_the_folds_own_choice_does_not():
+    """A small version of the benchmark. Chosen in sample, the AUC of nothing to learn is above 0.5."""
+    errors: dict[str, list[float]] = {"other": [], "same": []}
+    covered = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        folds = drawn.fold_tables(*drawn.drawn(rng, effect=0), rng)
+        curves = {fold: own["curve"] for fold, own in enumerate(folds)}
+        chosen = {"other": epochs.chosen_by_others(curves), "same": {f: int(c.idxmax()) for f, c in curves.items()}}
+        for way, numbers in chosen.items():
+            intervals, truth = drawn.cross_validated(folds, 0, numbers)
+            errors[way].append(intervals["within folds"].estimate - truth)
+            covered += way == "other" and intervals["within folds"].low <= truth <= intervals["within folds"].high
+    assert covered >= 34
+    gained = np.array(errors["same"]) - np.array(errors["other"])
+    assert gained.mean() > 3 * gained.std() / np.sqrt(len(gained)), "choosing in sample gains"
+    assert abs(np.mean(errors["other"])) < 3 * np.std(errors["other"]) / np.sqrt(len(gained))

@@ -56,6 +56,17 @@ def test_within_folds_compares_each_pair_of_a_fold_once_and_no_other(predictions
         assert interval.low < interval.estimate < interval.high
 
 
+def test_intervals_of_folds_are_wider_for_the_training_women_that_models_share(predictions):
+    breasts = out_of_fold.breasts_of(predictions)
+    found, one = metrics.fold_metrics(breasts, n=DRAWS), metrics.fold_metrics(breasts.assign(fold=0), n=DRAWS)
+    women = metrics.Women.of(breasts, "patient_id")
+    for interval, widen in ((found["pooled"], 1.5**0.5), (one["pooled"], 1.0)):
+        expected = metrics.draws_interval(interval.estimate, interval.draws, women.positives, women.rarer, widen=widen)
+        assert (interval.low, interval.high) == (expected.low, expected.high)
+    np.testing.assert_array_equal(found["pooled"].draws, one["pooled"].draws)
+    assert found["pooled"].high - found["pooled"].low > 1.1 * (one["pooled"].high - one["pooled"].low)
+
+
 def test_a_folds_scale_changes_the_pooled_auc_alone(predictions):
     before = metrics.fold_metrics(predictions, n=DRAWS)
     scale = 1 + predictions["fold"]

@@ -12,6 +12,7 @@ from rsna_nb.metrics.limits import Interval
 from rsna_nb.metrics.predictions import check_predictions
 from rsna_nb.metrics.weighted import PREPARE, Evaluate, divided
 
+SHARED_WOMEN = 1.5  # factor of the variance over folds whose models have training women in common (`fold_metrics`)
 Folds = list[tuple[np.ndarray, Evaluate]]  # of each fold: the positions of its rows, and its metric by their weights
 
 
@@ -22,7 +23,14 @@ def fold_metrics(
 
     "within folds" (AUC only) is the chance that a positive scores above a negative of its own fold; all such pairs
     weigh the same. "mean of folds" gives each fold the same weight. "pooled" treats all scores as if one model had
-    given them. The intervals do not include the variation between models trained on other women.
+    given them.
+
+    **The intervals** are those of the women's draws, with a standard deviation widened by sqrt(1.5) for two folds or
+    more. Folds are not independent: each model was trained on the women of the other folds, so a chance pattern that
+    two folds share lifts both of their AUCs. In the variance s^2 / k (1 + (k - 1) r) of a mean over k folds, the
+    correlation r is 0 for models that owe nothing to chance and 1 / (k - 1) for a linear model that learned nothing
+    else, which doubles the variance. It cannot be estimated from one cross-validation (Bengio & Grandvalet 2004, J.
+    Mach. Learn. Res. 5:1089; Nadeau & Bengio 2003, Mach. Learn. 52:239), so the middle is taken. MEASURED
 
     Parameters
     ----------
@@ -46,7 +54,8 @@ def fold_metrics(
         "mean of folds": lambda weights: np.mean([evaluate(weights[:, rows]) for rows, evaluate in folds], axis=0),
         "pooled": PREPARE[statistic](positive, scores),
     }
-    return resampled_intervals(Women.of(predictions, "patient_id"), evaluates, n, seed)
+    widen = SHARED_WOMEN**0.5 if len(folds) > 1 else 1.0
+    return resampled_intervals(Women.of(predictions, "patient_id"), evaluates, n, seed, widen=widen)
 
 
 def within_folds(fold: np.ndarray, positive: np.ndarray, scores: np.ndarray) -> Evaluate:

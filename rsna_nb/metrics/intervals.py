@@ -118,12 +118,20 @@ def resampled(women: Women, evaluates: list[Evaluate], n: int, seed: int) -> lis
 
 
 def resampled_intervals(
-    women: Women, evaluates: Mapping[str, Evaluate], n: int, seed: int, differences: tuple[str, ...] = ()
+    women: Women,
+    evaluates: Mapping[str, Evaluate],
+    n: int,
+    seed: int,
+    differences: tuple[str, ...] = (),
+    widen: float = 1.0,
 ) -> dict[str, Interval]:
-    """The interval of each metric from the same draws; those named in `differences` are not confined to 0-1."""
+    """The interval of each metric from the same draws; those named in `differences` are not confined to 0-1.
+
+    `widen` is that of `draws_interval`.
+    """
     found = zip(evaluates, resampled(women, list(evaluates.values()), n, seed), strict=True)
     return {
-        name: draws_interval(estimate, draws, women.positives, women.rarer, is_share=name not in differences)
+        name: draws_interval(estimate, draws, women.positives, women.rarer, name not in differences, widen)
         for name, (estimate, draws) in found
     }
 

@@ -30,7 +30,9 @@ class Interval:
 UNDEFINED = Interval(float("nan"), *NO_LIMITS, np.array([]), 0)
 
 
-def draws_interval(estimate: float, draws: np.ndarray, positives: int, groups: int, is_share: bool = True) -> Interval:
+def draws_interval(
+    estimate: float, draws: np.ndarray, positives: int, groups: int, is_share: bool = True, widen: float = 1.0
+) -> Interval:
     """The 95 % interval of a metric, from the standard deviation of its bootstrap draws.
 
     **A share**, whose estimate and draws all lie in 0-1, gets Wilson's score interval with an effective sample size:
@@ -58,6 +60,8 @@ def draws_interval(estimate: float, draws: np.ndarray, positives: int, groups: i
         The number of women with cancer, and how many women limit the metric: for AUC the rarer of both kinds.
     is_share
         False for a difference, even if all draws happen to lie in 0-1.
+    widen
+        Factor of the standard deviation, above 1 for what draws of women do not vary.
 
     Returns
     -------
@@ -71,7 +75,7 @@ def draws_interval(estimate: float, draws: np.ndarray, positives: int, groups: i
     elif min(positives, groups) < 2 or len(known) < 2 or np.ptp(known) < 1e-12 or np.isnan(estimate):
         low, high = NO_LIMITS
     else:
-        quantile, spread = student.ppf(0.975, groups - 1) * np.sqrt(groups / (groups - 1)), known.std(ddof=1)
+        quantile, spread = student.ppf(0.975, groups - 1) * np.sqrt(groups / (groups - 1)), widen * known.std(ddof=1)
         reach = quantile * spread
         size = estimate * (1 - estimate) / spread**2
         if estimate > NEAR_ONE:

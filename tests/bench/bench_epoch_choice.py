@@ -57,7 +57,7 @@ def trained(x: np.ndarray, y: np.ndarray, held_x: np.ndarray, held_y: np.ndarray
             m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
             w = w - rate * (m / (1 - 0.9**step)) / (np.sqrt(v / (1 - 0.999**step)) + 1e-7)
         kept.append(w)
-        losses.append(metrics.by_image(held_y, sigmoid(held_x @ w), held_weight)["loss"])
+        losses.append(np.average(metrics.cross_entropy(held_y, sigmoid(held_x @ w)), weights=held_weight))
         waited, reduced = (0, 0) if losses[-1] < best else (waited + 1, reduced + 1)
         best = min(best, losses[-1])
         if reduced >= REDUCE:
