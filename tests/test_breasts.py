@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rsna_nb import metrics, runs
+from rsna_nb import ensemble, metrics, runs
 from rsna_nb.config import RunConfig
 from rsna_nb.model import Breasts, attention_of, body_of, build_model, head_of, score_breasts
 from rsna_nb.model.breasts import NO_IMAGE, OPPOSITE
@@ -258,6 +258,16 @@ def test_the_saved_network_gives_the_scores_of_predictions(run):
         score = model.predict_on_batch([pictures[images[order]][None], views[None, order]])
         own = known[(known["patient_id"] == breast["patient_id"]) & (known["laterality"] == breast["laterality"])]
         np.testing.assert_allclose(own["score"], score[0, 0], atol=1e-5)
+
+
+def test_an_ensemble_of_networks_for_images_and_for_breasts_scores_breasts_by_the_mean_of_both(small_run, run):
+    pool = ensemble.gather([run, small_run])
+    combined = metrics.by_breast(ensemble.Ensemble.fit(pool, "mean").predictions)
+    each = [metrics.by_breast(one.predictions)["score"] for one in (run, small_run)]
+    np.testing.assert_allclose(combined["score"], np.mean(each, axis=0), atol=1e-12)
+    assert not metrics.scores_breasts(pool.rows)
+    loaded = {way: ensemble.Ensemble.fit(pool, way).predictions["score"] for way in ("rank", "logit", "greedy")}
+    assert all(scores.between(0, 1).all() for scores in loaded.values())
 
 
 def test_the_sample_batch_shows_breasts(small_run, small_settings):
