@@ -191,11 +191,16 @@ def choice_note(run: Run) -> Markdown:
         return Markdown(f"How much better cannot be said: {found.reason}.")
     if np.isnan(found.optimism):
         return Markdown("How much better cannot be said: the validation women are too few.")
+    result = (
+        f"so about **{found.optimism:.3f}** of it is optimism"
+        if found.optimism > 0
+        else f"so no optimism was found ({found.optimism:.3f}; by chance it can be below 0)"
+    )
     return Markdown(
-        f"How much better, estimated by choosing among the {found.epochs} epochs on other women than those evaluated, "
-        f"again and again: the AUC by breast of the chosen epoch is {found.in_sample:.3f} where the same women chose "
-        f"it, and {found.elsewhere:.3f} where others did, so about **{found.optimism:+.3f}** of it is optimism. "
-        "Average precision and pF1 are affected too."
+        f"How much better was estimated by choosing among the {found.epochs} epochs on some women and evaluating on the "
+        f"others, in repeated divisions: the AUC by breast of the chosen epoch is {found.in_sample:.3f} where "
+        f"the same women chose it, and {found.elsewhere:.3f} where others did, {result}. Average precision and pF1 are "
+        "affected too."
     )
 
 

@@ -110,11 +110,12 @@ def breasts_of(
 
 
 def maps_in_breasts(model: keras.Model, run: Run, rows: pd.DataFrame, method: str, flips: bool) -> np.ndarray:
-    """The map of each row's image within its breast, (n, height, width).
+    """The map of each row's image within its breast, (n, height, width); the breasts are those of predictions.csv.
 
-    One breast is held in memory at a time: all of RSNA's with cancer would take more than 10 GB.
+    The images and feature maps of one breast are held in memory at a time.
     """
-    maps, keys = np.empty((len(rows), *run.config.image_shape), np.float32), _keys(rows)
+    # NaN, so that a row whose breast is missing would be no map that counts.
+    maps, keys = np.full((len(rows), *run.config.image_shape), np.nan, np.float32), _keys(rows)
     for key, breast in explain_breasts(model, run, rows, method, flips):
         for number in (row for row, one in enumerate(keys) if one == key):
             maps[number] = breast.map_of(rows.iloc[number])

@@ -109,7 +109,7 @@ def pointing_game(model: keras.Model, run: Run, targets: pd.DataFrame, method: s
 
 def first_breast(shown: Mapping[str, ExplainedImages]) -> ExplainedBreast:
     """All images of the first example's breast; `UnavailableError` without one, or if the run scored images."""
-    breasts = next((one.breasts for one in shown.values()), [])
+    breasts = [breast for one in shown.values() for breast in one.breasts]
     if not breasts:
         raise UnavailableError("the run scored single images" if shown else "there are no images")
     return breasts[0]

@@ -76,7 +76,8 @@ def heat_maps(
 ) -> np.ndarray:
     """Compute a heat map of each image: (n, height, width) in 0-1, 0 outside the breast.
 
-    A map shows what its image adds to the logit. The maps of one breast have one scale.
+    A map shows where its image raises the logit: the positive part of what each position adds. The maps of one breast
+    have one scale.
 
     Parameters
     ----------

@@ -228,4 +228,4 @@ def side_and_view(row: pd.Series) -> str:
     """Side and view of an image, and its attention if the run scored breasts."""
     view, attention = row.get("view"), row.get("attention")
     words = str(row["laterality"]) + (f" {view}" if isinstance(view, str) else "")
-    return words if attention is None else f"{words} · att. {attention:.2f}"
+    return words if attention is None or pd.isna(attention) else f"{words} · att. {attention:.2f}"
