@@ -197,7 +197,7 @@ def choice_note(run: Run) -> Markdown:
         else f"so no optimism was found ({found.optimism:.3f}; by chance it can be below 0)"
     )
     return Markdown(
-        f"How much better was estimated by choosing among the {found.epochs} epochs on some women and evaluating on the "
+        f"How much better was estimated by choosing among the {found.epochs} epochs on some women and evaluating on "
         f"others, in repeated divisions: the AUC by breast of the chosen epoch is {found.in_sample:.3f} where "
         f"the same women chose it, and {found.elsewhere:.3f} where others did, {result}. Average precision and pF1 are "
         "affected too."
