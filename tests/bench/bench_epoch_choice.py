@@ -8,7 +8,13 @@ are drawn at random: 32 of a breast, with noise of each image. A logistic regres
 epochs of 10 steps of Adam with class weights, the learning rate halved on a plateau and early stopping by val_loss as
 in the package's defaults. Data set k is drawn with seed k. Printed are, for five folds, the coverage of the truth by
 05's 95 % interval of each AUC, for the epochs chosen on the fold itself and on the other folds, and, for the first fold
-as a run without test women, the true optimism and its estimates.
+as a run without test women, the true optimism and its estimates. About 1 s a data set.
+
+AUC within folds, epochs chosen on the other folds, labels drawn at random: 95.2 % covered of seeds 0 to 999 (96.5 % of
+0 to 199), mean error +0.002; chosen on the same women, mean error +0.013. 8 features: 95.0 %, 128 features: 93.0 %,
+effect 0.12 (a true AUC of 0.61): 94.5 %, 200 data sets each. Without the widening of `metrics.fold_metrics` 89.0 % of 0
+to 199 are covered, and 88.0 % if every fold uses epoch 5: the choice is not the reason, but the women that the folds'
+models share.
 """
 
 import sys
