@@ -148,6 +148,12 @@ class RunConfig(
     """how the last feature map is pooled ("avg" or "max")"""
     dropout: float = Field(0.2, ge=0, lt=1)
     """fraction of the pooled features dropped in training"""
+    unit: Literal["image", "breast", "woman"] = "image"
+    """a score is of an "image", a "breast" (all its images), or a breast beside the other one ("woman")"""
+    combine: Literal["mean", "max", "attention"] = "attention"
+    """how "breast" and "woman" combine images: "mean", "max" or gated "attention" of features"""
+    images_per_breast: int = Field(2, ge=1, le=8)
+    """images of each breast in a training batch, new in each epoch (unused by unit "image")"""
     # Augmentation and class imbalance
     augmentation: Literal["none", "flips", "strong"] = "flips"
     """one of "none", "flips", "strong" (flip, rotate, scale, shift, change exposure, erase)"""

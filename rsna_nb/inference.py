@@ -1,6 +1,7 @@
 """A run and image files -> scores. Submissions, ensembles and explanations all score files through this module."""
 
 import hashlib
+import logging
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
@@ -13,17 +14,22 @@ import pandas as pd
 from tqdm import tqdm
 
 from rsna_nb import backbones  # noqa: F401  Keras must know the layers of our backbones before it loads a model
+from rsna_nb.dicom import image_names
+from rsna_nb.model import OTHER_VIEW, Breasts, body_of, head_of, score_breasts
 from rsna_nb.prepare import Picture, read_pictures
 from rsna_nb.runs import Run, RunError
+
+log = logging.getLogger(__name__)
 
 Paths = str | Path | Iterable[str | Path]
 Watch = Callable[[Sequence[int], np.ndarray, Sequence[keras.Model]], None]
 BATCH_PIXELS = 16 * 512 * 512  # of the images scored together: ConvNeXt-small needs about 1 GB for them
+ALONE = "woman or side unknown: scored as the only image of its breast"  # in the column notes
 FLIPS: tuple[tuple[int, ...], ...] = ((), (1,), (2,), (1, 2))  # axes of (n, height, width)
 
 
 def load_model(run: Run) -> keras.Model:
-    """Load the run's best model, not compiled: (batch, height, width, 1) in 0-1 -> (batch, 1) in 0-1.
+    """Load the run's best model, not compiled; `model.build_model` describes its inputs and its output.
 
     Raises `RunError` if the run has none, or its file is damaged.
     """
@@ -35,8 +41,12 @@ def load_model(run: Run) -> keras.Model:
         ) from error
 
 
-def predict(run: Run, paths: Paths, batch_size: int | None = None, flips: bool = False) -> pd.DataFrame:
+def predict(
+    run: Run, paths: Paths, batch_size: int | None = None, flips: bool = False, images: pd.DataFrame | None = None
+) -> pd.DataFrame:
     """Score files with a run's best model.
+
+    If the run's unit is "breast" or "woman", the files are grouped by breast, and each gets the score of its breast.
 
     Parameters
     ----------
@@ -48,12 +58,16 @@ def predict(run: Run, paths: Paths, batch_size: int | None = None, flips: bool =
         Number of images scored together; None chooses as many as make `BATCH_PIXELS`, at least one.
     flips
         Whether a score is the mean over the image and its three mirror images, at four times the work.
+    images
+        For a run of unit "breast" or "woman": a row for each path, with patient_id, laterality and view. None finds
+        them in the files' names and headers (`dicom.image_names`).
 
     Returns
     -------
     pandas.DataFrame
         A row for each file, in the order given: path, score (in 0-1; NaN if the file cannot be read), error (the
-        reason, else "") and notes (what is odd about a readable file, in the words of `dicom.NOTES`, else "").
+        reason, else "") and notes (what is odd about a readable file, in the words of `dicom.NOTES`, or `ALONE`; else
+        "").
 
     Raises
     ------
@@ -62,7 +76,7 @@ def predict(run: Run, paths: Paths, batch_size: int | None = None, flips: bool =
     ValueError
         If batch_size is below 1, or a path is a folder.
     """
-    return predict_by_runs([run], paths, batch_size, flips).rename(columns={run.id: "score"})
+    return predict_by_runs([run], paths, batch_size, flips, images=images).rename(columns={run.id: "score"})
 
 
 def predict_by_runs(
@@ -71,6 +85,7 @@ def predict_by_runs(
     batch_size: int | None = None,
     flips: bool = False,
     watch: Watch | None = None,
+    images: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Score files with several runs, as `predict` does with one.
 
@@ -87,9 +102,15 @@ def predict_by_runs(
     if folder := next((file for file in files if Path(file).is_dir()), None):
         raise ValueError(f'{folder} is a folder: name the files in it, as sorted(Path(folder).rglob("*.dcm")) does')
     df = pd.DataFrame({"path": files}, dtype=object).assign(**dict.fromkeys(ids, np.nan), error="", notes="")
+    grouped = any(run.config.unit != "image" for run in runs)
+    images = image_names(files) if grouped and images is None else images
+    names, alone = _by_breast(images, files) if grouped and images is not None else (df, df["path"].isna())
     for alike in by_images(runs):
         # All models of the same images are loaded together, so that each file is decoded once: that takes most time.
         models, shape = {run.id: load_model(run) for run in alike}, alike[0].config.image_shape
+        by_breast = {
+            run.id: _BreastScorer(models[run.id], len(df), flips) for run in alike if run.config.unit != "image"
+        }
         size = min(batch_size or max(1, BATCH_PIXELS // (shape[0] * shape[1])), max(len(df), 1))
         pictures = read_pictures(files, shape, alike[0].image_recipe)
         readings = _readable(tqdm(pictures, "scoring", len(df), unit=" files", mininterval=1), df)
@@ -97,12 +118,62 @@ def predict_by_runs(
             rows, grey = zip(*batch, strict=True)
             # The last batch is filled up to the size of the others: TensorFlow traces a model again for each size.
             filled = [*grey, *grey[:1] * (size - len(grey))]
-            images = np.stack(filled)[..., np.newaxis].astype(np.float32) / 255  # 8 bits, as in training
+            pixels = np.stack(filled)[..., np.newaxis].astype(np.float32) / 255  # 8 bits, as in training
             for name, model in models.items():
-                df.loc[list(rows), name] = score(model, images, flips)[: len(rows)]
+                if name in by_breast:
+                    by_breast[name].add(rows, pixels)
+                else:
+                    df.loc[list(rows), name] = score(model, pixels, flips)[: len(rows)]
             if watch:
-                watch(rows, images[: len(rows)], list(models.values()))
+                watch(rows, pixels[: len(rows)], list(models.values()))
+        for run in alike:
+            if run.id in by_breast:
+                df[run.id] = by_breast[run.id].scores(names, df, run.config.unit)
+    noted = alone & (df["error"] == "")
+    df.loc[noted, "notes"] = [f"{notes}; {ALONE}" if notes else ALONE for notes in df.loc[noted, "notes"]]
     return df
+
+
+def _by_breast(images: pd.DataFrame, files: Sequence[str]) -> tuple[pd.DataFrame, pd.Series]:
+    """The woman, side and view of each file, and whether its breast is unknown, so that it is one of its own."""
+    names = images[["patient_id", "laterality", "view"]].reset_index(drop=True)
+    if len(names) != len(files):
+        raise ValueError(f"images has {len(names)} rows and must have one for each of the {len(files)} paths")
+    alone = names["patient_id"].isin(["", None, np.nan]) | ~names["laterality"].isin(["L", "R"])
+    if alone.any():
+        log.warning("%d of %d files, first %s: %s", alone.sum(), len(files), files[int(alone.argmax())], ALONE)
+    own = pd.Series([(row,) for row in names.index], dtype=object)  # a tuple is equal to no id
+    women, sides = names["patient_id"].where(~alone, own), names["laterality"].where(~alone, "")
+    return names.assign(patient_id=women, laterality=sides), alone
+
+
+class _BreastScorer:
+    """Collects the features of images in any order, and scores their breasts at the end."""
+
+    def __init__(self, model: keras.Model, count: int, flips: bool) -> None:
+        """`count` is the number of files: RSNA's 54,706 take 0.4 GB of 2,048 channels, and with flips four times."""
+        self.body, self.head = body_of(model), head_of(model)
+        self.variants = FLIPS if flips else FLIPS[:1]
+        self.features = np.zeros((len(self.variants), count, self.body.output_shape[-1]), np.float32)
+
+    def add(self, rows: Sequence[int], images: np.ndarray) -> None:
+        """Compute the features of images (n, height, width, 1); the first len(rows) of them are those of the rows."""
+        for values, axes in zip(self.features, self.variants, strict=True):
+            flipped = np.ascontiguousarray(np.flip(images, axes))
+            values[list(rows)] = self.body.predict_on_batch(flipped)[: len(rows)]
+
+    def scores(self, names: pd.DataFrame, df: pd.DataFrame, unit: str) -> np.ndarray:
+        """The score of each file's breast, NaN if the file cannot be read. All images of a breast are flipped alike."""
+        # A file that is named twice counts once in its breast.
+        first = df.groupby("path", sort=False).ngroup().map(pd.Series(np.flatnonzero(~df["path"].duplicated())))
+        readable = (df["error"] == "").to_numpy()
+        used = np.flatnonzero(readable & (first == df.index).to_numpy())
+        scores = np.full(len(df), np.nan)
+        if len(used):
+            breasts = Breasts.of(names.iloc[used], unit)
+            each = [score_breasts(self.head, values[used], breasts) for values in self.features]
+            scores[used] = np.mean(each, axis=0)[breasts.of_image]
+        return scores[first.to_numpy()]
 
 
 def by_images(runs: Sequence[Run]) -> list[list[Run]]:
@@ -132,7 +203,7 @@ def score_prepared(runs: Sequence[Run], files: Sequence[str]) -> pd.DataFrame:
 
 
 def score(model: keras.Model, images: np.ndarray, flips: bool = False) -> np.ndarray:
-    """Score prepared images.
+    """Score prepared images; a model of breasts scores each as the only image of its breast, of an unknown view.
 
     Parameters
     ----------
@@ -157,7 +228,10 @@ def score(model: keras.Model, images: np.ndarray, flips: bool = False) -> np.nda
     (3,)
     """
     variants = [np.flip(images, axes) for axes in (FLIPS if flips else FLIPS[:1])]
-    scores = [model.predict_on_batch(np.ascontiguousarray(variant))[:, 0].astype(np.float64) for variant in variants]
+    scores = []
+    for variant in map(np.ascontiguousarray, variants):
+        inputs = [variant[:, np.newaxis], np.full((len(variant), 1), OTHER_VIEW)] if len(model.inputs) > 1 else variant
+        scores.append(model.predict_on_batch(inputs)[:, 0].astype(np.float64))
     return np.mean(scores, axis=0)
 
 

@@ -7,7 +7,8 @@ scores-breasts.csv  a row for each breast: patient_id, laterality, images, unrea
 scores-women.csv    a row for each woman, likewise
 
 `score` is the raw score in 0-1. `probability` is the score corrected for class weights, or empty if the run's scores
-cannot be corrected. A breast's score is the mean of its images' scores, and a woman's the higher of her breasts'.
+cannot be corrected. A breast's score is the mean of its images' scores, and a woman's the higher of her breasts'. A run
+whose unit is "breast" or "woman" scores breasts by all their images, and each image has the score of its breast.
 `error` says why a file cannot be read, `notes` what is odd about one that can (`dicom.NOTES`). Patient id, side and
 view are those of the file's name, else of its header. Where neither has a patient id, a folder whose name is a number,
 as in RSNA's data, is the patient id. For research only, not for clinical use.
@@ -16,7 +17,6 @@ as in RSNA's data, is the patient id. For research only, not for clinical use.
 import argparse
 import logging
 import os
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -39,14 +39,6 @@ log = logging.getLogger("rsna_nb.predict")  # not __name__, which is "__main__" 
 
 DOCUMENTS = frozenset(".csv .tsv .json .xlsx .xls .md .rst .html .pdf .xml .py .ipynb .sh .zip".split())
 OF_SYSTEMS = {"Thumbs.db", "desktop.ini"}  # files that Windows adds to folders
-# 20586908_6c613a14b80a8591_MG_R_CC_ANON (INbreast), P39_L_DM_MLO (CDD-CESM), patient7-RCC, scan_LEFT_MLO
-SIDE_AND_VIEW = re.compile(
-    r"(?:^|[_\-. ])(L|R|LEFT|RIGHT)[_\-. ]?(?:(?:DM|CM)[_\-. ])?"
-    r"(XCCL|XCCM|XCC|CC|MLO|LMO|ML|LM|AT)(?=[_\-. ]|$)",
-    re.IGNORECASE,
-)
-WOMAN = (re.compile(r"^\d+_([0-9a-f]{16})_MG_"), re.compile(r"^(P\d+)_[LR]_(?:DM|CM)_"))  # INbreast, CDD-CESM
-NO_ID = {"", "0", "ANON", "ANONYMOUS", "ANONYMIZED", "ANONYMISED", "NONE", "REMOVED", "UNKNOWN", "N/A", "NA"}
 ORANGE = (0.0, 90.0, 255.0)  # blue, green, red, as cv2 writes them
 DENSEST = 0.75  # share of orange where a map is highest
 
@@ -82,13 +74,9 @@ def score_files(model: Ensemble, files: Sequence[str], flips: bool = False, maps
     RunError
         If a run has no model.
     """
-    watch = _map_writer(files, Path(maps)) if maps else None
-    scores = inference.predict_by_runs(model.pool.runs, files, flips=flips, watch=watch)
-    images = (
-        scores[["path"]]
-        .join(_names_of(files))
-        .assign(score=model.scores(scores), probability=_probabilities(model, scores))
-    )
+    watch, names = _map_writer(files, Path(maps)) if maps else None, dicom.image_names(files)
+    scores = inference.predict_by_runs(model.pool.runs, files, flips=flips, watch=watch, images=names)
+    images = scores[["path"]].join(names).assign(score=model.scores(scores), probability=_probabilities(model, scores))
     images[["error", "notes"]] = scores[["error", "notes"]]
     breasts = _breasts_of(images)
     return Scores(images, breasts, _women_of(breasts))
@@ -101,37 +89,6 @@ def _probabilities(model: Ensemble, scores: pd.DataFrame) -> np.ndarray | float:
     except (MetricsError, RunError) as error:
         log.info("no probabilities: %s", error)
         return np.nan
-
-
-def _names_of(files: Sequence[str]) -> pd.DataFrame:
-    """Return a row of `_names` for each file; warn if headers and numbered folders give different patient ids."""
-    names = pd.DataFrame([_names(file) for file in files], columns=["patient_id", "laterality", "view"], dtype=object)
-    pairs = zip(files, names["patient_id"], strict=True)
-    if others := [file for file, woman in pairs if _numbered_folder(Path(file)) not in ("", woman)]:
-        log.warning(
-            "header and folder give different patient ids, and the header's is used: %d files, first %s",
-            *(len(others), others[0]),
-        )
-    return names
-
-
-def _numbered_folder(path: Path) -> str:
-    """Return "12" for 12/34.png, RSNA's <patient_id>/<image_id>; "" for other names."""
-    return path.parent.name if path.stem.isdigit() and path.parent.name.isdigit() else ""
-
-
-def _names(file: str) -> tuple[str, str, str]:
-    """Return patient_id, laterality and view of a file, each "" if unknown. A name takes precedence over a header."""
-    path = Path(file)
-    found = SIDE_AND_VIEW.search(path.stem)
-    laterality, view = (found[1][0].upper(), found[2].upper()) if found else ("", "")
-    header = dicom.header_names(file)
-    by_name = next((match[1] for match in (pattern.match(path.name) for pattern in WOMAN) if match), "")
-    by_header = header.patient_id if header.patient_id.upper() not in NO_ID else ""
-    if found and header.laterality and header.laterality != laterality:
-        log.warning("%s: the header gives the other side; the name's is used", file)
-    # The folder comes last, because <date>/<number>.dcm looks the same.
-    return by_name or by_header or _numbered_folder(path), laterality or header.laterality, view or header.view
 
 
 def _breasts_of(images: pd.DataFrame) -> pd.DataFrame:

@@ -145,6 +145,15 @@ def small_run(small_settings: dict):
     return train(RunConfig(**small_settings, run_name="first", test_fraction=0.2))
 
 
+@pytest.fixture(scope="session")
+def breast_run(small_settings: dict):
+    """A finished run that scores breasts beside the other one; the images of a breast have unequal attention."""
+    from rsna_nb.config import RunConfig
+    from rsna_nb.training import train
+
+    return train(RunConfig(**small_settings, run_name="breast", unit="woman"))
+
+
 def write_dicom(path: Path, pixels: np.ndarray, syntax: UID = ExplicitVRLittleEndian, **attributes: object) -> Path:
     """Write a single-frame mammogram. `attributes` are elements by keyword: a value sets one, None removes it."""
     dataset = Dataset()

@@ -22,7 +22,8 @@ KILLED = Path(__file__).parent / "killed.py"
 
 @pytest.fixture(scope="module")
 def recipe(training_folders, small_weights) -> dict:
-    return ALL_KINDS_OF_STATE | training_folders | {"weights": small_weights}
+    """Breasts have all that images have, and draws of their images."""
+    return ALL_KINDS_OF_STATE | training_folders | {"weights": small_weights, "unit": "woman", "images_per_breast": 1}
 
 
 @pytest.fixture(scope="module")
@@ -169,5 +170,5 @@ def test_a_run_that_is_resumed_with_more_devices_keeps_its_batch(stopped):
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     assert answer.returncode == -signal.SIGKILL, answer.stderr[-2000:]
     log = stopped.file("logs/train.log").read_text()
-    assert log.count("global batch 8: ") == 2
+    assert log.count("global batch 4 breasts: ") == 2
     assert "the global batch is cut" not in log

@@ -367,7 +367,7 @@ def test_the_norm_is_float32_and_belongs_to_the_backbone(file, precision):
 @pytest.mark.parametrize("pooling", ["avg", "max"])
 def test_the_positions_of_a_map_and_a_constant_sum_to_the_logit(light, file, pooling):
     model, pictures = build_model(RunConfig(**settings_of(file, pooling=pooling))), image((64, 96), 2)[:, :, :64]
-    values = explain.maps._class_activation(model, pictures)
+    values = explain.maps._class_activation(model, pictures, np.full((len(pictures), 1), 3))
     kernel, bias = model.get_layer("cancer").get_weights()
     constant = norm_of(model).beta.numpy() @ kernel[:, 0] + bias[0]
     scores = model(pictures, training=False).numpy()[:, 0]
@@ -386,7 +386,9 @@ def test_grad_cam_goes_through_the_norm(file):
     steps = step * np.eye(len(pooled))
     slopes = np.array([logit(pooled + each) - logit(pooled - each) for each in steps]) / (2 * step) / 4  # 4 positions
     expected = np.maximum((features[0] * slopes).sum(-1), 0)
-    np.testing.assert_allclose(explain.maps._grad_cam(model, pictures)[0], expected, rtol=1e-2, atol=1e-3)
+    np.testing.assert_allclose(
+        explain.maps._grad_cam(model, pictures, np.full((len(pictures), 1), 3))[0], expected, rtol=1e-2, atol=1e-3
+    )
 
 
 def test_a_bank_made_before_the_norm_moved_is_not_used(of_keras, tmp_path):

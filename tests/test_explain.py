@@ -18,9 +18,10 @@ from rsna_nb.dicom.crop import fit, placement
 from rsna_nb.dicom.preprocessing_steps import reading_steps
 from rsna_nb.explain import deletion, maps, pointing
 from rsna_nb.explain.geometry import Geometry
-from rsna_nb.model import build_model
+from rsna_nb.model import body_of, build_model, combination_of, norm_of
 from rsna_nb.notebook import UnavailableError
 from rsna_nb.prepare.ledger import Record
+from tests import winner
 from tests.conftest import REAL_DIR, needs_real_files, write_dicom
 
 SIDE, STRIDE, PLACES = 32, 4, 8
@@ -47,6 +48,11 @@ def spotted(row: int, column: int, value: float = 1.0) -> np.ndarray:
     return images
 
 
+def activation(model: keras.Model, images: np.ndarray) -> np.ndarray:
+    """What each position adds to the logit of each image, taken alone."""
+    return maps._class_activation(model, images, np.full((len(images), 1), 3))
+
+
 def logits(model: keras.Model, images: np.ndarray) -> np.ndarray:
     kernel, bias = model.get_layer("cancer").get_weights()
     pooled = keras.Model(model.input, model.get_layer("dropout").output)(images, training=False)
@@ -69,14 +75,14 @@ def pictures() -> np.ndarray:
 
 
 def test_with_average_pooling_each_position_adds_its_weighted_channels():
-    (values,) = maps._class_activation(patch_model("avg"), spotted(5, 2))
+    (values,) = activation(patch_model("avg"), spotted(5, 2))
     assert values.shape == (PLACES, PLACES)
     assert values[5, 2] == pytest.approx(2 / PLACES**2)
     assert np.delete(values.ravel(), 5 * PLACES + 2) == pytest.approx((2 * 0.2 - 0.8) / PLACES**2)
 
 
 def test_with_max_pooling_a_channel_adds_its_maximum_where_it_is_and_ties_share_it():
-    (values,) = maps._class_activation(patch_model("max"), spotted(5, 2))
+    (values,) = activation(patch_model("max"), spotted(5, 2))
     assert values[5, 2] == pytest.approx(2)
     assert np.delete(values.ravel(), 5 * PLACES + 2) == pytest.approx(-0.8 / (PLACES**2 - 1))
 
@@ -87,7 +93,7 @@ def test_the_positions_and_the_bias_sum_to_the_logit(backbone, pooling, pictures
     model = network(backbone, pooling)
     kernel, _ = model.get_layer("cancer").get_weights()
     model.get_layer("cancer").set_weights([10 * kernel, np.array([-1.5])])
-    values = maps._class_activation(model, pictures)
+    values = activation(model, pictures)
     expected = logits(model, pictures)
     np.testing.assert_allclose(values.sum(axis=(1, 2)) - 1.5, expected, atol=1e-4)
     np.testing.assert_allclose(model(pictures, training=False)[:, 0], 1 / (1 + np.exp(-expected)), atol=1e-5)
@@ -96,20 +102,20 @@ def test_the_positions_and_the_bias_sum_to_the_logit(backbone, pooling, pictures
 def test_a_model_of_reduced_precision_has_nearly_the_same_map(pictures):
     model, reduced = network("small", "avg"), network("small", "avg", "bfloat16")
     reduced.set_weights(model.get_weights())
-    values = maps._class_activation(reduced, pictures)
+    values = activation(reduced, pictures)
     assert values.dtype == np.float32
     kernel, _ = reduced.get_layer("cancer").get_weights()
     features = np.asarray(reduced.get_layer("backbone")(pictures)).astype(np.float64)
     np.testing.assert_allclose(values.sum(axis=(1, 2)), features.mean(axis=(1, 2)) @ kernel[:, 0], atol=1e-4)
-    whole = maps._class_activation(model, pictures)
+    whole = activation(model, pictures)
     assert np.corrcoef(values.ravel(), whole.ravel())[0, 1] > 0.99
 
 
 @pytest.mark.parametrize("backbone", FAMILIES)
 def test_with_average_pooling_grad_cam_is_the_positive_class_activation_up_to_scale(backbone, pictures):
     model = network(backbone, "avg")
-    positive = np.maximum(maps._class_activation(model, pictures), 0)
-    np.testing.assert_allclose(maps._grad_cam(model, pictures), positive, rtol=1e-3, atol=1e-7)
+    positive = np.maximum(activation(model, pictures), 0)
+    np.testing.assert_allclose(maps._grad_cam(model, pictures, np.full((3, 1), 3)), positive, rtol=1e-3, atol=1e-7)
 
 
 def test_grad_cam_explains_the_logit_so_a_saturated_score_has_a_map():
@@ -130,6 +136,85 @@ def test_a_map_has_the_images_shape_is_in_0_to_1_and_0_outside_the_breast(backbo
     assert found.min() == 0
     np.testing.assert_array_equal(found.max(axis=(1, 2)), 1)
     assert found[pictures[..., 0] == 0].max() == 0
+
+
+def breast_network(backbone: str, pooling: str, unit: str, combine: str) -> keras.Model:
+    """A network for breasts whose every weight after the backbone counts."""
+    keras.utils.set_random_seed(1)
+    settings = {"backbone": backbone, "pooling": pooling, "unit": unit, "combine": combine}
+    model = build_model(RunConfig(**settings, weights="none", img_size=64, freeze_backbone=False))
+    rng = np.random.default_rng(0)
+    for layer in filter(None, (combination_of(model), norm_of(model), model.get_layer("cancer"))):
+        layer.set_weights([rng.normal(0.3, 1, weight.shape) for weight in layer.get_weights()])
+    return model
+
+
+def breast_logits_and_constants(model: keras.Model, images: np.ndarray, views: np.ndarray) -> tuple:
+    """The logits of breasts, and the part of each that no position of an image has: bias, views and norm offsets."""
+    combination, last, norm = combination_of(model), model.get_layer("cancer"), norm_of(model)
+    features = body_of(model)(images, training=False).numpy().reshape(*views.shape, -1)
+    offsets = (norm.beta.numpy() if norm else 0) + np.zeros_like(features)
+    kinds = np.where(views > 0, (views - 1) % 3, 0)
+    offsets += np.where(views[..., None] > 0, combination.view_vectors.numpy()[kinds], 0)
+
+    def vector(values: np.ndarray, present: np.ndarray) -> np.ndarray:
+        shares = combination.shares(features, views, present).numpy()
+        return (values * (shares if shares.ndim == 3 else shares[..., None])).sum(axis=1)
+
+    own, other = vector(offsets, (views > 0) & (views <= 3)), vector(offsets, views > 3)
+    known = (views > 3).any(axis=1, keepdims=True)
+    constant = np.hstack([own, known * (own - other)]) if combination.opposite else own
+    logit = combination(features, views).numpy() @ last.kernel.numpy() + last.bias.numpy()
+    return logit[:, 0], (constant @ last.kernel.numpy() + last.bias.numpy())[:, 0]
+
+
+@pytest.mark.parametrize("combine", ["mean", "max", "attention"])
+@pytest.mark.parametrize("unit", ["breast", "woman"])
+@pytest.mark.parametrize(("backbone", "pooling"), [("small", "max"), ("small", "avg"), ("convnextsmall", "avg")])
+def test_the_positions_of_all_images_and_the_constants_sum_to_the_logit_of_the_breast(
+    backbone, pooling, unit, combine, pictures, monkeypatch
+):
+    winner.make_small(monkeypatch)  # the ConvNeXt, which has a norm
+    model = breast_network(backbone, pooling, unit, combine)
+    assert (norm_of(model) is not None) == (backbone != "small")
+    views = np.array([[1, 2, 0], [3, 1, 2]] if unit == "breast" else [[1, 5, 4], [2, 1, 0]], np.int32)
+    images = np.concatenate([pictures, pictures[::-1, ::-1]])
+    values = maps._class_activation(model, images, views)
+    assert values.shape[0] == 6
+    assert np.abs(values[views.ravel() == 0]).max() == 0  # a place without an image adds nothing
+    expected, constants = breast_logits_and_constants(model, images, views)
+    np.testing.assert_allclose(values.reshape(2, -1).sum(axis=1) + constants, expected, rtol=1e-5, atol=1e-4)
+    inputs = [images.reshape(2, 3, 64, 64, 1), views]
+    np.testing.assert_allclose(model(inputs, training=False)[:, 0], 1 / (1 + np.exp(-expected)), atol=1e-5)
+
+
+@pytest.mark.parametrize("method", maps.METHODS)
+def test_maps_of_a_breast_share_a_scale_and_those_of_other_breasts_do_not_change_them(method, pictures):
+    model = breast_network("small", "avg", "breast", "attention")
+    kernel, bias = model.get_layer("cancer").get_weights()
+    model.get_layer("cancer").set_weights([np.abs(kernel), bias])  # so that some features speak for cancer
+    images, views = np.concatenate([pictures, pictures[:1]]), np.array([[1, 2], [3, 1]])
+    found = maps.heat_maps(model, images, method, views=views)
+    highest = found.max(axis=(1, 2)).reshape(2, 2)
+    np.testing.assert_array_equal(highest.max(axis=1), 1)
+    assert (highest.min(axis=1) < 1).all()
+    np.testing.assert_allclose(maps.heat_maps(model, images[:2], method, views=views[:1]), found[:2], atol=1e-5)
+    backwards = maps.heat_maps(model, images[1::-1], method, views=views[:1, ::-1])
+    np.testing.assert_allclose(backwards, found[1::-1], atol=1e-5)
+
+
+def test_grad_cam_of_a_breast_by_its_mean_is_the_positive_class_activation_up_to_scale(pictures):
+    model, views = breast_network("small", "avg", "woman", "mean"), np.array([[1, 2, 4]])
+    positive = np.maximum(maps._class_activation(model, pictures, views), 0)
+    assert (positive.max(axis=(1, 2)) > 0).sum() > 1
+    np.testing.assert_allclose(maps._grad_cam(model, pictures, views), positive, rtol=1e-3, atol=1e-6)
+
+
+def test_a_network_of_breasts_maps_single_images_each_as_the_only_one_of_its_breast(pictures):
+    model = breast_network("small", "max", "woman", "attention")
+    found = maps.heat_maps(model, pictures)
+    alone = [maps.heat_maps(model, image[None], views=np.array([[3]]))[0] for image in pictures]
+    np.testing.assert_allclose(found, alone, atol=1e-5)
 
 
 def test_where_nothing_speaks_for_cancer_the_map_is_empty():
@@ -166,7 +251,7 @@ def test_what_cannot_be_mapped_is_refused_with_the_reason(tmp_path):
     flat = layers.Flatten(name="pooled")(features)
     model = keras.Model(image, layers.Dense(1, name="cancer")(layers.Dropout(0.1, name="dropout")(flat)))
     with pytest.raises(ValueError, match=r"pooling by Flatten .*: use the method grad_cam"):
-        maps._class_activation(model, spotted(1, 1))
+        activation(model, spotted(1, 1))
     with pytest.raises(UnavailableError, match=r"1\.png is missing or damaged"):
         maps.read_images([tmp_path / "1.png"])
 
@@ -246,7 +331,7 @@ def test_the_curves_distinguish_a_map_of_what_decides_from_one_of_the_rest():
     images[:, 24:32, 24:32] = 1
     right, wrong = images[..., 0].copy(), 1 - images[..., 0]
     areas = {
-        name: deletion.perturb(patch_score, images, heat).areas.iloc[0]
+        name: deletion.perturb([patch_score], images, heat).areas.iloc[0]
         for name, heat in (("right", right), ("wrong", wrong))
     }
     assert areas["right"]["deletion"] < 0.1 < 0.9 < areas["right"]["insertion"]
@@ -259,7 +344,7 @@ def test_the_curves_begin_and_end_with_the_image_and_the_blurred_image():
     images = np.full((2, 48, 64, 1), 0.2, np.float32)  # patches do not divide it
     images[:, 24:32, 24:32] = 1
     images[1] *= 0.9
-    found = deletion.perturb(patch_score, images, images[..., 0])
+    found = deletion.perturb([patch_score] * 2, images, images[..., 0])
     assert found.deletion.shape == found.insertion.shape == (2, deletion.STEPS + 1)
     for name in ("deletion", "insertion"):
         ends = (0, -1) if name == "deletion" else (-1, 0)

@@ -195,3 +195,71 @@ def test_large_images_are_scored_in_small_batches(run, half, generated, monkeypa
     )
     assert seen == [(3, (64, 64), 1), (1, (64, 64), 1), (2, (96, 64), 1), (2, (96, 64), 1)]
     pd.testing.assert_frame_equal(found, expected, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def by_breast(settings) -> dict[str, Run]:
+    """A run of each unit other than the image."""
+    return {unit: training.train(RunConfig(**settings, unit=unit, run_name=unit)) for unit in ("breast", "woman")}
+
+
+@pytest.mark.parametrize("unit", ["breast", "woman"])
+def test_files_get_the_score_of_their_breast_as_in_training(by_breast, run, unit, generated, caplog):
+    one, table = by_breast[unit], load_metadata(generated).set_index("image_id")
+    rows = table.loc[one.predictions["image_id"]].sample(frac=1, random_state=0)
+    expected = one.predictions.set_index("image_id")["score"][rows.index]
+    found = inference.predict(one, rows["path"], images=rows)
+    np.testing.assert_allclose(found["score"], expected, atol=1e-5)
+    # The generated files' headers give a wrong side for one in a hundred, so the names of some may differ.
+    together = inference.predict_by_runs([run, one], rows["path"], images=rows)
+    np.testing.assert_allclose(together[one.id], expected, atol=1e-5)
+    np.testing.assert_allclose(together[run.id], inference.predict(run, rows["path"])["score"], atol=1e-5)
+    assert not caplog.records
+
+
+def test_without_a_table_the_headers_say_which_files_show_one_breast(by_breast, generated):
+    one, table = by_breast["breast"], load_metadata(generated)
+    rows = table[table["patient_id"] == table["patient_id"].iloc[0]]
+    found = inference.predict(one, rows["path"])
+    expected = inference.predict(one, rows["path"], images=rows)
+    np.testing.assert_array_equal(found["score"], expected["score"])
+    assert found["score"].nunique() == rows["laterality"].nunique()
+
+
+def test_a_file_without_a_known_breast_is_scored_alone_and_noted(by_breast, generated, caplog):
+    one, rows = by_breast["woman"], load_metadata(generated).iloc[:3]
+    unknown = rows.assign(patient_id=["", None, rows["patient_id"].iloc[2]], laterality=["L", "L", None])
+    found = inference.predict(one, rows["path"], images=unknown)
+    assert found["notes"].str.contains(inference.ALONE, regex=False).all()
+    assert "3 of 3 files" in caplog.text
+    alone = [
+        inference.predict(one, [path], images=rows.iloc[[place]])["score"][0] for place, path in enumerate(rows["path"])
+    ]
+    np.testing.assert_allclose(found["score"], alone, atol=1e-6)
+    with pytest.raises(ValueError, match="images has 2 rows and must have one for each of the 3 paths"):
+        inference.predict(one, rows["path"], images=rows[:2])
+
+
+def test_a_breast_is_scored_by_its_readable_files_each_counted_once(by_breast, generated, tmp_path):
+    one, table = by_breast["breast"], load_metadata(generated)
+    rows = table[(table["patient_id"] == table["patient_id"].iloc[0]) & (table["laterality"] == "L")]
+    (broken := tmp_path / "broken.dcm").write_bytes(b"no image")
+    expected = inference.predict(one, rows["path"], images=rows)["score"].iloc[0]
+    paths = [*rows["path"], str(broken), rows["path"].iloc[0]]
+    found = inference.predict(one, paths, images=pd.concat([rows, rows[:1], rows[:1]]))
+    assert found["score"].isna().tolist() == [False] * len(rows) + [True, False]
+    np.testing.assert_allclose(found["score"].dropna(), expected, atol=1e-6)
+    assert np.isnan(inference.predict(one, [broken], images=rows[:1])["score"][0])
+
+
+def test_flips_turn_all_images_of_a_breast_alike(by_breast, generated):
+    one, table = by_breast["breast"], load_metadata(generated)
+    rows = table[(table["patient_id"] == table["patient_id"].iloc[0]) & (table["laterality"] == "L")]
+    pictures = np.stack([to_8_bits(read_mammogram(path, (64, 64))) for path in rows["path"]])[None, ..., None] / 255
+    views = rows["view"].map({"CC": 1, "MLO": 2}).to_numpy()[None]
+    model = inference.load_model(one)
+    mirrors = [np.flip(pictures, axes) for axes in ((), (2,), (3,), (2, 3))]
+    expected = np.mean([model.predict([mirror.astype(np.float32), views], verbose=0) for mirror in mirrors])
+    assert inference.predict(one, rows["path"], flips=True, images=rows)["score"].iloc[0] == pytest.approx(
+        expected, abs=1e-6
+    )

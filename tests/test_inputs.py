@@ -160,7 +160,8 @@ def test_filled_shares_are_whole_steps_and_cover_all_positions(count, batch, wor
 
 def test_the_sample_batch_is_the_first_of_training_as_the_network_sees_it(rows):
     config = RunConfig(img_size=list(SHAPE), batch_size_per_gpu=4)
-    images, labels = sample_batch(config, rows)
+    images, labels, views = sample_batch(config, rows)
+    assert views is None
     (pictures, variants), expected, _ = batches(rows, examples_of(rows), count=1)[0]
     assert images.dtype == np.float32
     np.testing.assert_array_equal(images, PICTURES.to_network(pictures, tf.constant(variants)).numpy())
@@ -172,7 +173,8 @@ def test_the_sample_batch_of_microbatches_is_the_whole_batch(rows):
     config = RunConfig(
         img_size=list(SHAPE), imbalance="balanced_batches", batch_size_per_gpu=1, gradient_accumulation=8
     )
-    images, labels = sample_batch(config, rows)
+    images, labels, views = sample_batch(config, rows)
+    assert views is None
     assert images.shape == (8, *SHAPE, 1)
     assert set(labels) == {0, 1}
 

@@ -242,6 +242,17 @@ def test_two_computers_train_as_two_devices_of_one_computer(whole, settings, tmp
     assert_same_run(run, whole)
 
 
+def test_two_computers_score_breasts_as_two_devices_of_one_computer(two_computers, cluster, settings, tmp_path):
+    """After `two_computers`, so that the store and the bank are there."""
+    own = settings | {"unit": "woman", "epochs": 2, "fine_tune_epochs": 1, "runs_dir": str(tmp_path / "several")}
+    (path := tmp_path / "settings.json").write_text(json.dumps(own))
+    machines = cluster(tmp_path, *papermill("-f", path))
+    assert [machine.end() for machine in machines] == [0, 0], "\n".join(machine.said[-3000:] for machine in machines)
+    answer = on_two_devices(own | {"runs_dir": str(tmp_path / "one")})
+    assert answer.returncode == 0, answer.stderr[-3000:]
+    assert_same_run(*(runs.list_runs(tmp_path / name)[0] for name in ("several", "one")))
+
+
 @dataclass
 class Interrupted:
     """A run that lost a computer twice and was then trained to its end, and the other computers."""

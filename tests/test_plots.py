@@ -119,3 +119,18 @@ def test_the_steps_of_reading_each_have_a_histogram_of_all_their_pixels(tmp_path
     for axis, step in zip(figure.axes[len(way) :], way, strict=True):
         assert sum(bar.get_height() for bar in axis.patches) == step.picture.size
         assert axis.get_xlabel() == step.unit
+
+
+def test_a_batch_of_breasts_is_hung_by_breast_with_cc_and_mlo_first_and_no_empty_places():
+    images = np.arange(8, dtype=float).reshape(2, 4, 1, 1, 1) / 8 * np.ones((1, 1, 8, 8, 1))
+    views = np.array([[2, 1, 0, 5], [3, 0, 1, 0]])
+    figure = plots.sample_batch(images, np.array([0, 1]), views)
+    drawn = [(axis.images[0].get_array()[0, 0] * 8, axis.get_title()) for axis in figure.axes if axis.images]
+    assert drawn == [
+        (6, "cancer · CC"),
+        (4, "cancer · other view"),
+        (1, "no cancer · CC"),
+        (0, "no cancer · MLO"),
+        (3, "other breast · MLO"),
+    ]
+    assert "cancer (CC, other view); no cancer (CC, MLO, other breast · MLO)" in figure.get_label()

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from rsna_nb import ensemble, inference, predict
+from rsna_nb import dicom, ensemble, inference, predict
 from rsna_nb.ensemble import Ensemble
 from rsna_nb.metadata import load_metadata
 from tests.conftest import REAL_DIR, needs_real_files, write_dicom
@@ -125,6 +125,10 @@ def test_a_file_whose_name_is_no_text_has_a_row(tmp_path):
     assert "\\udcff.dcm" in predict._shown(table)
 
 
+def named(file: Path) -> tuple[str, str, str]:
+    return tuple(dicom.image_names([str(file)]).iloc[0])
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -138,19 +142,19 @@ def test_a_file_whose_name_is_no_text_has_a_row(tmp_path):
     ],
 )
 def test_patient_id_side_and_view_are_read_from_names(tmp_path, name, expected):
-    assert predict._names(str(tmp_path / name)) == expected
+    assert named(tmp_path / name) == expected
 
 
 def test_headers_are_used_where_names_say_nothing(tmp_path, breast, caplog):
     stated = {"PatientID": " 12 ", "ImageLaterality": "L", "ViewPosition": "MLO", "PatientName": "Doe^Jane"}
-    assert predict._names(str(write_dicom(tmp_path / "a.dcm", breast, **stated))) == ("12", "L", "MLO")
+    assert named(write_dicom(tmp_path / "a.dcm", breast, **stated)) == ("12", "L", "MLO")
     deflated = write_dicom(tmp_path / "d.dcm", breast, DeflatedExplicitVRLittleEndian, **stated)
-    assert predict._names(str(deflated)) == ("", "", ""), "it could fill the memory"
+    assert named(deflated) == ("", "", ""), "it could fill the memory"
     removed = write_dicom(tmp_path / "b_R_CC.dcm", breast, **stated | {"PatientID": "removed"})
-    assert predict._names(str(removed)) == ("", "R", "CC")
+    assert named(removed) == ("", "R", "CC")
     assert "the header gives the other side" in caplog.text
     dated = [str(write_dicom(tmp_path / "20230115" / f"{n}.dcm", breast, PatientID=f"{n}")) for n in (1, 2)]
-    assert predict._names_of(dated)["patient_id"].tolist() == ["1", "2"]
+    assert dicom.image_names(dated)["patient_id"].tolist() == ["1", "2"]
     assert "the header's is used: 2 files" in caplog.text
 
 

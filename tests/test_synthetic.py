@@ -5,8 +5,10 @@ import json
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
+import cv2
 import imagecodecs
 import numpy as np
 import pandas as pd
@@ -19,6 +21,7 @@ from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLosslessSV
 from rsna_nb import synthetic
 from rsna_nb.synthetic import anatomy, drawing, files
 from rsna_nb.synthetic import table as tables
+from rsna_nb.synthetic.lesions import LESION_KINDS
 from tests.bench.bench_synthetic_honesty import leak_auc
 
 SMALL = {"patients": 5, "prevalence": 0.4, "seed": 3, "scale": 0.06, "test_patients": 2}
@@ -41,8 +44,13 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@cache
 def breasts(count: int, **arguments: object) -> list[anatomy.Breast]:
     return [anatomy.make_breast(np.random.default_rng(seed), **arguments) for seed in range(count)]
+
+
+def women(count: int, **arguments: object) -> list[dict[str, anatomy.Breast]]:
+    return [anatomy.make_woman(np.random.default_rng(seed), **arguments) for seed in range(count)]
 
 
 def kinds(breast: anatomy.Breast) -> list[str]:
@@ -225,7 +233,7 @@ def test_headers_agree_with_the_table(data_dir: Path, table: pd.DataFrame) -> No
 
 
 @pytest.mark.parametrize("implant", [False, True])
-def test_a_cancer_lies_within_the_breast_in_both_views(implant: bool) -> None:
+def test_a_cancer_lies_within_the_breast_in_the_views_that_show_it(implant: bool) -> None:
     for breast in breasts(40, cancer=True, implant=implant):
         assert [lesion.cancer for lesion in breast.lesions].count(1) == 1
         for view in ("CC", "MLO"):
@@ -239,11 +247,15 @@ def test_a_cancer_lies_within_the_breast_in_both_views(implant: bool) -> None:
 def test_no_lesion_lies_over_the_muscle_or_the_implant() -> None:
     for breast in breasts(40, cancer=True, implant=True):
         for lesion in breast.lesions:
-            assert all(o.holds(*lesion.centre(o, v), lesion.radius) for v, o in breast.outlines.items())
+            assert all(
+                breast.outlines[v].holds(*lesion.centre(breast.outlines[v], v), lesion.radius) for v in lesion.offset
+            )
 
 
 def test_a_lesion_is_as_far_behind_the_nipple_in_both_views() -> None:
-    for breast in breasts(20, cancer=True):
+    both = [breast for breast in breasts(40, cancer=True) if len(breast.lesions[0].offset) == 2]
+    assert len(both) > 20
+    for breast in both:
         lesion = breast.lesions[0]
         places = [outline.depth - lesion.centre(outline, view)[0] for view, outline in breast.outlines.items()]
         assert places[0] == pytest.approx(places[1])
@@ -254,7 +266,7 @@ def test_a_right_breast_lies_at_the_right_edge_with_its_boxes() -> None:
     _, mask = drawing.draw_mammogram(breast, "CC", (200, 154), np.random.default_rng(0), LOOK)
     assert mask[:, -1].any()
     assert not mask[:, 0].any()
-    x_min, _, x_max, _ = drawing.lesion_boxes(breast, "CC", (200, 154))[0][1]
+    x_min, _, x_max, _ = drawing.lesion_boxes(breast, "MLO", (200, 154))[0][1]
     assert x_min > 154 / 3
     assert x_max <= 154
 
@@ -265,12 +277,90 @@ def test_healthy_breasts_have_look_alikes_as_often_as_those_with_cancer() -> Non
         assert sum(kind in kinds(breast) for breast in healthy) > 60
     calcifications = [np.mean([kinds(b).count("single_calcification") for b in group]) for group in (healthy, affected)]
     assert calcifications[0] == pytest.approx(calcifications[1], rel=0.25)
-    assert {kind for breast in healthy for kind in kinds(breast)} == {"smooth_mass", "single_calcification"}
+    benign = {"smooth_mass", "single_calcification", "overlap", "symmetric_density"}
+    assert {kind for breast in healthy for kind in kinds(breast)} == benign
+
+
+def share(group: list[anatomy.Breast], *names: str) -> float:
+    return float(np.mean([any(name in kinds(breast) for name in names) for breast in group]))
+
+
+def test_neither_overlaps_nor_densities_in_a_single_breast_tell_a_cancer() -> None:
+    """A woman's other breast does: a density is malignant if that breast has none at the mirrored place."""
+    healthy, affected = breasts(400), breasts(400, cancer=True)
+    assert share(healthy, "overlap") == pytest.approx(share(affected, "overlap"), abs=0.06)  # standard error 0.028
+    densities = share(healthy, "symmetric_density"), share(affected, "asymmetric_density")
+    assert min(densities) > 0.12
+    assert densities[0] == pytest.approx(densities[1], abs=0.08)
+
+
+def test_an_overlap_looks_like_a_malignant_mass_and_is_in_one_view_alone() -> None:
+    found = [lesion for breast in breasts(200) for lesion in breast.lesions if lesion.kind == "overlap"]
+    assert len(found) > 20
+    assert {len(lesion.offset) for lesion in found} == {1}
+    assert not any(lesion.cancer for lesion in found)
+    own, malignant = LESION_KINDS["overlap"], LESION_KINDS["spiculated_mass"]
+    assert (own.shape, own.radius, own.contrast) == (malignant.shape, malignant.radius, malignant.contrast)
+
+
+def test_a_share_of_malignant_masses_and_clusters_is_shown_by_one_view_alone() -> None:
+    malignant = [breast.lesions[0] for breast in breasts(400, cancer=True)]
+    assert all(lesion.cancer for lesion in malignant)
+    single = [len(lesion.offset) == 1 for lesion in malignant if lesion.kind != "asymmetric_density"]
+    assert np.mean(single) == pytest.approx(anatomy.ONE_VIEW, abs=0.07)
+    assert all(len(lesion.offset) == 2 for lesion in malignant if lesion.kind == "asymmetric_density")
+    breast = next(breast for breast in breasts(100, cancer=True) if len(breast.lesions[0].offset) == 1)
+    (shown,) = breast.lesions[0].offset
+    hidden = {"CC": "MLO", "MLO": "CC"}[shown]
+    assert breast.lesions[0] in [lesion for lesion, _ in drawing.lesion_boxes(breast, shown, (200, 154))]
+    assert breast.lesions[0] not in [lesion for lesion, _ in drawing.lesion_boxes(breast, hidden, (200, 154))]
+
+
+def test_a_benign_density_is_in_both_breasts_at_mirrored_places() -> None:
+    pairs = [
+        [lesion for breast in woman.values() for lesion in breast.lesions if lesion.kind == "symmetric_density"]
+        for woman in women(200)
+    ]
+    assert {len(pair) for pair in pairs} == {0, 2}
+    for left, right in filter(None, pairs):
+        assert left.seed == right.seed
+        assert abs(left.behind_nipple - right.behind_nipple) < 0.06
+        assert all(abs(left.offset[view] - right.offset[view]) < 0.06 for view in ("CC", "MLO"))
+
+
+def test_both_breasts_of_a_woman_are_alike_and_are_no_copies() -> None:
+    """The same view of both, mirrored: their coarse structures agree more than those of two women."""
+
+    def coarse(breast: anatomy.Breast, seed: int) -> np.ndarray:
+        plain = anatomy.Breast("L", breast.density, reference.outlines, (), breast.tissue_seed)
+        pixels, _ = drawing.draw_mammogram(plain, "CC", (200, 154), np.random.default_rng(seed), LOOK)
+        return cv2.resize(pixels[:, :80].astype(np.float32), (10, 25), interpolation=cv2.INTER_AREA).ravel()
+
+    group = women(12)
+    reference = group[0]["L"]
+    left, right = ([coarse(woman[side], seed) for woman in group] for side, seed in (("L", 1), ("R", 2)))
+    assert not any(np.array_equal(a, b) for a, b in zip(left, right, strict=True))
+    mean = np.mean([*left, *right], axis=0)  # what all breasts have in common
+    own = [np.corrcoef(a - mean, b - mean)[0, 1] for a, b in zip(left, right, strict=True)]
+    others = [np.corrcoef(a - mean, b - mean)[0, 1] for a, b in zip(left, [*right[1:], right[0]], strict=True)]
+    assert np.mean(own) > 0.5 > 0.2 > np.mean(others)
+
+
+def test_lesions_csv_has_a_row_for_each_view_that_shows_a_finding(data_dir: Path, table: pd.DataFrame) -> None:
+    lesions = pd.read_csv(data_dir / "lesions.csv").merge(table[["image_id", "view", "laterality"]], on="image_id")
+    key = ["patient_id", "laterality"]
+    malignant = lesions[lesions["cancer"] == 1]
+    positive = table[table["cancer"] == 1]
+    assert set(map(tuple, malignant[key].to_numpy())) == set(map(tuple, positive[key].drop_duplicates().to_numpy()))
+    of_overlaps = lesions[lesions["kind"] == "overlap"].groupby(key)["view"].nunique()
+    assert (of_overlaps == 1).all()
+    sides = lesions[lesions["kind"] == "symmetric_density"].groupby("patient_id")["laterality"].nunique()
+    assert (sides == 2).all()
 
 
 def test_a_lesion_is_brighter_than_the_tissue_without_it() -> None:
     breast = next(b for b in breasts(50, cancer=True, density="A") if kinds(b)[0] == "spiculated_mass")
-    without = anatomy.Breast(breast.laterality, breast.density, breast.outlines, ())
+    without = anatomy.Breast(breast.laterality, breast.density, breast.outlines, (), breast.tissue_seed)
     drawn, plain = (
         drawing.draw_mammogram(b, "MLO", (400, 308), np.random.default_rng(1), LOOK)[0] for b in (breast, without)
     )

@@ -32,6 +32,10 @@ RECIPES = {
         "feature_bank": False, "ema": 0.9, "clip_norm": 0.01, "gradient_accumulation": 2,
     },
     "synchronised batch normalisation": {"freeze_backbone": False, "weights": "none", "learning_rate": 1e-4},
+    "breasts from the bank": {"unit": "breast", "combine": "attention"},
+    "breasts beside the other one, two microbatches": {
+        "unit": "woman", "feature_bank": False, "gradient_accumulation": 2, "imbalance": "balanced_batches",
+    },
 }  # fmt: skip
 
 

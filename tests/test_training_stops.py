@@ -75,6 +75,15 @@ def test_out_of_memory_halves_the_microbatches_and_the_run_goes_on(plain, monkey
     assert "finished" in log
 
 
+def test_out_of_memory_halves_the_breasts_of_a_microbatch(plain, monkeypatch):
+    monkeypatch.setattr(Pictures, "to_network", hungry(2))
+    less = train(RunConfig(**plain | {"unit": "breast"}))
+    log = less.file("logs/train.log").read_text()
+    assert "out of memory with microbatches of 4 breasts" in log
+    assert "2 microbatches of 2; the global batch is still 4" in log
+    assert less.history["epoch"].tolist() == [1, 2]
+
+
 def test_out_of_memory_with_one_image_names_the_settings_to_change(plain, monkeypatch):
     monkeypatch.setattr(Pictures, "to_network", hungry(0))
     with pytest.raises(TrainingError, match=r"microbatches of 1 images .* img_size 64: lower batch_size_per_gpu"):

@@ -217,6 +217,9 @@ REFUSED = {
     "no backbones": ({}, {"search": ["backbone"]}, "go together"),
     "backbones alone": ({}, {"backbones": ["small"]}, "go together"),
     "nothing frozen": ({}, {"search": ["fine_tune_epochs"]}, "has no effect unless freeze_backbone is true"),
+    "no breasts": ({}, {"search": ["combine"]}, 'combine has no effect with unit "image"'),
+    "loss of other units": ({}, {"objective": "val_loss", "search": ["unit"]}, "cannot choose among units"),
+    "AUC of other units": ({}, {"objective": "val_auc", "search": ["unit"]}, "cannot choose among units"),
     "no test women": ({"test_fraction": 0.0}, {}, "test_fraction is 0"),
     "weighted loss": (
         {},

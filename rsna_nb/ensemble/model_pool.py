@@ -159,7 +159,9 @@ def gather(runs: Sequence[Run]) -> ModelPool:
         run.id: tables[run.id].set_index(KEY)["score"].reindex(images).to_numpy()  # NaN for the images of other folds
         for run in chain(*members.values())
     }
-    return ModelPool(members, rows.drop(columns=["score", "run"]), pd.DataFrame(scores))
+    # `attention` is one run's; it would also say that the ensemble's scores are those of a network for breasts.
+    own = rows.drop(columns=["score", "run", "attention"], errors="ignore")
+    return ModelPool(members, own, pd.DataFrame(scores))
 
 
 def _held_out(run: Run) -> pd.DataFrame:

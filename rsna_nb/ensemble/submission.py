@@ -101,7 +101,7 @@ def with_flips(ensemble: Ensemble, flips: bool = True) -> Ensemble:
     for run in pool.runs:
         own = scores[run.id].notna()  # of fold runs, each scored the women of its own fold
         # Four times the work of the validation images; on RSNA about as many files as the hidden test set.
-        found = inference.predict(run, rows.loc[own, "path"].tolist(), flips=True)
+        found = inference.predict(run, rows.loc[own, "path"].tolist(), flips=True, images=rows[own])
         unreadable = found["error"].to_numpy() != ""
         if unreadable.any():
             ids = rows.loc[own, "image_id"][unreadable]
@@ -112,7 +112,7 @@ def with_flips(ensemble: Ensemble, flips: bool = True) -> Ensemble:
 
 def score_images(ensemble: Ensemble, images: pd.DataFrame, flips: bool = False) -> pd.DataFrame:
     """The images with `score` (0-1, NaN if a file cannot be read), `error` (the reason, else "") and `notes`."""
-    scores = inference.predict_by_runs(ensemble.pool.runs, images["path"].tolist(), flips=flips)
+    scores = inference.predict_by_runs(ensemble.pool.runs, images["path"].tolist(), flips=flips, images=images)
     said = {name: scores[name].to_numpy() for name in ("error", "notes")}
     return images.assign(score=ensemble.scores(scores), **said)
 

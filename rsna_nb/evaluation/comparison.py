@@ -27,6 +27,7 @@ GROUPS = {
     "implant": "implant",
     "invasive": "cancer",
 }
+VIEWS_TOGETHER = "a score is of all views of a breast"
 FEW = 10  # women with cancer, or with a breast without, below which an interval is rough
 
 
@@ -69,12 +70,11 @@ def group_rows(
     -------
     The columns group, value, women, positive_women, estimate, low, high, reason ("" if there is a metric), and
     small, which is true for fewer than `FEW` women with cancer, or with a breast without. A column that is missing or
-    empty gives a row with that reason.
+    empty gives a row with that reason, and so does the view if the network scored breasts.
     """
     rows: list[dict[str, Any]] = []
     for column, group in groups.items():
-        if column not in predictions or predictions[column].isna().all():
-            reason = "empty in predictions.csv" if column in predictions else "not in predictions.csv"
+        if reason := _not_grouped(predictions, column):
             rows.append({"group": group, "value": "", "small": False, "reason": reason})
             continue
         for value, breasts in by_group(predictions, column).groupby("value", observed=True):
@@ -84,6 +84,16 @@ def group_rows(
             rows.append(row | {"small": women.rarer < FEW, "reason": getattr(found, "reason", "")})
     columns = ["group", "value", "women", "positive_women", "estimate", "low", "high", "small", "reason"]
     return pd.DataFrame(rows).reindex(columns=columns)
+
+
+def _not_grouped(predictions: pd.DataFrame, column: str) -> str:
+    """Why there are no groups by a column, or ""."""
+    if column not in predictions:
+        return "not in predictions.csv"
+    if predictions[column].isna().all():
+        return "empty in predictions.csv"
+    # The same breasts with the same scores would come back as a group for each view.
+    return VIEWS_TOGETHER if column == "view" and metrics.scores_breasts(predictions) else ""
 
 
 def _of_both_kinds(breasts: pd.DataFrame, metric: Callable[[pd.DataFrame], Interval]) -> Interval:
@@ -145,14 +155,18 @@ def differences(a: pd.DataFrame, b: pd.DataFrame, names: tuple[str, str], n: int
 def compared(evaluation: Evaluation, other: Run | None, n: int) -> pd.DataFrame:
     """`differences` of the run and another, on the women that both are evaluated on.
 
-    `UnavailableError` without another run, or if the comparison is refused (`paired`).
+    If their networks score different units, the names of the columns say which. `UnavailableError` without another run,
+    or if the comparison is refused (`paired`).
     """
     if other is None:
         raise UnavailableError("no other run was named (parameter compare)")
     if other.path.resolve() == evaluation.run.path.resolve():
         raise UnavailableError(f"run {other.id} would be compared with itself")
     own, theirs = paired(evaluation, other)
-    return differences(theirs, own, (other.id, evaluation.run.id), n)
+    runs = (other, evaluation.run)
+    differ = other.config.unit != evaluation.run.config.unit
+    first, second = (f"{run.id} (unit {run.config.unit})" if differ else run.id for run in runs)
+    return differences(theirs, own, (first, second), n)
 
 
 def paired(evaluation: Evaluation, other: Run) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -54,22 +54,27 @@ def scores_at(run: Run, images: pd.DataFrame, epoch: int) -> pd.DataFrame:
 
 
 def curve(run: Run) -> pd.Series:
-    """The metric `monitor` of each epoch (the index, from 1), negated if lower is better."""
-    values = run.history.set_index("epoch")[run.config.monitor]
+    """The metric `monitor` of each epoch, negated if lower is better; the index has the phase and its epoch, from 1."""
+    history = run.history
+    phase = history["phase"] if "phase" in history else pd.Series("", history.index)
+    index = pd.MultiIndex.from_arrays([phase, history.groupby(phase).cumcount() + 1])
+    values = history[run.config.monitor].set_axis(index)
     return -values if run.config.monitor == "val_loss" else values
 
 
 def chosen_by_others(curves: Mapping[Name, pd.Series]) -> dict[Name, int]:
     """For each run, the epoch with the highest mean of the other runs' curves; the first of equal ones.
 
-    A run that stopped early keeps its last network: its curve continues with the last value, and where the chosen
-    epoch is later than its last, it is used at its last. If the mean were taken over the runs that still trained, it
-    would jump wherever a run leaves it. Empty for fewer than two runs.
+    A run that stopped early keeps its last network: its curve continues with the last defined value, and where the
+    chosen epoch is later than its last, it is used at its last. If the mean were taken over the runs that still
+    trained, it would jump wherever a run leaves it. Runs are compared phase by phase, because early stopping ends the
+    phase of the head in another epoch of each run. Empty for fewer than two runs.
 
     Parameters
     ----------
     curves
-        `curve` of each run: epochs 1, 2, ... as index, higher is better. NaN where the metric is not defined.
+        `curve` of each run, higher is better: its epochs in their order, with (phase, epoch of the phase) as index, or
+        with the epoch alone if there is one phase. NaN where the metric is not defined.
 
     Examples
     --------
@@ -79,16 +84,29 @@ def chosen_by_others(curves: Mapping[Name, pd.Series]) -> dict[Name, int]:
     """
     if len(curves) < 2:
         return {}
-    longest = max(map(len, curves.values()))
-    continued = {
-        name: np.append(own.to_numpy(), np.full(longest - len(own), own.iloc[-1])) for name, own in curves.items()
-    }
+    by_phase = {name: own if own.index.nlevels == 2 else pd.concat({"": own}) for name, own in curves.items()}
+    phases = dict.fromkeys(phase for own in by_phase.values() for phase in own.index.get_level_values(0))
+    continued = pd.concat(
+        {
+            phase: pd.DataFrame({name: _of_phase(own, phase) for name, own in by_phase.items()}).ffill()
+            for phase in phases
+        }
+    )
     chosen = {}
-    for name, own in curves.items():
-        others = pd.DataFrame({other: values for other, values in continued.items() if other != name}).mean(axis=1)
+    for name, own in by_phase.items():
+        others = continued.drop(columns=name).mean(axis=1)
         if others.notna().any():
-            chosen[name] = min(int(np.nanargmax(others.to_numpy())) + 1, len(own))
+            phase, epoch = others.index[int(np.nanargmax(others.to_numpy()))]
+            before = list(phases).index(phase)
+            lengths = [len(_of_phase(own, each)) for each in list(phases)[: before + 1]]
+            chosen[name] = sum(lengths[:-1]) + min(epoch, lengths[-1])
     return chosen
+
+
+def _of_phase(own: pd.Series, phase: Any) -> pd.Series:
+    """The values of a phase by its epochs, from 1; empty if the run has no such phase."""
+    values = own[own.index.get_level_values(0) == phase]
+    return values.set_axis(range(1, len(values) + 1))
 
 
 def epochs_of(runs: Mapping[Name, Run]) -> dict[Name, int]:
@@ -175,7 +193,10 @@ def choice_optimism(
         count = (own @ positive) * (own @ ~positive)
         won += float(np.nansum(PREPARE["auc"](positive, by_epoch[:, epoch])(own) * count))
         pairs += float(count.sum())
-    everyone = int(_best(value(np.ones((1, len(rows)))))[0])
+    of_all = value(np.ones((1, len(rows))))
+    if np.isnan(of_all).all():
+        raise MetricsError("what the choice of the epoch maximises is not defined in any epoch")
+    everyone = int(_best(of_all)[0])
     in_sample = float(metrics.auc(breasts["cancer"], by_epoch[:, everyone]))
     return ChoiceOptimism(scores.shape[1], in_sample, won / pairs if pairs else float("nan"))
 

@@ -1,7 +1,7 @@
 """The checked predictions of a run, and the women that it is evaluated on.
 
-These are the test women if the run has any, else its validation women. The unit is the breast, scored by the mean of
-its images' scores.
+These are the test women if the run has any, else its validation women. The unit is the breast. Its score is
+the network's own if the run's `unit` is "breast" or "woman", and otherwise the mean of its images' scores.
 """
 
 from dataclasses import dataclass
@@ -112,9 +112,12 @@ def class_weights(run: Run) -> dict[int, float]:
         raise MetricsError("the run was imported, so it is not known how its scores relate to probabilities")
     config = run.config
     try:
-        images, positives = (int(run.metrics[name]["train"]) for name in ("images", "positives"))
+        if "examples" in run.metrics:
+            count, positives = run.metrics["examples"], run.metrics["positive_examples"]
+        else:  # an earlier version, whose examples were images
+            count, positives = (run.metrics[name]["train"] for name in ("images", "positives"))
         sampled_share = float(run.metrics["sampled_share"]) if config.imbalance == "balanced_batches" else 0.5
-        weights = metrics.training_class_weights(config, images, positives, sampled_share)
+        weights = metrics.training_class_weights(config, int(count), int(positives), sampled_share)
     except (KeyError, TypeError, ValueError) as error:  # damaged JSON and MetricsError are ValueErrors
         raise MetricsError(f"metrics.json does not say how many training images there were: {error}") from error
     if weights is None and config.positive_label < 1:
@@ -145,7 +148,10 @@ def with_corrected_score(run: Run, images: pd.DataFrame) -> tuple[pd.DataFrame, 
 
 
 def scored_breasts(images: pd.DataFrame, how: BreastScore = "mean") -> pd.DataFrame:
-    """`by_breast` of the scores and, if the images have these columns, of the corrected scores, and the fold."""
+    """`by_breast` of the scores and, if the images have these columns, of the corrected scores, and the fold.
+
+    If the network scored breasts, all images of a breast have its score, and so does their mean.
+    """
     breasts = by_breast(images, how)
     if "corrected_score" in images:
         corrected = by_breast(images.assign(score=images["corrected_score"]), how)["score"]

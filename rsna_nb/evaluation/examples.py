@@ -7,7 +7,7 @@ import pandas as pd
 from rsna_nb.config import resolve
 from rsna_nb.evaluation.evaluated_run import Evaluation
 from rsna_nb.metadata import KaggleError, find_data
-from rsna_nb.metrics import CrossFit
+from rsna_nb.metrics import CrossFit, scores_breasts
 from rsna_nb.notebook import UnavailableError
 from rsna_nb.prepare import image_file, store_path
 from rsna_nb.runs import Run
@@ -32,7 +32,9 @@ def data_folder(run: Run) -> Path:
 
 
 def examples(evaluation: Evaluation, fit: CrossFit, count: int) -> dict[str, pd.DataFrame]:
-    """Up to `count` breasts of each kind, with their highest-scoring image in the column `file`.
+    """Up to `count` breasts of each kind, with one image of each in the column `file`.
+
+    It is the highest-scoring image, or the one with the largest attention if the network scored breasts.
 
     Returns
     -------
@@ -51,7 +53,8 @@ def examples(evaluation: Evaluation, fit: CrossFit, count: int) -> dict[str, pd.
     if not store.is_dir():
         raise UnavailableError(f"there is no store of prepared images at {store}: {PREPARE_FIRST}")
     # stable: images of equal scores stay in the order of the table, so that reports are the same every time
-    images = evaluation.predictions.sort_values("score", ascending=False, kind="stable")
+    by = "attention" if scores_breasts(evaluation.predictions) else "score"
+    images = evaluation.predictions.sort_values(by, ascending=False, kind="stable")
     images = images.drop_duplicates(["patient_id", "laterality"]).rename(columns={"score": "image_score"})
     images = images.drop(columns=["cancer", "corrected_score"], errors="ignore")
     df = breasts.merge(images, on=["patient_id", "laterality"])

@@ -84,7 +84,7 @@ def epochs_note(runs: Mapping[int, Run]) -> Markdown:
         reason = (
             "no other fold is finished"
             if len(runs) == 1
-            else "a run of an earlier version kept the scores of its best epoch only"
+            else "its run has no validation_scores.csv (one of an earlier version), or no other fold has a curve"
         )
         sentences.append(
             f"**The epoch was chosen on the same women in fold {own}**, because {reason}. What follows is therefore "

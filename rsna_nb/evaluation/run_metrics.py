@@ -22,10 +22,13 @@ def main_metrics(evaluation: Evaluation, n: int) -> pd.DataFrame:
     Returns
     -------
     A row for each unit: the breast scored by the mean or by the highest of its images, the image, and the breast
-    scored by noisy-or if the scores are probabilities or can be corrected. The columns are those of
-    `main_intervals`.
+    scored by noisy-or if the scores are probabilities or can be corrected. If the network scored breasts, there is
+    only the row "breast". The first row is that of `Evaluation.breasts`. The columns are those of `main_intervals`.
     """
     images = evaluation.predictions
+    if metrics.scores_breasts(images):
+        rows = {"breast": main_intervals(evaluation.breasts, n)}
+        return pd.DataFrame.from_dict(rows, orient="index").rename_axis(index="unit")
     tables = {
         "breast, mean": evaluation.breasts,
         "breast, highest": scored_breasts(images, "max"),

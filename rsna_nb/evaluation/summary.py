@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from rsna_nb.config import RunConfig
 from rsna_nb.evaluation import epochs
 from rsna_nb.evaluation.evaluated_run import Evaluation
 from rsna_nb.metrics import RATES, CrossFit, Interval, rate_intervals
@@ -15,6 +16,11 @@ from rsna_nb.runs import Run, RunError
 
 SCREENING_SHARE = 0.01  # at most this share of women in screening have cancer; a table with more is enriched
 
+SEEN = {
+    "image": "one image at a time, without earlier examinations, comparison of sides or history",
+    "breast": "the images of one breast, without earlier examinations, comparison of sides or history",
+    "woman": "the images of both breasts of one examination, without earlier examinations or history",
+}
 HEADS = {
     "recall_rate": "Recall rate (%)",
     "sensitivity": "Sensitivity (%)",
@@ -185,11 +191,16 @@ def choice_note(run: Run) -> Markdown:
         return Markdown(f"How much better cannot be said: {found.reason}.")
     if np.isnan(found.optimism):
         return Markdown("How much better cannot be said: the validation women are too few.")
+    result = (
+        f"so about **{found.optimism:.3f}** of it is optimism"
+        if found.optimism > 0
+        else f"so no optimism was found ({found.optimism:.3f}; by chance it can be below 0)"
+    )
     return Markdown(
-        f"How much better, estimated by choosing among the {found.epochs} epochs on other women than those evaluated, "
-        f"again and again: the AUC by breast of the chosen epoch is {found.in_sample:.3f} where the same women chose "
-        f"it, and {found.elsewhere:.3f} where others did, so about **{found.optimism:+.3f}** of it is optimism. "
-        "Average precision and pF1 are affected too."
+        f"How much better was estimated by choosing among the {found.epochs} epochs on some women and evaluating on "
+        f"others, in repeated divisions: the AUC by breast of the chosen epoch is {found.in_sample:.3f} where "
+        f"the same women chose it, and {found.elsewhere:.3f} where others did, {result}. Average precision and pF1 are "
+        "affected too."
     )
 
 
@@ -221,7 +232,7 @@ def model_card(evaluation: Evaluation) -> Markdown:
     rows = {
         "Run": f"`{evaluation.run.id}`",
         "Network": f"`{config.backbone}`, {config.pooling} pooling, {' x '.join(map(str, config.image_shape))} pixels; "
-        f"weights `{config.weights}`, backbone {'frozen' if config.freeze_backbone else 'trained'}",
+        f"weights `{config.weights}`, backbone {'frozen' if config.freeze_backbone else 'trained'}; {_unit(config)}",
         "Data": f"{'generated mammograms, ' * is_generated(evaluation.run)}`{_folder_name(evaluation.run)}`",
         "Label": _label(evaluation.run) or "cancer as the data set's table gives it",
         "Trained on": _trained_on(evaluation.run),
@@ -231,12 +242,20 @@ def model_card(evaluation: Evaluation) -> Markdown:
         "Made with": _recorded(lambda: _made_with(evaluation.run), "not recorded"),
         "Intended use": "research and teaching only",
         "Not for": "clinical use of any kind: diagnosis, screening, triage, or a second opinion on a woman's images",
-        "Limits": "The model sees one image at a time, without earlier examinations, comparison of sides or history. "
+        "Limits": f"The model sees {SEEN[config.unit]}. "
         "Labels come from the table. Results of small groups are uncertain. Performance on other mammography units is "
         "unknown.",
     }
     rows |= _rows_of_imported(evaluation.run)
     return Markdown("\n".join(["| | |", "|---|---|", *(f"| **{name}** | {text} |" for name, text in rows.items())]))
+
+
+def _unit(config: RunConfig) -> str:
+    """What the network scores, and how it combines images."""
+    if config.unit == "image":
+        return "scores single images; a breast has the mean of its images' scores"
+    beside = " beside the other breast" * (config.unit == "woman")
+    return f"scores a breast{beside} by all its images, combined by {config.combine}"
 
 
 def _rows_of_imported(run: Run) -> dict[str, str]:
@@ -258,7 +277,10 @@ def _folder_name(run: Run) -> str:
 def _trained_on(run: Run) -> str:
     def counts() -> str:
         images, positives = (run.metrics[name]["train"] for name in ("images", "positives"))
-        return f"{images:,} images, {positives:,} with cancer"
+        counted = f"{images:,} images, {positives:,} with cancer"
+        if run.config.unit == "image":
+            return counted
+        return f"{counted}, in {run.metrics['examples']:,} breasts"
 
     weighting = f"imbalance `{run.config.imbalance}`, augmentation `{run.config.augmentation}`"
     return f"{_recorded(counts, 'an unrecorded number of images')}; {weighting}"

@@ -25,6 +25,8 @@ SPACE: Space = {
     "learning_rate": FloatDistribution(1e-4, 1e-2, log=True),
     "dropout": FloatDistribution(0.0, 0.7),
     "pooling": _choices("pooling"),
+    "unit": _choices("unit"),
+    "combine": _choices("combine"),
     "imbalance": _choices("imbalance"),
     "augmentation": _choices("augmentation"),
     "batch_size_per_gpu": CategoricalDistribution((16, 32, 64, 128, 256)),
@@ -33,7 +35,8 @@ SPACE: Space = {
 }
 # A setting that would have no effect is not proposed: its value would only mislead the sampler.
 DRAWN_WHEN: Mapping[str, Callable[[RunConfig], bool]] = {
-    "fine_tune_learning_rate": lambda config: config.fine_tune_epochs > 0
+    "fine_tune_learning_rate": lambda config: config.fine_tune_epochs > 0,
+    "combine": lambda config: config.unit != "image",
 }
 
 
@@ -77,7 +80,9 @@ def space_of(config: RunConfig, search: str | Sequence[str], backbones: str | Se
         raise ConfigError(f"search: {fine_tuning[0]} has no effect unless freeze_backbone is true")
     if fine_tuning == ["fine_tune_learning_rate"] and not config.fine_tune_epochs:
         raise ConfigError("search: fine_tune_learning_rate has no effect with fine_tune_epochs 0: search both")
-    # In the order of SPACE: fine_tune_epochs must be proposed before the learning rate that depends on it.
+    if "combine" in search and "unit" not in search and config.unit == "image":
+        raise ConfigError('search: combine has no effect with unit "image": search both, or set unit')
+    # In the order of SPACE: a setting must be proposed before those that depend on it.
     return {name: _including_own(config, name, values) for name, values in known.items() if name in search}
 
 

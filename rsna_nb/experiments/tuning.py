@@ -117,6 +117,11 @@ def plan(
     space = space_of(config, search, backbones)
     if objective == "val_loss" and "imbalance" in space:
         raise ConfigError("objective val_loss depends on the weights of imbalance, so it cannot choose among them")
+    if objective != "val_pf1" and "unit" in space:
+        raise ConfigError(
+            f"objective {objective} is by image or by breast as unit says, so it cannot choose among units: val_pf1 is "
+            "by breast for all of them"
+        )
     mixed_scales = "focal" in getattr(space.get("imbalance"), "choices", ()) or config.positive_label < 1
     if objective == "val_pf1" and "imbalance" in space and mixed_scales:
         raise ConfigError("objective val_pf1 depends on the scale of the scores, which imbalance changes")

@@ -7,7 +7,7 @@ that no mammogram has. A map that marks what decides the score has a small area 
 under the insertion curve. The baseline is a random order of the same patches.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -47,19 +47,20 @@ class Curves:
         return pd.DataFrame({name: np.trapezoid(getattr(self, name), self.shares, axis=1) for name in names})
 
 
-def perturb(score: Score, images: np.ndarray, maps: np.ndarray) -> Curves:
+def perturb(scores: Sequence[Score], images: np.ndarray, maps: np.ndarray) -> Curves:
     """Compute the deletion and insertion curves of images.
 
     Parameters
     ----------
-    score
-        Scores images; it is called with 2 x (STEPS + 1) of them for each image and order.
+    scores
+        For each image the function that scores changed versions of it. It is called with STEPS + 1 of them, twice for
+        each order.
     images, maps
         (n, height, width, 1) and (n, height, width), both in 0-1.
     """
     rng = np.random.default_rng(0)
-    scores = np.stack([_of_image(score, *pair, rng) for pair in zip(images[..., 0], maps, strict=True)])
-    by_map, at_random = scores[:, :, 0], scores[:, :, 1:].mean(axis=2)  # (n, deletion or insertion, STEPS + 1)
+    found = np.stack([_of_image(*each, rng) for each in zip(scores, images[..., 0], maps, strict=True)])
+    by_map, at_random = found[:, :, 0], found[:, :, 1:].mean(axis=2)  # (n, deletion or insertion, STEPS + 1)
     shares = np.linspace(0, 1, STEPS + 1)
     return Curves(shares, by_map[:, 0], by_map[:, 1], at_random[:, 0], at_random[:, 1])
 

@@ -3,7 +3,7 @@
 import itertools
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ import pandas as pd
 from rsna_nb import dicom, inference, metrics
 from rsna_nb.evaluation import Evaluation, data_folder, plain
 from rsna_nb.explain import deletion, pointing
+from rsna_nb.explain.breasts import ExplainedBreast, boxes_of, breasts_of, maps_in_breasts
 from rsna_nb.explain.geometry import Geometry
 from rsna_nb.explain.maps import check_method, heat_maps, read_images
 from rsna_nb.metadata import MetadataError, load_metadata
-from rsna_nb.notebook import Markdown, Unavailable, UnavailableError, attempt
+from rsna_nb.notebook import Markdown, Unavailable, UnavailableError
 from rsna_nb.runs import Run
 from rsna_nb.system import write_arrays
 
@@ -29,11 +30,13 @@ def describe(evaluation: Evaluation, method: str, flips: bool) -> Markdown:
     Raises `ValueError` if the method is not known.
     """
     check_method(method)
-    auc = metrics.auc(evaluation.predictions["cancer"], evaluation.predictions["score"])
+    unit = "breast" if metrics.scores_breasts(evaluation.predictions) else "image"
+    scored = evaluation.breasts if unit == "breast" else evaluation.predictions
+    auc = metrics.auc(scored["cancer"], scored["score"])
     over = "mean over four flips" if flips else "of the image as it is"
     return Markdown(
         f"Run **{evaluation.run.id}**, {len(evaluation.predictions):,} images of its {evaluation.split} women, "
-        f"AUC by image {auc:.3f}. Maps: {method}, {over}."
+        f"AUC by {unit} {auc:.3f}. Maps: {method}, {over}."
     )
 
 
@@ -49,24 +52,29 @@ class ExplainedImages:
         (n, height, width, 1) and (n, height, width), both in 0-1.
     boxes
         For each image the boxes of its known lesions, (k, 4) in its pixels.
+    breasts
+        For each image all images of its breast, if the run scored breasts; else empty.
     """
 
     rows: pd.DataFrame
     images: np.ndarray
     maps: np.ndarray
     boxes: list[np.ndarray]
+    breasts: list[ExplainedBreast] = field(default_factory=list)
 
 
 def explain_images(model: keras.Model, run: Run, rows: pd.DataFrame, method: str, flips: bool) -> ExplainedImages:
     """Compute the maps of the prepared images whose paths are in the column `file` of `rows`.
 
-    Images without known lesions get no boxes.
+    If the run scored breasts, a map is what the image added to the score of its breast. Images without known lesions
+    get no boxes.
     """
     images = read_images(rows["file"])
-    boxes = attempt(pointing.known_boxes, run, list(zip(rows["patient_id"], rows["image_id"], strict=True)))
-    # Lesions are known for generated data only; without them the maps are still worth showing.
-    boxes = [np.empty((0, 4))] * len(rows) if isinstance(boxes, Unavailable) else boxes
-    return ExplainedImages(rows, images, heat_maps(model, images, method, flips), boxes)
+    boxes = boxes_of(run, rows)
+    if run.config.unit == "image":
+        return ExplainedImages(rows, images, heat_maps(model, images, method, flips), boxes)
+    maps, breasts = breasts_of(model, run, rows, method, flips)
+    return ExplainedImages(rows, images, maps, boxes, breasts)
 
 
 def explain_examples(
@@ -77,16 +85,34 @@ def explain_examples(
 
 
 def perturbation_curves(model: keras.Model, shown: Mapping[str, ExplainedImages], kind: str) -> deletion.Curves:
-    """The deletion and insertion curves of the images of a kind; `UnavailableError` if there are none."""
+    """The deletion and insertion curves of the images of a kind; `UnavailableError` if there are none.
+
+    If the run scored breasts, the curves are of the breast's score: one image is changed, the others stay.
+    """
     if kind not in shown:
         raise UnavailableError(f"there are no {kind}")
-    return deletion.perturb(partial(inference.score, model), shown[kind].images, shown[kind].maps)
+    one = shown[kind]
+    scores: list[deletion.Score] = [partial(inference.score, model)] * len(one.images)
+    if one.breasts:
+        rows = (row for _, row in one.rows.iterrows())
+        scores = [breast.scorer(model, breast.place(row)) for breast, row in zip(one.breasts, rows, strict=True)]
+    return deletion.perturb(scores, one.images, one.maps)
 
 
-def pointing_game(model: keras.Model, targets: pd.DataFrame, method: str, flips: bool) -> pd.DataFrame:
-    """Compute the maps of `pointing.targets` and count their hits (`pointing.count_hits`)."""
+def pointing_game(model: keras.Model, run: Run, targets: pd.DataFrame, method: str, flips: bool) -> pd.DataFrame:
+    """Compute the maps of `pointing.targets` of the run and count their hits (`pointing.count_hits`)."""
     images = read_images(targets["file"])
-    return pointing.count_hits(targets, images, heat_maps(model, images, method, flips))
+    if run.config.unit == "image":
+        return pointing.count_hits(targets, images, heat_maps(model, images, method, flips))
+    return pointing.count_hits(targets, images, maps_in_breasts(model, run, targets, method, flips))
+
+
+def first_breast(shown: Mapping[str, ExplainedImages]) -> ExplainedBreast:
+    """All images of the first example's breast; `UnavailableError` without one, or if the run scored images."""
+    breasts = [breast for one in shown.values() for breast in one.breasts]
+    if not breasts:
+        raise UnavailableError("the run scored single images" if shown else "there are no images")
+    return breasts[0]
 
 
 @dataclass(frozen=True, eq=False)

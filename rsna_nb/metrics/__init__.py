@@ -31,6 +31,8 @@ from rsna_nb.metrics.predictions import (
     class_weights,
     cross_entropy,
     refuse,
+    scores_breasts,
+    split_breasts,
     summary,
 )
 from rsna_nb.metrics.training_weights import training_class_weights
@@ -73,7 +75,9 @@ __all__ = [
     "reliability",
     "resampled",
     "resampled_intervals",
+    "scores_breasts",
     "share_below",
+    "split_breasts",
     "summary",
     "threshold_by_f1",
     "training_class_weights",

@@ -87,6 +87,25 @@ def by_breast(predictions: pd.DataFrame, how: BreastScore = "mean") -> pd.DataFr
     return breasts.agg(cancer=("cancer", "max")).assign(score=-np.expm1(log_none)).reset_index()
 
 
+def scores_breasts(predictions: pd.DataFrame) -> bool:
+    """Whether the network scored breasts: each image of predictions.csv then has its breast's score, and `attention`.
+
+    The mean of a breast's scores is then the network's own score of the breast.
+    """
+    return "attention" in predictions
+
+
+def split_breasts(predictions: pd.DataFrame) -> pd.DataFrame:
+    """The rows of predictions-breasts.csv: patient_id, laterality, split, cancer, images and score of each breast.
+
+    `predictions` have a row for each image. The score is the network's own if `unit` was not "image", else the mean of
+    the breast's images.
+    """
+    breasts = predictions.groupby(["split", "patient_id", "laterality"], as_index=False, sort=True)
+    table = breasts.agg(cancer=("cancer", "max"), images=("score", "size"), score=("score", "mean"))
+    return table[["patient_id", "laterality", "split", "cancer", "images", "score"]]
+
+
 def by_image(
     labels: ArrayLike,
     scores: ArrayLike,
@@ -168,9 +187,11 @@ def class_weights_of(count: int, positives: int, share: float = 0.5) -> dict[int
 def summary(predictions: pd.DataFrame) -> dict[str, dict[str, float]]:
     """The metrics of a table of images, by "image" and by "breast" (the mean of its images' scores).
 
-    They are those of `by_image` without `loss`, and average_precision, pf1, count and positives.
+    They are those of `by_image` without `loss`, and average_precision, pf1, count and positives. If the network scored
+    breasts, the table has the column attention, and there are no metrics by image.
     """
-    tables = {"image": predictions, "breast": by_breast(predictions)}
+    tables = {} if scores_breasts(predictions) else {"image": predictions}
+    tables |= {"breast": by_breast(predictions)}
     found = {}
     for unit, df in tables.items():
         found[unit] = by_image(df["cancer"], df["score"]) | {

@@ -12,7 +12,7 @@ from rsna_nb.plots.evaluation import (
     roc_curve,
     score_distributions,
 )
-from rsna_nb.plots.explain import file_overlay, overlays, perturbation_curves, pointing_scores
+from rsna_nb.plots.explain import breast_overlay, file_overlay, overlays, perturbation_curves, pointing_scores
 from rsna_nb.plots.folds import fold_forest, fold_roc, leave_one_group_out_forest
 from rsna_nb.plots.imbalance import (
     accuracy_trap,
@@ -30,6 +30,7 @@ __all__ = [
     "accuracy_trap",
     "augmented",
     "batch_positives",
+    "breast_overlay",
     "class_counts",
     "confusion_matrix",
     "constant_losses",

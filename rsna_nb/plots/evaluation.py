@@ -214,10 +214,18 @@ def example_breasts(examples: Mapping[str, pd.DataFrame], kind: str) -> Figure:
     for axis, file, text in zip(axes.flat, rows["file"], captions, strict=False):
         axis.imshow(plt.imread(file), cmap="gray", vmin=0, vmax=1)
         axis.set_title(text, fontsize=9)
-    return with_alt(figure, f"Mammograms, {kind}: {'; '.join(captions)} (score, side and view of each).")
+    return with_alt(
+        figure, f"Mammograms, {kind}: {'; '.join(captions)} (score, side, view, and attention in its breast if given)."
+    )
 
 
 def caption(row: pd.Series) -> str:
-    """Score, side and view of a row of `evaluation.examples`."""
-    view = row.get("view")
-    return f"{row['score']:.3f} · {row['laterality']}" + (f" {view}" if isinstance(view, str) else "")
+    """Score, side and view of a row of `evaluation.examples`, and its attention if the run scored breasts."""
+    return f"{row['score']:.3f} · {side_and_view(row)}"
+
+
+def side_and_view(row: pd.Series) -> str:
+    """Side and view of an image, and its attention if the run scored breasts."""
+    view, attention = row.get("view"), row.get("attention")
+    words = str(row["laterality"]) + (f" {view}" if isinstance(view, str) else "")
+    return words if attention is None or pd.isna(attention) else f"{words} · att. {attention:.2f}"

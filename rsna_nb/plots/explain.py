@@ -16,11 +16,11 @@ from matplotlib.figure import Figure
 from rsna_nb.metrics import Interval
 from rsna_nb.notebook import UnavailableError
 from rsna_nb.plots.comparison import draw_intervals
-from rsna_nb.plots.evaluation import caption
+from rsna_nb.plots.evaluation import caption, side_and_view
 from rsna_nb.plots.style import BLUE, GREY, ORANGE, with_alt, without_box
 
 if TYPE_CHECKING:  # importing it imports TensorFlow
-    from rsna_nb.explain import Curves, ExplainedImages, FileMap
+    from rsna_nb.explain import Curves, ExplainedBreast, ExplainedImages, FileMap
 
 OVERLAY = LinearSegmentedColormap.from_list("overlay", [(1.0, 0.35, 0.0, 0.0), (1.0, 0.35, 0.0, 0.75)])
 OUTLINE = "#56B4E9"  # of known lesions
@@ -50,6 +50,33 @@ def overlays(shown: Mapping[str, "ExplainedImages"], kind: str) -> Figure:
         _outline(marked, one.boxes[number])
         plain.set_title(text, fontsize=9, loc="left")
     return with_alt(figure, f"Mammograms, {kind}, each without and with its heat map: {'; '.join(captions)}.")
+
+
+def breast_overlay(shown: "ExplainedBreast") -> Figure:
+    """Draw all images of a breast side by side, and below with their maps, then those of the woman's other breast.
+
+    Known lesions are outlined. The maps have one scale: an image that added more to the score is more orange. The
+    attention of an image is its weight in its own breast.
+    """
+    captions = [
+        f"{'other breast: ' * bool(other)}{side_and_view(row)}"
+        for other, (_, row) in zip(shown.opposite, shown.rows.iterrows(), strict=True)
+    ]
+    figure, axes = plt.subplots(
+        2, len(captions), figsize=(max(2.4 * len(captions), 4), 5), squeeze=False, layout="constrained"
+    )
+    for axis in axes.flat:
+        axis.axis("off")
+    for number, text in enumerate(captions):
+        for axis in axes[:, number]:
+            axis.imshow(shown.images[number, ..., 0], cmap="gray", vmin=0, vmax=1)
+        axes[1, number].imshow(shown.maps[number], cmap=OVERLAY, vmin=0, vmax=1)
+        _outline(axes[1, number], shown.boxes[number])
+        axes[0, number].set_title(text, fontsize=8, loc="left")
+    score = shown.rows["score"].iloc[0]
+    highest = [f"{text}, highest value {one.max():.2f}" for text, one in zip(captions, shown.maps, strict=True)]
+    figure.suptitle(f"Score of the breast: {score:.3f}", fontsize=10)
+    return with_alt(figure, f"The images of a breast with score {score:.3f} and their maps: {'; '.join(highest)}.")
 
 
 def file_overlay(shown: "FileMap") -> Figure:

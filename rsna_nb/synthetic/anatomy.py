@@ -1,16 +1,26 @@
-"""The anatomy of a generated breast: its outline in each view, and its lesions and benign look-alikes.
+"""The anatomy of a generated woman: the outline of each breast in each view, its lesions and benign look-alikes.
 
-A breast is made once (`make_breast`) and drawn in every view, so that a lesion lies at the same distance behind the
-nipple in each. Lengths are fractions of the image's rows. Every breast is described as a left one: the chest wall is
-at column 0, and x points towards the nipple.
+A breast is made once and drawn in every view, so that a lesion lies at the same distance behind the nipple in each.
+Both breasts of a woman are made together (`make_woman`), because they are alike: some findings tell nothing unless both
+views, or both breasts, are compared. Lengths are fractions of the image's rows. Every breast is described as a left
+one: the chest wall is at column 0, and x points towards the nipple.
 """
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rsna_nb.synthetic.lesions import LESION_KINDS
+
+VIEWS = ("CC", "MLO")
+MALIGNANT = {"spiculated_mass": 0.4, "microcalcification_cluster": 0.4, "asymmetric_density": 0.2}  # shares
+ONE_VIEW = 0.2  # share of malignant masses and clusters that one view alone shows, as dense tissue hides some
+OVERLAP = 0.2  # share of breasts with an overlap of tissue that looks like a malignant mass in one view alone
+# Share of women without cancer who have a density in both breasts, at mirrored places. It is that of the asymmetric
+# densities among the breasts with cancer, so that a density in one breast alone tells nothing.
+SYMMETRIC = MALIGNANT["asymmetric_density"]
 
 
 @dataclass(frozen=True)
@@ -69,7 +79,7 @@ class Lesion:
     kind: str  # a key of LESION_KINDS
     cancer: int  # 1 or 0
     behind_nipple: float  # distance from the nipple towards the chest wall
-    offset: dict[str, float]  # view -> distance below the level of the nipple
+    offset: Mapping[str, float]  # view -> distance below the level of the nipple; only the views that show it
     radius: float  # the whole lesion lies within it
     contrast: float
     seed: int  # seeds its shape
@@ -87,6 +97,7 @@ class Breast:
     density: str
     outlines: dict[str, Outline]
     lesions: tuple[Lesion, ...]
+    tissue_seed: int = 0  # seeds the large structures of its tissue, which both breasts of a woman share
 
 
 def _make_outlines(rng: np.random.Generator, implant: bool = False) -> dict[str, Outline]:
@@ -113,55 +124,110 @@ def _make_outlines(rng: np.random.Generator, implant: bool = False) -> dict[str,
 def make_breast(
     rng: np.random.Generator, laterality: str = "L", density: str = "B", implant: bool = False, cancer: bool = False
 ) -> Breast:
-    """Make a breast at random: its outlines, its benign look-alikes and, with `cancer`, one malignant lesion.
+    """Make a woman at random and return one of her breasts; with `cancer` it has one malignant lesion.
+
+    The parameters and errors are those of `make_woman`.
+    """
+    return make_woman(rng, density, implant, [laterality] if cancer else [])[laterality]
+
+
+def make_woman(
+    rng: np.random.Generator, density: str = "B", implant: bool = False, cancer: Collection[str] = ()
+) -> dict[str, Breast]:
+    """Make both breasts of a woman at random: outlines, benign look-alikes, and the malignant lesions.
 
     Parameters
     ----------
     rng
         Source of everything random.
-    laterality
-        "L" or "R".
     density
         BI-RADS category "A" (fatty) to "D" (dense).
-    implant, cancer
-        Whether the breast has an implant, and whether it has cancer.
+    implant
+        Whether the breasts have implants.
+    cancer
+        The sides with cancer, "L" and "R"; each has one malignant lesion, the first of its `lesions`.
 
     Raises
     ------
     RuntimeError
-        If the malignant lesion does not fit.
+        If a malignant lesion does not fit.
     """
-    outlines = _make_outlines(rng, implant)
+    left = _make_outlines(rng, implant)
+    outlines = {"L": left, "R": {view: _alike(rng, outline) for view, outline in left.items()}}
+    placed: dict[str, list[Lesion]] = {side: [] for side in outlines}
+    if not cancer and rng.random() < SYMMETRIC:
+        for side, lesion in zip(placed, _place_pair(rng, "symmetric_density", outlines), strict=False):
+            placed[side].append(lesion)
+    for side, own in placed.items():
+        own += _lesions(rng, outlines[side], own, side in cancer)
+    seed = int(rng.integers(2**31))
+    return {side: Breast(side, density, outlines[side], tuple(placed[side]), seed) for side in placed}
+
+
+def _alike(rng: np.random.Generator, outline: Outline) -> Outline:
+    """The outline of the other breast, which differs by a few per cent."""
+    height, depth = (1 + 0.015 * rng.standard_normal(2)).clip(0.95, 1.05)
+    muscle = outline.muscle[0] * depth, outline.muscle[1] * height
+    nipple = outline.nipple + 0.01 * rng.standard_normal()
+    return replace(outline, height=outline.height * height, depth=outline.depth * depth, nipple=nipple, muscle=muscle)
+
+
+def _lesions(
+    rng: np.random.Generator, outlines: dict[str, Outline], others: list[Lesion], cancer: bool
+) -> list[Lesion]:
+    """Make the lesions of one breast, apart from `others`."""
     # Masses and calcifications are as frequent with a cancer as without one, so their number reveals nothing.
     masses = int(rng.choice([0, 1, 2], p=[0.72, 0.24, 0.04]))
     scattered = rng.random() < 0.05
     calcifications = int(rng.integers(6, 13) if scattered else rng.choice([0, 1, 2, 3], p=[0.5, 0.25, 0.15, 0.1]))
     kinds = ["smooth_mass"] * masses + ["single_calcification"] * calcifications
+    overlaps = rng.random() < OVERLAP
     if cancer:
-        malignant = str(rng.choice(["spiculated_mass", "microcalcification_cluster"], p=[0.5, 0.5]))
+        malignant = str(rng.choice(list(MALIGNANT), p=list(MALIGNANT.values())))
         if malignant == "spiculated_mass" and masses:
-            kinds = kinds[1:]
+            kinds.remove("smooth_mass")
         kinds = [malignant, *kinds]
+    if overlaps:  # before a cancer, which always finds room, so that overlaps are as frequent beside one
+        kinds = ["overlap", *kinds]
     placed: list[Lesion] = []
     for kind in kinds:
-        lesion = _place(rng, kind, outlines, placed)
+        views = [str(rng.choice(VIEWS))] if kind == "overlap" else VIEWS
+        lesion = _place(rng, kind, {view: outlines[view] for view in views}, [*others, *placed])
         if lesion is not None:
             placed.append(lesion)
-    return Breast(laterality, density, outlines, tuple(placed))
+    placed.sort(key=lambda lesion: -lesion.cancer)
+    if cancer and placed[0].kind != "asymmetric_density" and rng.random() < ONE_VIEW:
+        view = str(rng.choice(VIEWS))
+        placed[0] = replace(placed[0], offset={view: placed[0].offset[view]})
+    return placed
+
+
+def _place_pair(rng: np.random.Generator, name: str, outlines: dict[str, dict[str, Outline]]) -> list[Lesion]:
+    """Place the same look-alike in both breasts, at mirrored places but for a little; empty if it does not fit."""
+    for _ in range(20):
+        first = _place(rng, name, outlines["L"], [])
+        if first is None:
+            continue
+        offset = {view: place + 0.01 * rng.standard_normal() for view, place in first.offset.items()}
+        second = replace(first, behind_nipple=first.behind_nipple + 0.01 * rng.standard_normal(), offset=offset)
+        if all(o.holds(*second.centre(o, view), second.radius) for view, o in outlines["R"].items()):
+            return [first, second]
+    return []
 
 
 def _place(rng: np.random.Generator, name: str, outlines: dict[str, Outline], others: list[Lesion]) -> Lesion | None:
-    """Place a lesion in both views, apart from the others. Returns None if a look-alike does not fit.
+    """Place a lesion in the views of `outlines`, apart from the others. Returns None if a look-alike does not fit.
 
     A malignant lesion shrinks until it fits, because a breast with cancer must show it.
     """
     kind = LESION_KINDS[name]
-    radius = rng.uniform(*kind.radius) * (outlines["CC"].height + outlines["MLO"].height) / 2
+    radius = rng.uniform(*kind.radius) * float(np.mean([outline.height for outline in outlines.values()]))
     contrast = rng.uniform(*kind.contrast)
-    for attempt in range(1000 if kind.cancer else 60):
+    depth = min(outline.depth for outline in outlines.values())
+    for attempt in range(1000 if kind.cancer else 200):
         if attempt and attempt % 100 == 0:
             radius *= 0.92
-        behind = rng.uniform(0.15, 0.9) * outlines["CC"].depth
+        behind = rng.uniform(0.15, 0.9) * depth
         offset = {view: rng.uniform(-0.4, 0.4) * outline.height for view, outline in outlines.items()}
         lesion = Lesion(name, kind.cancer, behind, offset, radius, contrast, int(rng.integers(2**31)))
         inside = all(o.holds(*lesion.centre(o, view), radius) for view, o in outlines.items())
@@ -173,7 +239,10 @@ def _place(rng: np.random.Generator, name: str, outlines: dict[str, Outline], ot
 
 
 def _apart(a: Lesion, b: Lesion) -> bool:
-    """Return whether two lesions are clearly apart in every view, so that single calcifications form no cluster."""
+    """Return whether two lesions are clearly apart in every view that shows both.
+
+    Single calcifications therefore form no cluster.
+    """
     gap = a.radius + b.radius + 0.05
     along = a.behind_nipple - b.behind_nipple
-    return all(np.hypot(along, a.offset[view] - b.offset[view]) > gap for view in a.offset)
+    return all(np.hypot(along, a.offset[view] - b.offset[view]) > gap for view in a.offset.keys() & b.offset.keys())

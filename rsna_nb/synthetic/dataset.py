@@ -21,7 +21,7 @@ import pandas as pd
 from pydicom.uid import generate_uid
 from tqdm import tqdm
 
-from rsna_nb.synthetic.anatomy import make_breast
+from rsna_nb.synthetic.anatomy import make_woman
 from rsna_nb.synthetic.drawing import Look, draw_mammogram, lesion_boxes
 from rsna_nb.synthetic.files import write_dicom
 from rsna_nb.synthetic.table import DENSITIES, MACHINES, TEST_COLUMNS, VERSION, Machine, make_table
@@ -194,9 +194,12 @@ def _draw_woman(task: Task) -> list[tuple[Any, ...]]:
     drawn_density = str(rng.choice(list(DENSITIES), p=list(DENSITIES.values())))
     density = woman["density"] if isinstance(woman["density"], str) else drawn_density
     lesions: list[tuple[Any, ...]] = []
-    for side, rows in task.rows.groupby("laterality"):
-        breast = make_breast(rng, str(side), density, bool(woman["implant"]), bool(rows["cancer"].iloc[0]))
+    cancer = set(task.rows.loc[task.rows["cancer"] == 1, "laterality"])
+    breasts = make_woman(rng, density, bool(woman["implant"]), cancer)
+    # View by view, because the images of a view share structures that are computed once.
+    for _, rows in task.rows.groupby("view"):
         for _, row in rows.iterrows():
+            breast = breasts[row["laterality"]]
             path = task.images_dir / str(row["patient_id"]) / f"{row['image_id']}.dcm"
             if not path.exists():
                 image_rng = np.random.default_rng([task.seed, VERSION, int(row["image_id"])])

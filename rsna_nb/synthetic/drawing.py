@@ -20,6 +20,7 @@ Box = tuple[int, int, int, int]  # x_min, y_min, x_max, y_max in pixels; x_max a
 
 MAX_VALUE = 4095
 DRAWN_ROWS = 640  # taller images are drawn at this height and enlarged, which saves time; noise is drawn afterwards
+SHARED = 0.92, 0.6  # correlation of the coarse and of the fine structures of a woman's two breasts in the same view
 GLAND_THRESHOLD = {"A": 1.9, "B": 1.2, "C": 0.5, "D": -0.3}  # by density; glandular tissue lies above it
 
 
@@ -60,9 +61,10 @@ def draw_mammogram(
     drawn = min(rows, DRAWN_ROWS)
     outline = breast.outlines[view]
     width = min(round(columns * drawn / rows), int(np.ceil(outline.depth * 1.1 * drawn)))
-    tissue = _draw_tissue(outline, breast.density, (drawn, width), rng)
+    tissue = _draw_tissue(outline, breast, view, (drawn, width), rng)
     for lesion in breast.lesions:
-        _add_lesion(tissue, lesion, lesion.centre(outline, view))
+        if view in lesion.offset:
+            _add_lesion(tissue, lesion, lesion.centre(outline, view))
     mask = _mask_of(outline, size)
     display = np.zeros(size, np.float32)
     scale = rows / drawn
@@ -77,12 +79,13 @@ def draw_mammogram(
 
 
 def lesion_boxes(breast: Breast, view: str, size: tuple[int, int]) -> tuple[tuple[Lesion, Box], ...]:
-    """Return each lesion of a breast with its box in a view, for an image of `size` (rows, columns)."""
+    """Return each lesion that a view shows with its box, for an image of `size` (rows, columns)."""
     outline, columns = breast.outlines[view], size[1]
-    boxes = [_lesion_box(lesion, lesion.centre(outline, view), size) for lesion in breast.lesions]
+    lesions = [lesion for lesion in breast.lesions if view in lesion.offset]
+    boxes = [_lesion_box(lesion, lesion.centre(outline, view), size) for lesion in lesions]
     if breast.laterality == "R":
         boxes = [(columns - x_max, y_min, columns - x_min, y_max) for x_min, y_min, x_max, y_max in boxes]
-    return tuple(zip(breast.lesions, boxes, strict=True))
+    return tuple(zip(lesions, boxes, strict=True))
 
 
 def _lesion_box(lesion: Lesion, centre: tuple[float, float], size: tuple[int, int]) -> Box:
@@ -130,10 +133,21 @@ def _power_law(
     stretch
         Above 1 the texture is stretched along x, towards the nipple, like ducts.
     """
-    amplitude = _amplitude_of(shape[0], beta, low_cut, stretch)
-    spectrum = rng.standard_normal((*amplitude.shape, 2), dtype=np.float32) * amplitude[..., None]
-    fields = cv2.idft(spectrum)[: shape[0], : shape[1]]
+    fields = _canvas(rng, shape[0], beta, low_cut, stretch)[: shape[0], : shape[1]]
     return np.ascontiguousarray(fields[..., 0]), np.ascontiguousarray(fields[..., 1])
+
+
+def _canvas(rng: np.random.Generator, rows: int, beta: float, low_cut: float, stretch: float) -> FloatImage:
+    """Sample the two fields of `_power_law` on a canvas a little larger than a breast, (rows, columns, 2)."""
+    amplitude = _amplitude_of(rows, beta, low_cut, stretch)
+    spectrum = rng.standard_normal((*amplitude.shape, 2), dtype=np.float32) * amplitude[..., None]
+    return cv2.idft(spectrum).astype(np.float32, copy=False)
+
+
+@lru_cache(maxsize=4)  # both breasts of a woman, and all images of a view, are drawn one after another
+def _shared_canvas(seed: int, view: str, rows: int) -> FloatImage:
+    """Return the structures of the tissue that both breasts of a woman have in the same view."""
+    return _canvas(np.random.default_rng([seed, len(view)]), rows, 3.0, 1.0, 1.4)
 
 
 def _smooth_step(values: FloatImage, low: float, high: float) -> FloatImage:
@@ -142,19 +156,25 @@ def _smooth_step(values: FloatImage, low: float, high: float) -> FloatImage:
     return (t * t * (3 - 2 * t)).astype(np.float32)
 
 
-def _draw_tissue(outline: Outline, density: str, shape: tuple[int, int], rng: np.random.Generator) -> FloatImage:
+def _draw_tissue(
+    outline: Outline, breast: Breast, view: str, shape: tuple[int, int], rng: np.random.Generator
+) -> FloatImage:
     """Draw the display values of a breast without lesions, (rows, columns) at drawing size."""
     rows, columns = shape
     y = ((np.arange(rows, dtype=np.float32) + 0.5) / rows)[:, None]
     x = ((np.arange(columns, dtype=np.float32) + 0.5) / rows)[None, :]
     depth = _skin_distance(outline, shape)
-    coarse, fine = _power_law(rng, shape, 3.0, stretch=1.4)
+    shared = _shared_canvas(breast.tissue_seed, view, rows)[:rows, :columns]
+    coarse, fine = (
+        share * shared[..., number] + np.sqrt(1 - share**2) * own
+        for number, (share, own) in enumerate(zip(SHARED, _power_law(rng, shape, 3.0, stretch=1.4), strict=True))
+    )
     strands, threads = _power_law(rng, shape, 5.0, low_cut=12.0, stretch=1.7)
     # Glandular tissue is densest behind the nipple and absent just below the skin.
     level = (y - outline.nipple_row) / (0.42 * outline.height)
     central = 1 - ((x - 0.55 * outline.depth) / (0.5 * outline.depth)) ** 2 - level**2
     inner = _smooth_step(depth, 0.012, 0.075)
-    gland = 1 / (1 + np.exp(-2.8 * (0.9 * coarse + 1.3 * central - GLAND_THRESHOLD[density])))
+    gland = 1 / (1 + np.exp(-2.8 * (0.9 * coarse + 1.3 * central - GLAND_THRESHOLD[breast.density])))
     gland = (gland * inner).astype(np.float32)
     # Thin bright strands of connective tissue follow the zeros of two fields.
     web = np.exp(-((strands / 0.16) ** 2)) + 0.7 * np.exp(-((threads / 0.12) ** 2))

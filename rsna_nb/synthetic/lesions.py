@@ -34,6 +34,14 @@ def _spiculated_mass(rng: np.random.Generator, x: FloatImage, y: FloatImage, pix
     return shape
 
 
+def _density(rng: np.random.Generator, x: FloatImage, y: FloatImage, pixel: float) -> FloatImage:
+    """Draw a soft, uneven area like glandular tissue, without an edge and without rays."""
+    angle, ratio = rng.uniform(0, np.pi), rng.uniform(0.6, 0.95)
+    u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+    uneven = sum(np.cos(rng.normal(0, 5) * x + rng.normal(0, 5) * y + rng.uniform(0, 2 * np.pi)) for _ in range(6))
+    return np.exp(-2.5 * (u**2 + (v / ratio) ** 2)) * np.clip(0.8 + 0.14 * uneven, 0, 1)
+
+
 def _microcalcification_cluster(rng: np.random.Generator, x: FloatImage, y: FloatImage, pixel: float) -> FloatImage:
     """Draw 10 to 20 bright dots close together."""
     shape = np.zeros(np.broadcast_shapes(x.shape, y.shape), np.float32)
@@ -69,4 +77,9 @@ LESION_KINDS = {
     "smooth_mass": LesionKind(0, (0.038, 0.065), (0.3, 0.95), _smooth_mass),
     "microcalcification_cluster": LesionKind(1, (0.045, 0.065), (0.6, 1.5), _microcalcification_cluster),
     "single_calcification": LesionKind(0, (0.005, 0.009), (0.6, 1.5), _single_calcification),
+    # In one breast alone it is a cancer, in both it is benign: only the other breast tells.
+    "asymmetric_density": LesionKind(1, (0.08, 0.12), (0.3, 0.6), _density),
+    "symmetric_density": LesionKind(0, (0.08, 0.12), (0.3, 0.6), _density),
+    # Tissue that is projected onto other tissue looks like a malignant mass, but in one view alone.
+    "overlap": LesionKind(0, (0.085, 0.13), (0.3, 0.95), _spiculated_mass),
 }

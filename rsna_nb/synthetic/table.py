@@ -9,7 +9,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLossl
 
 from rsna_nb.synthetic.drawing import Look
 
-VERSION = 1  # raise it whenever the same arguments give other bytes
+VERSION = 2  # raise it whenever the same arguments give other bytes
 
 # fmt: off
 TRAIN_COLUMNS = [

@@ -61,7 +61,7 @@ class Validate(keras.callbacks.Callback):
         score
             Returns the current network's scores of `rows`, float64 (n,).
         rows
-            The validation images, with patient_id, laterality and cancer.
+            The validation examples, images or breasts, with patient_id, laterality and cancer.
         prior_weights
             Class weights that the scores are corrected for before val_pf1 is computed; None corrects nothing.
         kept

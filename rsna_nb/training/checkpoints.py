@@ -39,8 +39,8 @@ Arrays = dict[str, np.ndarray]
 class Progress:
     """How far a run is, and how its batches are divided."""
 
-    batch: int  # images in one optimizer step, on all devices together
-    microbatch_size: int  # images that pass through one device at a time
+    batch: int  # examples (images or breasts) in one optimizer step, on all devices together
+    microbatch_size: int  # examples that pass through one device at a time
     phase: int = 0  # position in `phases.phases_of`
     first: int = 0  # epochs finished when the phase began
     epoch: int = 0  # epochs finished now
@@ -178,7 +178,7 @@ class BestCheckpoint(keras.callbacks.Callback):
 
     @property
     def scores(self) -> np.ndarray:
-        """A score for each validation image at the best epoch, float64 (n,)."""
+        """A score for each validation example at the best epoch, float64 (n,)."""
         return self.arrays["scores"]
 
     def watch(self, validate: Validate, head: keras.Model | None) -> None:

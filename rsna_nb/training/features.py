@@ -53,8 +53,12 @@ class Features:
         return features
 
     def training(self, rows: pd.DataFrame, examples: Examples, first: int, share: Share) -> tf.data.Dataset:
-        """Batches for one device from the epoch `first` on, ((features,), labels, weights)."""
-        batch, channels = examples.sampling.batch // share.replicas, self.values.shape[-1]
+        """Batches for one device from the epoch `first` on, ((features,), labels, weights).
+
+        View codes come before the features of breasts, (batch, places, channels).
+        """
+        places, channels = (examples.sampling.places,) * bool(examples.sampling.places), self.values.shape[-1]
+        shape = (examples.sampling.batch // share.replicas, *places, channels)
         positions = self.position[rows["file"]].to_numpy()
 
         def take(images: np.ndarray, variants: np.ndarray) -> np.ndarray:
@@ -62,17 +66,21 @@ class Features:
 
         def features_at(where: tuple, labels: tf.Tensor, weights: tf.Tensor) -> tuple:
             # numpy_function and not a tensor: a constant of the graph would be a second copy of the bank.
-            features = tf.numpy_function(take, where, tf.float32, stateful=False)
-            return (tf.ensure_shape(features, (batch, channels)),), labels, weights
+            features = tf.numpy_function(take, where[-2:], tf.float32, stateful=False)
+            return (*where[:-2], tf.ensure_shape(features, shape)), labels, weights
 
-        dataset = examples.from_epoch(first, share).batch(batch, drop_remainder=True)
+        dataset = examples.from_epoch(first, share).batch(shape[0], drop_remainder=True)
         return dataset.map(features_at).prefetch(READ_AHEAD)
 
     def evaluation(self, rows: pd.DataFrame, batch: int, share: Share) -> tf.data.Dataset:
         """Batches (features,) of the unflipped images for all devices of one computer, as `Pictures.evaluation`."""
-        chosen = self.position[rows["file"]].to_numpy()[filled_share(len(rows), batch, share)]
-        dataset = tf.data.Dataset.from_tensor_slices((self.values[chosen, 0],))
+        chosen = self.unflipped(rows)[filled_share(len(rows), batch, share)]
+        dataset = tf.data.Dataset.from_tensor_slices((chosen,))
         return dataset.batch(batch * share.local, drop_remainder=True)
+
+    def unflipped(self, rows: pd.DataFrame) -> np.ndarray:
+        """The features of the images as they are, float32 (len(rows), channels)."""
+        return self.values[self.position[rows["file"]].to_numpy(), 0]
 
 
 def applies(config: RunConfig) -> bool:

@@ -1,5 +1,6 @@
 """PNG store -> tf.data batches: images uint8 (batch, height, width, 1), labels and weights float32 (batch, 1).
 
+Breasts have images (batch, places, height, width, 1), and with them view codes int32 (batch, places), which come first.
 Images stay 8-bit until they are on the device, where `Pictures.to_network` scales, flips and augments them. Only a
 quarter of the bytes must then be batched and copied, and the CPU is free for decoding.
 """
@@ -13,6 +14,7 @@ import pandas as pd
 import tensorflow as tf
 
 from rsna_nb.config import RunConfig
+from rsna_nb.model import Breasts
 from rsna_nb.training.augmentation import augment
 from rsna_nb.training.distribution import find_devices
 from rsna_nb.training.sampling import AUGMENTATION_PARAMETERS, Sampling, Share, global_batch
@@ -23,35 +25,52 @@ MOST_SHOWN = 256  # images of a batch that `sample_batch` reads: with accumulati
 
 @dataclass(frozen=True)
 class Examples:
-    """The training images as labels and weights, float32 (n, 1), and the batches that they make."""
+    """The training examples as labels and weights, float32 (n, 1), and the batches that they make.
+
+    `breasts` are given if an example is a breast.
+    """
 
     labels: np.ndarray
     weights: np.ndarray
     sampling: Sampling
+    breasts: Breasts | None = None
 
     @classmethod
-    def of(cls, cancer: pd.Series, class_weights: dict[int, float], sampling: Sampling) -> "Examples":
-        """The examples of a column of labels; each image has the weight of its class."""
+    def of(
+        cls, cancer: pd.Series, class_weights: dict[int, float], sampling: Sampling, breasts: Breasts | None = None
+    ) -> "Examples":
+        """The examples of a column of labels; each has the weight of its class."""
         weights = cancer.map(class_weights)
-        return cls(cancer.to_numpy(np.float32)[:, None], weights.to_numpy(np.float32)[:, None], sampling)
+        return cls(cancer.to_numpy(np.float32)[:, None], weights.to_numpy(np.float32)[:, None], sampling, breasts)
 
     def from_epoch(self, first: int, share: Share) -> tf.data.Dataset:
         """One computer's examples from the epoch `first` on, counted from 0: ((position, variant), label, weight).
 
-        With strong augmentation an example is ((position, variant, draws), label, weight). Epochs follow one another
-        without a gap and without end, so reading ahead does not pause at the end of an epoch.
+        A breast has its view codes first, and a position and variant for each place: ((views, position, variant),
+        label, weight). With strong augmentation draws follow the variants. Epochs follow one another without a gap and
+        without end, so reading ahead does not pause at the end of an epoch.
         """
-        where, column = [tf.TensorSpec((None,), tf.int64)] * 2, tf.TensorSpec((None, 1), tf.float32)
+        places, column = (self.sampling.places,) * bool(self.sampling.places), tf.TensorSpec((None, 1), tf.float32)
+        where = [tf.TensorSpec((None, *places), tf.int32)] * bool(places)
+        where += [tf.TensorSpec((None, *places), tf.int64)] * 2
         if self.sampling.strong:
-            where.append(tf.TensorSpec((None, AUGMENTATION_PARAMETERS), tf.float32))
+            where.append(tf.TensorSpec((None, *places, AUGMENTATION_PARAMETERS), tf.float32))
 
         def epochs() -> Iterator[tuple]:
             for number in itertools.count(first):
-                images, *changes = self.sampling.of_worker(number, share)
-                yield (images, *changes), self.labels[images], self.weights[images]
+                chosen, *changes = self.sampling.of_worker(number, share)
+                yield (*self.images_of(chosen, number), *changes), self.labels[chosen], self.weights[chosen]
 
         # A whole epoch at a time, because Python is too slow for single examples.
         return tf.data.Dataset.from_generator(epochs, output_signature=((*where,), column, column)).unbatch()
+
+    def images_of(self, chosen: np.ndarray, epoch: int) -> tuple[np.ndarray, ...]:
+        """The images of examples, or the view codes and the images if they are breasts."""
+        if self.breasts is None:
+            return (chosen,)
+        places = self.sampling.places // (1 if self.breasts.opposite is None else 2)
+        images, views = self.breasts.drawn(self.sampling.seed, epoch, places)
+        return views[chosen], images[chosen]
 
 
 @dataclass(frozen=True)
@@ -68,7 +87,7 @@ class Pictures:
         Parameters
         ----------
         pictures
-            uint8 (batch, height, width, 1).
+            uint8 (batch, height, width, 1), or (batch, places, height, width, 1) of breasts.
         variants
             How each image is flipped, int64 (batch,) from 0 to 3 (`sampling.VARIANTS`); None flips none.
         draws
@@ -77,8 +96,11 @@ class Pictures:
         Returns
         -------
         tf.Tensor
-            float32 (batch, height, width, 1) in 0-1.
+            float32 in 0-1, of the shape of `pictures`.
         """
+        if len(pictures.shape) == 5:
+            flat = [value if value is None else _each_image(value) for value in (pictures, variants, draws)]
+            return tf.reshape(self.to_network(*flat), tf.shape(pictures))
         if variants is not None:
             for bit, axis in ((1, 2), (2, 1)):
                 mirrored = tf.bitwise.bitwise_and(variants, tf.constant(bit, tf.int64)) > 0
@@ -89,13 +111,16 @@ class Pictures:
     def training(self, rows: pd.DataFrame, examples: Examples, first: int, share: Share) -> tf.data.Dataset:
         """Training batches for one device, from the epoch `first` on: ((images, variants), labels, weights).
 
-        With strong augmentation they are ((images, variants, draws), labels, weights). `rows` has the column file.
+        With strong augmentation draws follow the variants, and view codes come before the images of breasts. `rows` has
+        the column file.
         """
-        files = tf.constant(rows["file"].tolist())
+        files, places = tf.constant(rows["file"].tolist()), examples.sampling.places
 
         def read(where: tuple, label: tf.Tensor, weight: tf.Tensor) -> tuple:
-            position, *changes = where
-            return (_read_picture(files[position], self.shape), *changes), label, weight
+            views, (position, *changes) = (where[:1], where[1:]) if places else ((), where)
+            positions = tf.unstack(position, places) if places else [position]
+            images = [_read_picture(files[each], self.shape) for each in positions]
+            return (*views, tf.stack(images) if places else images[0], *changes), label, weight
 
         dataset = examples.from_epoch(first, share).map(read, tf.data.AUTOTUNE)
         # A partial last batch would bias the gradient.
@@ -112,7 +137,7 @@ class Pictures:
         return dataset.batch(batch, drop_remainder=True).prefetch(READ_AHEAD)
 
 
-def sample_batch(config: RunConfig, rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+def sample_batch(config: RunConfig, rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """The first batch of training as the network sees it, or its first 256 images.
 
     Parameters
@@ -120,17 +145,25 @@ def sample_batch(config: RunConfig, rows: pd.DataFrame) -> tuple[np.ndarray, np.
     config
         The settings of the run.
     rows
-        The training images, with the columns file and cancer.
+        The training images, with the columns file, cancer, and with `unit` other than "image" patient_id, laterality
+        and view.
 
     Returns
     -------
-    tuple[np.ndarray, np.ndarray]
-        Images, float32 (n, height, width, 1) in 0-1, and labels (n,), 0 or 1.
+    tuple[np.ndarray, np.ndarray, np.ndarray | None]
+        Images, float32 (n, height, width, 1) in 0-1; labels (n,), 0 or 1; and None. With `unit` other than "image":
+        images (n, places, height, width, 1), labels, and view codes int32 (n, places) (`model.Breasts`).
     """
-    cancer = rows["cancer"].to_numpy()
-    sampling = Sampling.of(config, cancer, global_batch(config, find_devices().replicas, len(rows)))
-    images, *changes = (plan[: min(sampling.batch, MOST_SHOWN)] for plan in sampling.of_worker(0, Share()))
-    return _as_seen(config, rows["file"].iloc[images], changes), cancer[images]
+    breasts = None if config.unit == "image" else Breasts.of(rows, config.unit)
+    cancer = (rows if breasts is None else breasts.table)["cancer"].to_numpy()
+    sampling = Sampling.of(config, cancer, global_batch(config, find_devices().replicas, len(cancer)))
+    shown = min(sampling.batch, MOST_SHOWN // (sampling.places or 1))
+    chosen, *changes = (plan[:shown] for plan in sampling.of_worker(0, Share()))
+    examples = Examples.of(pd.Series(cancer), {0: 1.0, 1: 1.0}, sampling, breasts)
+    *views, images = examples.images_of(chosen, 0)
+    files = rows["file"].iloc[images.ravel()]
+    seen = _as_seen(config, files, [change.reshape(len(files), *change.shape[images.ndim :]) for change in changes])
+    return seen.reshape(*images.shape, *seen.shape[1:]), cancer[chosen], views[0] if views else None
 
 
 def sample_changes(config: RunConfig, rows: pd.DataFrame, count: int = 7) -> np.ndarray:
@@ -155,6 +188,11 @@ def _as_seen(config: RunConfig, files: pd.Series, changes: list[np.ndarray]) -> 
     """The network's input for some files; `changes` are their variants and, for strong augmentation, draws."""
     pictures = tf.stack([_read_picture(file, config.image_shape) for file in files])
     return Pictures(config.image_shape).to_network(pictures, *map(tf.constant, changes)).numpy()
+
+
+def _each_image(values: tf.Tensor) -> tf.Tensor:
+    """Values of the images of breasts (batch, places, ...) -> (batch x places, ...)."""
+    return tf.reshape(values, (-1, *values.shape[2:]))
 
 
 def filled_share(count: int, batch: int, share: Share) -> np.ndarray:

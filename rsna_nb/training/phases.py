@@ -1,16 +1,19 @@
 """The phases of training: a head on a frozen backbone or the whole network, then optionally fine-tuning."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from rsna_nb.config import RunConfig
-from rsna_nb.model import body_of, head_of, open_backbone
+from rsna_nb.model import body_of, head_of, open_backbone, score_breasts
 from rsna_nb.training import callbacks, checkpoints, features
 from rsna_nb.training.callbacks import SignalError, TrainingError
 from rsna_nb.training.inputs import Pictures
+from rsna_nb.training.sampling import places_of
 from rsna_nb.training.session import SaveState, TrainingSession
 from rsna_nb.training.training_model import ForwardPath, TrainingModel, compile_model
 
@@ -84,13 +87,14 @@ class PhaseTrainer:
         # Several computers would have to halve together, but an error on one ends the others.
         if size == 1 or self.session.devices.workers > 1:
             raise TrainingError(
-                f"out of memory with microbatches of {size} images on a device, at img_size {config.img_size}: "
+                f"out of memory with microbatches of {size} {self.session.what} on a device, at img_size "
+                f"{config.img_size}: "
                 "lower batch_size_per_gpu (gradient_accumulation keeps the batch) or img_size, or set "
                 "mixed_precision to bfloat16, and begin a new run"
             ) from error
         self.progress.microbatch_size = -(-size // 2)
         log.warning(
-            f"out of memory with microbatches of {size} images on a device: continuing from epoch "
+            f"out of memory with microbatches of {size} {self.session.what} on a device: continuing from epoch "
             f"{self.progress.epoch + 1} with {self.session.microbatches} microbatches of "
             f"{self.progress.microbatch_size}; the global batch is still {self.progress.batch}"
         )
@@ -138,9 +142,8 @@ class PhaseTrainer:
         """
         session, phase, config = self.session, self.phase, self.session.config
         devices, steps, on_epoch = session.devices, session.sampling.steps, session.on_epoch
-        score = self.forward_path.scorer(session.validation, self.progress.microbatch_size, devices)
-        kept, loss = session.epoch_scores, session.validation_loss()
-        validate = callbacks.Validate(score, session.validation, session.prior_weights, kept, **loss)
+        score, rows, kept = self._scorer(), session.examples_of("validation"), session.epoch_scores
+        validate = callbacks.Validate(score, rows, session.prior_weights, kept, **session.validation_loss())
         session.best.watch(validate, self.forward_path.head if self.from_bank else None)
         swap = [callbacks.SwapAverages()] if config.ema else []
         monitors = callbacks.monitors(config, session.run.path / "tensorboard" if devices.chief else None)
@@ -148,23 +151,33 @@ class PhaseTrainer:
         rate = callbacks.LearningRate(phase.learning_rate, self.progress.first, phase.epochs, steps, warmup, cosine)
         chosen = [rate, callbacks.LogFirstStep(), *swap, validate, session.best, *swap]
         if devices.chief:
-            path, images = session.run.path / "logs" / "history.csv", steps * self.progress.batch
+            path, images = session.run.path / "logs" / "history.csv", steps * self.progress.batch * places_of(config)
             chosen.append(callbacks.MetricsLogger(path, self.progress.history, images, phase.name))
         chosen += [*monitors, SaveState(session, monitors)]
         if on_epoch:
             chosen.append(keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: on_epoch(epoch + 1, logs)))
         return chosen
 
+    def _scorer(self) -> Callable[[], np.ndarray]:
+        """A function that scores the validation examples."""
+        session, path = self.session, self.forward_path
+        images = self.progress.microbatch_size * places_of(session.config)
+        if not session.breasts:
+            return path.scorer(session.validation, images, session.devices)
+        head, features = path.features(session.validation, images, session.devices)
+        return lambda: score_breasts(head, features(), session.breasts["validation"])
+
 
 def _choose_forward_path(session: TrainingSession, phase: Phase) -> ForwardPath:
-    model, pictures = session.model, Pictures(session.config.image_shape)
+    model, pictures, by_breast = session.model, Pictures(session.config.image_shape), bool(session.breasts)
     if phase.name == "network":
-        return ForwardPath(pictures, model)
+        return ForwardPath(pictures, model, by_breast=by_breast)
     with session.devices.scope():
         body, head = body_of(model), head_of(model)
     if phase.name == "head" and features.applies(session.config):
         log.info("the head trains on the feature bank (feature_bank false runs the backbone in every epoch)")
-        return ForwardPath(features.features_of(session.config, session.data, body, session.devices), head)
+        bank = features.features_of(session.config, session.data, body, session.devices)
+        return ForwardPath(bank, head, by_breast=by_breast)
     if phase.name == "fine_tuning":
         log.info("fine-tuning %d layers of the backbone", open_backbone(model, session.config.fine_tune_from))
-    return ForwardPath(pictures, head, body)
+    return ForwardPath(pictures, head, body, by_breast)

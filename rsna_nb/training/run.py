@@ -16,7 +16,7 @@ import tensorflow as tf
 from rsna_nb import metadata, metrics, runs
 from rsna_nb.config import RunConfig
 from rsna_nb.metadata import announce
-from rsna_nb.model import build_model, layers_from, weights_file
+from rsna_nb.model import attention_of, build_model, layers_from, score_breasts, weights_file
 from rsna_nb.runs import Run, RunError
 from rsna_nb.system import locked, remove_parts, write_whole
 from rsna_nb.training import checkpoints, features, phases
@@ -173,8 +173,9 @@ def _draw_graph(model: keras.Model, folder: Path) -> None:
     # Tracing takes a fifth of a fold's time if the feature bank is complete, and all folds have the same graph.
     if text not in _graphs:
         _graphs.clear()
-        traced = tf.function(lambda images: model(images, training=False))
-        graph = traced.get_concrete_function(tf.TensorSpec((1, *model.input_shape[1:]), tf.float32)).graph
+        traced = tf.function(lambda *inputs: model(inputs if len(inputs) > 1 else inputs[0], training=False))
+        specs = [tf.TensorSpec((1, *tensor.shape[1:]), tensor.dtype) for tensor in model.inputs]
+        graph = traced.get_concrete_function(*specs).graph
         _graphs[text] = graph.as_graph_def()
     with tf.summary.create_file_writer(str(folder)).as_default(step=0):
         tf.summary.graph(_graphs[text])
@@ -182,20 +183,38 @@ def _draw_graph(model: keras.Model, folder: Path) -> None:
 
 
 def _write_results(session: TrainingSession) -> None:
-    """Write predictions.csv and metrics.json, for the validation images at the best epoch and the test images."""
-    tables = [session.validation.assign(score=session.best.scores)]
-    test = session.data.rows("test")
-    if len(test):
-        session.model.load_weights(session.run.checkpoint)
-        path = ForwardPath(Pictures(session.config.image_shape), session.model)
-        score = path.scorer(test, min(session.progress.microbatch_size, features.BATCH), session.devices)
-        tables.append(test.assign(score=score()))
+    """Write the predictions of images and breasts, and metrics.json.
+
+    They are of the validation images at the best epoch, and of the test images.
+    """
+    tables = [_scored(session, split) for split in ("validation", "test") if len(session.data.rows(split))]
     predictions = pd.concat(tables, ignore_index=True).drop(columns=["path", "file"])
     if session.devices.chief:
         _write_epoch_scores(session)
         write_whole(session.run.path / "predictions.csv", predictions.to_csv(index=False).encode())
+        breasts = metrics.split_breasts(predictions)
+        write_whole(session.run.path / "predictions-breasts.csv", breasts.to_csv(index=False).encode())
         session.run.write_json("metrics.json", _main_metrics(session, predictions))
         log.info("finished: %s", session.run.path)
+
+
+def _scored(session: TrainingSession, split: str) -> pd.DataFrame:
+    """The images of a split with `score` and, unless `unit` is "image", the weight of each in its breast, `attention`.
+
+    If `unit` is not "image", the score is that of the image's breast. Validation scores are those of the best epoch.
+    """
+    rows, breasts = session.data.rows(split), session.breasts.get(split)
+    if split == "validation" and breasts is None:
+        return rows.assign(score=session.best.scores)
+    session.model.load_weights(session.run.checkpoint)
+    path = ForwardPath(Pictures(session.config.image_shape), session.model, by_breast=breasts is not None)
+    batch = min(session.progress.microbatch_size, features.BATCH)
+    if breasts is None:
+        return rows.assign(score=path.scorer(rows, batch, session.devices)())
+    head, compute = path.features(rows, batch, session.devices)
+    values = compute()
+    scores = session.best.scores if split == "validation" else score_breasts(head, values, breasts)
+    return rows.assign(score=scores[breasts.of_image], attention=attention_of(head, values, breasts))
 
 
 def _write_epoch_scores(session: TrainingSession) -> None:
@@ -204,7 +223,8 @@ def _write_epoch_scores(session: TrainingSession) -> None:
     if len(scores) < epochs:  # the run was begun by an earlier version, which kept none
         log.warning("validation_scores.csv is not written: the scores of %d epochs were not kept", epochs - len(scores))
         return
-    keys = session.validation.filter(items=["patient_id", "laterality", "image_id"]).reset_index(drop=True)
+    keys = session.examples_of("validation").filter(items=["patient_id", "laterality", "image_id"])
+    keys = keys.reset_index(drop=True)
     by_epoch = pd.DataFrame({f"epoch_{number}": values for number, values in enumerate(scores, 1)})
     content = pd.concat([keys, by_epoch], axis=1).to_csv(index=False)
     write_whole(session.run.path / "validation_scores.csv", content.encode())
@@ -222,6 +242,9 @@ def _main_metrics(session: TrainingSession, predictions: pd.DataFrame) -> dict[s
         "unreadable": int((ledger["status"] != "ok").sum()),
         "images": counts["images"].to_dict(),
         "positives": counts["positives"].to_dict(),
+        # What class weights were computed from: the breasts if `unit` is not "image".
+        "examples": len(session.sampling.cancer),
+        "positive_examples": int(session.sampling.cancer.sum()),
         "breasts": len(breasts),
         "positive_breasts": int(breasts.sum()),
         "pf1_prior_corrected": session.prior_weights is not None,
@@ -230,8 +253,7 @@ def _main_metrics(session: TrainingSession, predictions: pd.DataFrame) -> dict[s
         content["sampled_share"] = session.sampled_share
     for split, rows in predictions.groupby("split"):
         content[str(split)] = values = _metrics(rows, session.prior_weights)
-        auc = [values[unit]["auc"] for unit in ("image", "breast")]
-        log.info("%s: AUC by image %.3f, by breast %.3f", split, *auc)
+        log.info("%s: AUC %s", split, ", ".join(f"by {unit} {own['auc']:.3f}" for unit, own in values.items()))
     return content
 
 

@@ -1,6 +1,7 @@
-"""The size of a batch, its images, and how each image is flipped and augmented.
+"""The size of a batch, its examples, and how each image is flipped and augmented.
 
-All depend only on (seed, epoch), so any epoch can be repeated exactly, on any computer.
+An example is what gets one score: an image, or with `unit` "breast" and "woman" a breast, which has several places for
+images (`model.Breasts`). All depends only on (seed, epoch), so any epoch can be repeated exactly, on any computer.
 """
 
 from collections.abc import Iterator
@@ -48,20 +49,38 @@ def batch_size(config: RunConfig, replicas: int, images: int) -> int:
     return size
 
 
-def global_batch(config: RunConfig, replicas: int, images: int) -> int:
-    """Images in one optimizer step: `batch_size` times accumulation and replicas, at most the number of images.
+def places_of(config: RunConfig) -> int:
+    """The images of one example in a training batch.
+
+    >>> [places_of(RunConfig(unit=unit)) for unit in ("image", "breast", "woman")]
+    [1, 2, 4]
+    """
+    return {"image": 1, "breast": config.images_per_breast, "woman": 2 * config.images_per_breast}[config.unit]
+
+
+def examples_per_device(config: RunConfig, replicas: int, examples: int) -> int:
+    """The examples whose images make a batch of `batch_size`, at least one."""
+    places = places_of(config)
+    return max(1, batch_size(config, replicas, examples * places) // places)
+
+
+def global_batch(config: RunConfig, replicas: int, examples: int) -> int:
+    """Examples in one optimizer step: those of a device times accumulation and replicas, at most all `examples`.
 
     It is a multiple of the replicas, because TensorFlow cannot add up the results of replicas with different shapes.
 
     Raises
     ------
     ConfigError
-        If there are fewer images than replicas.
+        If there are fewer examples than replicas.
     """
-    wanted = batch_size(config, replicas, images) * config.gradient_accumulation * replicas
-    batch = min(wanted, images - images % replicas)
+    wanted = examples_per_device(config, replicas, examples) * config.gradient_accumulation * replicas
+    batch = min(wanted, examples - examples % replicas)
     if batch == 0:
-        raise ConfigError(f"there are {images} training images for {replicas} devices: use fewer devices or more women")
+        what = "images" if config.unit == "image" else "breasts"
+        raise ConfigError(
+            f"there are {examples} training {what} for {replicas} devices: use fewer devices or more women"
+        )
     return batch
 
 
@@ -73,30 +92,35 @@ class Sampling:
     drops other images.
     """
 
-    cancer: np.ndarray  # 0 or 1 for each training image
-    batch: int  # images in one optimizer step, on all devices together
+    cancer: np.ndarray  # 0 or 1 for each training example
+    batch: int  # examples in one optimizer step, on all devices together
     seed: int
     flips: bool
-    positives: int = 0  # images with cancer in each batch; 0: their number varies by chance
+    positives: int = 0  # examples with cancer in each batch; 0: their number varies by chance
     strong: bool = False  # whether images are changed by `augmentation.augment`
+    places: int = 0  # images of an example; 0: an example is an image, and has no axis of places
 
     @classmethod
     def of(cls, config: RunConfig, cancer: np.ndarray, batch: int) -> "Sampling":
-        """The sampling for these settings; "balanced_batches" needs images of both classes in every batch.
+        """The sampling for these settings; "balanced_batches" needs examples of both classes in every batch.
 
         Raises
         ------
         ConfigError
-            If batches are balanced and a batch has one image, or a class has none.
+            If batches are balanced and a batch has one example, or a class has none.
         """
         balanced = config.imbalance == "balanced_batches"
         if balanced and batch < 2:
-            raise ConfigError("balanced_batches need batches of two images or more: raise batch_size_per_gpu")
+            raise ConfigError(
+                f"balanced_batches need batches of two {'images' if config.unit == 'image' else 'breasts'} or more: "
+                "raise batch_size_per_gpu"
+            )
         if balanced and len(np.unique(cancer)) < 2:
             raise ConfigError("balanced_batches need training images with cancer and without")
         positives = min(max(round(config.positive_fraction * batch), 1), batch - 1) if balanced else 0
         flips, strong = config.augmentation != "none", config.augmentation == "strong"
-        return cls(np.asarray(cancer), batch, config.seed, flips, positives, strong)
+        places = 0 if config.unit == "image" else places_of(config)
+        return cls(np.asarray(cancer), batch, config.seed, flips, positives, strong, places)
 
     @property
     def steps(self) -> int:
@@ -104,10 +128,11 @@ class Sampling:
         return len(self.cancer) // self.batch
 
     def epoch(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """The images of an epoch, counted from 0, and their variants, both int64 (steps, batch).
+        """The examples of an epoch, counted from 0, int64 (steps, batch), and the variants of their images.
 
-        Images are positions in `cancer`. In balanced batches positives repeat, each as often as any other; they are
-        spread evenly over a batch, so that each device has some.
+        Examples are positions in `cancer`. In balanced batches positives repeat, each as often as any other; they are
+        spread evenly over a batch, so that each device has some. Variants are int64, (steps, batch) or
+        (steps, batch, places): the images of a breast are flipped independently of each other.
         """
         random = np.random.default_rng([self.seed, number])
         size = (self.steps, self.batch)
@@ -121,17 +146,23 @@ class Sampling:
                 images[:, where] = np.resize(sampled, (self.steps, len(where)))
         else:
             images = random.permutation(len(self.cancer))[: self.steps * self.batch].reshape(size)
-        variants = random.integers(0, VARIANTS, size) if self.flips else np.zeros(size, np.int64)
+        of_images = self._of_images
+        variants = random.integers(0, VARIANTS, of_images) if self.flips else np.zeros(of_images, np.int64)
         return images, variants
 
+    @property
+    def _of_images(self) -> tuple[int, ...]:
+        """(steps, batch), and the places of an example if it has several."""
+        return (self.steps, self.batch, *([self.places] if self.places else []))
+
     def draws(self, number: int) -> np.ndarray:
-        """Random numbers for `augmentation.augment`, float32 (steps, batch, AUGMENTATION_PARAMETERS) in 0-1."""
+        """Random numbers for `augmentation.augment`, float32 in 0-1: AUGMENTATION_PARAMETERS for each image."""
         # They have their own generator, so that "strong" keeps the order and the flips of "flips".
         random = np.random.default_rng([self.seed, number, 1])
-        return random.random((self.steps, self.batch, AUGMENTATION_PARAMETERS), np.float32)
+        return random.random((*self._of_images, AUGMENTATION_PARAMETERS), np.float32)
 
     def of_worker(self, number: int, share: Share) -> tuple[np.ndarray, ...]:
-        """One computer's images, variants and, for strong augmentation, draws of an epoch, one row per image.
+        """One computer's examples, variants and, for strong augmentation, draws of an epoch, one row per example.
 
         Each computer takes its slice of every batch, in the order of the computers.
         """

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
+import pandas as pd
 
 from rsna_nb import metrics
 from rsna_nb.config import RunConfig
+from rsna_nb.model import Breasts
 from rsna_nb.runs import Run
 from rsna_nb.training import checkpoints
 from rsna_nb.training.callbacks import EpochCallback, TrainingError
@@ -17,7 +19,16 @@ from rsna_nb.training.checkpoints import BestCheckpoint, Progress
 from rsna_nb.training.data import Data
 from rsna_nb.training.distribution import Devices
 from rsna_nb.training.inputs import Examples
-from rsna_nb.training.sampling import FEW_STEPS, LARGEST_BATCH, SMALLEST_BATCH, Sampling, batch_size, global_batch
+from rsna_nb.training.sampling import (
+    FEW_STEPS,
+    LARGEST_BATCH,
+    SMALLEST_BATCH,
+    Sampling,
+    batch_size,
+    examples_per_device,
+    global_batch,
+    places_of,
+)
 from rsna_nb.training.training_model import TrainingModel
 
 log = logging.getLogger(__name__)
@@ -44,6 +55,14 @@ class TrainingSession:
 
     def __post_init__(self) -> None:
         self.training, self.validation = self.data.rows("train"), self.data.rows("validation")
+        self.breasts = (
+            {}
+            if self.config.unit == "image"
+            else {
+                split: Breasts.of(self.data.rows(split), self.config.unit)
+                for split in sorted({*self.data.table["split"]})
+            }
+        )
         path = self.run.path / "checkpoints" / "best.keras"
         self.best = BestCheckpoint(path, self.config.monitor, self.model, self.devices.chief)
         self.progress, self.arrays = checkpoints.load(self.run) or (self._first_progress(), {})
@@ -55,10 +74,10 @@ class TrainingSession:
         batch, replicas = self.progress.batch, self.devices.replicas
         if batch % replicas:
             raise TrainingError(
-                f"the run has batches of {batch} images, which {replicas} devices cannot share equally: resume it with "
-                "a number of devices that divides the batch"
+                f"the run has batches of {batch} {self.what}, which {replicas} devices cannot share equally: resume it "
+                "with a number of devices that divides the batch"
             )
-        cancer, weighted = self.training["cancer"], self.config.imbalance == "class_weight"
+        cancer, weighted = self.examples_of("train")["cancer"], self.config.imbalance == "class_weight"
         self.sampling = Sampling.of(self.config, cancer.to_numpy(), batch)
         self.sampled_share = self.sampling.positives / batch  # of positives in balanced batches, 0 in others
         share = 0.5 if weighted else self.sampled_share
@@ -69,30 +88,44 @@ class TrainingSession:
         self.prior_weights = metrics.training_class_weights(
             self.config, len(cancer), int(cancer.sum()), self.sampled_share
         )
-        self.examples = Examples.of(cancer, self.loss_weights, self.sampling)
+        self.examples = Examples.of(cancer, self.loss_weights, self.sampling, self.breasts.get("train"))
+
+    def examples_of(self, split: str) -> pd.DataFrame:
+        """A row for each example of a split, with cancer: the images, or the breasts if `unit` is not "image"."""
+        return self.breasts[split].table if self.breasts else self.data.rows(split)
 
     def _first_progress(self) -> Progress:
-        replicas, images = self.devices.replicas, len(self.training)
-        batch, used = global_batch(self.config, replicas, images), batch_size(self.config, replicas, images)
+        replicas, examples = self.devices.replicas, len(self.examples_of("train"))
+        batch, own = (count(self.config, replicas, examples) for count in (global_batch, examples_per_device))
+        images = examples * places_of(self.config)
+        used = batch_size(self.config, replicas, images)
         if not self.config.batch_size_per_gpu:
             log.info(
                 f"{used} images per GPU in a batch, from the number of training images ({images}): the largest of "
                 f"{LARGEST_BATCH} and its halves that gives an epoch {FEW_STEPS} steps, at least {SMALLEST_BATCH}"
             )
-        if batch < used * self.config.gradient_accumulation * replicas:
-            log.warning("the global batch is limited to the %d training images", batch)
-        return Progress(batch, min(used, batch // replicas))
+        if batch < own * self.config.gradient_accumulation * replicas:
+            log.warning("the global batch is limited to the %d training %s", batch, self.what)
+        return Progress(batch, min(own, batch // replicas))
+
+    @property
+    def what(self) -> str:
+        """What an example is, in the plural."""
+        return "breasts" if self.breasts else "images"
 
     def describe(self) -> None:
         """Log the batches, the class weights, and which scores pF1 is computed from."""
         batch, steps, micro = self.progress.batch, self.sampling.steps, self.progress.microbatch_size
         log.info("images: %d for training, %d for validation", len(self.training), len(self.validation))
-        log.info("global batch %d: %d steps per epoch", batch, steps)
+        if self.breasts:
+            count = [len(self.examples_of(split)) for split in ("train", "validation")]
+            log.info("breasts: %d for training, %d for validation, each with one score", *count)
+        log.info("global batch %d %s: %d steps per epoch", batch, self.what, steps)
         if self.microbatches > 1:
-            log.info("each step runs as %d microbatches of %d images per device", self.microbatches, micro)
+            log.info("each step runs as %d microbatches of %d %s per device", self.microbatches, micro, self.what)
         if self.sampling.positives:
-            positives = int(self.training["cancer"].sum())
-            log.info("each batch has %d images with cancer, sampled from %d", self.sampling.positives, positives)
+            positives = int(self.sampling.cancer.sum())
+            log.info("each batch has %d %s with cancer, sampled from %d", self.sampling.positives, self.what, positives)
         log.info("class weights: %.3f without cancer, %.3f with", self.loss_weights[0], self.loss_weights[1])
         scores = "scores corrected for the class weights" if self.prior_weights else "uncorrected scores"
         log.info("val_pf1 and pf1 are computed from %s", scores)
@@ -112,7 +145,7 @@ class TrainingSession:
     def validation_loss(self) -> dict[str, Any]:
         """Options of `metrics.by_image` that make val_loss the training loss, also if batches are balanced."""
         return {
-            "weights": self.validation["cancer"].map(self.effective_weights).to_numpy(),
+            "weights": self.examples_of("validation")["cancer"].map(self.effective_weights).to_numpy(),
             "positive_label": self.config.positive_label,
             "focal_gamma": self.config.focal_gamma if self.config.imbalance == "focal" else 0.0,
         }

@@ -10,6 +10,7 @@ import pandas as pd
 import tensorflow as tf
 
 from rsna_nb.config import RunConfig
+from rsna_nb.model import body_of, head_of
 from rsna_nb.training.distribution import Devices, DistributedModel
 from rsna_nb.training.features import Features
 from rsna_nb.training.inputs import Pictures
@@ -26,30 +27,62 @@ class ForwardPath:
     The body, a frozen or fine-tuned backbone, always runs in inference mode: its batch normalisation keeps its
     statistics. It is a separate model because a functional model passes training=True to everything in it.
     The body is None if the source gives features, or if the head is the whole network.
+
+    With `by_breast` a batch has view codes before the images, and a score is that of a breast.
     """
 
     source: Pictures | Features
     head: keras.Model
     body: keras.Model | None = None
+    by_breast: bool = False
 
     def scores(self, inputs: tuple, training: bool) -> tf.Tensor:
         """The probabilities (batch, 1) of a batch that `source` made."""
-        values = self.source.to_network(*inputs)
-        return self.head(values if self.body is None else self.body(values, training=False), training=training)
+        views, images = (inputs[:1], inputs[1:]) if self.by_breast else ((), inputs)
+        values = self.source.to_network(*images)
+        if self.body is not None:
+            features = self.body(tf.reshape(values, (-1, *values.shape[-3:])), training=False)
+            values = tf.reshape(features, (*values.shape[:-3], features.shape[-1]))
+        return self.head([values, *views] if views else values, training=training)
 
     def scorer(self, rows: pd.DataFrame, batch: int, devices: Devices) -> Callable[[], np.ndarray]:
         """A function that scores the rows' images by the current network, float64 (len(rows),).
 
         `batch` is the largest number of images on a device at a time.
         """
+        results = self._results(rows, batch, devices, lambda *inputs: self.scores(inputs, training=False))
+        return lambda: results()[:, 0].astype(np.float64)
+
+    def features(
+        self, rows: pd.DataFrame, batch: int, devices: Devices
+    ) -> tuple[keras.Model, Callable[[], np.ndarray]]:
+        """The head, and a function that computes the features of the rows' images, float32 (len(rows), channels).
+
+        For networks that score breasts: each image passes through the backbone once, and the head takes all images of a
+        breast (`model.score_breasts`). Parameters are those of `scorer`.
+        """
+        if isinstance(self.source, Features):
+            known = self.source.unflipped(rows)
+            return self.head, lambda: known
+        head, body = (self.head, self.body) if self.body is not None else (head_of(self.head), body_of(self.head))
+
+        def forward(*images: tf.Tensor) -> tf.Tensor:
+            return tf.cast(body(self.source.to_network(*images), training=False), tf.float32)
+
+        return head, self._results(rows, batch, devices, forward)
+
+    def _results(
+        self, rows: pd.DataFrame, batch: int, devices: Devices, function: Callable[..., tf.Tensor]
+    ) -> Callable[[], np.ndarray]:
+        """A function that applies another one to the images of the rows: (len(rows), ...)."""
         dataset = self.source.evaluation(rows, min(batch, -(-len(rows) // devices.replicas)), devices.share)
-        forward = devices.compiled(lambda *inputs: self.scores(inputs, training=False))
+        forward = devices.compiled(function)
 
-        def score() -> np.ndarray:
+        def results() -> np.ndarray:
             mine = np.concatenate([devices.results(forward, *inputs) for inputs in dataset])
-            return devices.all_gather(mine)[: len(rows), 0].astype(np.float64)
+            return devices.all_gather(mine)[: len(rows)]
 
-        return score
+        return results
 
 
 class TrainingModel(DistributedModel):

@@ -4,7 +4,7 @@ Prints, for one device and for two logical ones, the largest differences between
 interrupted: of the history (without timings), the weights and the scores. It fails above 0 on one device, or above 1e-5
 on two.
 
-    python tests/bench/bench_resume.py [--kills 20] [--seed 0] [--devices 1 2]
+    python tests/bench/bench_resume.py [--kills 20] [--seed 0] [--devices 1 2] [--unit image]
 """
 
 import argparse
@@ -94,6 +94,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--devices", type=int, nargs="*", default=[1, 2])
+    parser.add_argument("--unit", choices=["image", "breast", "woman"], default="image")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -101,6 +102,7 @@ def main() -> None:
         keras.utils.set_random_seed(0)
         build_backbone("small", 64, "none").save_weights(folder / "small.weights.h5")
         settings = ALL_KINDS_OF_STATE | {"data_dir": str(data), "store_dir": str(folder / "stores")}
+        settings |= {"unit": arguments.unit}
         settings["weights"] = str(folder / "small.weights.h5")
         for devices in arguments.devices:
             measure(devices, settings, arguments.kills, random.Random(arguments.seed))

@@ -1,20 +1,26 @@
-"""The detector: backbone, pooling and a sigmoid unit, from a greyscale image (height, width, 1) in 0-1 to one score.
+"""The detector: backbone, pooling and a sigmoid unit, from greyscale images (height, width, 1) in 0-1 to a score.
+
+With `unit` "image" it takes one image. With "breast" and "woman" it takes all images of a breast and their views
+(`breasts`): the layer "combination" makes one vector of their features.
 
 Backbones of some families have a layer normalisation of the pooled features (`backbones.Parts`), the layer "norm". It
 belongs to the backbone: it is frozen and fine-tuned with it.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import keras
+import numpy as np
 from keras import layers
 
 from rsna_nb.backbones import Parts, WeightsError, build_parts, copy_weights
 from rsna_nb.config import ConfigError, RunConfig, resolve
+from rsna_nb.model.combination import ByBreast, Combination, EachImage
 from rsna_nb.runs import Run, RunError, differences, load_run
 
 log = logging.getLogger(__name__)
@@ -26,13 +32,14 @@ POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixe
 def build_model(config: RunConfig, precision: str = "float32", synchronized: bool = False) -> keras.Model:
     """Build the detector that the settings describe, not compiled.
 
-    Its layers "backbone", "pooled", "norm" (if it has one), "dropout" and "cancer" are found by these names elsewhere.
+    Its layers "backbone", "pooled", "norm" (if it has one), "combination" (unless `unit` is "image"), "dropout" and
+    "cancer" are found by these names elsewhere.
 
     Parameters
     ----------
     config
-        The settings; backbone, weights, img_size, pooling, dropout, freeze_backbone, seed and runs_dir are used. With
-        `weights` the id or the folder of a run, the model starts from that run's best network.
+        The settings; backbone, weights, img_size, pooling, dropout, unit, combine, freeze_backbone, seed and runs_dir
+        are used. With `weights` the id or the folder of a run, the model starts from that run's best network.
     precision
         "float32", "bfloat16" or "float16": the compute type of all layers but the last, which is float32.
     synchronized
@@ -41,7 +48,8 @@ def build_model(config: RunConfig, precision: str = "float32", synchronized: boo
     Returns
     -------
     keras.Model
-        (batch, height, width, 1) in 0-1 -> (batch, 1), the score for cancer in 0-1.
+        (batch, height, width, 1) in 0-1 -> (batch, 1), the score for cancer in 0-1. With `unit` "breast" or "woman":
+        [(batch, places, height, width, 1) in 0-1, view codes int32 (batch, places)] -> (batch, 1).
 
     Raises
     ------
@@ -56,23 +64,51 @@ def build_model(config: RunConfig, precision: str = "float32", synchronized: boo
     >>> model = build_model(config)
     >>> model.input_shape, model.output_shape
     ((None, 96, 64, 1), (None, 1))
+    >>> build_model(config.replace(unit="breast")).input_shape
+    [(None, None, 96, 64, 1), (None, None)]
     """
     with dtype_policy(POLICIES[precision]):
         parts = _initial_parts(config, synchronized)
-        image = keras.Input((*config.image_shape, 1), name="mammogram")
-        features = POOLING[config.pooling](name="pooled")(parts.backbone(image))
-        if parts.norm:
-            features = parts.norm(features)
+        pool = POOLING[config.pooling](name="pooled")
         for part in filter(None, (parts.backbone, parts.norm)):
             part.trainable = not config.freeze_backbone
+        if config.unit == "image":
+            inputs = keras.Input((*config.image_shape, 1), name="mammogram")
+            features = _features(parts, pool, inputs)
+        else:
+            views = keras.Input((None,), dtype="int32", name="views")
+            inputs = [keras.Input((None, *config.image_shape, 1), name="mammograms"), views]
+            by_image = _features(parts, pool, EachImage(name="each_image")(inputs[0]))
+            combination = Combination(config.combine, config.unit == "woman", dtype="float32", name="combination")
+            features = combination(ByBreast(name="by_breast")(by_image, views), views)
         # Dropout stays in the graph at rate 0 too: its name is looked up when the head is trained alone.
         kept = layers.Dropout(config.dropout, seed=config.seed, name="dropout")(features)
         last = layers.Dense(1, activation="sigmoid", dtype="float32", name="cancer")
         # The model is made within the policy too: `compile` scales the loss of float16 only if the model has it.
-        model = keras.Model(image, last(kept), name="detector")
+        model = keras.Model(inputs, last(kept), name="detector")
     if parts.head:
-        last.set_weights([parts.head["kernel"], parts.head["bias"]])
+        _start_head(model, parts.head)
     return model
+
+
+def _features(parts: Parts, pool: layers.Layer, images: Any) -> Any:
+    """The pooled features of images, normalised if the parts have a norm."""
+    pooled = pool(parts.backbone(images))
+    return parts.norm(pooled) if parts.norm else pooled
+
+
+def _start_head(model: keras.Model, head: Mapping[str, np.ndarray]) -> None:
+    """Set the last layer, and the combination if `head` has its weights.
+
+    The head of a network for single images starts one for breasts: its kernel is that of the breast's own features,
+    and the difference to the other breast begins without effect.
+    """
+    kernel = np.zeros(model.get_layer("cancer").kernel.shape, np.float32)
+    kernel[: len(head["kernel"])] = head["kernel"]
+    model.get_layer("cancer").set_weights([kernel, head["bias"]])
+    combination, own = combination_of(model), {name: head[name] for name in head if name not in ("kernel", "bias")}
+    if combination and [weight.name for weight in combination.weights] == list(own):
+        combination.set_weights(list(own.values()))
 
 
 def _initial_parts(config: RunConfig, synchronized: bool) -> Parts:
@@ -102,11 +138,13 @@ def _initial_parts(config: RunConfig, synchronized: bool) -> Parts:
     if not (run.is_finished or run.imported):
         log.warning("run %s is not finished: its best network may still change", run.id)
     _warn_of_other_split(run, config)
-    # A head is valid only after the same pooling; runs of earlier versions may have no norm after it.
-    if run.config.pooling == config.pooling and bool(source.norm) == bool(parts.norm):
+    # A head is valid only after the same pooling; runs of earlier versions may have no norm after it. That of a network
+    # for women also weighs the difference of the breasts, and would be cut off.
+    fits = run.config.unit != "woman" or config.unit == "woman"
+    if run.config.pooling == config.pooling and bool(source.norm) == bool(parts.norm) and fits:
         log.info("the head starts from that run too")
         return replace(parts, head=source.head)
-    log.info("the head starts with random weights: the run's features are pooled or normalised differently")
+    log.info("the head starts with random weights: the run's features are pooled, normalised or combined differently")
     return parts
 
 
@@ -149,7 +187,9 @@ def _warn_of_other_split(run: Run, config: RunConfig) -> None:
 def parts_of(model: keras.Model) -> Parts:
     """Return the parts of a detector, the head included."""
     kernel, bias = model.get_layer("cancer").get_weights()
-    return Parts(model.get_layer("backbone"), norm_of(model), {"kernel": kernel, "bias": bias})
+    combination = combination_of(model)
+    own = {weight.name: weight.numpy() for weight in combination.weights} if combination else {}
+    return Parts(model.get_layer("backbone"), norm_of(model), {"kernel": kernel, "bias": bias, **own})
 
 
 def norm_of(model: keras.Model) -> layers.LayerNormalization | None:
@@ -157,20 +197,37 @@ def norm_of(model: keras.Model) -> layers.LayerNormalization | None:
     return next((layer for layer in model.layers if layer.name == "norm"), None)
 
 
+def combination_of(model: keras.Model) -> Combination | None:
+    """Return the layer that combines the images of a breast, or None if the detector takes single images."""
+    return next((layer for layer in model.layers if layer.name == "combination"), None)
+
+
 def body_of(model: keras.Model) -> keras.Model:
-    """The detector's own layers from the image (batch, height, width, 1) to the features (batch, channels).
+    """The detector's own layers from an image (batch, height, width, 1) to its features (batch, channels).
 
     The features are pooled, and normalised if the detector has a norm.
     """
-    return keras.Model(model.input, model.get_layer("dropout").input, name="body")
+    backbone = model.get_layer("backbone")
+    image = keras.Input(backbone.input_shape[1:], name="mammogram")
+    features = _features(Parts(backbone, norm_of(model)), model.get_layer("pooled"), image)
+    return keras.Model(image, features, name="body")
 
 
 def head_of(model: keras.Model) -> keras.Model:
-    """The detector's own layers from the features to the score; training the head trains the detector."""
-    features = keras.Input(model.get_layer("dropout").input.shape[1:], name="features")
-    kept = model.get_layer("dropout")(features)
+    """The detector's own layers from the features to the score; training the head trains the detector.
+
+    It takes the features of an image (batch, channels), or those of a breast (batch, places, channels) and its view
+    codes (batch, places).
+    """
+    channels, combination = model.get_layer("backbone").output_shape[-1], combination_of(model)
     with dtype_policy(model.dtype_policy.name):  # in float16 `compile` scales the loss by this policy
-        return keras.Model(features, model.get_layer("cancer")(kept), name="head")
+        if combination is None:
+            inputs = features = keras.Input((channels,), name="features")
+        else:
+            inputs = [keras.Input((None, channels), name="features"), keras.Input((None,), dtype="int32", name="views")]
+            features = combination(*inputs)
+        kept = model.get_layer("dropout")(features)
+        return keras.Model(inputs, model.get_layer("cancer")(kept), name="head")
 
 
 def open_backbone(model: keras.Model, first: str = "") -> int:
