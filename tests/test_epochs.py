@@ -194,7 +194,7 @@ def test_on_drawn_labels_the_interval_of_folds_covers_half_and_the_folds_own_cho
     assert covered >= 34
     gained = np.array(errors["same"]) - np.array(errors["other"])
     assert gained.mean() > 3 * gained.std() / np.sqrt(len(gained)), "choosing in sample gains"
-    spread = 0.041  # of 1,000 data sets, tests/bench/bench_epoch_choice.py
+    spread = 0.045  # of 1,000 data sets, tests/bench/bench_epoch_choice.py
     assert abs(np.mean(errors["other"])) < 3 * spread / np.sqrt(len(gained))
 
 
