@@ -65,7 +65,7 @@ def test_the_scores_that_each_fold_kept_are_its_predictions_at_its_best_epoch(fi
         assert kept["image_id"].tolist() == images["image_id"].tolist()
         np.testing.assert_array_equal(kept["score"], images["score"].astype(np.float32))
         assert epochs.run_optimism(run).epochs == 2
-    others = {fold: epochs.curve(finished[1 - fold]).idxmax() for fold in finished}
+    others = {fold: epochs.curve(finished[1 - fold]).to_numpy().argmax() + 1 for fold in finished}
     assert epochs.epochs_of(finished) == others
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 from pydicom.encaps import generate_frames
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLosslessSV1
 
-from rsna_nb import synthetic
+from rsna_nb import metrics, synthetic
 from rsna_nb.synthetic import anatomy, drawing, files
 from rsna_nb.synthetic import table as tables
 from rsna_nb.synthetic.lesions import LESION_KINDS
@@ -301,6 +301,20 @@ def test_an_overlap_looks_like_a_malignant_mass_and_is_in_one_view_alone() -> No
     assert not any(lesion.cancer for lesion in found)
     own, malignant = LESION_KINDS["overlap"], LESION_KINDS["spiculated_mass"]
     assert (own.shape, own.radius, own.contrast) == (malignant.shape, malignant.radius, malignant.contrast)
+
+
+@pytest.mark.parametrize("view", anatomy.VIEWS)
+def test_neither_size_nor_place_of_an_overlap_tells_it_from_a_malignant_mass(view: str) -> None:
+    pairs = [
+        (lesion.cancer, lesion.radius, lesion.behind_nipple, lesion.offset[view])
+        for breast in breasts(1000, cancer=True)
+        for lesion in breast.lesions
+        if lesion.kind in ("overlap", "spiculated_mass") and view in lesion.offset
+    ]
+    malignant, *measures = np.array(pairs).T
+    assert 60 < len(malignant) - malignant.sum() < malignant.sum()
+    for measure in measures:
+        assert metrics.auc(malignant, measure) == pytest.approx(0.5, abs=0.1)  # standard error below 0.035
 
 
 def test_a_share_of_malignant_masses_and_clusters_is_shown_by_one_view_alone() -> None:

@@ -191,15 +191,21 @@ def _lesions(
         kinds = ["overlap", *kinds]
     placed: list[Lesion] = []
     for kind in kinds:
-        views = [str(rng.choice(VIEWS))] if kind == "overlap" else VIEWS
-        lesion = _place(rng, kind, {view: outlines[view] for view in views}, [*others, *placed])
+        lesion = _place(rng, kind, outlines, [*others, *placed])
         if lesion is not None:
-            placed.append(lesion)
+            # Placed in both views like a mass, since one that had to fit in its own view alone would be told by its
+            # size and depth.
+            placed.append(_in_one_view(rng, lesion) if kind == "overlap" else lesion)
     placed.sort(key=lambda lesion: -lesion.cancer)
     if cancer and placed[0].kind != "asymmetric_density" and rng.random() < ONE_VIEW:
-        view = str(rng.choice(VIEWS))
-        placed[0] = replace(placed[0], offset={view: placed[0].offset[view]})
+        placed[0] = _in_one_view(rng, placed[0])
     return placed
+
+
+def _in_one_view(rng: np.random.Generator, lesion: Lesion) -> Lesion:
+    """The lesion in one of its views alone."""
+    view = str(rng.choice(list(lesion.offset)))
+    return replace(lesion, offset={view: lesion.offset[view]})
 
 
 def _place_pair(rng: np.random.Generator, name: str, outlines: dict[str, dict[str, Outline]]) -> list[Lesion]:
@@ -216,7 +222,7 @@ def _place_pair(rng: np.random.Generator, name: str, outlines: dict[str, dict[st
 
 
 def _place(rng: np.random.Generator, name: str, outlines: dict[str, Outline], others: list[Lesion]) -> Lesion | None:
-    """Place a lesion in the views of `outlines`, apart from the others. Returns None if a look-alike does not fit.
+    """Place a lesion in all views of a breast, apart from the others. Returns None if a look-alike does not fit.
 
     A malignant lesion shrinks until it fits, because a breast with cancer must show it.
     """
