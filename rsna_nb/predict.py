@@ -8,7 +8,8 @@ scores-women.csv    a row for each woman, likewise
 
 `score` is the raw score in 0-1. `probability` is the score corrected for class weights, or empty if the run's scores
 cannot be corrected. A breast's score is the mean of its images' scores, and a woman's the higher of her breasts'. A run
-whose unit is "breast" or "woman" scores breasts by all their images, and each image has the score of its breast.
+whose unit is "breast" or "woman" scores breasts by all their images, and each image has the score of its breast. A map
+of `--maps` shows each image as if it were the only one of its breast.
 `error` says why a file cannot be read, `notes` what is odd about one that can (`dicom.NOTES`). Patient id, side and
 view are those of the file's name, else of its header. Where neither has a patient id, a folder whose name is a number,
 as in RSNA's data, is the patient id. For research only, not for clinical use.

@@ -1,14 +1,15 @@
 """Networks that score breasts: their images by place and view, the layers that combine them, and their training."""
 
 import json
+import logging
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from rsna_nb import ensemble, metrics, runs
+from rsna_nb import ensemble, inference, metrics, runs
 from rsna_nb.config import RunConfig
-from rsna_nb.model import Breasts, attention_of, body_of, build_model, head_of, score_breasts
+from rsna_nb.model import Breasts, attention_of, body_of, build_model, combination_of, head_of, score_breasts
 from rsna_nb.model.breasts import NO_IMAGE, OPPOSITE
 from rsna_nb.model.combination import Combination
 from rsna_nb.training import sample_batch, train
@@ -213,6 +214,22 @@ def test_the_head_of_a_network_for_images_starts_one_for_breasts(small_run, smal
         np.testing.assert_array_equal(started[: len(kernel)], kernel)
         np.testing.assert_array_equal(own_bias, bias)
         assert not started[len(kernel) :].any()
+
+
+def test_a_network_for_breasts_starts_another_combination(run, caplog):
+    before = combination_of(inference.load_model(run))
+    config = run.config.replace(weights=str(run.path), combine="mean")
+    with caplog.at_level(logging.INFO):
+        started = combination_of(build_model(config))
+    np.testing.assert_array_equal(started.view_vectors, before.view_vectors)
+    assert np.abs(before.view_vectors).max() > 0
+    assert "view_vectors from there, nothing begin untrained, attention, gate left out" in caplog.text
+
+
+def test_images_of_no_known_breast_are_named():
+    rows = pd.DataFrame({"patient_id": ["1", None], "laterality": ["L", "L"], "view": ["CC", "CC"]})
+    with pytest.raises(ValueError, match="1 of 2 images lack patient_id"):
+        Breasts.of(rows, "breast")
 
 
 @pytest.fixture(scope="module", params=["breast", "woman"])

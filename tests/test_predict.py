@@ -158,6 +158,20 @@ def test_headers_are_used_where_names_say_nothing(tmp_path, breast, caplog):
     assert "the header's is used: 2 files" in caplog.text
 
 
+@pytest.mark.parametrize("placeholder", ["Anonym", "de-identified", "0", "xxx", "NOT_AVAILABLE"])
+def test_what_stands_in_place_of_an_id_is_no_id(tmp_path, breast, placeholder):
+    assert named(write_dicom(tmp_path / "a_R_CC.dcm", breast, PatientID=placeholder)) == ("", "R", "CC")
+
+
+@pytest.mark.parametrize("count", [100, 101])
+def test_an_id_of_more_images_than_a_woman_can_have_is_not_used(tmp_path, breast, caplog, count):
+    source = write_dicom(tmp_path / "0_L_CC.dcm", breast, PatientID="site7")
+    files = [str(source)] + [str(shutil.copy(source, tmp_path / f"{n}_L_CC.dcm")) for n in range(1, count)]
+    found = dicom.image_names(files)["patient_id"]
+    assert set(found) == ({"site7"} if count == 100 else {""})
+    assert ("their patient id is not used" in caplog.text) == (count > 100)
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [

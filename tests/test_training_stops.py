@@ -90,6 +90,12 @@ def test_out_of_memory_with_one_image_names_the_settings_to_change(plain, monkey
         train(RunConfig(**plain | {"batch_size_per_gpu": 2}))
 
 
+def test_out_of_memory_with_one_breast_names_the_images_of_a_breast(plain, monkeypatch):
+    monkeypatch.setattr(Pictures, "to_network", hungry(0))
+    with pytest.raises(TrainingError, match=r"microbatches of 1 breasts .* images_per_breast \(3\)"):
+        train(RunConfig(**plain | {"unit": "breast", "images_per_breast": 3, "batch_size_per_gpu": 2}))
+
+
 def test_out_of_memory_in_a_later_epoch_keeps_those_before(plain, monkeypatch):
     """With the body frozen, the microbatches of a batch make the same step as the whole: so does the run."""
     whole = train(RunConfig(**plain))

@@ -9,7 +9,7 @@ raster.py does, and raises `UnreadableError`. first_place.py has the preprocessi
 from rsna_nb.dicom import headers, preprocessing_steps
 from rsna_nb.dicom.crop import Placement, placement, shape_of
 from rsna_nb.dicom.errors import DetectorError, DicomError
-from rsna_nb.dicom.identity import image_names
+from rsna_nb.dicom.identity import MOST_OF_A_WOMAN, PLACEHOLDERS, image_names
 from rsna_nb.dicom.notes import NOTES
 from rsna_nb.dicom.preprocessing_steps import Step, reading_steps
 from rsna_nb.dicom.reader import read, read_mammogram, reader_of
@@ -17,7 +17,8 @@ from rsna_nb.dicom.reading import Box, Reading
 
 # fmt: off
 __all__ = [
-    "NOTES", "Box", "DetectorError", "DicomError", "Placement", "Reading", "Step", "headers", "image_names",
-    "placement", "preprocessing_steps", "read", "read_mammogram", "reader_of", "reading_steps", "shape_of",
+    "MOST_OF_A_WOMAN", "NOTES", "PLACEHOLDERS", "Box", "DetectorError", "DicomError", "Placement", "Reading", "Step",
+    "headers", "image_names", "placement", "preprocessing_steps", "read", "read_mammogram", "reader_of",
+    "reading_steps", "shape_of",
 ]
 # fmt: on

@@ -27,7 +27,13 @@ SIDE_AND_VIEW = re.compile(
     re.IGNORECASE,
 )
 WOMAN = (re.compile(r"^\d+_([0-9a-f]{16})_MG_"), re.compile(r"^(P\d+)_[LR]_(?:DM|CM)_"))  # INbreast, CDD-CESM
-NO_ID = {"", "0", "ANON", "ANONYMOUS", "ANONYMIZED", "ANONYMISED", "NONE", "REMOVED", "UNKNOWN", "N/A", "NA"}
+PLACEHOLDERS = set(
+    "removed anonymous anonymized anonymised anonym anon deidentified de-identified none unknown unnamed not_available "
+    "n/a na nan null nil missing empty hidden redacted patient no_id noid xxx - -- ? .".split()
+)
+"""What headers and tables have in place of a woman's id, in lower case."""
+MOST_OF_A_WOMAN = 100  # images
+NO_ID = PLACEHOLDERS | {"", "0"}
 
 
 class HeaderNames(NamedTuple):
@@ -57,7 +63,8 @@ def image_names(files: Sequence[str]) -> pd.DataFrame:
     """Find the woman, side and view of files that come without a table.
 
     A file's name takes precedence over its header. Where neither has a patient id, a folder whose name is a number, as
-    in RSNA's data, is the patient id. The log has a warning where a header contradicts the name or the folder.
+    in RSNA's data, is the patient id. An id of more than 100 files is not used: it cannot be that of one woman. The log
+    has a warning of such an id, and where a header contradicts the name or the folder.
 
     Returns
     -------
@@ -70,6 +77,14 @@ def image_names(files: Sequence[str]) -> pd.DataFrame:
             "header and folder give different patient ids, and the header's is used: %d files, first %s",
             *(len(others), others[0]),
         )
+    of_each = names["patient_id"].map(names["patient_id"].value_counts())
+    many = (of_each > MOST_OF_A_WOMAN) & (names["patient_id"] != "")
+    if many.any():
+        log.warning(
+            "%d files, first %s: their patient id is not used, because more than %d images cannot be of one woman",
+            *(many.sum(), files[int(many.argmax())], MOST_OF_A_WOMAN),
+        )
+        names.loc[many, "patient_id"] = ""
     return names
 
 
@@ -85,7 +100,7 @@ def _names(file: str) -> tuple[str, str, str]:
     laterality, view = (found[1][0].upper(), found[2].upper()) if found else ("", "")
     header = header_names(file)
     by_name = next((match[1] for match in (pattern.match(path.name) for pattern in WOMAN) if match), "")
-    by_header = header.patient_id if header.patient_id.upper() not in NO_ID else ""
+    by_header = header.patient_id if header.patient_id.lower() not in NO_ID else ""
     if found and header.laterality and header.laterality != laterality:
         log.warning("%s: the header gives the other side; the name's is used", file)
     # The folder comes last, because <date>/<number>.dcm looks the same.

@@ -15,6 +15,8 @@ from typing import Any
 
 import pandas as pd
 
+from rsna_nb.dicom import MOST_OF_A_WOMAN, PLACEHOLDERS
+
 log = logging.getLogger(__name__)
 
 BREAST = ["patient_id", "laterality"]
@@ -48,12 +50,6 @@ USUAL_VALUES = {
 }
 AVERAGED = {"age", "implant"}
 """Columns that are averaged or summed as numbers."""
-PLACEHOLDERS = set(
-    "removed anonymous anonymized anonymised anonym deidentified de-identified none unknown unnamed not_available n/a "
-    "na nan null nil missing empty hidden redacted patient no_id noid xxx - -- ? .".split()
-)
-"""What tables have in place of an id, in lower case."""
-MOST_IMAGES = 100  # of one woman
 PLACEHOLDER_ADVICE = (
     "Name the column with the women's ids in a columns.json; if only the files' names have them, name that part of the "
     'name in its images, such as "images": "{image_id}_{woman}_*.dcm" with "columns": {"patient_id": "woman"}'
@@ -162,8 +158,8 @@ def check_women(df: pd.DataFrame, path: Path, exam: str = "") -> None:
     ]
     faults += ["patient_id is empty in every row"] if empty == len(df) else []
     faults += [
-        f"patient_id {name!r} has {count} images: more than {MOST_IMAGES} cannot be of one woman"
-        for name, count in counts[counts > MOST_IMAGES].items()
+        f"patient_id {name!r} has {count} images: more than {MOST_OF_A_WOMAN} cannot be of one woman"
+        for name, count in counts[counts > MOST_OF_A_WOMAN].items()
         if str(name).lower() not in PLACEHOLDERS
     ]
     if faults:

@@ -48,6 +48,11 @@ class Breasts:
         unit
             "breast", or "woman" for a network that also sees the other breast.
 
+        Raises
+        ------
+        ValueError
+            If an image has no patient_id or laterality.
+
         Examples
         --------
         >>> rows = pd.DataFrame({"patient_id": list("aaab"), "laterality": list("LLRL"), "view": ["CC", "MLO"] * 2})
@@ -55,6 +60,10 @@ class Breasts:
         >>> breasts.images.tolist(), breasts.views.tolist(), breasts.opposite.tolist()
         ([[0, 1], [2, -1], [3, -1]], [[1, 2], [1, 0], [2, 0]], [1, 0, -1])
         """
+        if unknown := int(rows[["patient_id", "laterality"]].isna().any(axis=1).sum()):
+            raise ValueError(
+                f"{unknown} of {len(rows)} images have no patient_id or laterality: their breast is unknown"
+            )
         groups = rows.groupby(["patient_id", "laterality"], sort=False)
         breast, place = groups.ngroup().to_numpy(), groups.cumcount().to_numpy()
         shape = (groups.ngroups, place.max(initial=-1) + 1)

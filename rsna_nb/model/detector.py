@@ -98,7 +98,7 @@ def _features(parts: Parts, pool: layers.Layer, images: Any) -> Any:
 
 
 def _start_head(model: keras.Model, head: Mapping[str, np.ndarray]) -> None:
-    """Set the last layer, and the combination if `head` has its weights.
+    """Set the last layer, and those weights of the combination that `head` has too.
 
     The head of a network for single images starts one for breasts: its kernel is that of the breast's own features,
     and the difference to the other breast begins without effect.
@@ -106,9 +106,21 @@ def _start_head(model: keras.Model, head: Mapping[str, np.ndarray]) -> None:
     kernel = np.zeros(model.get_layer("cancer").kernel.shape, np.float32)
     kernel[: len(head["kernel"])] = head["kernel"]
     model.get_layer("cancer").set_weights([kernel, head["bias"]])
-    combination, own = combination_of(model), {name: head[name] for name in head if name not in ("kernel", "bias")}
-    if combination and [weight.name for weight in combination.weights] == list(own):
-        combination.set_weights(list(own.values()))
+    combination = combination_of(model)
+    mine = {weight.name: weight for weight in combination.weights} if combination else {}
+    fits = {name for name, weight in mine.items() if name in head and head[name].shape == weight.shape}
+    for name in fits:
+        mine[name].assign(head[name])
+    theirs = set(head) - {"kernel", "bias"}
+    if theirs | set(mine) != fits:
+        log.info(
+            "the layer that combines the images of a breast: %s from there, %s begin untrained, %s left out",
+            *(_listed(names) for names in (fits, set(mine) - fits, theirs - fits)),
+        )
+
+
+def _listed(names: set[str]) -> str:
+    return ", ".join(sorted(names)) or "nothing"
 
 
 def _initial_parts(config: RunConfig, synchronized: bool) -> Parts:

@@ -86,11 +86,11 @@ class PhaseTrainer:
         size, config = self.progress.microbatch_size, self.session.config
         # Several computers would have to halve together, but an error on one ends the others.
         if size == 1 or self.session.devices.workers > 1:
+            fewer = "" if config.unit == "image" else f", images_per_breast ({config.images_per_breast})"
             raise TrainingError(
                 f"out of memory with microbatches of {size} {self.session.what} on a device, at img_size "
-                f"{config.img_size}: "
-                "lower batch_size_per_gpu (gradient_accumulation keeps the batch) or img_size, or set "
-                "mixed_precision to bfloat16, and begin a new run"
+                f"{config.img_size}: lower batch_size_per_gpu (gradient_accumulation keeps the batch){fewer} or "
+                "img_size, or set mixed_precision to bfloat16, and begin a new run"
             ) from error
         self.progress.microbatch_size = -(-size // 2)
         log.warning(

@@ -104,6 +104,10 @@ class TrainingSession:
                 f"{used} images per GPU in a batch, from the number of training images ({images}): the largest of "
                 f"{LARGEST_BATCH} and its halves that gives an epoch {FEW_STEPS} steps, at least {SMALLEST_BATCH}"
             )
+        if used < places_of(self.config):
+            log.warning(
+                f"a batch has {places_of(self.config)} images per GPU and not the {used} asked for: those of one breast"
+            )
         if batch < own * self.config.gradient_accumulation * replicas:
             log.warning("the global batch is limited to the %d training %s", batch, self.what)
         return Progress(batch, min(own, batch // replicas))
