@@ -62,7 +62,7 @@ class Breasts:
         """
         if unknown := int(rows[["patient_id", "laterality"]].isna().any(axis=1).sum()):
             raise ValueError(
-                f"{unknown} of {len(rows)} images have no patient_id or laterality: their breast is unknown"
+                f"{unknown} of {len(rows)} images lack patient_id or laterality: their breast is unknown"
             )
         groups = rows.groupby(["patient_id", "laterality"], sort=False)
         breast, place = groups.ngroup().to_numpy(), groups.cumcount().to_numpy()
