@@ -1,6 +1,8 @@
-"""Atomic file writes, locks on folders, and worker processes."""
+"""Atomic file writes, locks on folders, worker processes, and what a person sees of long work."""
 
 from rsna_nb.system import workers
+from rsna_nb.system.bars import is_watched, progress
+from rsna_nb.system.console import IN_BAR, SAME, Console
 from rsna_nb.system.files import (
     DamagedFileError,
     processors,
@@ -13,10 +15,15 @@ from rsna_nb.system.files import (
 from rsna_nb.system.locks import is_held, locked
 
 __all__ = [
+    "IN_BAR",
+    "SAME",
+    "Console",
     "DamagedFileError",
     "is_held",
+    "is_watched",
     "locked",
     "processors",
+    "progress",
     "put",
     "read_arrays",
     "remove_parts",
