@@ -6,7 +6,6 @@ inputs by name to the scores, float32 (batch, 1).
 
 import importlib.metadata
 import importlib.util
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -56,14 +55,30 @@ class Format:
 
 
 def _write_onnx(model: keras.Model, path: Path) -> None:
+    """Write an ONNX file; `keras.Model.export` leaves out the constants of its Normalization, as in EfficientNet."""
+    import tf2onnx  # here and below: an extra, which other formats do not need
+
     _teach_tf2onnx()
-    # Without a signature Keras refuses a model that was never called on an array.
-    specs = [tf.TensorSpec(each.shape, each.dtype, name=each.name) for each in model.inputs]
-    signature = specs if len(specs) == 1 else [specs]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*np.object", category=FutureWarning)  # Keras's patch of tf2onnx
-        model.export(str(path), format="onnx", verbose=False, input_signature=signature)
+    traced = _traced(model)
+    inputs, outputs = [f"{each.name}:0" for each in model.inputs], [each.name for each in traced.outputs]
+    graph = tf2onnx.tf_loader.from_function(traced, inputs, outputs)
+    names = dict(zip([*inputs, *outputs], [*(each.name for each in model.inputs), "score"], strict=True))
+    tf2onnx.convert.from_graph_def(
+        graph, input_names=inputs, output_names=outputs, tensors_to_rename=names, output_path=str(path)
+    )
     _name_axes(path)
+
+
+def _traced(model: keras.Model) -> Any:
+    """The model as one graph, without inner functions."""
+    specs = [tf.TensorSpec(each.shape, each.dtype, name=each.name) for each in model.inputs]
+    # Keras compiles grouped convolutions (ConvNeXt) as functions of their own, which tf2onnx does not look into.
+    tf.config.run_functions_eagerly(True)
+    try:
+        function = tf.function(lambda *inputs: model(list(inputs), training=False)["score"])
+        return function.get_concrete_function(*specs)
+    finally:
+        tf.config.run_functions_eagerly(False)
 
 
 def _name_axes(path: Path) -> None:
@@ -96,7 +111,7 @@ def _teach_tf2onnx() -> None:
 
 
 def _read_onnx(path: Path) -> Scorer:
-    import onnxruntime  # here and below: an extra, which other formats do not need
+    import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return lambda inputs: session.run(["score"], dict(inputs))[0]
