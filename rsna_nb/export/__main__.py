@@ -4,6 +4,7 @@ python -m rsna_nb.export <run> --to onnx|savedmodel|litert [--out path] [--runs-
 """
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 
@@ -21,6 +22,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--runs-dir", default="runs", help="folder that contains the run folders")
     given = parser.parse_args(arguments)
     log_to_console()
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # tf2onnx calls functions that TensorFlow deprecates
     try:
         if Path(given.run).name == given.run and (resolve(given.runs_dir) / "ensembles" / given.run).is_dir():
             raise ExportError(f"{given.run} is an ensemble: export its runs one by one and combine their scores")
