@@ -22,6 +22,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--runs-dir", default="runs", help="folder that contains the run folders")
     given = parser.parse_args(arguments)
     log_to_console()
+    logging.getLogger().addHandler(logging.NullHandler())  # else a library's logging.warning adds one that prints
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # tf2onnx calls functions that TensorFlow deprecates
     try:
         if Path(given.run).name == given.run and (resolve(given.runs_dir) / "ensembles" / given.run).is_dir():

@@ -40,8 +40,8 @@ def model_card(
     """
     evaluated = attempt(evaluation.evaluate, run)
     if isinstance(evaluated, Unavailable):
-        about = f"Run `{run.id}`, network `{run.config.backbone}`. It was not evaluated here: {evaluated.reason}."
-        about = "\n\n".join(filter(None, [about, summary.imported_note(run)]))
+        reason = f"It was not evaluated here: {_without_path(evaluated, run)}."
+        about = f"Run `{run.id}`, network `{run.config.backbone}`. {reason} {summary.imported_note(run)}".strip()
     else:
         about = summary.model_card(evaluated).text
     parts = {
@@ -54,6 +54,11 @@ def model_card(
     }
     title = f"# {run.id} as {kind.words}\n"
     return "\n".join([title, *(f"## {name}\n\n{text}\n" if name else f"{text}\n" for name, text in parts.items())])
+
+
+def _without_path(missing: Unavailable, run: Run) -> str:
+    """The reason without the folder of this computer, since the card is passed on."""
+    return missing.reason.replace(str(run.path), run.id)
 
 
 def _table(rows: Mapping[str, str]) -> str:
@@ -120,7 +125,7 @@ def _of_metrics(run: Run) -> str:
         return f"On {found['women']} {found['split']} women, with 95 % intervals over women.\n\n{_table(rows)}"
     metrics = attempt(getattr, run, "metrics")
     if isinstance(metrics, Unavailable):
-        return f"None: {metrics.reason}."
+        return f"None: {_without_path(metrics, run)}."
     rows = {
         f"{split}, by {unit}": ", ".join(f"{name} {value:.3f}" for name, value in values.items())
         for split in ("validation", "test")

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import re
 import shutil
 import uuid
 from pathlib import Path
@@ -96,7 +97,7 @@ def _write(model: keras.Model, kind: Format, path: Path, run: Run) -> None:
     except Exception as error:  # converters raise errors of any class
         raise ExportError(
             f"the network {run.config.backbone} of run {run.id} cannot be written as {kind.words}: "
-            f"{type(error).__name__}: {_first_line(error)}; savedmodel holds every network of TensorFlow"
+            f"{_reason(error)}; savedmodel holds every network of TensorFlow"
         ) from error
 
 
@@ -107,8 +108,7 @@ def _checked(kind: Format, path: Path, models: tuple[keras.Model, keras.Model], 
         agreement = check.compare(kind.read(path), *models, pictures)
     except Exception as error:  # so do runtimes
         raise ExportError(
-            f"{kind.runtime} cannot run the {kind.words} of run {run.id}: {type(error).__name__}: "
-            f"{_first_line(error)}; another format may work"
+            f"{kind.runtime} cannot run the {kind.words} of run {run.id}: {_reason(error)}; another format may work"
         ) from error
     if not agreement.difference <= check.TOLERANCE:  # also if it is NaN
         raise ExportError(
@@ -121,8 +121,11 @@ def _checked(kind: Format, path: Path, models: tuple[keras.Model, keras.Model], 
     return agreement
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), "no reason given")[:500]
+def _reason(error: Exception) -> str:
+    """The first line of an error, or what LiteRT's converter says of an operation after its place in the graph."""
+    lines = str(error).strip().splitlines() or ["no reason given"]
+    found = re.search(r"'tf\.\w+' op .*", lines[0])
+    return f"{type(error).__name__}: {found[0] if found else lines[0][:500]}"
 
 
 def digests(path: Path) -> dict[str, str]:
