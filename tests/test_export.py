@@ -204,6 +204,11 @@ def test_an_operation_that_the_format_lacks_is_an_error_with_its_name(to, reason
     assert export_run(run, "savedmodel").is_dir()
 
 
+def test_litert_takes_the_maximum_over_the_images_of_a_breast(tmp_path):
+    run = run_of(*untrained(unit="breast", combine="max"), tmp_path)
+    assert export_run(run, "litert").is_file()  # it was checked
+
+
 def test_a_missing_package_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(FORMATS, "onnx", replace(FORMATS["onnx"], packages=("onnx", "not_installed")))
     with pytest.raises(ExportError, match=r"ONNX needs not_installed: pip install 'rsna_nb\[export\]'"):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from rsna_nb import evaluation
 from rsna_nb.evaluation import summary
@@ -66,7 +67,7 @@ def _table(rows: Mapping[str, str]) -> str:
 
 
 def _of_file(kind: Format, path: Path, agreement: Agreement, files: Mapping[str, str]) -> dict[str, str]:
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("rsna_nb", "keras", "tensorflow"))
+    own = importlib.metadata.version("rsna_nb")
     rounding = (
         f"; training computed in half precision, and its network there gives scores that differ by up to "
         f"{agreement.rounding:.1e}"
@@ -75,7 +76,7 @@ def _of_file(kind: Format, path: Path, agreement: Agreement, files: Mapping[str,
     )
     return {
         "Format": f"{kind.words}, read by {kind.runtime} {kind.version}",
-        "Written by": versions,
+        "Written by": f"rsna_nb {own}, keras {keras.__version__}, tensorflow {tf.__version__}",
         "Precision": f"float32{rounding}",
         "Check": f"{kind.runtime} against the run: {agreement}; with batches of 1 and more",
     } | {f"SHA-256 of {Path(path.name, name)}": f"`{digest}`" for name, digest in files.items()}

@@ -4,7 +4,6 @@ A format is a pair of functions. `write(model, path)` writes a serving model; `r
 inputs by name to the scores, float32 (batch, 1).
 """
 
-import importlib.metadata
 import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ class Format:
     words
         The format's name, for people.
     runtime
-        The package that runs it.
+        The package that runs it, by its import name.
     suffix
         The end of the file's name, or of the folder's.
     packages
@@ -46,7 +45,7 @@ class Format:
     @property
     def version(self) -> str:
         """The version of the runtime that is installed."""
-        return importlib.metadata.version(self.runtime)
+        return str(importlib.import_module(self.runtime).__version__)
 
     @property
     def missing(self) -> list[str]:
@@ -147,5 +146,5 @@ def _read_litert(path: Path) -> Scorer:
 FORMATS = {
     "onnx": Format("ONNX", "onnxruntime", ".onnx", ("onnx", "tf2onnx", "onnxruntime"), _write_onnx, _read_onnx),
     "savedmodel": Format("SavedModel", "tensorflow", ".savedmodel", (), _write_saved_model, _read_saved_model),
-    "litert": Format("LiteRT", "ai-edge-litert", ".tflite", ("ai_edge_litert",), _write_litert, _read_litert),
+    "litert": Format("LiteRT", "ai_edge_litert", ".tflite", ("ai_edge_litert",), _write_litert, _read_litert),
 }
