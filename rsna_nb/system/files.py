@@ -44,7 +44,8 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     if pickled := [name for name, array in arrays.items() if np.asarray(array).dtype.hasobject]:
         raise ValueError(f"{path}: arrays of Python objects are not written: {', '.join(pickled)}")
     content = io.BytesIO()
-    np.savez(content, **arrays)  # NumPy 2.0 has no allow_pickle here, and would write an array of that name
+    # Without allow_pickle: NumPy 2.0 would write an array of that name.
+    np.savez(content, **arrays)  # type: ignore[arg-type]
     write_whole(path, content.getvalue())
 
 

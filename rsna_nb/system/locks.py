@@ -9,6 +9,7 @@ import inspect
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -45,5 +46,6 @@ def is_held(folder: Path) -> bool:
 def _lock(folder: Path) -> FileLock:
     # Where the file system has no flock, an error is better than filelock's lock by a file's existence: that one would
     # stay when its process is killed, and the folder would be held for ever.
-    fallback = "fallback_to_soft" in inspect.signature(FileLock.__init__).parameters  # filelock 3 has none
-    return FileLock(folder / ".lock", **({"fallback_to_soft": False} if fallback else {}))
+    has_fallback = "fallback_to_soft" in inspect.signature(FileLock.__init__).parameters  # filelock 3 has none
+    options: dict[str, Any] = {"fallback_to_soft": False} if has_fallback else {}
+    return FileLock(folder / ".lock", **options)
