@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from rsna_nb import evaluation, inference
 from rsna_nb.config import resolve
+from rsna_nb.dicom import DetectorError
 from rsna_nb.export.formats import Scorer
 from rsna_nb.model import Breasts, body_of, combination_of, head_of, score_breasts
 from rsna_nb.notebook import UnavailableError
@@ -79,7 +80,7 @@ def pictures_of(run: Run) -> Pictures:
     """Return `PICTURES` of the run's own validation images from its store, or drawn ones if it has none."""
     try:
         return _validation_pictures(run)
-    except (UnavailableError, OSError) as error:
+    except (DetectorError, UnavailableError, OSError) as error:
         log.warning("the export is checked on drawn pictures, because validation images are not available: %s", error)
         return _drawn_pictures(run.config.image_shape)
 

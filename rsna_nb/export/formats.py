@@ -72,12 +72,13 @@ def _traced(model: keras.Model) -> Any:
     """The model as one graph, without inner functions."""
     specs = [tf.TensorSpec(each.shape, each.dtype, name=each.name) for each in model.inputs]
     # Keras compiles grouped convolutions (ConvNeXt) as functions of their own, which tf2onnx does not look into.
+    before = tf.config.functions_run_eagerly()
     tf.config.run_functions_eagerly(True)
     try:
         function = tf.function(lambda *inputs: model(list(inputs), training=False)["score"])
         return function.get_concrete_function(*specs)
     finally:
-        tf.config.run_functions_eagerly(False)
+        tf.config.run_functions_eagerly(before)
 
 
 def _name_axes(path: Path) -> None:
