@@ -151,7 +151,7 @@ def _any_voi(frame: Frame) -> Voi:
 
 
 def _chest_wall(found: Search) -> str:
-    """Return the side on which the breast is tallest: the mask is cut off at the chest wall and tapers to the nipple."""
+    """Return the side with most of the breast, which is cut off at the chest wall and tapers to the nipple."""
     columns = (found.breast.mask > 0).sum(axis=0)
     left, right = np.array_split(columns, 2)
     return "left" if left.sum() > right.sum() else "right"

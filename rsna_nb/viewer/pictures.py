@@ -1,9 +1,9 @@
 """One file -> the picture that is embedded in the page: stored values, how to show them, and what the header says.
 
 Values are uint16 (rows, columns), the stored ones less the smallest of the stored range. They are packed without loss:
-the difference to the left neighbour, its sign in the lowest bit; first all high bytes, then all low bytes; zlib; base64.
-A mammogram then takes 0.3 to 0.45 bytes a pixel, and as PNG a quarter more. Browsers inflate zlib themselves, and no
-canvas is read, which some browsers answer with noise to hinder fingerprinting.
+differences to the left neighbour, their sign in the lowest bit; all high bytes, then all low bytes; zlib; base64. A
+mammogram then takes 0.3 to 0.45 bytes a pixel before base64, and as PNG a quarter more. Browsers inflate zlib
+themselves, and no canvas is read, which some browsers answer with noise to hinder fingerprinting.
 """
 
 import base64

@@ -2,13 +2,16 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from rsna_nb.evaluation import Evaluation, data_folder
 from rsna_nb.metadata import MetadataError, load_metadata, read_lesions
 from rsna_nb.notebook import Unavailable, UnavailableError, attempt
+
+if TYPE_CHECKING:
+    from rsna_nb.evaluation import Evaluation
 
 KEY = ["patient_id", "image_id"]
 BOX = ["x_min", "y_min", "x_max", "y_max"]
@@ -20,12 +23,14 @@ def with_lesions(images: pd.DataFrame, data_dir: str | Path) -> pd.DataFrame:
     They come from lesions.csv of the data folder (`metadata.read_lesions`). Without it no lesion is known.
     """
     lesions = attempt(read_lesions, data_dir)
-    by_image = {} if isinstance(lesions, Unavailable) else {key: df[BOX].to_numpy(float) for key, df in lesions.groupby(KEY)}
+    by_image = (
+        {} if isinstance(lesions, Unavailable) else {key: df[BOX].to_numpy(float) for key, df in lesions.groupby(KEY)}
+    )
     boxes = [by_image.get(key, np.empty((0, 4))) for key in images[KEY].itertuples(index=False, name=None)]
     return images.assign(boxes=pd.Series(boxes, index=images.index, dtype=object))
 
 
-def images_of(evaluation: Evaluation, women: Iterable[str]) -> pd.DataFrame:
+def images_of(evaluation: "Evaluation", women: Iterable[str]) -> pd.DataFrame:
     """Return the evaluated images of some women, in their order, with the original files and the known lesions.
 
     Raises
@@ -33,6 +38,8 @@ def images_of(evaluation: Evaluation, women: Iterable[str]) -> pd.DataFrame:
     UnavailableError
         If there are no women, or the data folder or its table are missing or lack an image.
     """
+    from rsna_nb.evaluation import data_folder  # here: worker processes do not need it, and its import takes a second
+
     run, chosen = evaluation.run, list(dict.fromkeys(women))
     rows = evaluation.predictions[evaluation.predictions["patient_id"].isin(chosen)]
     if rows.empty:

@@ -144,11 +144,18 @@ function tableOf(tile, key) {
 
 // ---------------------------------------------------------------- drawing
 
-// Where the picture lies in its tile, in screen pixels: at zoom 1 it fits, its chest wall at the inner edge.
+// Screen pixels of one of the file at zoom 1: all pictures of an examination have one scale, at which the largest fits.
+function scaleOf(exam) {
+  const shown = tiles.filter((tile) => tile.exam === exam && !tile.picture.error);
+  return Math.min(...shown.map(({ picture, canvas }) =>
+    Math.min(canvas.width / picture.fileColumns, canvas.height / (picture.fileRows * picture.aspect))));
+}
+
+// Where the picture lies in its tile, in screen pixels: its chest wall is at the inner edge before it is moved.
 function place(tile) {
   const { picture, canvas } = tile;
   const width = picture.fileColumns, height = picture.fileRows * picture.aspect;
-  const scale = view.zoom * Math.min(canvas.width / width, canvas.height / height);
+  const scale = view.zoom * scaleOf(tile.exam);
   const fromWall = view.across * canvas.width;
   const x = picture.laterality === "R" ? canvas.width - fromWall - width * scale : fromWall;
   return { x, y: (canvas.height - height * scale) / 2 + view.down * canvas.height, w: width * scale, h: height * scale };
@@ -282,7 +289,7 @@ function newTile(hanging, number, side, woman, exam) {
   canvas.tabIndex = 0;
   canvas.setAttribute("role", "img");
   canvas.setAttribute("aria-label", `Mammogram ${text}`);
-  const tile = { number, picture, canvas, woman, state: added(box, "p", "state"), levels: null, map: null };
+  const tile = { number, picture, canvas, woman, exam, state: added(box, "p", "state"), levels: null, map: null };
   listen(tile);
   return tile;
 }
