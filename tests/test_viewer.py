@@ -153,7 +153,6 @@ def test_a_file_that_cannot_be_read_has_its_reason_and_no_text_of_its_own(images
 
 WRONG = {
     "no column": (lambda df: {"images": df.drop(columns="view")}, "lacks the columns view"),
-    "no images": (lambda df: {"images": df.iloc[:0]}, "the table has no images"),
     "no side": (lambda df: {"images": df.assign(laterality="B")}, "neither in 4 rows, first of .*LMLO.dcm"),
     "an unknown woman": (lambda df: {"images": df, "lists": {"misses": ["8"]}}, "list 'misses': 1 women .*first 8"),
     "an unknown map": (lambda df: {"images": df, "maps": {"x.dcm": np.zeros((2, 2))}}, "1 maps .*first x.dcm"),
@@ -164,6 +163,13 @@ WRONG = {
 def test_what_is_wrong_with_the_table_is_an_error_that_names_it(images, arguments, message):
     with pytest.raises(ValueError, match=message):
         viewer.show(**arguments(images))
+
+
+def test_nothing_to_show_is_said_so(images):
+    with pytest.raises(UnavailableError, match="no images"):
+        viewer.show(images.iloc[:0])
+    with pytest.raises(UnavailableError, match="0 megabytes"):
+        viewer.show(images, megabytes=0)
 
 
 def test_the_lesions_of_generated_data_are_in_the_files_pixels(generated):
@@ -365,12 +371,15 @@ def test_the_images_of_a_run_come_in_the_order_of_the_women(generated, tmp_path)
     run = write_run(tmp_path / "20261123-101530-fake", table, data_dir=str(generated))
     evaluated = evaluation.evaluate(run)
     women = evaluated.predictions["patient_id"].drop_duplicates().tolist()[2:0:-1]
-    df = viewer.images_of(evaluated, women)
+    cases = {"hits": pd.DataFrame({"patient_id": women}), "misses": pd.DataFrame({"patient_id": women[1:]})}
+    df = viewer.images_of(evaluated, cases)
     assert df["patient_id"].drop_duplicates().tolist() == women
+    shown = data_of(viewer.show_examples(df, cases, megabytes=1).page)
+    assert shown["lists"] == {"all women": women, "hits": women, "misses": women[1:]}
     assert df["path"].map(lambda path: Path(path).is_file()).all()
     assert "boxes" in df
     with pytest.raises(UnavailableError, match="no women"):
-        viewer.images_of(evaluated, [])
+        viewer.images_of(evaluated, {"hits": pd.DataFrame({"patient_id": []})})
     nowhere = write_run(tmp_path / "20261123-101531-fake", table, data_dir=str(tmp_path / "gone"))
     with pytest.raises(UnavailableError, match="gone"):
-        viewer.images_of(evaluation.evaluate(nowhere), women)
+        viewer.images_of(evaluation.evaluate(nowhere), cases)

@@ -9,6 +9,7 @@ from math import log2, sqrt
 from pathlib import Path
 
 import numpy as np
+import pydicom
 
 from rsna_nb.dicom.elements import first_number
 from rsna_nb.dicom.errors import UnreadableError
@@ -165,9 +166,16 @@ def _display(frame: Frame, voi: Voi, inverted: bool) -> Display:
     falling = bool(bright[0] > bright[-1])
     rising = 1 - bright if falling else bright
     low, high, curve = _line_or_curve(rising)
-    start, end = (first_number(frame.dataset, name) for name in ("PixelPaddingValue", "PixelPaddingRangeLimit"))
-    padding = None if start is None else sorted((int(start), int(start if end is None else end)))
-    return Display(first + low, first + high, falling, curve, padding and (padding[0], padding[1]), voi.name)
+    return Display(first + low, first + high, falling, curve, _padding(frame.dataset), voi.name)
+
+
+def _padding(dataset: pydicom.Dataset) -> tuple[int, int] | None:
+    """Return the smallest and the largest value of padding, as `padding_mask` takes them."""
+    value, limit = first_number(dataset, "PixelPaddingValue"), first_number(dataset, "PixelPaddingRangeLimit")
+    if value is None:
+        return None
+    limit = value if limit is None else limit
+    return int(min(value, limit)), int(max(value, limit))
 
 
 def _line_or_curve(rising: np.ndarray) -> tuple[float, float, np.ndarray | None]:

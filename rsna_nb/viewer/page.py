@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from rsna_nb.notebook import UnavailableError
 from rsna_nb.system import workers, write_whole
 from rsna_nb.viewer.pictures import Task, embedded, packed
 from rsna_nb.viewer.women import OF_AN_IMAGE, check_table, exam_column, facts_of, women_of
@@ -90,10 +91,14 @@ def show(
 
     Raises
     ------
+    UnavailableError
+        If the table has no images, or the page is to have no bytes.
     ValueError
-        If the table lacks images, columns, or women or files that `lists` or `maps` name.
+        If the table lacks a column, or women or files that `lists` or `maps` name.
     """
-    lists = {name: list(women) for name, women in (lists or {}).items()}
+    if not megabytes > 0:
+        raise UnavailableError(f"the viewer is to have {megabytes} megabytes")
+    lists = {name: list(dict.fromkeys(women)) for name, women in (lists or {}).items()}
     maps = {str(path): heat_map for path, heat_map in (maps or {}).items()}
     check_table(images, lists, maps)
     pictures = _pictures(images, megabytes, maps)
@@ -108,6 +113,16 @@ def show(
         blocks="\n".join(f'<script type="text/plain" id="{name}">{block}</script>' for name, block in blocks.items()),
     )
     return Viewer(text, len(women), len(images))
+
+
+def show_examples(
+    images: pd.DataFrame,
+    cases: Mapping[str, pd.DataFrame],
+    maps: Mapping[str, np.ndarray] | None = None,
+    megabytes: float = 25,
+) -> Viewer:
+    """Show the women of each kind of example as a list: `images` are those that `images_of` returns of the `cases`."""
+    return show(images, {kind: rows["patient_id"] for kind, rows in cases.items()}, maps, megabytes)
 
 
 def _pictures(images: pd.DataFrame, megabytes: float, maps: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:

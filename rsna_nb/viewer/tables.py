@@ -1,6 +1,6 @@
 """The table of images that the viewer shows, from a run or with the known lesions of a data set."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,8 +30,15 @@ def with_lesions(images: pd.DataFrame, data_dir: str | Path) -> pd.DataFrame:
     return images.assign(boxes=pd.Series(boxes, index=images.index, dtype=object))
 
 
-def images_of(evaluation: "Evaluation", women: Iterable[str]) -> pd.DataFrame:
-    """Return the evaluated images of some women, in their order, with the original files and the known lesions.
+def images_of(evaluation: "Evaluation", cases: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return all images of the women of some examples, in their order, with the original files and the known lesions.
+
+    Parameters
+    ----------
+    evaluation
+        The run and its evaluated images.
+    cases
+        As `evaluation.examples` returns them.
 
     Raises
     ------
@@ -40,8 +47,8 @@ def images_of(evaluation: "Evaluation", women: Iterable[str]) -> pd.DataFrame:
     """
     from rsna_nb.evaluation import data_folder  # here: worker processes do not need it, and its import takes a second
 
-    run, chosen = evaluation.run, list(dict.fromkeys(women))
-    rows = evaluation.predictions[evaluation.predictions["patient_id"].isin(chosen)]
+    run, women = evaluation.run, list(dict.fromkeys(id for rows in cases.values() for id in rows["patient_id"]))
+    rows = evaluation.predictions[evaluation.predictions["patient_id"].isin(women)]
     if rows.empty:
         raise UnavailableError("there are no women to show")
     folder = data_folder(run)
@@ -54,4 +61,4 @@ def images_of(evaluation: "Evaluation", women: Iterable[str]) -> pd.DataFrame:
     if missing := ["/".join(key) for key in keys if key not in paths]:
         raise UnavailableError(f"{folder} lacks {len(missing)} images of the run, first {missing[0]}")
     rows = rows.assign(path=[paths[key] for key in keys])
-    return with_lesions(rows.sort_values("patient_id", key=lambda ids: ids.map(chosen.index), kind="stable"), folder)
+    return with_lesions(rows.sort_values("patient_id", key=lambda ids: ids.map(women.index), kind="stable"), folder)

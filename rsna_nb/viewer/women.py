@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from rsna_nb.metadata import BREAST
+from rsna_nb.notebook import UnavailableError
 
 COLUMNS = ["path", *BREAST, "view"]
 EXAMS = ("date", "exam", "exam_year", "acc_anon", "Acquisition date")  # columns that tell examinations apart
@@ -19,11 +20,14 @@ OF_AN_IMAGE = ("image_id", "cancer", "score", "attention", "BIRADS", "biopsy", "
 
 
 def check_table(images: pd.DataFrame, lists: Mapping[str, Iterable[str]], maps: Iterable[str]) -> None:
-    """Raise `ValueError` for a table without images or a column, and for women and maps that it lacks."""
+    """Raise `ValueError` for a table without a column, and for women and maps that it lacks.
+
+    A table without images raises `UnavailableError`.
+    """
+    if images.empty:
+        raise UnavailableError("there are no images to show")
     if missing := [name for name in COLUMNS if name not in images]:
         raise ValueError(f"the table of images lacks the columns {', '.join(missing)}")
-    if images.empty:
-        raise ValueError("the table has no images")
     odd = images.loc[~images["laterality"].isin(["L", "R"]), "path"]
     if len(odd):
         raise ValueError(f"laterality must be L or R: it is neither in {len(odd)} rows, first of {odd.iloc[0]}")

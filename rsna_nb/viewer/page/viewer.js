@@ -195,9 +195,11 @@ function drawBoxes(context, boxes, at) {
 
 function describe(tile, at) {
   const { picture } = tile, { low, high } = windowOf(picture);
-  const centre = Math.round((low + high) / 2 + picture.smallest), width = Math.round(high - low);
+  const [black, white, centre] = [low, high, (low + high) / 2].map((value) => Math.round(value + picture.smallest));
   const percent = Math.round((100 * at.w) / picture.fileColumns);
-  tile.state.textContent = `center ${centre}, width ${width}; ${percent} %`;
+  // A curve has no width that could be compared with a header's: its ends are told instead.
+  const window = picture.curve ? `values ${black} to ${white}` : `center ${centre}, width ${white - black}`;
+  tile.state.textContent = `${window}; ${percent} %`;
 }
 
 function drawAll() {
@@ -235,8 +237,10 @@ async function showWoman() {
   showFacts(tiles[0]);
   resize();
   const shown = tiles;
-  await Promise.all(shown.map(load));
-  if (tiles !== shown) return; // another woman was chosen meanwhile
+  for (const tile of shown) { // one after the other, so that the first is there soon
+    await load(tile);
+    if (tiles !== shown) return; // another woman was chosen meanwhile
+  }
   hanging.setAttribute("aria-busy", "false");
   keepNeighbours();
 }
