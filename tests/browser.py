@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -32,7 +33,7 @@ class Browser:
         command = [str(CHROMIUM), *FLAGS.split(), NO_NETWORK, *options, "about:blank"]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         found = self.folder / "DevToolsActivePort"
-        self._wait(lambda: found.is_file() and found.read_text().count("\n") > 0)
+        self.wait_until(lambda: found.is_file() and found.read_text().count("\n") > 0)
         port, path = found.read_text().split()
         address = f"ws://127.0.0.1:{port}"
         self.socket = websocket.create_connection(address + path, timeout=SECONDS, suppress_origin=True)
@@ -52,7 +53,8 @@ class Browser:
         self.process.terminate()
         self.process.wait(SECONDS)
 
-    def _wait(self, is_done: Any) -> None:
+    def wait_until(self, is_done: Callable[[], object]) -> None:
+        """Wait until a function returns something true."""
         end = time.monotonic() + SECONDS
         while not is_done():
             assert time.monotonic() < end, f"Chromium: nothing in {SECONDS} s"
@@ -72,8 +74,8 @@ class Browser:
 
     def _note(self, event: dict[str, Any]) -> None:
         details = event.get("params", {})
-        if event["method"] == "Target.attachedToTarget" and details["targetInfo"]["type"] == "iframe":
-            self.frames.append(details["sessionId"])
+        if event["method"] == "Target.attachedToTarget":
+            self._attached(details["sessionId"], details["targetInfo"]["type"])
         elif event["method"] == "Network.requestWillBeSent":
             self.requests.append(details["request"]["url"])
         elif event["method"] == "Runtime.exceptionThrown":
@@ -83,13 +85,21 @@ class Browser:
         elif event["method"] == "Runtime.consoleAPICalled" and details["type"] in ("error", "warning", "assert"):
             self.errors.append(str(details["args"]))
 
+    def _attached(self, session: str, kind: str) -> None:
+        """Keep a frame for `enter_frame`; let others, such as workers, go on at once."""
+        if kind == "iframe":
+            self.frames.append(session)
+        elif self.session:
+            resume = {"id": 0, "method": "Runtime.runIfWaitingForDebugger", "sessionId": session}
+            self.socket.send(json.dumps(resume))
+
     def open(self, page: Path | str) -> None:
         """Open a file or an address."""
         self.call("Page.navigate", url=page.as_uri() if isinstance(page, Path) else page)
 
     def enter_frame(self) -> None:
         """Go on in the page's sandboxed frame, which waits until it is listened to."""
-        self._wait(lambda: self.value("true") and self.frames)
+        self.wait_until(lambda: self.value("true") and self.frames)
         self.session = self.frames.pop()
         self._listen()
         self.call("Runtime.runIfWaitingForDebugger")
@@ -102,7 +112,7 @@ class Browser:
 
     def wait_for(self, expression: str) -> None:
         """Wait until an expression is true."""
-        self._wait(lambda: self.value(expression))
+        self.wait_until(lambda: self.value(expression))
 
     def key(self, key: str) -> None:
         """Press a key, such as "o" or "ArrowRight", wherever the focus is."""

@@ -3,13 +3,19 @@
 import base64
 import json
 import re
+import socket
+import subprocess
+import sys
 import zlib
 from html import unescape
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+import requests
+from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from rsna_nb import dicom, metadata, viewer
 from rsna_nb.notebook import UnavailableError
@@ -361,6 +367,54 @@ def test_the_frame_of_a_notebook_shows_the_same_without_the_network(images, tmp_
         assert browser.value("document.querySelectorAll('img').length") == 0
     assert browser.errors == []
     assert browser.requests == [(tmp_path / "notebook.html").as_uri()]
+
+
+@pytest.fixture
+def jupyterlab(tmp_path, monkeypatch):
+    """The address of a JupyterLab whose folder is `tmp_path`; it is left alone by the settings of whoever runs this."""
+    for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = f"--no-browser --ip=127.0.0.1 --port={port} --IdentityProvider.token= --ServerApp.root_dir={tmp_path}"
+    command = [sys.executable, "-m", "jupyterlab", *options.split(), "--allow-root", "--LabApp.news_url=None"]
+    with (tmp_path / "lab.log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    yield f"http://127.0.0.1:{port}"
+    process.kill()  # asked to end, it may wait for minutes; it has no kernel
+    process.wait(60)
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_jupyterlab_shows_the_viewer_of_an_executed_notebook(images, tmp_path, jupyterlab):
+    shown = viewer.show(images)
+    output = new_output("display_data", {"text/html": shown._repr_html_(), "text/plain": repr(shown)})
+    notebook = new_notebook(cells=[new_code_cell("viewer.show(images)", outputs=[output])])
+    nbformat.write(notebook, tmp_path / "executed.ipynb")
+    trust = [sys.executable, "-m", "jupyter", "trust", str(tmp_path / "executed.ipynb")]
+    subprocess.run(trust, check=True, capture_output=True)
+    with Browser(tmp_path / "profile") as browser:
+        address = f"{jupyterlab}/lab/tree/executed.ipynb"
+        browser.wait_until(lambda: is_served(jupyterlab))
+        browser.open(address)
+        browser.enter_frame()
+        browser.wait_for(READY)
+        before = len(browser.errors), len(browser.requests)
+        first = seen(browser)
+        assert min(first) > 0
+        browser.key("+")
+        browser.drag(middle(browser), (0, -40))
+        assert all(np.greater(seen(browser), first))
+    assert (len(browser.errors), len(browser.requests)) == before
+
+
+def is_served(address: str) -> bool:
+    try:
+        return requests.get(f"{address}/api", timeout=5).ok
+    except requests.ConnectionError:
+        return False
 
 
 def test_the_images_of_a_run_come_in_the_order_of_the_women(generated, tmp_path):
