@@ -22,10 +22,10 @@ from rsna_nb.notebook import UnavailableError
 from rsna_nb.viewer.pictures import Task, embedded, packed
 from rsna_nb.viewer.women import women_of
 from tests.browser import CHROMIUM, Browser
-from tests.conftest import write_dicom
+from tests.conftest import REAL_DIR, needs_real_files, write_dicom
 
 HOSTILE = "</script><img src=x onerror=alert(1)>&amp;\"'$data"
-LARGE = 1e9  # bytes: no picture is reduced
+LARGE = float("inf")  # bytes: no picture is reduced
 
 
 def unpacked(text: str, rows: int, columns: int) -> np.ndarray:
@@ -95,6 +95,23 @@ def test_a_picture_looks_at_first_as_the_reader_makes_it(tmp_path, breast, attri
     assert expected[150:250, :100].mean() > 0.2
 
 
+def test_a_picture_without_a_breast_is_shown_all_the_same(tmp_path):
+    pixels = np.zeros((300, 200), np.uint16)
+    pixels[100:110, 100:110] = 3000
+    picture = embedded(Task(str(write_dicom(tmp_path / "x.dcm", pixels)), "L", LARGE))
+    assert picture["notes"][-1].startswith("no breast found")
+    assert (picture["low"], picture["high"], picture["mirrored"]) == (0, 3000, False)
+
+
+@needs_real_files
+def test_real_files_look_as_the_reader_makes_them_and_none_is_mirrored():
+    for row in metadata.load_metadata(REAL_DIR).itertuples():
+        expected = dicom.reading_steps(row.path, (256, 256))[2].picture
+        whole = dicom.read_whole(row.path, 0.98 * expected.size)  # sides are rounded up at each level
+        np.testing.assert_allclose(whole.display.brightness(whole.stored), expected, atol=1 / 512)
+        assert whole.chest_wall == {"R": "right", "L": "left"}[row.laterality]
+
+
 def test_breasts_are_hung_back_to_back_with_cc_above_mlo(images):
     woman, picture = women_of(images)[0], embedded(Task(images["path"][1], "R", LARGE))
     assert woman["exams"] == [{"name": "", "rows": [[3, 2], [1, 0]]}]
@@ -142,7 +159,7 @@ def test_texts_of_the_data_cannot_become_html(images):
     shown = viewer.show(images.assign(patient_id=HOSTILE, view=HOSTILE), {HOSTILE: [HOSTILE]})
     assert "<img" not in shown.page
     assert data_of(shown.page)["women"][0]["id"] == HOSTILE
-    frame = re.fullmatch(r'<iframe [^<>]*? srcdoc="([^"]*)"></iframe>', shown._repr_html_())
+    frame = re.fullmatch(r'<iframe [^<>]*? srcdoc="([^"]*)">[^<>]*</iframe>', shown._repr_html_())
     assert unescape(frame[1]) == shown.page
 
 

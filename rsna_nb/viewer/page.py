@@ -56,11 +56,15 @@ class Viewer:
         return f"Viewer of {self.women} women, {self.pictures} images, {len(self.page) / 1e6:.1f} MB"
 
     def _repr_html_(self) -> str:
-        """Return the page in a frame that cannot reach the notebook's page, nor the notebook's page its styles."""
+        """Return the page in a frame, so that neither it nor the notebook's page can change the other.
+
+        Jupyter removes the frame of a notebook that it does not trust, and leaves the text in it.
+        """
         return (
             f'<iframe title="{html.escape(repr(self))}" sandbox="allow-scripts" '
             'style="width: 100%; height: 760px; border: 0" '
-            f'srcdoc="{html.escape(self.page)}"></iframe>'
+            f'srcdoc="{html.escape(self.page)}">{self!r}: trust this notebook to see it (in JupyterLab: press '
+            "Ctrl-Shift-C and choose Trust Notebook).</iframe>"
         )
 
 

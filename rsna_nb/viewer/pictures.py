@@ -57,7 +57,7 @@ def embedded(task: Task) -> dict[str, Any]:
         "curve": None if display.curve is None else np.round(display.curve, 4).tolist(),
         "padding": display.padding and [value - whole.smallest for value in display.padding],
         "window": display.name.split(" (")[0],  # the brackets may hold text from the header
-        "notes": list(whole.notes),
+        "notes": [f"{note}: {dicom.NOTES[note]}" if note in dicom.NOTES else note for note in whole.notes],
         "facts": facts,
     }  # fmt: skip
 

@@ -158,14 +158,16 @@ function place(tile) {
   const scale = view.zoom * scaleOf(tile.exam);
   const fromWall = view.across * canvas.width;
   const x = picture.laterality === "R" ? canvas.width - fromWall - width * scale : fromWall;
-  return { x, y: (canvas.height - height * scale) / 2 + view.down * canvas.height, w: width * scale, h: height * scale };
+  const y = (canvas.height - height * scale) / 2 + view.down * canvas.height;
+  return { x, y, w: width * scale, h: height * scale };
 }
 
 // The coarsest level with a pixel for each of the screen's; a coarser one while the window is dragged.
 function levelFor(tile, at) {
+  const { levels } = tile, last = levels.length - 1;
   let number = 0;
-  while (number + 1 < tile.levels.length && tile.levels[number + 1].columns >= at.w) number++;
-  while (view.dragging && number + 1 < tile.levels.length && tile.levels[number].values.length > MOST_WHILE_DRAGGING) number++;
+  while (number < last && levels[number + 1].columns >= at.w) number++;
+  while (number < last && view.dragging && levels[number].values.length > MOST_WHILE_DRAGGING) number++;
   return number;
 }
 
@@ -214,7 +216,8 @@ function schedule() {
 
 function resize() {
   for (const { canvas } of tiles) {
-    const width = Math.round(canvas.clientWidth * devicePixelRatio), height = Math.round(canvas.clientHeight * devicePixelRatio);
+    const width = Math.round(canvas.clientWidth * devicePixelRatio);
+    const height = Math.round(canvas.clientHeight * devicePixelRatio);
     if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
   }
   schedule();
@@ -230,7 +233,8 @@ async function showWoman() {
   const ids = listed(), woman = womanOf.get(ids[state.position]), hanging = byId("hanging");
   view = firstView();
   hanging.setAttribute("aria-busy", "true");
-  byId("woman").textContent = woman ? `Woman ${woman.id} (${state.position + 1} of ${ids.length})` : "no women in this list";
+  const name = woman ? `Woman ${woman.id} (${state.position + 1} of ${ids.length})` : "no women in this list";
+  byId("woman").textContent = name;
   byId("previous").disabled = state.position <= 0;
   byId("next").disabled = state.position >= ids.length - 1;
   tiles = hang(woman);
@@ -330,8 +334,12 @@ function showFacts(tile) {
 }
 
 function pictureFacts(picture) {
-  const facts = { "shown here": `${picture.columns} x ${picture.rows}`, "in the file": `${picture.fileColumns} x ${picture.fileRows}` };
-  Object.assign(facts, { bits: picture.bits, window: picture.window });
+  const facts = {
+    "shown here": `${picture.columns} x ${picture.rows}`,
+    "in the file": `${picture.fileColumns} x ${picture.fileRows}`,
+    bits: picture.bits,
+    window: picture.window,
+  };
   if (picture.mirrored) facts.mirrored = "yes, to be hung";
   return facts;
 }
@@ -365,7 +373,8 @@ function drag(tile, start) {
   let { clientX, clientY } = start;
   view.dragging = !moves;
   canvas.onpointermove = (event) => {
-    const right = (event.clientX - clientX) / canvas.clientWidth, down = (event.clientY - clientY) / canvas.clientHeight;
+    const right = (event.clientX - clientX) / canvas.clientWidth;
+    const down = (event.clientY - clientY) / canvas.clientHeight;
     ({ clientX, clientY } = event);
     if (moves) move(tile, right, down);
     else changeWindow(right, down);
@@ -429,8 +438,14 @@ function reset() {
 }
 
 const KEYS = {
-  ArrowLeft: () => step(-1), ArrowRight: () => step(1), o: () => toggle("overlay"), b: () => toggle("boxes"),
-  "+": () => setFade(state.fade + 0.1), "=": () => setFade(state.fade + 0.1), "-": () => setFade(state.fade - 0.1), 0: reset,
+  ArrowLeft: () => step(-1),
+  ArrowRight: () => step(1),
+  o: () => toggle("overlay"),
+  b: () => toggle("boxes"),
+  "+": () => setFade(state.fade + 0.1),
+  "=": () => setFade(state.fade + 0.1), // plus without shift on many keyboards
+  "-": () => setFade(state.fade - 0.1),
+  0: reset,
 };
 
 function onKey(event) {
