@@ -97,7 +97,7 @@ def test_the_evaluation_is_beside_the_page(page, run):
     assert json.loads(written.read_text())["run"] == run.id
     assert json.loads(written.read_text())["women"] == 60
     executed = page.with_name(page.name.replace("report", "evaluate")).with_suffix(".ipynb")
-    assert "the viewer is to have 0 megabytes" in executed.read_text(), "it is neither read nor stored for a report"
+    assert "viewer_megabytes = 0" in executed.read_text(), "a report neither makes nor stores the viewer"
 
 
 def test_the_name_of_the_page_says_which_parameters_are_not_the_default(page, run):
