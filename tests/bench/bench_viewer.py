@@ -5,6 +5,7 @@
 """
 
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
+sys.path.insert(0, str(Path(__file__).parents[2]))  # for the package of the tests
 from rsna_nb import metadata, synthetic, viewer
 from tests.browser import CHROMIUM, Browser
 
