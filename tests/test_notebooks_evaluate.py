@@ -4,6 +4,7 @@ import ast
 import json
 import re
 import shutil
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -23,6 +24,8 @@ def run(tmp_path) -> Run:
 
 def test_it_evaluates_the_newest_run_without_tensorflow_and_compares_two(run, tmp_path):
     write_store(run)
+    Path(run.config.data_dir).mkdir()
+    run.predictions.drop(columns=["split", "score"]).to_csv(Path(run.config.data_dir) / "train.csv", index=False)
     write_run(tmp_path / "runs" / "20261122-000000-other", predictions_of(seed=1))
     notebook = nbformat.read(EVALUATE, as_version=4)
     notebook.cells.append(new_code_cell(WITHOUT_TENSORFLOW))
@@ -38,6 +41,7 @@ def test_it_evaluates_the_newest_run_without_tensorflow_and_compares_two(run, tm
     text = words(tmp_path / "out.ipynb")
     assert not re.search("not available|left out", text, re.I)
     assert "60 women, 20 of them with cancer" in text
+    assert "Viewer of " in text
     written = json.loads(next(run.path.glob("evaluation*.json")).read_text())
     assert written["run"] == run.id
     assert {"AUC", "pF1"} <= {row["index"] for row in written["comparison"]}

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rsna_nb import evaluation, explain, inference
+from rsna_nb import evaluation, explain, inference, viewer
 from rsna_nb.config import RunConfig
 from rsna_nb.explain import explanation, pointing
 from rsna_nb.notebook import UnavailableError, attempt
@@ -54,6 +54,8 @@ def test_the_notebook_shows_maps_curves_and_the_game_and_writes_them(run, tmp_pa
     assert answer.returncode == 0, answer.stderr[-3000:]
     text, folder = words(tmp_path / "out.ipynb"), run.path / "explain" / "class_activation"
     assert "class_activation, of the image as it is" in text
+    assert "Viewer of " in text
+    assert "id=&quot;map-0&quot;" in text, "the images in the viewer have maps"
     written = json.loads((folder / "explanation.json").read_text())
     assert written["run"] == run.id
     assert (written["flips"], written["pictures"], written["draws"]) == (False, 2, 50)
@@ -136,6 +138,11 @@ def test_the_boxes_in_a_picture_are_those_of_the_file(run, data):
     expected = lesions.loc[[targets["image_id"][0]], pointing.BOX].to_numpy(float)
     np.testing.assert_allclose(found.boxes, expected, atol=1e-6)
     assert found.heat_map.shape[0] >= found.image.shape[0]
+    images = viewer.images_of(evaluation.evaluate(run), {"all": targets})
+    maps = explain.maps_in_files(model, run, images, "class_activation", False)
+    assert list(maps) == images["path"].tolist()
+    (path,) = images.loc[images["image_id"] == targets["image_id"][0], "path"]
+    np.testing.assert_allclose(maps[path], found.heat_map, atol=1e-5)
     for boxes in targets["boxes"]:
         assert (boxes > -1).all()
         assert (boxes < 65).all()

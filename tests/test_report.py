@@ -96,7 +96,8 @@ def test_the_evaluation_is_beside_the_page(page, run):
     (written,) = run.path.glob("evaluation*.json")
     assert json.loads(written.read_text())["run"] == run.id
     assert json.loads(written.read_text())["women"] == 60
-    assert page.with_name(page.name.replace("report", "evaluate")).with_suffix(".ipynb").is_file()
+    executed = page.with_name(page.name.replace("report", "evaluate")).with_suffix(".ipynb")
+    assert "viewer_megabytes = 0" in executed.read_text(), "a report neither makes nor stores the viewer"
 
 
 def test_the_name_of_the_page_says_which_parameters_are_not_the_default(page, run):

@@ -14,11 +14,12 @@ from rsna_nb.dicom.notes import NOTES
 from rsna_nb.dicom.preprocessing_steps import Step, reading_steps
 from rsna_nb.dicom.reader import read, read_mammogram, reader_of
 from rsna_nb.dicom.reading import Box, Reading
+from rsna_nb.dicom.whole import WholePicture, read_whole
 
 # fmt: off
 __all__ = [
     "MOST_OF_A_WOMAN", "NOTES", "PLACEHOLDERS", "Box", "DetectorError", "DicomError", "Placement", "Reading", "Step",
-    "headers", "image_names", "placement", "preprocessing_steps", "read", "read_mammogram", "reader_of",
-    "reading_steps", "shape_of",
+    "WholePicture", "headers", "image_names", "placement", "preprocessing_steps", "read", "read_mammogram",
+    "read_whole", "reader_of", "reading_steps", "shape_of",
 ]
 # fmt: on

@@ -9,7 +9,8 @@ are (rows, columns).
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from math import log2
@@ -87,10 +88,17 @@ def read_mammogram(path: str | Path, img_size: int | Sequence[int], recipe: "Ima
 def read(path: str | Path, img_size: int | Sequence[int], recipe: "ImageRecipe | None" = None) -> Reading:
     """Read a mammogram as `read_mammogram` does; return the image and how it was made."""
     shape, read_open = shape_of(img_size), reader_of(recipe)
+    with errors_of(path):
+        return read_open(open_frame(path), shape)
+
+
+@contextmanager
+def errors_of(path: str | Path) -> Iterator[None]:
+    """Raise whatever goes wrong while a file is read as a `DicomError` with its path."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom warns of unusual values, which the code below checks itself
+        warnings.simplefilter("ignore")  # pydicom warns of unusual values, which the readers check themselves
         try:
-            return read_open(open_frame(path), shape)
+            yield
         except UnreadableError as error:
             raise DicomError(path, str(error)) from error
         except MemoryError as error:  # a damaged length can ask for 4 GiB

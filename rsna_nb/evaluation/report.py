@@ -74,7 +74,8 @@ def make_report(run: Run, compare: str = "", runs_dir: str | Path = "runs", **pa
     executed, page = (
         result_path(run, name, compare=compare, **parameters) for name in ("evaluate.ipynb", "report.html")
     )
-    given = {"run": str(run.path), "compare": compare, "runs_dir": str(resolve(runs_dir)), **parameters}
+    given = {"run": str(run.path), "compare": compare, "runs_dir": str(resolve(runs_dir)), "viewer_megabytes": 0}
+    given |= parameters
     try:
         notebook = papermill.execute_notebook(str(NOTEBOOK), str(executed), given, progress_bar=False)
     except PapermillExecutionError as error:

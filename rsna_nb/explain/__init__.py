@@ -13,6 +13,7 @@ from rsna_nb.explain.explanation import (
     pointing_game,
     write_results,
 )
+from rsna_nb.explain.file_maps import maps_in_files
 from rsna_nb.explain.maps import grad_cam, heat_maps
 from rsna_nb.explain.pointing import hit_rates, targets
 
@@ -28,6 +29,7 @@ __all__ = [
     "heat_maps",
     "hit_rates",
     "map_in_file",
+    "maps_in_files",
     "perturbation_curves",
     "pointing_game",
     "targets",

@@ -8,7 +8,6 @@ chance of a hit is the share of the breast that boxes cover, and the brightest p
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -18,6 +17,7 @@ from rsna_nb import metrics
 from rsna_nb.config import resolve
 from rsna_nb.evaluation import PREPARE_FIRST, Evaluation, data_folder
 from rsna_nb.explain.geometry import Geometry
+from rsna_nb.metadata import read_lesions
 from rsna_nb.metrics import Interval, Women
 from rsna_nb.notebook import UnavailableError
 from rsna_nb.prepare import image_file, store_path
@@ -30,20 +30,6 @@ BASELINES = ("random", "brightest")
 # Standard deviation of the smoothing before the brightest point is found, as a share of the longer side. Of 0.5 to 12
 # pixels in images of 256 pixels, this hits most often on the demo set, which makes the baseline as strong as it can be.
 SMOOTHING = 1 / 256
-
-
-def read_lesions(data_dir: str | Path) -> pd.DataFrame:
-    """Read the cancers of lesions.csv: patient_id, image_id, and the box in pixels of the file, half open.
-
-    Raises `UnavailableError` if there is no such table, or it lacks a column.
-    """
-    path = Path(data_dir) / "lesions.csv"
-    if not path.is_file():
-        raise UnavailableError(f"the data have no table of lesions, {path}")
-    df = pd.read_csv(path, dtype=dict.fromkeys(KEY, str))  # ids are text everywhere, so that 010006 keeps its 0
-    if missing := sorted({*KEY, *BOX, "cancer"} - set(df)):
-        raise UnavailableError(f"{path} lacks the columns {', '.join(missing)}")
-    return df.loc[df["cancer"] == 1, KEY + BOX].reset_index(drop=True)
 
 
 def known_boxes(run: Run, ids: Sequence[tuple[str, str]]) -> list[np.ndarray]:

@@ -4,6 +4,7 @@ from rsna_nb.metadata import kaggle
 from rsna_nb.metadata.checks import BREAST, MetadataError
 from rsna_nb.metadata.folders import announce, find_data, results_folder
 from rsna_nb.metadata.kaggle import KaggleError
+from rsna_nb.metadata.lesions import read_lesions
 from rsna_nb.metadata.table import ARCHIVED, INPUTS, describe, load_metadata, model_inputs
 
 __all__ = [
@@ -18,5 +19,6 @@ __all__ = [
     "kaggle",
     "load_metadata",
     "model_inputs",
+    "read_lesions",
     "results_folder",
 ]

@@ -1,0 +1,24 @@
+"""The known lesions of a data set: lesions.csv, which generated data have."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from rsna_nb.notebook import UnavailableError
+
+KEY = ["patient_id", "image_id"]
+BOX = ["x_min", "y_min", "x_max", "y_max"]
+
+
+def read_lesions(data_dir: str | Path) -> pd.DataFrame:
+    """Read the cancers of lesions.csv: patient_id, image_id, and the box in pixels of the file, half open.
+
+    Raises `UnavailableError` if there is no such table, or it lacks a column.
+    """
+    path = Path(data_dir) / "lesions.csv"
+    if not path.is_file():
+        raise UnavailableError(f"the data have no table of lesions, {path}")
+    df = pd.read_csv(path, dtype=dict.fromkeys(KEY, str))  # ids are text everywhere, so that 010006 keeps its 0
+    if missing := sorted({*KEY, *BOX, "cancer"} - set(df)):
+        raise UnavailableError(f"{path} lacks the columns {', '.join(missing)}")
+    return df.loc[df["cancer"] == 1, KEY + BOX].reset_index(drop=True)
