@@ -61,9 +61,7 @@ class Breasts:
         ([[0, 1], [2, -1], [3, -1]], [[1, 2], [1, 0], [2, 0]], [1, 0, -1])
         """
         if unknown := int(rows[["patient_id", "laterality"]].isna().any(axis=1).sum()):
-            raise ValueError(
-                f"{unknown} of {len(rows)} images lack patient_id or laterality: their breast is unknown"
-            )
+            raise ValueError(f"{unknown} of {len(rows)} images lack patient_id or laterality: their breast is unknown")
         groups = rows.groupby(["patient_id", "laterality"], sort=False)
         breast, place = groups.ngroup().to_numpy(), groups.cumcount().to_numpy()
         shape = (groups.ngroups, place.max(initial=-1) + 1)

@@ -1,4 +1,4 @@
-"""Atomic file writes, locks on folders, and worker processes."""
+"""Atomic file writes, locks on folders, worker processes, and MLflow."""
 
 from rsna_nb.system import workers
 from rsna_nb.system.files import (
@@ -11,11 +11,14 @@ from rsna_nb.system.files import (
     write_whole,
 )
 from rsna_nb.system.locks import is_held, locked
+from rsna_nb.system.tracking import MlflowRun, mlflow_run
 
 __all__ = [
     "DamagedFileError",
+    "MlflowRun",
     "is_held",
     "locked",
+    "mlflow_run",
     "processors",
     "put",
     "read_arrays",

@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from rsna_nb import metrics
 from rsna_nb.config import RunConfig
-from rsna_nb.system import write_whole
+from rsna_nb.system import MlflowRun, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -170,6 +170,18 @@ def _groups(row: Mapping[str, Any]) -> list[str]:
     training = [name.removeprefix("val_") for name in validation if name.removeprefix("val_") in row]
     rest = [name for name in row if name not in {*validation, *training, "epoch", "phase"}]
     return [" ".join(f"{name} {row[name]:.4g}" for name in names) for names in (training, validation, rest)]
+
+
+class LogToMlflow(keras.callbacks.Callback):
+    """Sends finished epochs to MLflow; place it after `session.SaveState`, so that a resumed run repeats none."""
+
+    def __init__(self, run: MlflowRun, history: list[dict[str, Any]]) -> None:
+        """`history` has a dict for each finished epoch, as `MetricsLogger` extends it."""
+        super().__init__()
+        self.run, self.history = run, history
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        self.run.log_epochs(self.history)
 
 
 class LogFirstStep(keras.callbacks.Callback):
