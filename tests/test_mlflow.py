@@ -20,6 +20,7 @@ import requests
 
 from rsna_nb import runs
 from rsna_nb.config import RunConfig
+from rsna_nb.evaluation.report import make_report
 from rsna_nb.system import mlflow_run, tracking
 from rsna_nb.training import TrainingError, train
 from tests.small import resumed, stop_at
@@ -120,6 +121,10 @@ def test_a_killed_and_resumed_training_is_one_run_on_the_server(server, settings
     assert_has_all_of(resumed(run))
     assert followed(run)[1].info.run_id == before.info.run_id
     assert len(client.search_runs([before.info.experiment_id], f"attributes.run_name = '{run.id}'")) == 1
+    page = make_report(run, runs_dir=settings["runs_dir"], pictures=0, draws=50)
+    sent = client.download_artifacts(before.info.run_id, page.name, str(run.path.parent / "downloaded"))
+    assert Path(sent).read_bytes() == page.read_bytes()
+    assert followed(run)[1].info.status == "FINISHED"
 
 
 @needs_mlflow
@@ -134,7 +139,7 @@ def test_a_training_that_fails_is_marked_and_epochs_that_could_not_be_sent_are_s
     (run,) = runs.list_runs(settings["runs_dir"])
     assert len(run.history) > 0, "it trained without the server"
     (warning,) = [record.getMessage() for record in caplog.records if "MLflow" in record.getMessage()]
-    assert f"run {run.id} goes on" in warning
+    assert f"not everything of run {run.id} could be sent" in warning
     assert "secret" not in warning
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
     with monkeypatch.context() as once:

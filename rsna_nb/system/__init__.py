@@ -11,11 +11,12 @@ from rsna_nb.system.files import (
     write_whole,
 )
 from rsna_nb.system.locks import is_held, locked
-from rsna_nb.system.tracking import MlflowRun, mlflow_run
+from rsna_nb.system.tracking import MlflowRun, add_to_mlflow, mlflow_run
 
 __all__ = [
     "DamagedFileError",
     "MlflowRun",
+    "add_to_mlflow",
     "is_held",
     "locked",
     "mlflow_run",

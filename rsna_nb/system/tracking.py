@@ -54,7 +54,11 @@ class MlflowRun:
         self.next_attempt = 0.0
         if self._attempt(lambda: self._send(history)):
             for file in files:
-                self._attempt(partial(self.client.log_artifact, self.id, str(file)))
+                self.log_file(self.id, file)
+
+    def log_file(self, run_id: str, file: Path) -> None:
+        """Send a file to an MLflow run, which can be finished."""
+        self._attempt(partial(self.client.log_artifact, run_id, str(file)))
 
     def _attempt(self, action: Callable[[], object]) -> bool:
         """Run an action and return whether it succeeded; an error of any kind becomes a warning."""
@@ -64,7 +68,7 @@ class MlflowRun:
             if not self.next_attempt:  # one line, however long a server is away
                 # The address can contain a password.
                 text = re.sub(r"//[^/@\s]*@", "//", str(error).partition("\n")[0])
-                log.warning("MLflow cannot be reached: run %s goes on, and tries it later: %s", self.folder.name, text)
+                log.warning("not everything of run %s could be sent to MLflow: %s", self.folder.name, text)
             self.next_attempt = time.monotonic() + PAUSE
             return False
         self.next_attempt = 0.0
@@ -125,6 +129,13 @@ class MlflowRun:
         all_of_them = [Param(name, str(value)) for name, value in self.settings.items()]
         for start in range(0, len(all_of_them), PARAMETERS_AT_ONCE):
             self.client.log_batch(run_id, params=all_of_them[start : start + PARAMETERS_AT_ONCE])
+
+
+def add_to_mlflow(folder: Path, file: Path) -> None:
+    """Send a file to the MLflow run of a run folder, if it has one and MLFLOW_TRACKING_URI is set."""
+    kept = folder / ID_FILE
+    if kept.is_file() and (run := mlflow_run(folder, {})):
+        run.log_file(json.loads(kept.read_text())["run_id"], file)
 
 
 def mlflow_run(folder: Path, settings: Mapping[str, object]) -> MlflowRun | None:

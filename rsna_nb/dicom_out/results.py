@@ -1,0 +1,104 @@
+"""Writes the DICOM objects of one scoring."""
+
+import importlib.util
+import io
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from pydicom.dataset import Dataset
+
+from rsna_nb.dicom_out.algorithm import Algorithm
+from rsna_nb.dicom_out.capture import capture
+from rsna_nb.dicom_out.report import report
+from rsna_nb.dicom_out.sources import Source, read_header, sources_of
+from rsna_nb.system import write_whole
+
+log = logging.getLogger(__name__)
+
+
+class DicomOutError(RuntimeError):
+    """DICOM objects cannot be written; the message says what to do."""
+
+
+class DicomResults:
+    """Writes a capture for each image while it is scored, and at the end the reports.
+
+    A file <folder>/<StudyInstanceUID>/<SOPInstanceUID>.dcm is written for each object.
+    """
+
+    def __init__(self, folder: Path, files: Sequence[str], model: str, runs: Sequence[str], flips: bool) -> None:
+        """Read the headers of `files`. `model`, the ids of its `runs` and `flips` identify the algorithm.
+
+        Raises `DicomOutError` if highdicom is missing.
+        """
+        if importlib.util.find_spec("highdicom") is None:
+            raise DicomOutError("DICOM objects need the package highdicom: pip install 'rsna_nb[dicom-out]'")
+        self.folder, self.algorithm, self.sources = folder, Algorithm(model, runs, flips), sources_of(files)
+
+    def write_capture(self, row: int, picture: np.ndarray) -> None:
+        """Write the picture of file `row` with its heat map, uint8 (height, width, 3) in RGB, if it can have one."""
+        source = self.sources[row]
+        if isinstance(source, str):
+            return
+        try:
+            header = read_header(source.path)
+            self._write(capture(picture, source, header, row + 1, self.algorithm), source, header)
+        except OSError:  # of writing, such as a full disk
+            raise
+        except Exception as error:  # a damaged header makes pydicom and highdicom raise nearly any built-in exception
+            self.sources[row] = f"its header does not allow one: {error}"
+
+    def write_reports(self, images: pd.DataFrame) -> list[str]:
+        """Write a report for each study, and log how many files have no DICOM object.
+
+        Parameters
+        ----------
+        images
+            A row for each file, in the order of the files: path, laterality, view, score and error.
+
+        Returns
+        -------
+        For each file a note that says why it has no DICOM object; "" if it has one, or could not be scored.
+        """
+        rows = {row: source for row, source in enumerate(self.sources) if isinstance(source, Source)}
+        table = pd.DataFrame(list(rows.values()), columns=Source._fields, index=list(rows), dtype=object)
+        table = table.join(images[["laterality", "view", "score", "error"]])
+        for _, study in table.groupby(["study", "patient_id"], sort=False):
+            self._write_report(study)
+        scored = images["error"].eq("")
+        notes = [
+            f"no DICOM object: {source}" if readable and isinstance(source, str) else ""
+            for source, readable in zip(self.sources, scored, strict=True)
+        ]
+        if missing := [(path, note) for path, note in zip(images["path"], notes, strict=True) if note]:
+            log.warning("%d of %d scored files, first %s: %s", len(missing), scored.sum(), *missing[0])
+        return notes
+
+    def _write_report(self, study: pd.DataFrame) -> None:
+        scored = study.index[study["error"] == ""]
+        if not len(scored):
+            return
+        source = self.sources[scored[0]]
+        assert isinstance(source, Source)
+        try:
+            self._write(report(study, self.algorithm), source, read_header(source.path))
+        except OSError:
+            raise
+        except Exception as error:
+            for row in scored:
+                self.sources[row] = f"the header of {source.path} does not allow a report: {error}"
+
+    def _write(self, result: Dataset, source: Source, header: Dataset) -> None:
+        """Write an object with the attributes of patient and study of a header, as they are."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pydicom's warnings quote the values of the header
+            result.copy_patient_and_study_information(header)
+            if "SpecificCharacterSet" in header:
+                result["SpecificCharacterSet"] = header["SpecificCharacterSet"]
+            content = io.BytesIO()
+            result.save_as(content, enforce_file_format=True)
+        write_whole(self.folder / source.study / f"{result.SOPInstanceUID}.dcm", content.getvalue())
