@@ -10,7 +10,7 @@ from rsna_nb.dicom_out.sources import Source
 
 SERIES = {"": 9001, "L": 9002, "R": 9003}  # a series has one Laterality; the numbers are far from those of a modality
 NARROWEST = 640  # pixels: room for the mark
-BAND = 48  # rows above the picture, which carry the mark, so that it covers no tissue
+BAND = 48  # rows above a picture of that width, which carry the mark, so that it covers no tissue
 SOURCE_IMAGE = Code("121322", "DCM", "Source image for image processing operation")
 
 
@@ -73,9 +73,10 @@ def marked(picture: np.ndarray, model: str) -> np.ndarray:
     """
     times = -(-NARROWEST // picture.shape[1])
     enlarged = cv2.resize(picture, None, fx=times, fy=times, interpolation=cv2.INTER_NEAREST)
-    band = np.zeros((BAND, enlarged.shape[1], 3), np.uint8)
+    band = np.zeros((BAND, NARROWEST, 3), np.uint8)
     for text, bottom in ((MARK, 19), (f"heat map of {model}", 40)):
         (width, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.6, 1)
-        size = 0.6 * min(1.0, (band.shape[1] - 16) / width)
+        size = 0.6 * min(1.0, (NARROWEST - 60) / width)
         cv2.putText(band, text, (8, bottom), cv2.FONT_HERSHEY_SIMPLEX, size, (255, 255, 255), 1, cv2.LINE_AA)
-    return np.vstack([band, enlarged])
+    width = enlarged.shape[1]
+    return np.vstack([cv2.resize(band, (width, BAND * width // NARROWEST)), enlarged])
