@@ -89,10 +89,9 @@ def score_files(
         If `dicom_folder` is given and highdicom is missing.
     """
     runs = model.pool.runs
-    algorithm = (model.name, [run.id for run in runs], flips)
-    results = DicomResults(Path(dicom_folder), files, *algorithm) if dicom_folder else None
+    names, algorithm = dicom.image_names(files), (model.name, [run.id for run in runs], flips)
+    results = DicomResults(Path(dicom_folder), names.assign(path=files), *algorithm) if dicom_folder else None
     watch = _map_writer(files, Path(maps) if maps else None, results) if maps or results else None
-    names = dicom.image_names(files)
     scores = inference.predict_by_runs(runs, files, flips=flips, watch=watch, images=names)
     images = scores[["path"]].join(names).assign(score=model.scores(scores), probability=_probabilities(model, scores))
     images[["error", "notes"]] = scores[["error", "notes"]]

@@ -14,7 +14,9 @@ BAND = 48  # rows above a picture of that width, which carry the mark, so that i
 SOURCE_IMAGE = Code("121322", "DCM", "Source image for image processing operation")
 
 
-def capture(picture: np.ndarray, source: Source, header: Dataset, number: int, algorithm: Algorithm) -> Dataset:
+def capture(
+    picture: np.ndarray, source: Source, header: Dataset, side: str, number: int, algorithm: Algorithm
+) -> Dataset:
     """Make a Secondary Capture without the attributes of patient and study.
 
     Parameters
@@ -23,6 +25,8 @@ def capture(picture: np.ndarray, source: Source, header: Dataset, number: int, a
         uint8 (height, width, 3) in RGB, oriented as the source is.
     source, header
         The image file that the picture shows.
+    side
+        "L", "R", or "" if unknown.
     number
         InstanceNumber, from 1.
     algorithm
@@ -30,8 +34,6 @@ def capture(picture: np.ndarray, source: Source, header: Dataset, number: int, a
     """
     from highdicom.sc import SCImage
 
-    side = str(header.get("ImageLaterality") or header.get("Laterality") or "")
-    side = side if side in SERIES else ""
     result = SCImage(
         marked(picture, algorithm.name),
         photometric_interpretation="RGB",
@@ -41,9 +43,9 @@ def capture(picture: np.ndarray, source: Source, header: Dataset, number: int, a
         study_instance_uid=source.study,
         sop_instance_uid=algorithm.uid(source.instance),
         instance_number=number,
-        laterality=side or None,
         **algorithm.series(source, SERIES[side], "Heat map"),
     )
+    result.Laterality = side
     result.PatientOrientation = header.get("PatientOrientation")  # empty if unknown
     result.ImageType = ["DERIVED", "SECONDARY"]
     result.ConversionType = "WSD"

@@ -30,14 +30,24 @@ class DicomResults:
     A file <folder>/<StudyInstanceUID>/<SOPInstanceUID>.dcm is written for each object.
     """
 
-    def __init__(self, folder: Path, files: Sequence[str], model: str, runs: Sequence[str], flips: bool) -> None:
-        """Read the headers of `files`. `model`, the ids of its `runs` and `flips` identify the algorithm.
+    def __init__(self, folder: Path, images: pd.DataFrame, model: str, runs: Sequence[str], flips: bool) -> None:
+        """Read the headers of the files.
+
+        Parameters
+        ----------
+        folder
+            Where the objects are written.
+        images
+            A row for each file: path, laterality ("L", "R" or "") and view ("" if unknown).
+        model, runs, flips
+            What identifies the algorithm: a name, the ids of the runs, and whether mirror images are averaged.
 
         Raises `DicomOutError` if highdicom is missing.
         """
         if importlib.util.find_spec("highdicom") is None:
             raise DicomOutError("DICOM objects need the package highdicom: pip install 'rsna_nb[dicom-out]'")
-        self.folder, self.algorithm, self.sources = folder, Algorithm(model, runs, flips), sources_of(files)
+        self.folder, self.images, self.algorithm = folder, images, Algorithm(model, runs, flips)
+        self.sources = sources_of(images["path"])
 
     def write_capture(self, row: int, picture: np.ndarray) -> None:
         """Write the picture of file `row` with its heat map, uint8 (height, width, 3) in RGB, if it can have one."""
@@ -46,19 +56,20 @@ class DicomResults:
             return
         try:
             header = read_header(source.path)
-            self._write(capture(picture, source, header, row + 1, self.algorithm), source, header)
+            side = self.images["laterality"].iloc[row]
+            self._write(capture(picture, source, header, side, row + 1, self.algorithm), source, header)
         except OSError:  # of writing, such as a full disk
             raise
         except Exception as error:  # a damaged header makes pydicom and highdicom raise nearly any built-in exception
             self.sources[row] = f"its header does not allow one: {error}"
 
-    def write_reports(self, images: pd.DataFrame) -> list[str]:
+    def write_reports(self, scores: pd.DataFrame) -> list[str]:
         """Write a report for each study, and log how many files have no DICOM object.
 
         Parameters
         ----------
-        images
-            A row for each file, in the order of the files: path, laterality, view, score and error.
+        scores
+            A row for each file, with score and error.
 
         Returns
         -------
@@ -66,15 +77,15 @@ class DicomResults:
         """
         rows = {row: source for row, source in enumerate(self.sources) if isinstance(source, Source)}
         table = pd.DataFrame(list(rows.values()), columns=Source._fields, index=list(rows), dtype=object)
-        table = table.join(images[["laterality", "view", "score", "error"]])
+        table = table.join(self.images[["laterality", "view"]]).join(scores[["score", "error"]])
         for _, study in table.groupby(["study", "patient_id"], sort=False):
             self._write_report(study)
-        scored = images["error"].eq("")
+        scored = scores["error"].eq("")
         notes = [
             f"no DICOM object: {source}" if readable and isinstance(source, str) else ""
             for source, readable in zip(self.sources, scored, strict=True)
         ]
-        if missing := [(path, note) for path, note in zip(images["path"], notes, strict=True) if note]:
+        if missing := [(path, note) for path, note in zip(self.images["path"], notes, strict=True) if note]:
             log.warning("%d of %d scored files, first %s: %s", len(missing), scored.sum(), *missing[0])
         return notes
 

@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import pydicom
@@ -25,7 +25,7 @@ class Source(NamedTuple):
     patient_id: str
 
 
-def sources_of(files: Sequence[str]) -> list[Source | str]:
+def sources_of(files: Iterable[str]) -> list[Source | str]:
     """Read the UIDs of each file; text says why a file can have no DICOM object."""
     found: list[Source | str] = []
     first: dict[str, str] = {}  # the file of each SOPInstanceUID
