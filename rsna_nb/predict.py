@@ -89,8 +89,8 @@ def score_files(
         If `dicom_folder` is given and highdicom is missing.
     """
     runs = model.pool.runs
-    names, algorithm = dicom.image_names(files), (model.name, [run.id for run in runs], flips)
-    results = DicomResults(Path(dicom_folder), names.assign(path=files), *algorithm) if dicom_folder else None
+    names = dicom.image_names(files)
+    results = _dicom_results(model, Path(dicom_folder), names.assign(path=files), flips) if dicom_folder else None
     watch = _map_writer(files, Path(maps) if maps else None, results) if maps or results else None
     scores = inference.predict_by_runs(runs, files, flips=flips, watch=watch, images=names)
     images = scores[["path"]].join(names).assign(score=model.scores(scores), probability=_probabilities(model, scores))
@@ -172,6 +172,14 @@ def _files_in(folder: Path) -> Iterator[Path]:
 
 def _log_unlisted(error: OSError) -> None:
     log.warning("a folder is left out, because it cannot be listed: %s", error)
+
+
+def _dicom_results(model: Ensemble, folder: Path, images: pd.DataFrame, flips: bool) -> DicomResults:
+    parameters = [f"run {run.id}" for run in model.pool.runs]
+    parameters += ["mean over four mirror images"] if flips else []
+    if any(run.config.unit != "image" for run in model.pool.runs):
+        parameters.append("scored by all images of a breast: an image has the score of its breast")
+    return DicomResults(folder, images, model.name, parameters)
 
 
 def _map_writer(files: Sequence[str], folder: Path | None, results: DicomResults | None) -> inference.Watch:

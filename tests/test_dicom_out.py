@@ -191,6 +191,35 @@ def test_an_image_of_an_unknown_side_has_none_in_its_objects(model, files, tmp_p
     assert_valid(tmp_path / "out")
 
 
+def test_a_model_of_breasts_says_whose_score_an_image_has(breast_run, files, tmp_path):
+    scores = predict.score_files(ensemble.load(str(breast_run.path)), files, dicom_folder=tmp_path / "out")
+    (report,) = written(tmp_path / "out", ComprehensiveSRStorage)
+    assert numbers(report)[: len(files)] == pytest.approx(scores.images["score"].tolist(), abs=1e-6)
+    assert "an image has the score of its breast" in texts(report)
+
+
+def test_objects_that_cannot_be_written_cost_no_scores(model, files, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / pydicom.dcmread(files[0]).StudyInstanceUID).write_text("in the way of the study's folder")
+    images = predict.score_files(model, files[:1], dicom_folder=tmp_path / "out").images
+    assert images["score"].notna().all()
+    assert "no DICOM object: it could not be made, " in images["notes"][0]
+
+
+def test_a_sop_class_that_highdicom_does_not_know_is_noted(model, files, tmp_path):
+    change(files[0], SOPClassUID="1.2.3")
+    images = predict.score_files(model, files, dicom_folder=tmp_path / "out").images
+    assert "no DICOM object: it could not be made, KeyError" in images["notes"][0]
+    assert images["notes"][1:].eq("").all()
+    (report,) = written(tmp_path / "out", ComprehensiveSRStorage)
+    assert referenced(report) == {pydicom.dcmread(file).SOPInstanceUID for file in files[1:]}
+
+
+def test_no_files_have_no_objects(model, tmp_path):
+    assert len(predict.score_files(model, [], dicom_folder=tmp_path).images) == 0
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_study_of_two_patients_has_a_report_for_each(model, files, tmp_path):
     change(files[0], PatientID="another")
     predict.score_files(model, files, dicom_folder=tmp_path / "out")

@@ -14,11 +14,10 @@ MARK = "RESEARCH ONLY - NOT FOR CLINICAL USE"
 class Algorithm:
     """A run or an ensemble: its name, the version of the package, and what else decides its scores."""
 
-    def __init__(self, model: str, runs: Sequence[str], flips: bool) -> None:
-        """`model` is the name of the run or ensemble, `runs` are the ids of its runs."""
+    def __init__(self, model: str, parameters: Sequence[str]) -> None:
+        """`model` is the name of the run or ensemble; the parameters are words."""
         self.name, self.version = ascii_of(model), importlib.metadata.version("rsna_nb")
-        self.parameters = [f"run {ascii_of(run)}" for run in runs]
-        self.parameters += ["mean over four mirror images"] if flips else []
+        self.parameters = [ascii_of(text) for text in parameters]
 
     def uid(self, *parts: str) -> str:
         """A UID that depends on the algorithm and these parts only."""

@@ -30,7 +30,7 @@ class DicomResults:
     A file <folder>/<StudyInstanceUID>/<SOPInstanceUID>.dcm is written for each object.
     """
 
-    def __init__(self, folder: Path, images: pd.DataFrame, model: str, runs: Sequence[str], flips: bool) -> None:
+    def __init__(self, folder: Path, images: pd.DataFrame, model: str, parameters: Sequence[str]) -> None:
         """Read the headers of the files.
 
         Parameters
@@ -39,14 +39,14 @@ class DicomResults:
             Where the objects are written.
         images
             A row for each file: path, laterality ("L", "R" or "") and view ("" if unknown).
-        model, runs, flips
-            What identifies the algorithm: a name, the ids of the runs, and whether mirror images are averaged.
+        model, parameters
+            What identifies the algorithm: the name of the run or ensemble, and in words what else decides its scores.
 
         Raises `DicomOutError` if highdicom is missing.
         """
         if importlib.util.find_spec("highdicom") is None:
             raise DicomOutError("DICOM objects need the package highdicom: pip install 'rsna_nb[dicom-out]'")
-        self.folder, self.images, self.algorithm = folder, images, Algorithm(model, runs, flips)
+        self.folder, self.images, self.algorithm = folder, images, Algorithm(model, parameters)
         self.sources = sources_of(images["path"])
 
     def write_capture(self, row: int, picture: np.ndarray) -> None:
@@ -58,13 +58,13 @@ class DicomResults:
             header = read_header(source.path)
             side = self.images["laterality"].iloc[row]
             self._write(capture(picture, source, header, side, row + 1, self.algorithm), source, header)
-        except OSError:  # of writing, such as a full disk
-            raise
-        except Exception as error:  # a damaged header makes pydicom and highdicom raise nearly any built-in exception
-            self.sources[row] = f"its header does not allow one: {error}"
+        # A damaged header makes pydicom and highdicom raise nearly any built-in exception, and a disk can be full: the
+        # tables of scores are written all the same.
+        except Exception as error:
+            self.sources[row] = f"it could not be made, {type(error).__name__}: {error}"
 
     def write_reports(self, scores: pd.DataFrame) -> list[str]:
-        """Write a report for each study, and log how many files have no DICOM object.
+        """Write a report for each study, and log how many files lack an object.
 
         Parameters
         ----------
@@ -73,7 +73,7 @@ class DicomResults:
 
         Returns
         -------
-        For each file a note that says why it has no DICOM object; "" if it has one, or could not be scored.
+        For each file a note that says why it lacks one; "" if it lacks none, or could not be scored.
         """
         rows = {row: source for row, source in enumerate(self.sources) if isinstance(source, Source)}
         table = pd.DataFrame(list(rows.values()), columns=Source._fields, index=list(rows), dtype=object)
@@ -97,11 +97,9 @@ class DicomResults:
         assert isinstance(source, Source)
         try:
             self._write(report(study, self.algorithm), source, read_header(source.path))
-        except OSError:
-            raise
-        except Exception as error:
+        except Exception as error:  # as above
             for row in scored:
-                self.sources[row] = f"the header of {source.path} does not allow a report: {error}"
+                self.sources[row] = f"its study's report could not be made, {type(error).__name__}: {error}"
 
     def _write(self, result: Dataset, source: Source, header: Dataset) -> None:
         """Write an object with the attributes of patient and study of a header, as they are."""

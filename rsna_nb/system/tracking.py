@@ -23,7 +23,8 @@ ID_FILE = "logs/mlflow.json"
 # The defaults of mlflow, 7 retries of 120 s each, would stop training for a quarter of an hour at every epoch.
 LIMITS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
 PAUSE = 60.0  # seconds without another attempt after a failed one
-PARAMETERS_AT_ONCE = 100  # the most that a server takes in one request
+# The most that a server takes in one request; for metrics it is 1,000, and an epoch has about 15.
+PARAMETERS_AT_ONCE, EPOCHS_AT_ONCE = 100, 40
 
 
 class MlflowRun:
@@ -78,13 +79,17 @@ class MlflowRun:
         from mlflow.entities import Metric
 
         run_id, now = self._opened(), int(time.time() * 1000)
-        for row in history:
-            values = {name: value for name, value in row.items() if isinstance(value, numbers.Real) and name != "epoch"}
-            if row["epoch"] > self.sent:
-                self.client.log_batch(
-                    run_id, [Metric(name, float(value), now, row["epoch"]) for name, value in values.items()]
-                )
-                self.sent = row["epoch"]
+        rows = [row for row in history if row["epoch"] > self.sent]
+        for start in range(0, len(rows), EPOCHS_AT_ONCE):
+            some = rows[start : start + EPOCHS_AT_ONCE]
+            metrics = [
+                Metric(name, float(value), now, row["epoch"])
+                for row in some
+                for name, value in row.items()
+                if isinstance(value, numbers.Real) and name != "epoch"
+            ]
+            self.client.log_batch(run_id, metrics)
+            self.sent = some[-1]["epoch"]
 
     def _opened(self) -> str:
         """The id of the MLflow run, which is found or made at the first call."""

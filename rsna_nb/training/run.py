@@ -37,7 +37,8 @@ def train(config: RunConfig, on_epoch: EpochCallback | None = None) -> Run:
 
     Demo data and the store are made if they are missing. All GPUs of the computer are used together; with TF_CONFIG
     those of several computers, the first of which writes the folder. With `resume` a stopped run continues after its
-    last finished epoch; a finished run is returned unchanged.
+    last finished epoch; a finished run is returned unchanged. With MLFLOW_TRACKING_URI the MLflow server of that
+    address is told of settings, epochs and metrics.json (docs/mlflow.md).
 
     Parameters
     ----------
