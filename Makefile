@@ -9,10 +9,13 @@ setup: .venv/installed
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13) and "Python 3.11 to 3.13 is needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv || { echo "venv is missing: install your system's python3-venv"; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	mkdir -p .venv/etc/ipython  # without this, each kernel warns that it talks to its notebook unencrypted, on this computer
+	echo 'c.IPKernelApp.log_level = "ERROR"' > .venv/etc/ipython/ipython_kernel_config.py
 	touch $@
 
 demo: setup  ## generate mammograms and train on them through papermill
-	$(BIN)/papermill notebooks/03_train.ipynb out.ipynb -f notebooks/params/demo.json
+	@$(BIN)/papermill notebooks/03_train.ipynb out.ipynb -f notebooks/params/demo.json \
+		--stdout-file - --no-progress-bar --log-level WARNING
 
 test: check  ## run the linters, the type checker and all tests that are not marked slow
 	$(BIN)/python -m pytest -m "not slow"

@@ -160,7 +160,7 @@ class RunConfig(
     imbalance: Literal["none", "class_weight", "balanced_batches", "focal"] = "class_weight"
     """treatment of class imbalance ("none", "class_weight", "balanced_batches" or "focal")"""
     positive_fraction: float = Field(0.125, ge=0.001, lt=1)
-    """fraction of positive images in a balanced batch, at least one image"""
+    """fraction of positives in a balanced batch, at least one"""
     positive_label: float = Field(1.0, ge=0.8, le=1)
     """target for positive labels (label smoothing), 0.8 to 1"""
     focal_gamma: float = Field(2.0, ge=0, lt=10)

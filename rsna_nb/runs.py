@@ -5,7 +5,7 @@ config/environment.json  package versions, devices, commit, command, fingerprint
 code/                    rsna_nb and the notebook's cells as they ran
 logs/                    train.log, history.csv, mlflow.json (id of the MLflow run)
 checkpoints/             best.keras, and state.npz, from which a stopped run is resumed
-tensorboard/, predictions.csv, validation_scores.csv (a score of each epoch), metrics.json
+tensorboard/, predictions.csv, predictions-breasts.csv, validation_scores.csv (a score of each epoch), metrics.json
 config/imported.json     origin of an imported detector (`import_run`), which has no code/, logs/ and state.npz
 """
 
@@ -30,7 +30,7 @@ import pandas as pd
 
 from rsna_nb.config import FOLDERS, ConfigError, ImageRecipe, RunConfig, resolve
 from rsna_nb.notebook import UnavailableError
-from rsna_nb.system import write_whole
+from rsna_nb.system import Console, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -276,25 +276,5 @@ def log_to_console() -> None:
     package_log = logging.getLogger("rsna_nb")
     if package_log.level == logging.NOTSET:
         package_log.setLevel(logging.INFO)
-    if not any(isinstance(handler, _Console) for handler in package_log.handlers):
-        package_log.addHandler(_Console())
-
-
-class _Console(logging.StreamHandler):
-    """Writes to standard output, unless a handler of the root logger shows the line on the console anyway."""
-
-    # Turning propagation off would also end the doubled lines, but a root logger's file or caplog would then miss them.
-    def __init__(self) -> None:
-        super().__init__(sys.stdout)
-        self.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.stream = sys.stdout  # a kernel and pytest replace it
-        consoles = (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
-        shown = any(
-            record.levelno >= handler.level
-            and (getattr(handler, "stream", None) in consoles or hasattr(handler, "console"))  # `console`: rich's
-            for handler in logging.getLogger().handlers
-        )
-        if not shown:
-            super().emit(record)
+    if not any(isinstance(handler, Console) for handler in package_log.handlers):
+        package_log.addHandler(Console())

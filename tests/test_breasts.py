@@ -59,6 +59,19 @@ def test_every_image_is_in_a_place_of_its_own_breast_with_its_view():
     assert breasts.table["patient_id"].to_numpy()[breasts.of_image].tolist() == ROWS["patient_id"].tolist()
 
 
+def test_where_places_are_fewer_than_views_each_view_is_drawn_as_often():
+    views = ["CC"] * 4 + ["MLO", "ML"]
+    rows = pd.DataFrame({"patient_id": ["a"] * 6, "laterality": ["L"] * 6, "view": views})
+    drawn = [Breasts.of(rows, "breast").drawn(0, epoch, 2)[1][0] for epoch in range(300)]
+    shares = [np.mean([code in pair for pair in drawn]) for code in (1, 2, 3)]
+    assert shares == pytest.approx([2 / 3] * 3, abs=0.1)  # standard error 0.03
+
+
+def test_views_are_known_in_lower_case_too():
+    rows = pd.DataFrame({"patient_id": ["a"] * 2, "laterality": ["L"] * 2, "view": ["cc", "mlo"]})
+    assert Breasts.of(rows, "breast").views.tolist() == [[1, 2]]
+
+
 def test_an_unknown_view_has_a_code_of_its_own():
     rows = ROWS.assign(view=[None, "ML", *ROWS["view"][2:]])
     assert Breasts.of(rows, "breast").views[:2, 0].tolist() == [3, 3]
@@ -223,7 +236,7 @@ def test_a_network_for_breasts_starts_another_combination(run, caplog):
         started = combination_of(build_model(config))
     np.testing.assert_array_equal(started.view_vectors, before.view_vectors)
     assert np.abs(before.view_vectors).max() > 0
-    assert "view_vectors from there, nothing begin untrained, attention, gate left out" in caplog.text
+    assert "from there view_vectors; untrained none; left out attention, gate" in caplog.text
 
 
 def test_images_of_no_known_breast_are_named():

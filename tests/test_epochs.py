@@ -11,6 +11,7 @@ from rsna_nb import metrics
 from rsna_nb.config import RunConfig
 from rsna_nb.evaluation import epochs, out_of_fold, summary
 from rsna_nb.metrics import MetricsError
+from rsna_nb.notebook import UnavailableError
 from rsna_nb.runs import Run, RunError
 from tests.bench import bench_epoch_choice as drawn
 from tests.conftest import table_of
@@ -89,7 +90,7 @@ def test_out_of_fold_scores_are_those_of_the_epoch_that_the_other_folds_chose(fo
     in_sample = out_of_fold.out_of_fold(runs, in_sample=True)
     best = {fold: run.metrics["best_epoch"] for fold, run in runs.items()}
     assert in_sample.groupby("fold")["epoch"].first().to_dict() == best
-    optimism = out_of_fold.epoch_optimism(found, in_sample)
+    optimism = out_of_fold.epoch_optimism(runs, found, in_sample)
     breasts = [out_of_fold.breasts_of(each) for each in (in_sample, found)]
     aucs = [metrics.fold_metrics(each, n=2)["within folds"].estimate for each in breasts]
     assert optimism.loc["AUC", "optimism"] == pytest.approx(aucs[0] - aucs[1], abs=0.001)
@@ -105,6 +106,14 @@ def test_a_run_of_an_earlier_version_and_a_single_fold_are_used_at_their_own_epo
         "chosen on the same women in fold 1**, because its run has no validation_scores.csv"
         in out_of_fold.epochs_note(runs).text
     )
+    in_sample = out_of_fold.out_of_fold(runs, in_sample=True)
+    others = {fold: run for fold, run in runs.items() if fold != 1}
+    judged = [table[table["fold"] != 1] for table in (found, in_sample)]
+    pd.testing.assert_frame_equal(
+        out_of_fold.epoch_optimism(runs, found, in_sample), out_of_fold.epoch_optimism(others, *judged)
+    )
+    with pytest.raises(UnavailableError, match="no fold's epoch was chosen by other folds"):
+        out_of_fold.epoch_optimism({0: runs[0]}, found, in_sample)
     text = out_of_fold.epochs_note({0: runs[0]}).text
     assert "chosen on the same women in fold 0**, because no other fold is finished" in text
     with pytest.raises(RunError, match="earlier version, which kept the scores of the best epoch only"):
@@ -143,6 +152,11 @@ def test_the_value_that_chooses_is_that_of_training_on_the_women_that_weigh(tabl
         expected = {"val_loss": -found["loss"], "val_auc": found["auc"]}
         expected["val_pf1"] = metrics.pf1(breasts["cancer"], breasts["score"])
         assert value[0, epoch] == pytest.approx(expected[monitor])
+
+
+def test_where_there_is_one_epoch_nothing_is_chosen(table):
+    scores = scores_of(table, 0)[:, :1]
+    assert epochs.choice_optimism(table, scores, epochs.value_of(table, scores, "val_auc")).optimism == 0
 
 
 def test_the_best_of_epochs_drawn_at_random_is_optimism_alone(table):

@@ -170,8 +170,9 @@ def test_only_training_images_have_variants_and_test_women_are_not_in_the_bank(c
 def test_a_bar_shows_how_far_the_bank_is_and_how_long_it_will_take(config, data, pooled, capsys):
     bank(config, data, pooled)
     shown = capsys.readouterr().err
-    assert "feature bank: 100%" in shown
-    assert "passes/s" in shown or "s/passes" in shown
+    assert "feature bank: 100 %" in shown
+    assert "forward passes/s" in shown or "s/forward passes" in shown
+    assert " left" in shown
 
 
 def test_without_flips_every_image_is_computed_once(settings, data, pooled, log):

@@ -97,8 +97,8 @@ def test_a_stopped_run_is_resumed_by_its_id_and_the_notebook_shows_the_whole_cur
     caplog.clear()
     shown = run_cells(TRAIN, resume=stopped.id, runs_dir="runs")
     assert stopped.history["epoch"].tolist() == [1, 2, 3]
-    assert "epoch 1 |" not in caplog.text
-    assert "epoch 3 |" in caplog.text
+    assert "epoch 1 of" not in caplog.text
+    assert "epoch 3 of" in caplog.text
     assert sum(isinstance(value, Figure) for value in shown) == 4
     assert len(runs.list_runs(tmp_path / "runs")) == 1
 

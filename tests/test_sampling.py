@@ -115,7 +115,7 @@ def test_balanced_batches_have_the_share_of_positives_asked_for_but_never_none_o
 
 @pytest.mark.parametrize("label", [0, 1])
 def test_balanced_batches_of_one_kind_of_image_are_refused(label):
-    with pytest.raises(ConfigError, match="need training images with cancer and without"):
+    with pytest.raises(ConfigError, match="need examples for training with cancer and without"):
         balanced(np.full(10, label), batch=4)
 
 

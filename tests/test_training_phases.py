@@ -1,14 +1,18 @@
 """Training of the head on a bank or on images, fine-tuning after it, and a user's own networks."""
 
+import sys
+
 import keras
 import numpy as np
 import pytest
 
-from rsna_nb import inference
+from rsna_nb import inference, runs
 from rsna_nb.backbones.registry import BACKBONES, build_backbone
 from rsna_nb.config import RunConfig
 from rsna_nb.metadata import load_metadata
 from rsna_nb.training import train
+from rsna_nb.training.checkpoints import BestCheckpoint
+from rsna_nb.training.session import TrainingSession
 from tests.small import changed_layers
 
 
@@ -34,7 +38,47 @@ def test_a_frozen_backbone_trains_its_head_alone_and_is_saved_with_it(frozen_set
     np.testing.assert_allclose(scores["score"], run.predictions["score"], atol=1e-5)
 
 
-def test_fine_tuning_begins_at_the_best_head_and_trains_from_the_layer_named(frozen_settings):
+@pytest.mark.parametrize("bank", [True, False])
+def test_fine_tuning_begins_at_the_last_head_whichever_was_best(frozen_settings, monkeypatch, bank):
+    """The validation women chose the best head: fine-tuning from it would flatter them in all of its epochs."""
+    ends, begins = {}, []
+    on_epoch_end, begin_phase = BestCheckpoint.on_epoch_end, TrainingSession.begin_phase
+
+    def kernel(model: keras.Model) -> np.ndarray:
+        return model.get_layer("cancer").kernel.numpy()
+
+    def recording(self, epoch: int, logs: dict) -> None:
+        ends[epoch + 1] = kernel(self.network)
+        on_epoch_end(self, epoch, logs | {"val_loss": float(epoch)})  # the first epoch is the best
+
+    def beginning(self, number: int) -> None:
+        begin_phase(self, number)
+        begins.append(kernel(self.model))
+
+    monkeypatch.setattr(BestCheckpoint, "on_epoch_end", recording)
+    monkeypatch.setattr(TrainingSession, "begin_phase", beginning)
+    train(RunConfig(**frozen_settings | {"epochs": 2, "fine_tune_epochs": 1, "feature_bank": bank}))
+    (begun,) = begins
+    np.testing.assert_array_equal(begun, ends[2])
+    assert np.abs(ends[2] - ends[1]).max() > 0
+
+
+@pytest.mark.parametrize("bank", [True, False])
+def test_a_run_that_stopped_between_the_phases_goes_on_as_if_it_had_not(frozen_settings, monkeypatch, bank):
+    settings = frozen_settings | {"epochs": 2, "fine_tune_epochs": 1, "feature_bank": bank}
+    whole = train(RunConfig(**settings))
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingSession, "begin_phase", lambda *_: sys.exit("stopped"))
+        with pytest.raises(SystemExit):
+            train(RunConfig(**settings, run_name="stopped"))
+    stopped = next(run for run in runs.list_runs(settings["runs_dir"]) if run.config.run_name == "stopped")
+    resumed = train(stopped.config.replace(resume=stopped.id))
+    for name in ("loss", "val_loss", "val_auc"):
+        assert resumed.history[name].tolist() == whole.history[name].tolist(), name
+    np.testing.assert_array_equal(resumed.predictions["score"], whole.predictions["score"])
+
+
+def test_fine_tuning_trains_from_the_layer_named(frozen_settings):
     tuned = {"epochs": 2, "fine_tune_epochs": 2, "fine_tune_from": "stage_3", "fine_tune_learning_rate": 1e-3}
     coarse = {"learning_rate": 1.0}  # of the head, so that fine-tuning has something to gain
     run = train(RunConfig(**frozen_settings | tuned | coarse))

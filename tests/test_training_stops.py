@@ -175,7 +175,7 @@ def test_the_default_batch_follows_from_the_data_and_a_given_one_is_used_as_it_i
     same = frozen_settings | {"runs_dir": str(tmp_path), "epochs": 1}
     default, given = (train(RunConfig(**same | {"batch_size_per_gpu": size})) for size in (0, 256))
     log = default.file("logs/train.log").read_text()
-    assert "8 images per GPU in a batch, from the number of training images" in log
+    assert "8 images per GPU in a batch, from the images of an epoch" in log
     log = given.file("logs/train.log").read_text()
     assert "the global batch is limited to the" in log
     assert "WARNING only 1 steps per epoch" in log

@@ -18,10 +18,11 @@ from safetensors.numpy import load_file
 
 from rsna_nb.backbones.checkpoint import read_tensors
 from rsna_nb.backbones.weights import Shape, WeightsError, differences
-from rsna_nb.system import DamagedFileError, read_arrays
+from rsna_nb.system import SAME, DamagedFileError, read_arrays
 
 log = logging.getLogger(__name__)
 
+COUNTERS = ".num_batches_tracked"  # of PyTorch's batch normalisation; they are not used
 ENDINGS = (".pth", ".pt", ".tar", ".safetensors", ".npz")
 
 
@@ -85,7 +86,7 @@ def assign_tensors(
         If the tensors are not those of the network, or have values that are not finite.
     """
     tensors = _without_prefix(tensors, targets, file)
-    never = (*not_used, *(name for name in tensors if name.endswith(".num_batches_tracked")))
+    never = (*not_used, *(name for name in tensors if name.endswith(COUNTERS)))
     unused = {name: each for name, each in tensors.items() if name not in targets and name.startswith(never)}
     given = {name: each.shape for name, each in tensors.items() if name not in unused}
     wanted = {name: _shape(target, given.get(name)) for name, target in targets.items()}
@@ -95,8 +96,8 @@ def assign_tensors(
         raise WeightsError(f"{len(faulty)} tensors have values that are infinite or not a number, first {faulty[0]}")
     for name in given:
         targets[name].assign(tensors[name])
-    others = ", ".join(f"{name} {each.shape}" for name, each in unused.items())
-    log.info("%s: %d tensors loaded; not in the backbone: %s", file, len(given), others or "none")
+    others = ", ".join(f"{name} {each.shape}" for name, each in unused.items() if not name.endswith(COUNTERS))
+    log.info("%s: %d tensors loaded; not in the backbone: %s", file, len(given), others or "none", extra=SAME)
     return unused
 
 

@@ -1,6 +1,7 @@
 """Predictions -> metrics, tables and sentences of the notebooks, and the HTML report."""
 
 from rsna_nb.evaluation import comparison, imbalance, out_of_fold, summary
+from rsna_nb.evaluation.closing_lines import in_lines
 from rsna_nb.evaluation.comparison import differences, on_the_same_images, paired, refuse_seen
 from rsna_nb.evaluation.evaluated_run import (
     Evaluation,
@@ -34,6 +35,7 @@ __all__ = [
     "group_names",
     "held_out",
     "imbalance",
+    "in_lines",
     "in_order",
     "main_metrics",
     "on_the_same_images",

@@ -50,7 +50,8 @@ def scores_at(run: Run, images: pd.DataFrame, epoch: int) -> pd.DataFrame:
     )
     if missing := int(found["score"].isna().sum()):
         raise MetricsError(f"{run.path / 'validation_scores.csv'} has no score of {missing} images of predictions.csv")
-    return found[images.columns].assign(score=found["score"].astype(float))
+    found = found[images.columns].assign(score=found["score"].astype(float))
+    return found.assign(attention=np.nan) if "attention" in found else found  # written was that of the kept network
 
 
 def curve(run: Run) -> pd.Series:
@@ -131,12 +132,12 @@ class ChoiceOptimism:
 
     epochs: int
     in_sample: float
-    elsewhere: float
+    optimism: float  # how much the choice flatters the women that it was made on
 
     @property
-    def optimism(self) -> float:
-        """How much the choice flatters the women that it was made on."""
-        return self.in_sample - self.elsewhere
+    def elsewhere(self) -> float:
+        """The AUC less the optimism."""
+        return self.in_sample - self.optimism
 
 
 def choice_optimism(
@@ -144,10 +145,10 @@ def choice_optimism(
 ) -> ChoiceOptimism:
     """Estimate the optimism of the AUC by breast at the best epoch, by a repeated cross-validation of the choice.
 
-    The women are divided into `folds`, those with cancer evenly. The epoch is chosen on all folds but one, and its AUC
-    is that of the pairs of breasts inside this fold. The mean over folds and `repeats` divisions is subtracted from the
-    AUC of the epoch that all women chose. The networks stay the same: only the choice is repeated (Efron & Tibshirani
-    1997, J. Am. Stat. Assoc. 92:548).
+    The women are divided into `folds`, those with cancer evenly. The epoch is chosen on all folds but one, and
+    compared with the epoch that all women chose, by the pairs of breasts inside this fold. The optimism is the mean
+    difference of the AUC over folds and `repeats` divisions. The networks stay the same: only the choice is repeated
+    (Efron & Tibshirani 1997, J. Am. Stat. Assoc. 92:548).
 
     Measured by tests/bench/bench_epoch_choice.py on 200 data sets each with nothing and with something to learn, by
     val_loss, val_auc and val_pf1: the mean differs from the true optimism, which is known to 0.005, by at most 0.005
@@ -187,18 +188,20 @@ def choice_optimism(
     row_weights = 1.0 - woman_held.loc[rows["patient_id"]].to_numpy(dtype=float).T
     chosen = _best(value(row_weights))
     positive = breasts["cancer"].to_numpy() == 1
-    won = pairs = 0.0
-    for epoch in np.unique(chosen):
-        own = held[chosen == epoch].astype(float)
-        count = (own @ positive) * (own @ ~positive)
-        won += float(np.nansum(PREPARE["auc"](positive, by_epoch[:, epoch])(own) * count))
-        pairs += float(count.sum())
     of_all = value(np.ones((1, len(rows))))
     if np.isnan(of_all).all():
         raise MetricsError("what the choice of the epoch maximises is not defined in any epoch")
     everyone = int(_best(of_all)[0])
+    gained = pairs = 0.0
+    for epoch in np.unique(chosen):
+        own = held[chosen == epoch].astype(float)
+        count = (own @ positive) * (own @ ~positive)
+        # On the same pairs: where all choose the same epoch, nothing is gained.
+        of_own, of_everyone = (PREPARE["auc"](positive, by_epoch[:, number])(own) for number in (epoch, everyone))
+        gained += float(np.nansum((of_everyone - of_own) * count))
+        pairs += float(count.sum())
     in_sample = float(metrics.auc(breasts["cancer"], by_epoch[:, everyone]))
-    return ChoiceOptimism(scores.shape[1], in_sample, won / pairs if pairs else float("nan"))
+    return ChoiceOptimism(scores.shape[1], in_sample, gained / pairs if pairs else float("nan"))
 
 
 def _best(values: np.ndarray) -> np.ndarray:

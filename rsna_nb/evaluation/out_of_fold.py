@@ -93,12 +93,17 @@ def epochs_note(runs: Mapping[int, Run]) -> Markdown:
     return Markdown(" ".join(sentences))
 
 
-def epoch_optimism(predictions: pd.DataFrame, in_sample: pd.DataFrame) -> pd.DataFrame:
+def epoch_optimism(runs: Mapping[int, Run], predictions: pd.DataFrame, in_sample: pd.DataFrame) -> pd.DataFrame:
     """The metrics by breast with the epochs of `out_of_fold` and with each run's own best one, and the difference.
 
-    The AUC is that within folds; average precision and pF1 are means of the folds.
+    The AUC is that within folds; average precision and pF1 are means of the folds. Only folds whose epoch others chose
+    are in it; `UnavailableError` if there is none.
     """
-    both = [overall(table, 2) for table in (in_sample, predictions)]  # two draws: the intervals are not shown
+    judged = list(epochs.epochs_of(runs))
+    if not judged:
+        raise UnavailableError("no fold's epoch was chosen by other folds")
+    tables = [table[table["fold"].isin(judged)] for table in (in_sample, predictions)]
+    both = [overall(table, 2) for table in tables]  # two draws: the intervals are not shown
     ways = {words: "within folds" if words == "AUC" else "mean of folds" for words in both[0].index}
     found = {words: [table.loc[words, way].estimate for table in both] for words, way in ways.items()}
     columns = ["chosen on the same women", "chosen on other folds"]
@@ -169,7 +174,8 @@ def leave_one_group_out_table(
         `cross_validation.groups`: value, reason and counts.
     runs
         By value, the run that was trained without the group. Its epoch is chosen by the runs without the other groups,
-        which validate on other women; if there is no other run, or it did not keep its scores, it is its own best.
+        which validate on other women (but for women with images of two groups); if there is no other run, or it did not
+        keep its scores, it is its own best.
     predictions
         The out-of-fold predictions, by models that trained on other women of the group.
     n
@@ -211,7 +217,9 @@ def _paired_aucs(breasts: pd.DataFrame, n: int) -> dict[str, Interval]:
     own = PREPARE["auc"](positive, breasts["score"].to_numpy())
     other = metrics.within_folds(breasts["fold"].to_numpy(), positive, breasts["other"].to_numpy())
     evaluates = {"never seen": own, "out of fold": other, "difference": lambda weights: own(weights) - other(weights)}
-    return metrics.resampled_intervals(women, evaluates, n, 0, differences=("difference",))
+    found = metrics.resampled_intervals(women, evaluates, n, 0, differences=("difference",))
+    # As in the table of all folds, whose intervals are wider because the folds' networks share training women.
+    return found | {"out of fold": metrics.fold_metrics(breasts.assign(score=breasts["other"]), n=n)["within folds"]}
 
 
 def composition(table: pd.DataFrame, folds: list[tuple[np.ndarray, np.ndarray]]) -> pd.DataFrame:

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rsna_nb.config import ConfigError, resolve
+from rsna_nb.config import DEFAULTS, ConfigError, resolve
 from rsna_nb.metrics import MetricsError
 from rsna_nb.runs import RunError, differences
 from rsna_nb.system import is_held, locked, write_whole
@@ -128,7 +128,9 @@ def _keep_to(study: optuna.Study, name: str, facts: dict[str, Any]) -> None:
     if name not in study.user_attrs:
         study.set_user_attr(name, facts)
     # Through JSON, as the storage has them: a tuple comes back as a list.
-    if changed := differences(study.user_attrs[name], json.loads(json.dumps(facts))):
+    # A study of an earlier version lacks the settings that are new since, and had what are their defaults now.
+    recorded = {key: DEFAULTS[key] for key in facts if key in DEFAULTS} | study.user_attrs[name]
+    if changed := differences(recorded, json.loads(json.dumps(facts))):
         raise StudyError(
             f"study {study.study_name} was started with other settings or data: {changed}. Give another study name, "
             "or the settings it was started with"

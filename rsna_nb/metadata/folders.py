@@ -12,6 +12,7 @@ from rsna_nb.metadata.checks import MetadataError
 from rsna_nb.metadata.kaggle import KaggleError
 from rsna_nb.metadata.layout import Layout
 from rsna_nb.notebook import Markdown
+from rsna_nb.system import SAME
 
 log = logging.getLogger(__name__)
 
@@ -83,9 +84,9 @@ def _is_generated(setting: str, folder: Path) -> bool:
 
 def _log_origin(setting: str, folder: Path) -> None:
     if _is_generated(setting, folder):
-        log.warning("%s: %s", GENERATED, folder)
+        log.warning("%s: %s", GENERATED, folder, extra=SAME)
     else:
-        log.info("data: %s", folder)
+        log.info("data: %s", folder, extra=SAME)
 
 
 def _mounted() -> Path:

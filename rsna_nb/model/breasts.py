@@ -67,7 +67,7 @@ class Breasts:
         shape = (groups.ngroups, place.max(initial=-1) + 1)
         images, views = np.full(shape, NO_IMAGE, np.int64), np.zeros(shape, np.int32)
         images[breast, place] = np.arange(len(rows))
-        views[breast, place] = rows["view"].map(CODES).fillna(OTHER_VIEW).to_numpy(np.int32)
+        views[breast, place] = rows["view"].str.upper().map(CODES).fillna(OTHER_VIEW).to_numpy(np.int32)
         columns = [name for name in ("patient_id", "laterality", "cancer") if name in rows]
         table = rows.iloc[images[:, 0]][columns].reset_index(drop=True)
         if "cancer" in rows:
@@ -100,10 +100,12 @@ class Breasts:
         random = np.random.default_rng([seed, epoch, 2])  # 0 and 1 are those of `sampling`
         order = np.argsort(np.where(self.views > 0, random.random(self.views.shape), 2), axis=1)
         images, views = (np.take_along_axis(values, order, axis=1) for values in (self.images, self.views))
-        # How many images of the same view come before each: the first of every view are taken first.
-        before = np.full(views.shape, views.shape[1])
+        # How many images of the same view come before each: the first of every view are taken first. Where there are
+        # fewer places than views, the views are drawn at random.
+        before = np.full(views.shape, views.shape[1] + 1.0)
         for code in range(1, OTHER_VIEW + 1):
-            before = np.where(views == code, np.cumsum(views == code, axis=1), before)
+            count = np.cumsum(views == code, axis=1) + random.random((len(views), 1))
+            before = np.where(views == code, count, before)
         order = np.argsort(before, axis=1, kind="stable")[:, :places]
         images, views = (np.take_along_axis(values, order, axis=1) for values in (images, views))
         more = [(0, 0), (0, places - order.shape[1])]

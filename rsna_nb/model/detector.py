@@ -114,13 +114,13 @@ def _start_head(model: keras.Model, head: Mapping[str, np.ndarray]) -> None:
     theirs = set(head) - {"kernel", "bias"}
     if theirs | set(mine) != fits:
         log.info(
-            "the layer that combines the images of a breast: %s from there, %s begin untrained, %s left out",
+            "the layer that combines the images of a breast: from there %s; untrained %s; left out %s",
             *(_listed(names) for names in (fits, set(mine) - fits, theirs - fits)),
         )
 
 
 def _listed(names: set[str]) -> str:
-    return ", ".join(sorted(names)) or "nothing"
+    return ", ".join(sorted(names)) or "none"
 
 
 def _initial_parts(config: RunConfig, synchronized: bool) -> Parts:

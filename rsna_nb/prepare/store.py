@@ -24,7 +24,7 @@ from rsna_nb.dicom import reader_of, shape_of
 from rsna_nb.prepare import ledger as ledgers
 from rsna_nb.prepare.ledger import COLUMNS, Ledger
 from rsna_nb.prepare.tasks import GONE, PrepareError, Task, Work, compared, fingerprint, run, state
-from rsna_nb.system import locked, remove_parts
+from rsna_nb.system import SAME, locked, remove_parts
 
 if TYPE_CHECKING:
     from rsna_nb.config import ImageRecipe
@@ -180,8 +180,10 @@ def _warn_of_changes(tasks: list[Task], ledger: Ledger) -> None:
 def _log_outcome(ledger: pd.DataFrame, store: Path) -> None:
     """Log how many images there are, how many files could not be read, by reason, and how many are noted, by note."""
     errors = ledger[ledger["status"] == "error"]
-    log.info("prepared: %d images in %s, %d files unreadable", len(ledger) - len(errors), store, len(errors))
+    log.info(
+        "prepared: %d images in %s, %d files unreadable", len(ledger) - len(errors), store, len(errors), extra=SAME
+    )
     for reason, count in errors["error"].str.split(":").str[0].value_counts().items():
-        log.warning("unreadable: %d x %s", count, reason)
+        log.warning("unreadable: %d x %s", count, reason, extra=SAME)
     for row in ledgers.count_notes(ledger).itertuples():
-        log.warning("noted: %d x %s (%s)", row.files, row.note, row.meaning)
+        log.warning("noted: %d x %s (%s)", row.files, row.note, row.meaning, extra=SAME)

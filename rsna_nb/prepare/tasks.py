@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Literal
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from rsna_nb.dicom import DicomError, read
 from rsna_nb.prepare.ledger import Record
-from rsna_nb.system import workers, write_whole
+from rsna_nb.system import progress, workers, write_whole
 
 if TYPE_CHECKING:
     from rsna_nb.config import ImageRecipe
@@ -152,7 +151,7 @@ def run(tasks: list[Task], executor: Executor | None, work: Work | None = None) 
     work = work or prepare_one
     outcomes = _run_by(executor, tasks, work) if executor else workers.run(work, tasks)
     try:
-        for task, outcome in tqdm(outcomes, "preparing", len(tasks), unit=" images", mininterval=1):
+        for task, outcome in progress(outcomes, "preparing", len(tasks), "images"):
             yield outcome if isinstance(outcome, Record) else failed(task, outcome.reason)
     except FATAL as error:
         raise PrepareError(f"{tasks[0].store}: stopped by {error!r}: rerun to continue where it stopped") from error

@@ -19,13 +19,12 @@ import cv2
 import numpy as np
 import pandas as pd
 from pydicom.uid import generate_uid
-from tqdm import tqdm
 
 from rsna_nb.synthetic.anatomy import make_woman
 from rsna_nb.synthetic.drawing import Look, draw_mammogram, lesion_boxes
 from rsna_nb.synthetic.files import write_dicom
 from rsna_nb.synthetic.table import DENSITIES, MACHINES, TEST_COLUMNS, VERSION, Machine, make_table
-from rsna_nb.system import locked, processors, remove_parts, workers, write_whole
+from rsna_nb.system import locked, processors, progress, remove_parts, workers, write_whole
 
 LESION_COLUMNS = ["patient_id", "image_id", "kind", "cancer", "x_min", "y_min", "x_max", "y_max"]
 CPU_SECONDS, WAIT_SECONDS = 600, 3600  # for a woman; one of full size takes 7 s of CPU time
@@ -169,7 +168,7 @@ def _draw_all(tasks: list[Task], processes: int | None) -> list[list[tuple[Any, 
     else:
         drawn = ((task, _draw_woman(task[1])) for task in numbered)
     found: dict[int, list[tuple[Any, ...]]] = {}
-    for (position, task), rows in tqdm(drawn, "Generating mammograms", len(tasks), unit=" women", mininterval=1.0):
+    for (position, task), rows in progress(drawn, "generating mammograms", len(tasks), "women"):
         if isinstance(rows, workers.Death):
             woman = task.rows["patient_id"].iloc[0]
             raise workers.WorkerError(f"woman {woman} was not drawn: {rows.reason}. Call again to continue")

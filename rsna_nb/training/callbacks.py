@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from rsna_nb import metrics
 from rsna_nb.config import RunConfig
-from rsna_nb.system import MlflowRun, write_whole
+from rsna_nb.system import IN_BAR, MlflowRun, is_watched, progress, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -143,6 +143,10 @@ class MetricsLogger(keras.callbacks.Callback):
         super().__init__()
         self.path, self.history, self.images, self.phase = path, history, images, phase
 
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        left = self.params["epochs"] - len(self.history)
+        self.bar = progress(None, "training", left, "epochs") if is_watched() else None
+
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         self.started = self.trained = time.perf_counter()
 
@@ -161,15 +165,20 @@ class MetricsLogger(keras.callbacks.Callback):
         self.history.append(row)
         # Rewritten each time: it is a few kilobytes, and nobody who reads it meanwhile finds half a row.
         write_whole(self.path, pd.DataFrame(self.history).to_csv(index=False, na_rep="nan").encode())
-        log.info("epoch %d | %s", epoch + 1, " | ".join(_groups(row)))
+        log.info("epoch %d of %d: %s", epoch + 1, self.params["epochs"], _in_short(row), extra=IN_BAR)
+        if self.bar is not None:
+            self.bar.set_postfix_str(_in_short(row), refresh=False)
+            self.bar.update()
+
+    def on_train_end(self, logs: Logs | None = None) -> None:
+        if self.bar is not None:
+            self.bar.close()
 
 
-def _groups(row: Mapping[str, Any]) -> list[str]:
-    """The row as text: training metrics, validation metrics, and the rest."""
-    validation = [name for name in row if name.startswith("val_")]
-    training = [name.removeprefix("val_") for name in validation if name.removeprefix("val_") in row]
-    rest = [name for name in row if name not in {*validation, *training, "epoch", "phase"}]
-    return [" ".join(f"{name} {row[name]:.4g}" for name in names) for names in (training, validation, rest)]
+def _in_short(row: Mapping[str, Any]) -> str:
+    """The main metrics of an epoch; history.csv has all."""
+    shown = [f"{name} {row[name]:.4g}" for name in ("loss", "val_loss", "val_auc", "val_pf1") if name in row]
+    return f"{', '.join(shown)}; learning rate {row['learning_rate']:.3g}, {row['seconds']:.1f} s"
 
 
 class LogToMlflow(keras.callbacks.Callback):

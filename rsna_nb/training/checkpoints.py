@@ -217,10 +217,11 @@ class BestCheckpoint(keras.callbacks.Callback):
                 other.unlink()
 
     def write(self, head: keras.Model) -> None:
-        """After training `head` alone: restore its best weights and write best.keras."""
-        if self.epoch:
+        """After training `head` alone: write best.keras with its best weights. The head keeps its last ones."""
+        if self.epoch and self.writes:
+            last = head.get_weights()
             head.set_weights([self.arrays[f"weights {number}"] for number in range(len(head.weights))])
-            if self.writes:
-                part = self.path.with_name(f".{self.path.stem}.part.keras")  # Keras requires this ending
-                self.network.save(part)
-                put(part, self.path)
+            part = self.path.with_name(f".{self.path.stem}.part.keras")  # Keras requires this ending
+            self.network.save(part)
+            put(part, self.path)
+            head.set_weights(last)

@@ -19,11 +19,10 @@ import keras
 import numpy as np
 import pandas as pd
 import tensorflow as tf
-from tqdm import tqdm
 
 from rsna_nb.config import RunConfig
 from rsna_nb.model import layers_in
-from rsna_nb.system import DamagedFileError, locked, read_arrays, remove_parts, write_arrays
+from rsna_nb.system import DamagedFileError, locked, progress, read_arrays, remove_parts, write_arrays
 from rsna_nb.training.data import Data
 from rsna_nb.training.distribution import Devices
 from rsna_nb.training.inputs import READ_AHEAD, Examples, Pictures, filled_share
@@ -197,7 +196,7 @@ class Bank:
         # Images that lack the same variants are grouped, so that each file is read once.
         kinds, kind = np.unique(missing, axis=0, return_inverse=True)
         own = passes // self.devices.workers
-        with self.devices.scope(), tqdm(None, "feature bank", own, unit=" passes", mininterval=1) as bar:
+        with self.devices.scope(), progress(None, "feature bank", own, "forward passes") as bar:
             try:
                 for number, variants in enumerate(kinds):
                     mine = np.flatnonzero(kind.ravel() == number)[self.devices.worker :: self.devices.workers]

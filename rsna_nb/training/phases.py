@@ -70,6 +70,8 @@ class PhaseTrainer:
 
     def fit(self) -> None:
         """Train to the phase's end; if memory runs out, continue from its last epoch with smaller microbatches."""
+        if self.progress.finished and self.session.arrays:  # resumed between two phases: the next goes on from this one
+            self._restore(self._compiled()[0])
         try:
             while not self.progress.finished:
                 try:
@@ -106,7 +108,7 @@ class PhaseTrainer:
         for kept in (self.progress.history, session.epoch_scores):
             del kept[self.progress.epoch :]  # of an epoch that was not saved
         if session.arrays:
-            checkpoints.restore(model, session.arrays)
+            self._restore(model)
         else:
             session.save(model)
         with callbacks.StopOnSignal() as on_signal:
@@ -124,6 +126,10 @@ class PhaseTrainer:
         if self.progress.epoch < last:
             patience, monitor = session.config.early_stopping_patience, session.config.monitor
             log.info("stopped early: %s did not improve for %d epochs", monitor, patience)
+
+    def _restore(self, model: TrainingModel) -> None:
+        checkpoints.restore(model, self.session.arrays)
+        self.session.arrays = {}  # what the networks learn from here on is newer
 
     def _compiled(self) -> tuple[TrainingModel, tf.data.Dataset]:
         """A compiled model, and the batches of the remaining epochs for one device."""

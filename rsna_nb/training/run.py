@@ -208,7 +208,9 @@ def _scored(session: TrainingSession, split: str) -> pd.DataFrame:
 
     If `unit` is not "image", the score is that of the image's breast. Validation scores are those of the best epoch.
     """
-    rows, breasts = session.data.rows(split), session.breasts.get(split)
+    # A column of the table with this name would say that the network scored breasts.
+    rows = session.data.rows(split).drop(columns="attention", errors="ignore")
+    breasts = session.breasts.get(split)
     if split == "validation" and breasts is None:
         return rows.assign(score=session.best.scores)
     session.model.load_weights(session.run.checkpoint)

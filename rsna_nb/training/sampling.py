@@ -116,7 +116,7 @@ class Sampling:
                 "raise batch_size_per_gpu"
             )
         if balanced and len(np.unique(cancer)) < 2:
-            raise ConfigError("balanced_batches need training images with cancer and without")
+            raise ConfigError("balanced_batches need examples for training with cancer and without")
         positives = min(max(round(config.positive_fraction * batch), 1), batch - 1) if balanced else 0
         flips, strong = config.augmentation != "none", config.augmentation == "strong"
         places = 0 if config.unit == "image" else places_of(config)

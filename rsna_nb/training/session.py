@@ -103,7 +103,7 @@ class TrainingSession:
         used = batch_size(self.config, replicas, images)
         if not self.config.batch_size_per_gpu:
             log.info(
-                f"{used} images per GPU in a batch, from the number of training images ({images}): the largest of "
+                f"{used} images per GPU in a batch, from the images of an epoch ({images}): the largest of "
                 f"{LARGEST_BATCH} and its halves that gives an epoch {FEW_STEPS} steps, at least {SMALLEST_BATCH}"
             )
         if used < places_of(self.config):
@@ -157,11 +157,13 @@ class TrainingSession:
         }
 
     def begin_phase(self, number: int) -> None:
-        """Begin the next phase, from the best network of the phases before."""
+        """Begin the next phase, from the last network of the phase before.
+
+        Not from the best: it was chosen on the validation women, so every epoch of this phase would flatter them, by
+        0.1 of AUC where there is nothing to learn, and no choice among these epochs could undo it.
+        """
         self.progress.phase, self.progress.first, self.progress.finished = number, self.progress.epoch, False
-        self.progress.memory, self.arrays = {}, {}
-        self.devices.wait()  # until the chief has written the checkpoint
-        self.model.load_weights(self.run.checkpoint)
+        self.progress.memory = {}
         for variable in self.model.variables:
             # A run resumed here builds its network again, so its dropout layers count from 0: do the same.
             if variable.path.endswith("seed_generator_state"):
