@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-all check coverage lab report bench clean
+.PHONY: setup demo test test-all test-floor check coverage lab report bench clean
 
 setup: .venv/installed
 
@@ -23,6 +23,14 @@ test: check  ## run the linters, the type checker and all tests that are not mar
 test-all: check  ## run the slow tests too: several machines, killed processes, large samples
 	$(BIN)/python -m pytest
 
+test-floor: .venv-floor/installed  ## run all tests with the lowest versions that pyproject.toml allows
+	.venv-floor/bin/python -m pytest
+
+.venv-floor/installed: pyproject.toml constraints-floor.txt
+	$(PYTHON) -m venv .venv-floor
+	.venv-floor/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-floor.txt -e '.[dev]'
+	touch $@
+
 coverage: setup  ## run all tests and list the lines that none of them runs, in child processes too
 	$(BIN)/python -m pytest --cov --cov-report=term
 
@@ -42,4 +50,4 @@ bench: setup  ## run the benchmarks; installs the libraries to compare with, one
 	for file in tests/bench/bench_*.py; do echo "== $$file" && $(BIN)/python $$file || exit 1; done
 
 clean:  ## remove what can be made again, but no run folders and no data
-	rm -rf .venv out.ipynb .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	rm -rf .venv .venv-floor out.ipynb .mypy_cache .pytest_cache .ruff_cache *.egg-info

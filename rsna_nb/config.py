@@ -205,7 +205,7 @@ class RunConfig(
     """epochs without improvement before training stops; 0: never"""
     # Computing
     mixed_precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """compute precision (float32, bfloat16, float16); "auto": bfloat16 if all GPUs support it"""
+    """compute precision (float32, bfloat16, float16); "auto": the best for all GPUs"""
     seed: int = Field(42, ge=0, lt=2**31)
     """seeds shuffling, augmentation and weight initialisation"""
     split_seed: int = Field(42, ge=0, lt=2**31)

@@ -124,7 +124,7 @@ def test_captures_show_the_map_in_the_patients_study_and_the_sources_stay_as_the
         assert capture.ContentQualification == "RESEARCH"
         assert MARK in capture.SeriesDescription
         pixels = capture.pixel_array
-        assert pixels[:BAND].max() == 255, "the mark is burnt in"
+        assert pixels[:BAND].max() > 200, "the mark is burnt in"
         assert (pixels[BAND:, :, 0] > pixels[BAND:, :, 2]).any(), "orange marks what raised the score"
     assert len({capture.SeriesInstanceUID for capture in captures.values()}) == 2, "a series has one laterality"
     assert [Path(file).read_bytes() for file in files] == before

@@ -24,8 +24,8 @@ PACKAGE = ROOT / "rsna_nb"
 # Data flow from the first step to the last. A step may import only from the steps before it.
 ORDER = (
     *("system", "notebook", "config", "runs", "synthetic", "dicom", "metrics", "metadata", "prepare", "splits"),
-    *("backbones", "model", "training", "inference", "evaluation", "ensemble", "import_run", "experiments", "explain"),
-    *("dicom_out", "predict", "plots"),
+    *("backbones", "model", "training", "inference", "evaluation", "ensemble", "import_run", "export", "experiments"),
+    *("explain", "dicom_out", "predict", "plots"),
 )
 WITHOUT_TENSORFLOW = ("config", "metadata", "dicom", "prepare", "splits", "metrics", "evaluation", "plots")
 # Methods that Keras calls and documents; overriding one needs no docstring of its own.
@@ -129,8 +129,8 @@ def faces() -> list[str]:
 
 def test_the_package_has_one_entry_for_each_step():
     entries = [path for path in PACKAGE.iterdir() if path.name != "__pycache__"]
-    # `find rsna_nb -maxdepth 1` counts the folder itself; import_run and predict are commands that users type.
-    assert len(entries) + 1 <= 24
+    # `find rsna_nb -maxdepth 1` counts the folder itself; import_run, export and predict are commands that users type.
+    assert len(entries) + 1 <= 25
     assert steps() == set(ORDER)
 
 

@@ -17,8 +17,9 @@ from rsna_nb.config import RunConfig
 from rsna_nb.metadata import load_metadata
 from rsna_nb.prepare import PrepareError
 from rsna_nb.splits import SplitError
-from rsna_nb.training import data, train
-from tests.small import TIMINGS
+from rsna_nb.training import TrainingError, data, train
+from rsna_nb.training.run import choose_precision
+from tests.small import TIMINGS, stop_at
 
 FILES = [
     "config/config.json",
@@ -214,3 +215,38 @@ def test_two_runs_of_one_second_have_two_folders(small_settings, tmp_path):
 def test_the_log_of_a_run_begins_with_what_its_data_are(small_run):
     first = (small_run.path / "logs" / "train.log").read_text().splitlines()[0]
     assert "GENERATED data, not real mammograms" in first
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [
+        ([], "float32"),
+        ([(8, 0)], "bfloat16"),
+        ([(7, 5)] * 2, "float16"),
+        ([(9, 0), (7, 0)], "float16"),
+        ([(6, 1)], "float32"),
+    ],
+)
+def test_the_precision_is_what_every_gpu_has_tensor_cores_for(monkeypatch, capabilities, expected):
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda _: range(len(capabilities)))
+    monkeypatch.setattr(
+        tf.config.experimental, "get_device_details", lambda gpu: {"compute_capability": capabilities[gpu]}
+    )
+    assert choose_precision(RunConfig()) == expected
+    assert choose_precision(RunConfig(mixed_precision="bfloat16")) == "bfloat16"
+
+
+@pytest.mark.slow
+def test_a_run_in_float16_resumes_exactly_with_its_scale_of_the_loss(small_settings, monkeypatch):
+    settings = small_settings | {"mixed_precision": "float16", "epochs": 2}
+    whole = train(RunConfig(**settings))
+    scaled = np.load(whole.path / "checkpoints" / "state.npz")
+    assert 32768.0 in [float(scaled[name]) for name in scaled.files if scaled[name].shape == () and name != "facts"]
+    with monkeypatch.context() as patch:
+        stop_at(8, patch)
+        with pytest.raises(TrainingError):
+            train(RunConfig(**settings, run_name="stopped16"))
+    (stopped,) = (run for run in runs.list_runs(settings["runs_dir"]) if run.config.run_name == "stopped16")
+    resumed = train(stopped.config.replace(resume=stopped.id))
+    assert resumed.history["loss"].tolist() == whole.history["loss"].tolist()
+    np.testing.assert_array_equal(resumed.predictions["score"], whole.predictions["score"])

@@ -117,7 +117,7 @@ class Combination(layers.Layer):
         features = ops.cast(features, "float32")
         if self.how == "max":
             # One sum and one maximum over the features; `shares` would read them six times.
-            absent = ops.where(present, 0.0, FAR_BELOW)[..., None]
+            absent = ops.expand_dims(ops.where(present, 0.0, FAR_BELOW), -1)  # LiteRT lacks [..., None]
             largest = ops.max(features + (self._of_views(views) + absent), axis=1)
             return ops.where(ops.any(present, axis=1, keepdims=True), largest, 0.0)
         shares = self.shares(features, views, present)

@@ -21,6 +21,7 @@ class Console(logging.StreamHandler):
         self.once: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Write a record; one that the console has already is left out."""
         self.stream = sys.stdout  # a kernel and pytest replace it
         consoles = (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
         shown = any(

@@ -41,8 +41,10 @@ def put(part: Path, path: Path) -> None:
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write named arrays as an .npz file, atomically."""
+    if pickled := [name for name, array in arrays.items() if np.asarray(array).dtype.hasobject]:
+        raise ValueError(f"{path}: arrays of Python objects are not written: {', '.join(pickled)}")
     content = io.BytesIO()
-    np.savez(content, allow_pickle=False, **arrays)
+    np.savez(content, **arrays)  # NumPy 2.0 has no allow_pickle here, and would write an array of that name
     write_whole(path, content.getvalue())
 
 

@@ -5,6 +5,7 @@ the process ends, however it ends, so a killed process leaves nothing to clean u
 """
 
 import contextlib
+import inspect
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,4 +45,5 @@ def is_held(folder: Path) -> bool:
 def _lock(folder: Path) -> FileLock:
     # Where the file system has no flock, an error is better than filelock's lock by a file's existence: that one would
     # stay when its process is killed, and the folder would be held for ever.
-    return FileLock(folder / ".lock", fallback_to_soft=False)
+    fallback = "fallback_to_soft" in inspect.signature(FileLock.__init__).parameters  # filelock 3 has none
+    return FileLock(folder / ".lock", **({"fallback_to_soft": False} if fallback else {}))

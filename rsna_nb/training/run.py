@@ -161,13 +161,16 @@ def _fingerprint(path: Path | None) -> str:
 def choose_precision(config: RunConfig) -> str:
     """The precision of the layers: "float32", "bfloat16" or "float16".
 
-    For "auto" it is bfloat16 if every GPU of this computer supports it (Ampere or later), else float32.
+    For "auto" it is bfloat16 if every GPU of this computer has compute capability 8 (Ampere) or later, float16 if each
+    has 7 or later (such as V100 and T4, whose tensor cores know no bfloat16), else float32. In float16 the loss is
+    scaled, so that small gradients do not become 0.
     """
     if config.mixed_precision != "auto":
         return config.mixed_precision
     gpus = tf.config.list_physical_devices("GPU")
-    capable = [tf.config.experimental.get_device_details(gpu).get("compute_capability", (0,))[0] >= 8 for gpu in gpus]
-    return "bfloat16" if gpus and all(capable) else "float32"
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+    least = min((each.get("compute_capability", (0,))[0] for each in details), default=0)
+    return "bfloat16" if least >= 8 else "float16" if least == 7 else "float32"
 
 
 def _draw_graph(model: keras.Model, folder: Path) -> None:
