@@ -1,6 +1,7 @@
 """A run or an ensemble and image files -> tables of scores: of the images, and of the breasts and women they show.
 
-    python -m rsna_nb.predict <run or ensemble> <files or folders> [--out scores.csv] [--maps <folder>] [--flips]
+    python -m rsna_nb.predict <run or ensemble> <files or folders> [--out scores.csv] [--maps <folder>]
+                              [--dicom <folder>] [--flips]
 
 scores.csv          a row for each file: path, patient_id, laterality, view, score, probability, error, notes
 scores-breasts.csv  a row for each breast: patient_id, laterality, images, unreadable, score, probability
@@ -12,7 +13,8 @@ whose unit is "breast" or "woman" scores breasts by all their images, and each i
 of `--maps` shows each image as if it were the only one of its breast.
 `error` says why a file cannot be read, `notes` what is odd about one that can (`dicom.NOTES`). Patient id, side and
 view are those of the file's name, else of its header. Where neither has a patient id, a folder whose name is a number,
-as in RSNA's data, is the patient id. For research only, not for clinical use.
+as in RSNA's data, is the patient id. `--dicom` writes scores and maps as DICOM objects (docs/dicom_out.md);
+`notes` says why a file has none. For research only, not for clinical use.
 """
 
 import argparse
@@ -30,6 +32,7 @@ import pandas as pd
 
 from rsna_nb import dicom, inference
 from rsna_nb.config import ConfigError
+from rsna_nb.dicom_out import DicomOutError, DicomResults
 from rsna_nb.ensemble import Ensemble, load, submission
 from rsna_nb.explain import heat_maps
 from rsna_nb.metrics import MetricsError
@@ -52,7 +55,13 @@ class Scores(NamedTuple):
     women: pd.DataFrame
 
 
-def score_files(model: Ensemble, files: Sequence[str], flips: bool = False, maps: str | Path | None = None) -> Scores:
+def score_files(
+    model: Ensemble,
+    files: Sequence[str],
+    flips: bool = False,
+    maps: str | Path | None = None,
+    dicom_folder: str | Path | None = None,
+) -> Scores:
     """Score files, and the breasts and women that they show.
 
     Parameters
@@ -65,6 +74,8 @@ def score_files(model: Ensemble, files: Sequence[str], flips: bool = False, maps
         Whether a score is the mean over the image and its three mirror images.
     maps
         Folder for a heat map over each image, a PNG; None for none.
+    dicom_folder
+        Folder for the DICOM objects of `dicom_out`; None for none.
 
     Returns
     -------
@@ -74,11 +85,19 @@ def score_files(model: Ensemble, files: Sequence[str], flips: bool = False, maps
     ------
     RunError
         If a run has no model.
+    DicomOutError
+        If `dicom_folder` is given and highdicom is missing.
     """
-    watch, names = _map_writer(files, Path(maps)) if maps else None, dicom.image_names(files)
-    scores = inference.predict_by_runs(model.pool.runs, files, flips=flips, watch=watch, images=names)
+    runs = model.pool.runs
+    names = dicom.image_names(files)
+    results = _dicom_results(model, Path(dicom_folder), names.assign(path=files), flips) if dicom_folder else None
+    watch = _map_writer(files, Path(maps) if maps else None, results) if maps or results else None
+    scores = inference.predict_by_runs(runs, files, flips=flips, watch=watch, images=names)
     images = scores[["path"]].join(names).assign(score=model.scores(scores), probability=_probabilities(model, scores))
     images[["error", "notes"]] = scores[["error", "notes"]]
+    if results:
+        more = results.write_reports(images)
+        images["notes"] = ["; ".join(filter(None, both)) for both in zip(images["notes"], more, strict=True)]
     breasts = _breasts_of(images)
     return Scores(images, breasts, _women_of(breasts))
 
@@ -155,7 +174,15 @@ def _log_unlisted(error: OSError) -> None:
     log.warning("a folder is left out, because it cannot be listed: %s", error)
 
 
-def _map_writer(files: Sequence[str], folder: Path) -> inference.Watch:
+def _dicom_results(model: Ensemble, folder: Path, images: pd.DataFrame, flips: bool) -> DicomResults:
+    parameters = [f"run {run.id}" for run in model.pool.runs]
+    parameters += ["mean over four mirror images"] if flips else []
+    if any(run.config.unit != "image" for run in model.pool.runs):
+        parameters.append("scored by all images of a breast: an image has the score of its breast")
+    return DicomResults(folder, images, model.name, parameters)
+
+
+def _map_writer(files: Sequence[str], folder: Path | None, results: DicomResults | None) -> inference.Watch:
     """Return a function that writes the maps of a batch: the mean over the models that take these images."""
     names, done = _map_names(files), set[int]()
 
@@ -164,7 +191,11 @@ def _map_writer(files: Sequence[str], folder: Path) -> inference.Watch:
             if row not in done:  # models of another image size come later
                 done.add(row)
                 found = np.mean([heat_maps(model, image[np.newaxis], flips=False)[0] for model in models], axis=0)
-                write_whole(folder / names[row], _overlay(image[..., 0], found / max(float(found.max()), 1e-9)))
+                picture = _overlay(image[..., 0], found / max(float(found.max()), 1e-9))
+                if folder:
+                    write_whole(folder / names[row], cv2.imencode(".png", picture)[1].tobytes())
+                if results:
+                    results.write_capture(row, np.ascontiguousarray(picture[..., ::-1]))
 
     return write
 
@@ -176,11 +207,11 @@ def _map_names(files: Sequence[str]) -> list[str]:
     return [f"{os.path.relpath(path, top)}.png" for path in paths]
 
 
-def _overlay(image: np.ndarray, heat_map: np.ndarray) -> bytes:
-    """Return a PNG of an image in 0-1 with its map in orange, both (height, width)."""
+def _overlay(image: np.ndarray, heat_map: np.ndarray) -> np.ndarray:
+    """Return an image in 0-1 with its map in orange, both (height, width), as uint8 in blue, green and red."""
     share = DENSEST * heat_map[..., np.newaxis]
     colour = 255 * image[..., np.newaxis] * (1 - share) + share * np.array(ORANGE)
-    return cv2.imencode(".png", np.rint(colour).astype(np.uint8))[1].tobytes()
+    return np.rint(colour).astype(np.uint8)
 
 
 def _make_folder(folder: Path) -> None:
@@ -226,6 +257,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--out", default="scores.csv", help="path of the table of images; the others are written beside it"
     )
     parser.add_argument("--maps", default="", help="folder for the images with their heat maps")
+    parser.add_argument("--dicom", default="", help="folder for maps and scores as DICOM objects: needs highdicom")
     parser.add_argument("--flips", action="store_true", help="average over mirror images: four times the work")
     parser.add_argument("--runs-dir", default="runs", help="folder that contains the run folders and the ensembles")
     given = parser.parse_args(arguments)
@@ -236,11 +268,11 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         files = image_files(given.paths)
         model = load(given.run, given.runs_dir)
-        for folder in (out.parent, *([Path(given.maps)] if given.maps else [])):
-            _make_folder(folder)  # now, because scoring takes long
+        for folder in filter(None, (str(out.parent), given.maps, given.dicom)):
+            _make_folder(Path(folder))  # now, because scoring takes long
         _warn_of_generated(model, files)
-        scores = score_files(model, files, given.flips, given.maps or None)
-    except (ConfigError, dicom.DetectorError, MetricsError, OSError, RunError) as error:
+        scores = score_files(model, files, given.flips, given.maps, given.dicom)
+    except (ConfigError, dicom.DetectorError, DicomOutError, MetricsError, OSError, RunError) as error:
         parser.error(str(error))
     _write(scores, out)
     for table in scores:
@@ -248,6 +280,8 @@ def main(arguments: list[str] | None = None) -> None:
             print(_shown(table), end="\n\n")
     if given.maps:
         log.info("heat maps: %s", given.maps)
+    if given.dicom:
+        log.info("DICOM objects: %s", given.dicom)
     readable = int(scores.images["error"].eq("").sum())
     log.info("scored: %d of %d files by %s, models: %d", readable, len(files), model.name, len(model.pool.runs))
     if not readable:

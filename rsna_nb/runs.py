@@ -3,7 +3,7 @@
 config/config.json       every setting; papermill's -f repeats the run with it
 config/environment.json  package versions, devices, commit, command, fingerprints of table and images
 code/                    rsna_nb and the notebook's cells as they ran
-logs/                    train.log, history.csv
+logs/                    train.log, history.csv, mlflow.json (id of the MLflow run)
 checkpoints/             best.keras, and state.npz, from which a stopped run is resumed
 tensorboard/, predictions.csv, predictions-breasts.csv, validation_scores.csv (a score of each epoch), metrics.json
 config/imported.json     origin of an imported detector (`import_run`), which has no code/, logs/ and state.npz

@@ -27,7 +27,7 @@ from rsna_nb.config import resolve
 from rsna_nb.evaluation.evaluated_run import find_run
 from rsna_nb.evaluation.results import result_path
 from rsna_nb.runs import PACKAGE, Run, RunError
-from rsna_nb.system import write_whole
+from rsna_nb.system import add_to_mlflow, write_whole
 
 NOTEBOOK = PACKAGE.parent / "notebooks" / "04_evaluate.ipynb"
 EXPORT = Config(
@@ -81,6 +81,7 @@ def make_report(run: Run, compare: str = "", runs_dir: str | Path = "runs", **pa
     except PapermillExecutionError as error:
         raise ReportError(f"04_evaluate stopped: {error.ename}: {error.evalue} (see {executed})") from error
     write_whole(page, render(notebook, run.id).encode())
+    add_to_mlflow(run.path, page)
     return page
 
 

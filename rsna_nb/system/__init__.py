@@ -1,4 +1,4 @@
-"""Atomic file writes, locks on folders, worker processes, and what a person sees of long work."""
+"""Atomic file writes, locks on folders, worker processes, MLflow, and what a person sees of long work."""
 
 from rsna_nb.system import workers
 from rsna_nb.system.bars import is_watched, progress
@@ -13,15 +13,19 @@ from rsna_nb.system.files import (
     write_whole,
 )
 from rsna_nb.system.locks import is_held, locked
+from rsna_nb.system.tracking import MlflowRun, add_to_mlflow, mlflow_run
 
 __all__ = [
     "IN_BAR",
     "SAME",
     "Console",
     "DamagedFileError",
+    "MlflowRun",
+    "add_to_mlflow",
     "is_held",
     "is_watched",
     "locked",
+    "mlflow_run",
     "processors",
     "progress",
     "put",

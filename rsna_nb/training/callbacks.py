@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from rsna_nb import metrics
 from rsna_nb.config import RunConfig
-from rsna_nb.system import IN_BAR, is_watched, progress, write_whole
+from rsna_nb.system import IN_BAR, MlflowRun, is_watched, progress, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -179,6 +179,18 @@ def _in_short(row: Mapping[str, Any]) -> str:
     """The main metrics of an epoch; history.csv has all."""
     shown = [f"{name} {row[name]:.4g}" for name in ("loss", "val_loss", "val_auc", "val_pf1") if name in row]
     return f"{', '.join(shown)}; learning rate {row['learning_rate']:.3g}, {row['seconds']:.1f} s"
+
+
+class LogToMlflow(keras.callbacks.Callback):
+    """Sends finished epochs to MLflow; place it after `session.SaveState`, so that a resumed run repeats none."""
+
+    def __init__(self, run: MlflowRun, history: list[dict[str, Any]]) -> None:
+        """`history` has a dict for each finished epoch, as `MetricsLogger` extends it."""
+        super().__init__()
+        self.run, self.history = run, history
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        self.run.log_epochs(self.history)
 
 
 class LogFirstStep(keras.callbacks.Callback):

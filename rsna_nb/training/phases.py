@@ -160,6 +160,8 @@ class PhaseTrainer:
             path, images = session.run.path / "logs" / "history.csv", steps * self.progress.batch * places_of(config)
             chosen.append(callbacks.MetricsLogger(path, self.progress.history, images, phase.name))
         chosen += [*monitors, SaveState(session, monitors)]
+        if session.mlflow:
+            chosen.append(callbacks.LogToMlflow(session.mlflow, self.progress.history))
         if on_epoch:
             chosen.append(keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: on_epoch(epoch + 1, logs)))
         return chosen

@@ -18,7 +18,7 @@ from rsna_nb.config import RunConfig
 from rsna_nb.metadata import announce
 from rsna_nb.model import attention_of, build_model, layers_from, score_breasts, weights_file
 from rsna_nb.runs import Run, RunError
-from rsna_nb.system import locked, remove_parts, write_whole
+from rsna_nb.system import locked, mlflow_run, remove_parts, write_whole
 from rsna_nb.training import checkpoints, features, phases
 from rsna_nb.training.callbacks import EpochCallback
 from rsna_nb.training.data import prepare, split_table
@@ -37,7 +37,8 @@ def train(config: RunConfig, on_epoch: EpochCallback | None = None) -> Run:
 
     Demo data and the store are made if they are missing. All GPUs of the computer are used together; with TF_CONFIG
     those of several computers, the first of which writes the folder. With `resume` a stopped run continues after its
-    last finished epoch; a finished run is returned unchanged.
+    last finished epoch; a finished run is returned unchanged. With MLFLOW_TRACKING_URI the MLflow server of that
+    address is told of settings, epochs and metrics.json (docs/mlflow.md).
 
     Parameters
     ----------
@@ -111,9 +112,12 @@ def _working_in(run: Run) -> Iterator[None]:
 
 def _train_in(run: Run, config: RunConfig, devices: Devices, on_epoch: EpochCallback | None) -> None:
     session = _start(run, config, devices, on_epoch)
-    phases.fit(session)
-    devices.wait()  # until the chief has written best.keras
-    _write_results(session)
+    with session.mlflow or nullcontext():
+        phases.fit(session)
+        devices.wait()  # until the chief has written best.keras
+        _write_results(session)
+        if session.mlflow:
+            session.mlflow.log_results(session.progress.history, [run.path / "metrics.json"])
 
 
 def _start(run: Run, config: RunConfig, devices: Devices, on_epoch: EpochCallback | None) -> TrainingSession:
@@ -142,7 +146,8 @@ def _start(run: Run, config: RunConfig, devices: Devices, on_epoch: EpochCallbac
     checkpoints.check_data(run, environment)
     if devices.chief:
         _draw_graph(model, run.path / "tensorboard" / "train")
-    return TrainingSession(config, run, devices, model, data, on_epoch)
+    tracked = mlflow_run(run.path, config.model_dump(mode="json", exclude={"resume"})) if devices.chief else None
+    return TrainingSession(config, run, devices, model, data, on_epoch, tracked)
 
 
 def _fingerprint(path: Path | None) -> str:

@@ -13,6 +13,7 @@ from rsna_nb import metrics
 from rsna_nb.config import RunConfig
 from rsna_nb.model import Breasts
 from rsna_nb.runs import Run
+from rsna_nb.system import MlflowRun
 from rsna_nb.training import checkpoints
 from rsna_nb.training.callbacks import EpochCallback, TrainingError
 from rsna_nb.training.checkpoints import BestCheckpoint, Progress
@@ -52,6 +53,7 @@ class TrainingSession:
     model: keras.Model
     data: Data
     on_epoch: EpochCallback | None = None
+    mlflow: MlflowRun | None = None
 
     def __post_init__(self) -> None:
         self.training, self.validation = self.data.rows("train"), self.data.rows("validation")
