@@ -110,9 +110,10 @@ def show(
     data = {"women": women, "lists": {"all women": [woman["id"] for woman in women], **lists}}
     blocks = {f"{kind}-{number}": picture.pop(kind) for number, picture in enumerate(pictures)
               for kind in ("pixels", "map") if kind in picture}  # fmt: skip
-    text = Template((PAGE / "viewer.html").read_text()).substitute(
-        style=(PAGE / "viewer.css").read_text(),
-        script=(PAGE / "viewer.js").read_text(),
+    template, style, script = ((PAGE / f"viewer.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
+    text = Template(template).substitute(
+        style=style,
+        script=script,
         data=_json(data | {"pictures": pictures}),
         blocks="\n".join(f'<script type="text/plain" id="{name}">{block}</script>' for name, block in blocks.items()),
     )
