@@ -9,8 +9,8 @@ setup: .venv/installed
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13) and "Python 3.11 to 3.13 is needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv || { echo "venv is missing: install your system's python3-venv"; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	mkdir -p .venv/etc/ipython  # without this, each kernel warns that it talks to its notebook unencrypted, on this computer
-	echo 'c.IPKernelApp.log_level = "ERROR"' > .venv/etc/ipython/ipython_kernel_config.py
+	@mkdir -p .venv/etc/ipython  # without this, each kernel warns that it talks to its notebook without encryption
+	@echo 'c.IPKernelApp.log_level = "ERROR"' > .venv/etc/ipython/ipython_kernel_config.py
 	touch $@
 
 demo: setup  ## generate mammograms and train on them through papermill
