@@ -64,9 +64,9 @@ def test_two_devices_give_the_metrics_of_one(frozen_settings, on_two_devices, na
     recipe, two = RECIPES[name], on_two_devices[name]
     one = train(RunConfig(**frozen_settings | SAME | recipe))
     assert len(json.loads(two.file("config/environment.json").read_text())["devices"]) == 2
-    columns = ["loss", "val_loss", "val_auc"]
-    if recipe.get("freeze_backbone", True):  # else few images: one pair moves AUC by 0.001
-        columns.append("auc")
+    columns = ["loss", "val_loss"]
+    if recipe.get("freeze_backbone", True):  # else scores that are nearly equal swap: one pair moves val_auc by 0.006
+        columns += ["auc", "val_auc"]
     for column in columns:
         np.testing.assert_allclose(two.history[column], one.history[column], atol=1e-3, err_msg=column)
     np.testing.assert_allclose(two.predictions["score"], one.predictions["score"], atol=1e-3)
