@@ -152,7 +152,7 @@ def choice_optimism(
 
     Measured by tests/bench/bench_epoch_choice.py on 200 data sets each with nothing and with something to learn, by
     val_loss, val_auc and val_pf1: the mean differs from the true optimism, which is known to 0.005, by at most 0.005
-    (-0.005 to +0.003). A bootstrap evaluated on the women not drawn is too high by 0.004 to 0.011, because drawing
+    (-0.005 to +0.005). A bootstrap evaluated on the women not drawn is too high by 0.004 to 0.011, because drawing
     repeats women and so doubles the chance variation; Harrell's bootstrap, evaluated on all women, is too low by up
     to 0.012 where nothing is learned, because these women contain those drawn. The true optimism of one run varies by
     0.07 from data set to data set, the estimate by 0.02: it says what such a choice gains on average.
