@@ -7,8 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
+from nbclient import NotebookClient
 
 from rsna_nb import _without_start_lines, runs
 from rsna_nb.evaluation import in_lines
@@ -70,20 +72,25 @@ def kernel(monkeypatch):
     """Let this process look like a notebook's kernel; returns the patch."""
     shell = InteractiveShell.instance()
     monkeypatch.setattr(shell, "kernel", object(), raising=False)
-    for name in ("JPY_SESSION_NAME", "VSCODE_PID", "KAGGLE_KERNEL_RUN_TYPE"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys, "argv", ["ipykernel_launcher.py", "-f", "kernel.json"])
     yield monkeypatch
     InteractiveShell.clear_instance()
 
 
-def test_a_kernel_that_no_editor_started_is_not_watched(kernel):
-    assert not is_watched()
-    kernel.setenv("JPY_SESSION_NAME", "notebook.ipynb")
-    assert is_watched()
+def test_papermill_has_lines_even_if_a_cell_of_an_open_notebook_calls_it(monkeypatch):
+    """Its kernel inherits the editor's environment."""
+    monkeypatch.setenv("JPY_SESSION_NAME", "open.ipynb")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    code = "from rsna_nb.system import progress\nfor _ in progress(range(4), 'drawing', 4, 'women'): pass"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    NotebookClient(notebook, kernel_name="python3").execute()
+    (output,) = notebook.cells[0].outputs
+    assert output.name == "stdout"
+    assert output.text.startswith("drawing: 100 %, 4 of 4 women")
 
 
 def test_a_watched_notebook_has_one_line_that_is_updated(kernel, capsys):
-    kernel.setenv("JPY_SESSION_NAME", "notebook.ipynb")
+    assert is_watched()
     shown, updated = [], []
     kernel.setattr("IPython.display.DisplayHandle.display", lambda self, text: shown.append(text.data))
     kernel.setattr("IPython.display.DisplayHandle.update", lambda self, text: updated.append(text.data))
@@ -97,11 +104,11 @@ def test_a_watched_notebook_has_no_lines_of_what_its_bar_shows(kernel, capsys):
     runs.log_to_console()
     log = logging.getLogger("rsna_nb.training")
     log.info("epoch 1", extra=IN_BAR)
-    kernel.setenv("JPY_SESSION_NAME", "notebook.ipynb")
+    kernel.setattr(sys, "argv", [*sys.argv, "--HistoryManager.hist_file=:memory:"])  # as nbclient starts a kernel
     log.info("epoch 2", extra=IN_BAR)
     shown = capsys.readouterr().out
-    assert "epoch 1" in shown
-    assert "epoch 2" not in shown
+    assert "epoch 1" not in shown
+    assert "epoch 2" in shown
 
 
 def test_what_each_run_finds_anew_is_shown_once(capsys):

@@ -4,7 +4,6 @@ A terminal has tqdm's bar. JupyterLab and other editors have one line that is up
 papermill runs, and a program without a terminal, have a new line from time to time: a log cannot be updated.
 """
 
-import os
 import sys
 import time
 from collections.abc import Iterable
@@ -22,12 +21,10 @@ SHARE, LEAST_SECONDS = 0.25, 5  # and short work one for each quarter, but none 
 def is_watched() -> bool:
     """Whether this process is the kernel of a notebook that is open in an editor, where output can be updated in place.
 
-    The editors set these variables for their kernels. papermill and nbconvert do not.
+    It is none if nbclient started it, which papermill and nbconvert use: it gives its kernels a history in memory. The
+    environment would not tell, for papermill called from a cell of an open notebook inherits that of the editor.
     """
-    if not _is_kernel():
-        return False
-    named = "JPY_SESSION_NAME" in os.environ or "VSCODE_PID" in os.environ or "google.colab" in sys.modules
-    return named or os.environ.get("KAGGLE_KERNEL_RUN_TYPE") == "Interactive"
+    return _is_kernel() and not any(argument.startswith("--HistoryManager.hist_file") for argument in sys.argv)
 
 
 def _is_kernel() -> bool:
