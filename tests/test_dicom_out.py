@@ -206,6 +206,16 @@ def test_objects_that_cannot_be_written_cost_no_scores(model, files, tmp_path):
     assert "no DICOM object: it could not be made, " in images["notes"][0]
 
 
+def test_no_text_of_a_header_is_in_the_note_of_an_error(model, files, tmp_path, monkeypatch, caplog):
+    def broken(*_: object) -> None:
+        raise ValueError("PatientName is Doe^Jane")
+
+    monkeypatch.setattr("rsna_nb.dicom_out.results.capture", broken)
+    images = predict.score_files(model, files[:1], dicom_folder=tmp_path / "out").images
+    assert images["notes"][0].endswith("it could not be made, ValueError")
+    assert "Doe" not in caplog.text
+
+
 def test_a_sop_class_that_highdicom_does_not_know_is_noted(model, files, tmp_path):
     change(files[0], SOPClassUID="1.2.3")
     images = predict.score_files(model, files, dicom_folder=tmp_path / "out").images

@@ -61,7 +61,7 @@ class DicomResults:
         # A damaged header makes pydicom and highdicom raise nearly any built-in exception, and a disk can be full: the
         # tables of scores are written all the same.
         except Exception as error:
-            self.sources[row] = f"it could not be made, {type(error).__name__}: {error}"
+            self.sources[row] = f"it could not be made, {_reason(error)}"
 
     def write_reports(self, scores: pd.DataFrame) -> list[str]:
         """Write a report for each study, and log how many files lack an object.
@@ -99,7 +99,7 @@ class DicomResults:
             self._write(report(study, self.algorithm), source, read_header(source.path))
         except Exception as error:  # as above
             for row in scored:
-                self.sources[row] = f"its study's report could not be made, {type(error).__name__}: {error}"
+                self.sources[row] = f"its study's report could not be made, {_reason(error)}"
 
     def _write(self, result: Dataset, source: Source, header: Dataset) -> None:
         """Write an object with the attributes of patient and study of a header, as they are."""
@@ -111,3 +111,8 @@ class DicomResults:
             content = io.BytesIO()
             result.save_as(content, enforce_file_format=True)
         write_whole(self.folder / source.study / f"{result.SOPInstanceUID}.dcm", content.getvalue())
+
+
+def _reason(error: Exception) -> str:
+    """The class of an error, and of one of the disk its text; other texts may quote a patient's name."""
+    return f"{type(error).__name__}: {error}" if isinstance(error, OSError) else type(error).__name__

@@ -140,6 +140,7 @@ def add_to_mlflow(folder: Path, file: Path) -> None:
     """Send a file to the MLflow run of a run folder, if it has one and MLFLOW_TRACKING_URI is set."""
     kept = folder / ID_FILE
     if kept.is_file() and (run := mlflow_run(folder, {})):
+        log.info("%s is sent to MLflow with all pictures in it", file.name)
         run.log_file(json.loads(kept.read_text())["run_id"], file)
 
 
