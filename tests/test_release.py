@@ -1,14 +1,17 @@
-"""A wheel built from the source distribution works outside a checkout: it has all files, and copies the notebooks."""
+"""A wheel built from the source distribution works outside a checkout, and the lists of versions are complete."""
 
 import os
 import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 
@@ -84,3 +87,13 @@ def test_a_run_of_the_installed_package_names_no_commit_of_another_project(packa
         subprocess.run([*git, *arguments], check=True)
     code = "from rsna_nb.runs import environment; print(environment([])['git'])"
     assert python(installed, tmp_path, "-c", code) == "None\n"
+
+
+def test_the_lowest_versions_are_those_that_are_tested():
+    lines = (ROOT / "constraints-floor.txt").read_text().splitlines()
+    pinned = dict(line.split("==") for line in lines if not line.startswith("#"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for text in project["dependencies"] + project["optional-dependencies"]["dev"]:
+        requirement = Requirement(text)
+        (lowest,) = (Version(each.version).release for each in requirement.specifier if each.operator == ">=")
+        assert Version(pinned[requirement.name]).release[: len(lowest)] == lowest, text
