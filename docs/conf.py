@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sphinx.application import Sphinx
+from sphinx.ext.napoleon import NumpyDocstring
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "rsna_nb"
@@ -13,7 +14,7 @@ PACKAGE = ROOT / "rsna_nb"
 project = "rsna_nb"
 release = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
 html_title = f"rsna_nb {release}"
-extensions = ["myst_parser", "autoapi.extension", "sphinx.ext.napoleon"]
+extensions = ["myst_parser", "autoapi.extension"]
 exclude_patterns = ["_build"]
 myst_heading_anchors = 3  # as GitHub does, so that the links work in both
 default_role = "literal"  # `x` is code in docstrings
@@ -56,6 +57,13 @@ def skip(app: Sphinx, what: str, name: str, obj: Any, skipped: bool, options: li
     return (what == "module" and bool(step) and module not in modules_of(PACKAGE / step)) or None
 
 
+def sections(app: Sphinx, what: str, name: str, obj: Any, options: list[str], lines: list[str]) -> None:
+    """Convert the sections of NumPy docstrings. The extension would take an attribute's "word: more" for a type."""
+    if what not in {"attribute", "data", "property"}:
+        lines[:] = str(NumpyDocstring(lines, what=what, name=name)).split("\n")
+
+
 def setup(app: Sphinx) -> None:
-    """Connect `skip`."""
+    """Connect the two functions."""
+    app.connect("autodoc-process-docstring", sections)
     app.connect("autoapi-skip-member", skip)
