@@ -17,6 +17,7 @@ html_title = f"rsna_nb {release}"
 extensions = ["myst_parser", "autoapi.extension"]
 exclude_patterns = ["_build"]
 myst_heading_anchors = 3  # as GitHub does, so that the links work in both
+smartquotes = False  # "" is a value of many settings
 default_role = "literal"  # `x` is code in docstrings
 suppress_warnings = [
     "autoapi.python_import_resolution",  # constants that are bound several at once
