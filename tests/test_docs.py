@@ -40,6 +40,12 @@ def test_local_links_lead_to_files_and_headings_that_exist(page):
     assert not dead
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_word_in_angle_brackets_is_lost_as_html(page):
+    prose = re.sub(r"`[^`]*`|^ {4}.*$", "", FENCE.sub("", text_of(page)), flags=re.M)
+    assert not re.findall(r"(?<!\\)<(?!https?:)[a-zA-Z/][^>]*>", prose)
+
+
 def test_the_readme_can_be_read_in_ten_minutes():
     assert len(text_of(ROOT / "README.md").splitlines()) <= 200
 
