@@ -23,8 +23,8 @@ test: check  ## run the linters, the type checker and all tests that are not mar
 test-all: check  ## run the slow tests too: several machines, killed processes, large samples
 	$(BIN)/python -m pytest
 
-test-floor: .venv-floor/installed  ## run all tests with the lowest versions that pyproject.toml allows
-	.venv-floor/bin/python -m pytest
+test-floor: .venv-floor/installed  ## run the tests with the lowest versions that pyproject.toml allows; the slow ones too with SLOW=1
+	.venv-floor/bin/python -m pytest $(if $(SLOW),,-m "not slow")
 
 .venv-floor/installed: pyproject.toml constraints-floor.txt
 	$(PYTHON) -m venv .venv-floor

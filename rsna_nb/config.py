@@ -421,12 +421,15 @@ def is_folder_name(name: str) -> bool:
 def resolve(folder: str | Path) -> Path:
     """`folder` as an absolute path: relative to the project's root inside a checkout, else to the working folder.
 
-    JupyterLab starts a notebook in notebooks/ and papermill in the shell's folder; both find the same data.
+    JupyterLab starts a notebook in notebooks/ and papermill in the shell's folder; both find the same data. So
+    notebooks/ that was copied from an installed package (`rsna_nb.notebook`) stands for the folder that contains it.
     """
     folder, working = Path(folder).expanduser(), Path.cwd()
     for candidate in (working, *working.parents):
         if (candidate / "rsna_nb" / "config.py").is_file() and (candidate / "pyproject.toml").is_file():
             return candidate / folder
+    if working.name == "notebooks" and (working / "03_train.ipynb").is_file():
+        working = working.parent
     return working / folder
 
 

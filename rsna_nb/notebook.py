@@ -1,5 +1,12 @@
-"""What the notebooks share: Markdown output, the reason why a figure is not available, and parameters."""
+"""What the notebooks share: Markdown output, the reason why a figure is not available, and parameters.
 
+    python -m rsna_nb.notebook [folder]
+
+copies the notebooks and their recipes to notebooks/ in a folder, by default the working folder.
+"""
+
+import argparse
+import sys
 from collections.abc import Callable, Container, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +15,9 @@ from typing import Any
 
 import numpy as np
 
+PACKAGE = Path(__file__).parent
+# An installed package contains the notebooks; in a checkout they are next to it.
+NOTEBOOKS = PACKAGE / "notebooks" if (PACKAGE / "notebooks").is_dir() else PACKAGE.parent / "notebooks"
 _KEY = "_rsna_nb_parameters"  # of the object `Parameters` in the notebook's globals
 
 
@@ -55,6 +65,25 @@ def attempt(make: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         return make(*arguments, **options)
     except UnavailableError as error:
         return Unavailable(str(error).rstrip("."))
+
+
+def copy_notebooks(folder: str | Path = ".") -> list[str]:
+    """Copy the notebooks and their recipes to notebooks/ in `folder`; a file that differs is kept.
+
+    Returns
+    -------
+    One line for each file that differs, and one that counts the copied files.
+    """
+    lines, copied, goal = [], 0, Path(folder) / "notebooks"
+    for source in sorted([*NOTEBOOKS.glob("*.ipynb"), *NOTEBOOKS.glob("params/*.json")]):
+        path = goal / source.relative_to(NOTEBOOKS)
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(source.read_bytes())
+            copied += 1
+        elif path.read_bytes() != source.read_bytes():
+            lines.append(f"{path} is kept, because it differs; for the package's own, move it away and run this again")
+    return [*lines, f"files copied to {goal}: {copied}"]
 
 
 class Parameters:
@@ -178,3 +207,19 @@ def _plain(namespace: Mapping[str, Any], names: Container[str] = ()) -> dict[str
 def _same(one: Any, other: Any) -> bool:
     """Whether two values are equal and of one type: True is not 1."""
     return type(one) is type(other) and bool(np.all(one == other))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line: copy the notebooks and print what was copied, or exit with the reason why they cannot be."""
+    parser = argparse.ArgumentParser(
+        prog="python -m rsna_nb.notebook", description="Copy the notebooks and their recipes to notebooks/ in a folder."
+    )
+    parser.add_argument("folder", nargs="?", default=".", help="by default the working folder")
+    try:
+        print(*copy_notebooks(parser.parse_args(arguments).folder), sep="\n")
+    except OSError as error:
+        sys.exit(f"the notebooks cannot be copied: {error}")
+
+
+if __name__ == "__main__":
+    main()

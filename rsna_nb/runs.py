@@ -29,12 +29,11 @@ from typing import Any
 import pandas as pd
 
 from rsna_nb.config import FOLDERS, ConfigError, ImageRecipe, RunConfig, resolve
-from rsna_nb.notebook import UnavailableError
+from rsna_nb.notebook import PACKAGE, UnavailableError
 from rsna_nb.system import Console, write_whole
 
 log = logging.getLogger(__name__)
 
-PACKAGE = Path(__file__).parent
 # Packages whose versions can change a result.
 _PACKAGES = (
     "rsna_nb tensorflow keras numpy pandas scikit-learn pydicom imagecodecs papermill opencv-python-headless".split()
@@ -226,7 +225,7 @@ def fingerprint(df: pd.DataFrame) -> str:
 
 def _copy_code(folder: Path) -> None:
     """Copy the package's modules, and the cells of the notebook that is running."""
-    shutil.copytree(PACKAGE, folder / "rsna_nb", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(PACKAGE, folder / "rsna_nb", ignore=shutil.ignore_patterns("__pycache__", "notebooks"))
     if (ipython := sys.modules.get("IPython")) and (shell := ipython.get_ipython()):
         import nbformat  # takes a second, and is not needed to look at runs
 
@@ -249,6 +248,7 @@ def _git_state() -> dict[str, Any] | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", "__init__.py")  # else in another project's checkout
         return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain"))}
     except (OSError, subprocess.CalledProcessError):  # git is not installed, or this is not a checkout
         return None

@@ -11,6 +11,7 @@ import pytest
 from papermill.iorw import read_yaml_file
 
 from rsna_nb.config import BACKBONE_NAMES, ConfigError, RunConfig, resolve
+from rsna_nb.notebook import copy_notebooks
 from tests.notebooks import NOTEBOOKS, parameters_cell
 
 ROOT = Path(__file__).parents[1]
@@ -408,6 +409,10 @@ def test_no_later_cell_sets_a_setting(path):
 def test_folders_are_the_projects_inside_a_checkout_and_the_working_ones_elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert resolve("runs") == tmp_path / "runs"
+    (tmp_path / "copied").mkdir()
+    copy_notebooks(tmp_path / "copied")
+    monkeypatch.chdir(tmp_path / "copied" / "notebooks")
+    assert resolve("runs") == tmp_path / "copied" / "runs"
     (tmp_path / "rsna_nb").mkdir()
     (tmp_path / "rsna_nb" / "config.py").touch()
     (tmp_path / "pyproject.toml").touch()

@@ -221,9 +221,3 @@ def test_the_figures_that_there_are_make_a_png_and_none_is_an_error_that_names_t
     nbformat.write(new_notebook(), notebook)
     with pytest.raises(ReportError, match=r"y\.png is not made: .* has no figure ROC or Mammograms, hits"):
         report.save_figure(notebook, tmp_path / "y.png")
-
-
-def test_without_the_notebook_a_checkout_is_asked_for(run, monkeypatch, tmp_path):
-    monkeypatch.setattr(report, "NOTEBOOK", tmp_path / "04_evaluate.ipynb")
-    with pytest.raises(ReportError, match="reports are made in a checkout"):
-        report.make_report(run)

@@ -6,8 +6,8 @@ from pathlib import Path
 from rsna_nb.config import resolve
 from rsna_nb.evaluation.evaluated_run import Evaluation, evaluate
 from rsna_nb.metrics import bootstrap, scores_breasts
-from rsna_nb.notebook import Unavailable, attempt
-from rsna_nb.runs import PACKAGE, Run
+from rsna_nb.notebook import PACKAGE, Unavailable, attempt
+from rsna_nb.runs import Run
 
 NEXT = {
     "a page to share": "{bin}python -m rsna_nb.evaluation.report {run}",

@@ -26,10 +26,10 @@ from traitlets.config import Config
 from rsna_nb.config import resolve
 from rsna_nb.evaluation.evaluated_run import find_run
 from rsna_nb.evaluation.results import result_path
-from rsna_nb.runs import PACKAGE, Run, RunError
+from rsna_nb.notebook import NOTEBOOKS
+from rsna_nb.runs import Run, RunError
 from rsna_nb.system import add_to_mlflow, write_whole
 
-NOTEBOOK = PACKAGE.parent / "notebooks" / "04_evaluate.ipynb"
 EXPORT = Config(
     {
         "TagRemovePreprocessor": {"enabled": True, "remove_cell_tags": {"remove_cell"}},
@@ -67,17 +67,15 @@ def make_report(run: Run, compare: str = "", runs_dir: str | Path = "runs", **pa
     Raises
     ------
     ReportError
-        If the notebook is missing or stops; the message says why.
+        If the notebook stops; the message says why.
     """
-    if not NOTEBOOK.is_file():
-        raise ReportError(f"{NOTEBOOK} is not there: reports are made in a checkout of the project")
     executed, page = (
         result_path(run, name, compare=compare, **parameters) for name in ("evaluate.ipynb", "report.html")
     )
     given = {"run": str(run.path), "compare": compare, "runs_dir": str(resolve(runs_dir)), "viewer_megabytes": 0}
     given |= parameters
     try:
-        notebook = papermill.execute_notebook(str(NOTEBOOK), str(executed), given, progress_bar=False)
+        notebook = papermill.execute_notebook(NOTEBOOKS / "04_evaluate.ipynb", str(executed), given, progress_bar=False)
     except PapermillExecutionError as error:
         raise ReportError(f"04_evaluate stopped: {error.ename}: {error.evalue} (see {executed})") from error
     write_whole(page, render(notebook, run.id).encode())
