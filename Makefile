@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-all test-floor check coverage lab report bench clean
+.PHONY: setup demo test test-all test-floor check coverage lab report docs bench clean
 
 setup: .venv/installed
 
@@ -45,9 +45,17 @@ lab: setup  ## open the notebooks in JupyterLab
 report: setup  ## write an HTML page about a run: RUN=<id or path> (default: the newest), COMPARE=<id>, PICTURES=0
 	$(BIN)/python -m rsna_nb.evaluation.report $(RUN) $(if $(COMPARE),--compare $(COMPARE)) $(if $(PICTURES),--pictures $(PICTURES))
 
+docs: .venv/installed-docs  ## build the documentation as a site in docs/_build/html; a warning is an error
+	$(BIN)/python -m sphinx -q -W --keep-going -d docs/_build/doctrees docs docs/_build/html
+	@echo docs/_build/html/index.html
+
+.venv/installed-docs: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	touch $@
+
 bench: setup  ## run the benchmarks; installs the libraries to compare with, one of them under the GPL
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	for file in tests/bench/bench_*.py; do echo "== $$file" && $(BIN)/python $$file || exit 1; done
 
 clean:  ## remove what can be made again, but no run folders and no data
-	rm -rf .venv .venv-floor out.ipynb .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	rm -rf .venv .venv-floor docs/_build out.ipynb .mypy_cache .pytest_cache .ruff_cache *.egg-info

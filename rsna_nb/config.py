@@ -434,9 +434,9 @@ def resolve(folder: str | Path) -> Path:
 
 
 def settings_table() -> str:
-    """Every setting, its default and its help text as a Markdown table: the README contains it."""
+    """Every setting, its default and its help text as a Markdown table: docs/settings.md contains it."""
     rows = [
-        f"| `{name}` | `{json.dumps(field.default)}` | {field.description} |"
+        f"| `{name}` | `{json.dumps(field.default)}` | {field.description} |".replace("<", "\\<")
         for name, field in RunConfig.model_fields.items()
     ]
     return "\n".join(["| setting | default | |", "|---|---|---|", *rows])

@@ -10,11 +10,11 @@ import papermill
 import pytest
 from papermill.iorw import read_yaml_file
 
-from rsna_nb.config import BACKBONE_NAMES, ConfigError, RunConfig, resolve, settings_table
+from rsna_nb.config import BACKBONE_NAMES, ConfigError, RunConfig, resolve
 from rsna_nb.notebook import copy_notebooks
 from tests.notebooks import NOTEBOOKS, parameters_cell
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
 
 
 def test_json_gives_the_same_settings_back(tmp_path):
@@ -340,7 +340,7 @@ for file in ("faulty.json", "missing.json"):
         print(error)
 assert not {{"tensorflow", "keras"}} & set(sys.modules)
 """
-    environment = os.environ | {"PYTHONPATH": str(README.parent)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
     assert answer.returncode == 0, answer.stderr
     lines = answer.stdout.splitlines()
@@ -419,7 +419,3 @@ def test_folders_are_the_projects_inside_a_checkout_and_the_working_ones_elsewhe
     (tmp_path / "notebooks").mkdir()
     monkeypatch.chdir(tmp_path / "notebooks")
     assert resolve("runs") == tmp_path / "runs"
-
-
-def test_the_readme_has_the_table_of_settings():
-    assert f"<!-- settings -->\n{settings_table()}\n<!-- /settings -->" in README.read_text()

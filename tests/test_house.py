@@ -256,8 +256,8 @@ def test_the_log_of_a_module_that_is_run_as_a_command_is_the_packages():
         assert 'if __name__ == "__main__"' not in text or "getLogger(__name__)" not in text, name
 
 
-def test_the_readme_names_every_step_once_in_their_order():
-    layout = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Layout")[2].partition("\n## ")[0]
+def test_the_docs_name_every_step_once_in_their_order():
+    layout = (ROOT / "docs" / "package.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (`.*?) \|", layout, re.M)
     named = [name for cell in rows for name in re.findall(r"`(.*?)`", cell)]
     assert named == [f"{step}/" if (PACKAGE / step).is_dir() else f"{step}.py" for step in ORDER]

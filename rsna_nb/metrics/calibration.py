@@ -104,9 +104,10 @@ def wilson(positives: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def expected_calibration_error(labels: ArrayLike, scores: ArrayLike) -> float:
-    """Mean over rows of |mean score - share with cancer| of their bin, 0-1 (ECE; Naeini et al. 2015, AAAI 29:2901).
+    """Return the mean over rows of the distance between mean score and share with cancer of their bin, 0-1.
 
-    Each bin holds the same number of rows (`reliability`). By chance even perfect scores have an ECE above 0.
+    This is the ECE of Naeini et al. 2015, AAAI 29:2901. Each bin holds the same number of rows
+    (`reliability`). By chance even perfect scores have an ECE above 0.
     """
     table = reliability(labels, scores)
     return float(np.average((table["mean_score"] - table["observed"]).abs(), weights=table["count"]))

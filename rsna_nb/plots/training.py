@@ -41,7 +41,7 @@ def training_curves(history: pd.DataFrame, best_epoch: int) -> Figure:
     Parameters
     ----------
     history
-        history.csv of a run: a row for each epoch, with epoch, learning_rate, and each metric with and without "val_".
+        history.csv of a run: a row for each epoch, with epoch, learning_rate, and each metric with and without `val_`.
     best_epoch
         The epoch of the checkpoint.
     """
