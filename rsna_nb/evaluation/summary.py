@@ -194,7 +194,7 @@ def choice_note(run: Run) -> Markdown:
         return Markdown("How much better cannot be said: the validation women are too few.")
     result = (
         f"so about **{found.optimism:.3f}** of it is optimism"
-        if found.optimism > 0
+        if found.optimism >= 0.0005  # else 0.000 would be called optimism
         else f"so no optimism was found ({found.optimism:.3f}; by chance it can be below 0)"
     )
     return Markdown(
