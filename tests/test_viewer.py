@@ -395,6 +395,7 @@ def test_the_frame_of_a_notebook_shows_the_same_without_the_network(images, tmp_
         browser.wait_for(READY)
         assert min(seen(browser)) > 0
         assert HOSTILE in browser.value("document.getElementById('woman').textContent")
+        assert "center 2000, width 2000; " in browser.value("document.querySelector('.tile .state').textContent")
         assert browser.value("document.querySelectorAll('img').length") == 0
     assert browser.errors == []
     assert browser.requests == [(tmp_path / "notebook.html").as_uri()]
