@@ -8,9 +8,10 @@ scores-breasts.csv  a row for each breast: patient_id, laterality, images, unrea
 scores-women.csv    a row for each woman, likewise
 
 `score` is the raw score in 0-1. `probability` is the score corrected for class weights, or empty if the run's scores
-cannot be corrected. A breast's score is the mean of its images' scores, and a woman's the higher of her breasts'. A run
-whose unit is "breast" or "woman" scores breasts by all their images, and each image has the score of its breast. A map
-of `--maps` shows each image as if it were the only one of its breast.
+cannot be corrected; it holds where cancer is as frequent as in the training data, which the log gives. A breast's score
+is the mean of its images' scores, and a woman's the higher of her breasts'. A run whose unit is "breast" or "woman"
+scores breasts by all their images, and each image has the score of its breast. A map of `--maps` shows each image as if
+it were the only one of its breast.
 `error` says why a file cannot be read, `notes` what is odd about one that can (`dicom.NOTES`). Patient id, side and
 view are those of the file's name, else of its header. Where neither has a patient id, a folder whose name is a number,
 as in RSNA's data, is the patient id. `--dicom` writes scores and maps as DICOM objects (docs/dicom_out.md);
@@ -36,6 +37,7 @@ from rsna_nb.dicom_out import DicomOutError, DicomResults
 from rsna_nb.ensemble import Ensemble, load, submission
 from rsna_nb.explain import heat_maps
 from rsna_nb.metrics import MetricsError
+from rsna_nb.notebook import Unavailable, attempt
 from rsna_nb.runs import RunError, log_to_console
 from rsna_nb.system import write_whole
 
@@ -105,10 +107,14 @@ def score_files(
 def _probabilities(model: Ensemble, scores: pd.DataFrame) -> np.ndarray | float:
     """Return the scores corrected for class weights, (images,), or NaN if they cannot be corrected."""
     try:
-        return model.prior_corrected().scores(scores)
+        probabilities = model.prior_corrected().scores(scores)
     except (MetricsError, RunError) as error:
         log.info("no probabilities: %s", error)
         return np.nan
+    share = attempt(submission.prevalence, model)
+    if not isinstance(share, Unavailable):
+        log.info("probabilities hold where %.1f %% of the breasts have cancer, as in the training data", 100 * share)
+    return probabilities
 
 
 def _breasts_of(images: pd.DataFrame) -> pd.DataFrame:
@@ -221,9 +227,10 @@ def _make_folder(folder: Path) -> None:
 
 
 def _warn_of_generated(model: Ensemble, files: Sequence[str]) -> None:
-    """Warn if the files are not of a generated data set, but the model was trained on one."""
-    folders = {place for file in files for place in Path(file).resolve().parents}
-    if not any((folder / "generated.json").is_file() for folder in folders):
+    """Warn of files that are not of a generated data set, if the model was trained on one."""
+    places = [set(Path(file).resolve().parents) for file in files]
+    generated = {folder for folder in set().union(*places) if (folder / "generated.json").is_file()}
+    if any(generated.isdisjoint(each) for each in places):
         for run in model.pool.runs:
             if submission.trained_on_generated(run):
                 log.warning("%s was trained on generated mammograms: its scores of others are meaningless", run.id)

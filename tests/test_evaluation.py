@@ -336,6 +336,19 @@ def test_the_baseline_finds_a_difference_between_machines_and_nothing_where_ther
     assert np.mean(aucs) == pytest.approx(0.5, abs=0.05)
 
 
+def test_the_baseline_has_the_scale_of_the_runs_scores(evaluated):
+    guess, weights = comparison.baseline(evaluated), evaluation.class_weights(evaluated.run)
+    assert guess["corrected_score"].mean() == pytest.approx(evaluated.breasts["cancer"].mean(), abs=0.03)
+    np.testing.assert_allclose(metrics.prior_correction(guess["score"], weights), guess["corrected_score"])
+
+
+def test_each_rule_shows_its_threshold_and_its_rates(evaluated):
+    table = operating.operating_table(evaluated.breasts, 20)
+    shown = summary.readable(table).loc["best F1"]
+    assert float(shown["Threshold"]) == pytest.approx(table.set_index("rule").loc["best F1", "threshold"], abs=5e-4)
+    assert shown["Sensitivity (%)"].startswith(f"{100 * table['sensitivity'].iloc[-1]:.0f} (")
+
+
 def test_a_baseline_without_age_and_machine_is_unavailable(tmp_path):
     df = predictions_of().drop(columns="age").assign(machine_id=1)
     found = attempt(comparison.baseline, evaluation.evaluate(write_run(tmp_path / "run", df)))

@@ -13,7 +13,7 @@ from rsna_nb.metadata import MetadataError, load_metadata
 from rsna_nb.splits import SplitError
 from rsna_nb.training import TrainingError
 from rsna_nb.training import run as training
-from tests.notebooks import NOTEBOOKS, TRAIN, last_error_line, papermill_run, run_cells, words
+from tests.notebooks import NOTEBOOKS, TRAIN, last_error_line, outputs, papermill_run, run_cells, words
 from tests.small import SMALL, TIMINGS, stop_at
 
 
@@ -70,6 +70,7 @@ def test_training_runs_from_another_folder_and_its_config_repeats_it(data_settin
     assert len(run.predictions) > 0
     executed = (tmp_path / "out.ipynb").read_text()
     assert executed.count('"image/png": "') == 4
+    assert all(output.get("data", {}).get("text/plain", "no display") for output in outputs(tmp_path / "out.ipynb"))
     assert str(run.path) in executed
     assert len(executed) < 1_500_000
     cells = nbformat.read(run.path / "code" / "notebook.ipynb", as_version=4).cells

@@ -72,6 +72,21 @@ def test_a_text_file_among_images_is_a_row_and_documents_beside_them_are_not(
     assert len(pd.read_csv("scores-women.csv")) == 1
 
 
+def test_probabilities_say_how_frequent_cancer_is_where_they_hold(model, files, caplog):
+    caplog.set_level("INFO")
+    predict.score_files(model, [str(files[0])])
+    share = model.pool.runs[0].metrics["positive_breasts"] / model.pool.runs[0].metrics["breasts"]
+    assert f"probabilities hold where {100 * share:.1f} % of the breasts have cancer" in caplog.text
+
+
+def test_real_files_among_generated_ones_are_warned_of_too(model, files, generated, caplog):
+    own = load_metadata(generated)["path"].iloc[0]
+    predict._warn_of_generated(model, [own])
+    assert not caplog.text
+    predict._warn_of_generated(model, [own, str(files[0])])
+    assert "its scores of others are meaningless" in caplog.text
+
+
 def test_another_table_of_the_same_name_is_kept(small_run, files, tmp_path):
     out = tmp_path / "scores.csv"
     out.write_text("mine")

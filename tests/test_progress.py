@@ -45,6 +45,10 @@ def test_short_work_has_one_line_at_its_end(clock, capsys):
     assert "left" in line
 
 
+def test_slow_work_has_the_seconds_of_a_step(clock, capsys):
+    assert ", 20.00 s/women, " in lines(4, 20.0, clock, capsys)[-1]
+
+
 def test_an_hour_has_about_a_line_a_minute(clock, capsys):
     assert 55 <= len(lines(3600, 1.0, clock, capsys)) <= 65
 

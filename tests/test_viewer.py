@@ -127,6 +127,20 @@ def test_repeated_views_other_views_and_missing_ones_get_lines_of_their_own(imag
     assert exam["rows"] == [[2, 1], [3, None], [0, None], [None, 4]]
 
 
+def test_views_in_lower_case_are_hung_like_others(images):
+    df = images.assign(view=images["view"].str.lower())
+    assert women_of(df)[0]["exams"][0]["rows"] == [[3, 2], [1, 0]]
+    df = pd.concat([df, images.iloc[[3]]], ignore_index=True)
+    assert women_of(df)[0]["exams"][0]["rows"] == [[3, 2], [4, None], [1, 0]]
+
+
+def test_examinations_of_embed_stand_by_date_and_not_by_accession_number(images):
+    first, second = (images.assign(acc_anon=number, study_date_anon=date)
+                     for number, date in ((9, "2014-03-01"), (2, "2016-05-01")))  # fmt: skip
+    exams = women_of(pd.concat([second, first], ignore_index=True))[0]["exams"]
+    assert [exam["name"] for exam in exams] == ["2014-03-01", "2016-05-01"]
+
+
 def test_examinations_stand_from_early_to_late(images):
     df = pd.concat([images.assign(exam_year=2021), images.assign(exam_year=2019)], ignore_index=True)
     assert women_of(df)[0]["exams"] == [
@@ -381,6 +395,7 @@ def test_the_frame_of_a_notebook_shows_the_same_without_the_network(images, tmp_
         browser.wait_for(READY)
         assert min(seen(browser)) > 0
         assert HOSTILE in browser.value("document.getElementById('woman').textContent")
+        assert "center 2000, width 2000; " in browser.value("document.querySelector('.tile .state').textContent")
         assert browser.value("document.querySelectorAll('img').length") == 0
     assert browser.errors == []
     assert browser.requests == [(tmp_path / "notebook.html").as_uri()]

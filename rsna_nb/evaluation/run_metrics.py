@@ -13,6 +13,7 @@ from rsna_nb.notebook import Markdown, Unavailable, attempt
 
 STATISTICS = {"auc": "AUC", "average_precision": "average precision", "pf1": "pF1"}
 RAW_PF1 = "pF1, raw scores"
+MEASURES = {"brier": "Brier score", "ece": "ECE", "mean_score": "mean score", "observed": "share with cancer"}
 GRID = np.linspace(0, 1, 101)
 
 
@@ -129,7 +130,7 @@ class Calibration:
     @property
     def rounded(self) -> pd.DataFrame:
         """The table as a notebook shows it."""
-        return self.table.round(4).rename_axis(None)
+        return self.table.round(4).rename_axis(None).rename(columns=MEASURES)
 
 
 def calibrate(evaluation: Evaluation) -> Calibration:

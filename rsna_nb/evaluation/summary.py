@@ -27,6 +27,7 @@ HEADS = {
     "ppv": "PPV (%)",
     "specificity": "Specificity (%)",
 }
+OPTIMISTIC = {name: name.replace("_", " ") for name in RATES} | {"ppv": "PPV", "f1": "F1"}
 
 
 def of_100(estimate: float, low: float, high: float) -> str:
@@ -73,8 +74,8 @@ def in_short(evaluation: Evaluation, fit: CrossFit | Unavailable, auc: Interval,
         lines.append(
             f"**Of 100 breasts with cancer it finds {of_100(*shares['sensitivity'])} when "
             f"{of_100(*shares['women recalled'])} of 100 women are recalled.** "
-            f"Of 100 women recalled, {of_100(*shares['PPV by woman'])} have cancer. Of 100 breasts without cancer, it "
-            f"clears {of_100(*shares['specificity'])}."
+            f"Of 100 women recalled, {of_100(*shares['PPV by woman'])} have cancer, in either breast. Of 100 breasts "
+            f"without cancer, it clears {of_100(*shares['specificity'])}."
         )
     pairs = of_100(auc.estimate, auc.low, auc.high)
     lines.append(
@@ -83,7 +84,7 @@ def in_short(evaluation: Evaluation, fit: CrossFit | Unavailable, auc: Interval,
     )
     lines.append(
         "Brackets hold 95 % intervals over women. The threshold for each woman was chosen on other women, for the best "
-        "F1. Other thresholds are listed under *Operating points*."
+        "F1, the harmonic mean of sensitivity and PPV. Other thresholds are listed under *Operating points*."
     )
     return Markdown("\n\n".join([*lines, "> **Limits.** " + " ".join(limits(evaluation))]))
 
@@ -140,8 +141,8 @@ def limits(evaluation: Evaluation) -> list[str]:
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """`operating.operating_table` in percent with intervals, a row for each rule."""
-    columns = {
+    """`operating.operating_table`: the median threshold, and the rates in percent with intervals, by rule."""
+    columns = {"Threshold": table["threshold"].map("{:.3f}".format).to_list()} | {
         head: [of_100(*row) for row in zip(table[name], table[f"{name}_low"], table[f"{name}_high"], strict=True)]
         for name, head in HEADS.items()
     }
@@ -158,8 +159,8 @@ def published(table: pd.DataFrame) -> pd.DataFrame:
 def optimism(fit: CrossFit) -> pd.DataFrame:
     """The rates at the threshold of best F1, chosen on the evaluated women and on other women, and the difference."""
     rows = {
-        name.replace("_", " "): (getattr(fit.in_sample, name), getattr(fit.point, name), fit.optimism[name])
-        for name in [*RATES, "f1"]
+        words: (getattr(fit.in_sample, name), getattr(fit.point, name), fit.optimism[name])
+        for name, words in OPTIMISTIC.items()
     }
     columns = ["chosen on the same women", "chosen on other women", "optimism"]
     # adding 0.0 turns a rounded -0.0 into 0.0
@@ -193,7 +194,7 @@ def choice_note(run: Run) -> Markdown:
         return Markdown("How much better cannot be said: the validation women are too few.")
     result = (
         f"so about **{found.optimism:.3f}** of it is optimism"
-        if found.optimism > 0
+        if found.optimism >= 0.0005  # else 0.000 would be called optimism
         else f"so no optimism was found ({found.optimism:.3f}; by chance it can be below 0)"
     )
     return Markdown(

@@ -10,8 +10,8 @@ from rsna_nb.plots.style import BLUE, GREEN, GREY, ORANGE, with_alt, without_box
 CURVES = {
     "loss": "Loss",
     "auc": "AUC",
-    "precision": "Precision at 0.5",
-    "recall": "Recall at 0.5",
+    "precision": "PPV (precision) at 0.5",
+    "recall": "Sensitivity (recall) at 0.5",
     "f1": "F1 at 0.5",
 }
 

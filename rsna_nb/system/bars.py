@@ -53,11 +53,19 @@ def progress(steps: Iterable[Any] | None, what: str, total: int, unit: str) -> t
     if is_watched():
         return _InPlace(steps, what, total, unit=f" {unit}", mininterval=0.5, bar_format=LINE, gui=True)
     if sys.stderr.isatty():
-        return tqdm(steps, what, total, unit=f" {unit}", mininterval=1)
+        return _Bar(steps, what, total, unit=f" {unit}", mininterval=1)
     return _Lines(steps, what, total, unit=f" {unit}", mininterval=1, bar_format=LINE, gui=True)
 
 
-class _InPlace(tqdm):
+class _Bar(tqdm):
+    """A bar whose slow rate is "5.94 s/epochs", where tqdm writes "5.94s/ epochs"."""
+
+    @staticmethod
+    def format_meter(*values: Any, **named: Any) -> str:
+        return tqdm.format_meter(*values, **named).replace("s/ ", " s/").replace(",  ", ", ")
+
+
+class _InPlace(_Bar):
     """A line of a notebook's output that is updated; tqdm's own needs ipywidgets, which are blank in saved pages."""
 
     shown: Any = None
@@ -78,7 +86,7 @@ class _InPlace(tqdm):
             self.display()
 
 
-class _Lines(tqdm):
+class _Lines(_Bar):
     """Lines of a log, at growing distances."""
 
     printed: float | None = None  # when, and at which share of the steps

@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import pandas as pd
 import tensorflow as tf
+from IPython.utils.capture import capture_output
 
 from rsna_nb import metadata, metrics, runs
 from rsna_nb.config import RunConfig
@@ -176,7 +177,8 @@ def choose_precision(config: RunConfig) -> str:
 def _draw_graph(model: keras.Model, folder: Path) -> None:
     """Write the network's graph and a table of its layers for TensorBoard's tabs Graphs and Text."""
     lines: list[str] = []
-    model.summary(print_fn=lambda line, **_: lines.append(line), expand_nested=False)
+    with capture_output():  # in a notebook it would show an empty line
+        model.summary(print_fn=lambda line, **_: lines.append(line), expand_nested=False)
     text = "\n".join(lines)
     # Tracing takes a fifth of a fold's time if the feature bank is complete, and all folds have the same graph.
     if text not in _graphs:

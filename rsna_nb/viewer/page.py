@@ -178,7 +178,7 @@ def _log(pictures: list[dict[str, Any]], exam: str) -> None:
     unreadable = sum("error" in picture for picture in pictures)
     reduced = sum("error" not in picture and picture["rows"] < picture["fileRows"] for picture in pictures)
     log.info(
-        "viewer: of %d images %d are reduced to fit, %d mirrored so that the breasts face each other's back, "
+        "viewer: of %d images %d are reduced to fit, %d mirrored to hang the breasts back to back, "
         "%d cannot be read%s",
         len(pictures), reduced, mirrored, unreadable, f"; examinations by column {exam}" if exam else "",
     )  # fmt: skip

@@ -13,7 +13,8 @@ from rsna_nb.metadata import BREAST
 from rsna_nb.notebook import UnavailableError
 
 COLUMNS = ["path", *BREAST, "view"]
-EXAMS = ("date", "exam", "exam_year", "acc_anon", "Acquisition date")  # columns that tell examinations apart
+# Columns that tell examinations apart and order them in time; EMBED's accession numbers (acc_anon) do not.
+EXAMS = ("date", "exam", "exam_year", "study_date_anon", "Acquisition date")
 VIEWS = ("CC", "MLO")
 OF_A_WOMAN = ("age", "site_id", "machine_id", "density", "implant")
 OF_AN_IMAGE = ("image_id", "cancer", "score", "attention", "BIRADS", "biopsy", "invasive", "difficult_negative_case")
@@ -63,8 +64,9 @@ def women_of(images: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _hung(rows: pd.DataFrame) -> list[list[int | None]]:
     """Return lines of (right, left), CC above MLO above other views; a repeated view gets another line."""
-    repeat = rows.groupby(["laterality", "view"], dropna=False).cumcount()
-    views = rows["view"].map(lambda view: (VIEWS.index(view), "") if view in VIEWS else (len(VIEWS), str(view)))
+    names = rows["view"].astype(str).str.upper()  # tables may have cc for CC
+    repeat = names.groupby([rows["laterality"], names]).cumcount()
+    views = names.map(lambda view: (VIEWS.index(view), "") if view in VIEWS else (len(VIEWS), view))
     lines: dict[tuple[Any, int], dict[str, int]] = {}
     for view, again, side, number in zip(views, repeat, rows["laterality"], rows["number"], strict=True):
         lines.setdefault((view, int(again)), {})[side] = int(number)

@@ -200,7 +200,8 @@ function describe(tile, at) {
   const [black, white, centre] = [low, high, (low + high) / 2].map((value) => Math.round(value + picture.smallest));
   const percent = Math.round((100 * at.w) / picture.fileColumns);
   // A curve has no width that could be compared with a header's: its ends are told instead.
-  const window = picture.curve ? `values ${black} to ${white}` : `center ${centre}, width ${white - black}`;
+  // A width counts the values of both ends, as DICOM's does (PS3.3, C.11.2.1.2.1).
+  const window = picture.curve ? `values ${black} to ${white}` : `center ${centre}, width ${white - black + 1}`;
   tile.state.textContent = `${window}; ${percent} %`;
 }
 
