@@ -22,7 +22,7 @@ from rsna_nb.system import locked, mlflow_run, remove_parts, write_whole
 from rsna_nb.training import checkpoints, features, phases
 from rsna_nb.training.callbacks import EpochCallback
 from rsna_nb.training.data import prepare, split_table
-from rsna_nb.training.distribution import Devices, explained_loss, find_devices, gpu_memory
+from rsna_nb.training.distribution import Devices, explained_loss, find_devices
 from rsna_nb.training.inputs import Pictures
 from rsna_nb.training.session import TrainingSession
 from rsna_nb.training.training_model import ForwardPath
@@ -79,7 +79,7 @@ def train(config: RunConfig, on_epoch: EpochCallback | None = None) -> Run:
     with _working_in(run) if devices.chief else nullcontext(), explained_loss(devices):
         announce(config.data_dir)  # the first line of the log: a model of generated data must not be taken for more
         log.info("run %s%s", run.path, " is resumed" if config.resume else "")
-        log.info("devices: %s%s", ", ".join(devices.names), gpu_memory())
+        log.info("devices: %s", ", ".join(devices.names))
         if run.is_finished:
             log.info("the run is finished: there is nothing to do")
         else:
