@@ -1,6 +1,5 @@
 """A run and image files -> scores. Submissions, ensembles and explanations all score files through this module."""
 
-import hashlib
 import logging
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,7 +17,7 @@ from rsna_nb.model import OTHER_VIEW, Breasts, body_of, head_of, score_breasts
 from rsna_nb.notebook import UnavailableError
 from rsna_nb.prepare import Picture, read_pictures
 from rsna_nb.runs import Run, RunError
-from rsna_nb.system import progress
+from rsna_nb.system import digest, progress
 
 log = logging.getLogger(__name__)
 
@@ -183,7 +182,7 @@ def by_images(runs: Sequence[Run]) -> list[list[Run]]:
     for run in runs:
         recipe = run.image_recipe
         try:  # each imported fold carries its own copy of one breast detector
-            detector = hashlib.sha256(recipe.detector.read_bytes()).hexdigest() if recipe.detector else ""
+            detector = digest(recipe.detector) if recipe.detector else ""
         except OSError as error:
             raise RunError(f"the breast detector of run {run.id} cannot be read: {error}") from error
         groups.setdefault((run.config.image_shape, recipe.name, detector), []).append(run)
