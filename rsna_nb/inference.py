@@ -1,6 +1,5 @@
 """A run and image files -> scores. Submissions, ensembles and explanations all score files through this module."""
 
-import hashlib
 import logging
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,9 +14,10 @@ import pandas as pd
 from rsna_nb import backbones  # noqa: F401  Keras must know the layers of our backbones before it loads a model
 from rsna_nb.dicom import image_names
 from rsna_nb.model import OTHER_VIEW, Breasts, body_of, head_of, score_breasts
+from rsna_nb.notebook import UnavailableError
 from rsna_nb.prepare import Picture, read_pictures
 from rsna_nb.runs import Run, RunError
-from rsna_nb.system import progress
+from rsna_nb.system import digest, progress
 
 log = logging.getLogger(__name__)
 
@@ -182,11 +182,25 @@ def by_images(runs: Sequence[Run]) -> list[list[Run]]:
     for run in runs:
         recipe = run.image_recipe
         try:  # each imported fold carries its own copy of one breast detector
-            detector = hashlib.sha256(recipe.detector.read_bytes()).hexdigest() if recipe.detector else ""
+            detector = digest(recipe.detector) if recipe.detector else ""
         except OSError as error:
             raise RunError(f"the breast detector of run {run.id} cannot be read: {error}") from error
         groups.setdefault((run.config.image_shape, recipe.name, detector), []).append(run)
     return list(groups.values())
+
+
+def read_images(files: Iterable[str | Path]) -> np.ndarray:
+    """Read images of the store: float32 (n, height, width, 1) in 0-1.
+
+    Raises `UnavailableError` if a file is missing or is not an image.
+    """
+    images = []
+    for file in files:
+        image = cv2.imread(str(file), cv2.IMREAD_GRAYSCALE)
+        if image is None:
+            raise UnavailableError(f"the image {file} is missing or damaged: notebooks/00_prepare.ipynb makes it")
+        images.append(image)
+    return np.stack(images)[..., np.newaxis].astype(np.float32) / 255
 
 
 def score_prepared(runs: Sequence[Run], files: Sequence[str]) -> pd.DataFrame:
@@ -196,8 +210,7 @@ def score_prepared(runs: Sequence[Run], files: Sequence[str]) -> pd.DataFrame:
     size = max(1, BATCH_PIXELS // (height * width))
     scores, starts = [], range(0, len(files), size)
     for start in progress(starts, "scoring", len(starts), "batches"):
-        grey = [cv2.imread(file, cv2.IMREAD_GRAYSCALE) for file in files[start : start + size]]
-        images = np.array(grey)[..., np.newaxis].astype(np.float32) / 255
+        images = read_images(files[start : start + size])
         scores.append(np.stack([score(model, images) for model in models.values()], axis=1))
     return pd.DataFrame(np.concatenate(scores), columns=list(models))
 

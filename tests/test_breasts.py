@@ -276,7 +276,7 @@ def test_the_saved_network_gives_the_scores_of_predictions(run):
     """Each breast by itself, with its images in another order, from the store's files."""
     import keras
 
-    from rsna_nb.explain.maps import read_images
+    from rsna_nb.inference import read_images
     from rsna_nb.training import prepare, split_table
 
     model, data = keras.models.load_model(run.checkpoint, compile=False), prepare(run.config, *split_table(run.config))

@@ -64,6 +64,18 @@ def test_a_run_that_was_stopped_three_times_can_be_resumed_to_the_same_result(re
     assert_equal(resumed(run), whole)
 
 
+def test_a_run_stopped_after_the_last_epoch_of_a_phase_is_resumed_to_the_same_result(recipe, whole, tmp_path):
+    last = int((whole.history["phase"] == "head").sum())
+
+    def stop(epoch: int, logs: dict) -> None:
+        if epoch == last:
+            raise TrainingError("stopped for the test")
+
+    with pytest.raises(TrainingError, match="stopped for the test"):
+        train(RunConfig(**recipe | {"runs_dir": str(tmp_path)}), stop)
+    assert_equal(resumed(*runs.list_runs(tmp_path)), whole)
+
+
 def test_a_finished_run_is_left_as_it_is(whole):
     before = {path: path.read_bytes() for path in whole.path.rglob("*.*") if path.is_file() and path.suffix != ".log"}
     resumed(whole)

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from keras import layers
 
-from rsna_nb import explain
+from rsna_nb import explain, inference
 from rsna_nb.config import RunConfig
 from rsna_nb.dicom import reader as dicom
 from rsna_nb.dicom.crop import fit, placement
@@ -253,7 +253,7 @@ def test_what_cannot_be_mapped_is_refused_with_the_reason(tmp_path):
     with pytest.raises(ValueError, match=r"pooling by Flatten .*: use the method grad_cam"):
         activation(model, spotted(1, 1))
     with pytest.raises(UnavailableError, match=r"1\.png is missing or damaged"):
-        maps.read_images([tmp_path / "1.png"])
+        inference.read_images([tmp_path / "1.png"])
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (64, 128), (256, 32)])

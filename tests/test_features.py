@@ -223,6 +223,19 @@ def test_another_network_has_another_folder(settings, copied, tmp_path, change):
     np.testing.assert_allclose(found.values[found.position[files], 3], expected, atol=tolerance)
 
 
+def test_networks_with_equal_weights_that_differ_in_one_setting_have_other_folders(config, copied):
+    """An activation, a stride or a dilation of one's own backbone has no weights."""
+
+    def network(activation: str) -> keras.Model:
+        keras.utils.set_random_seed(0)
+        image = keras.Input((64, 64, 1))
+        features = keras.layers.Conv2D(4, 3, activation=activation)(image)
+        return keras.Model(image, keras.layers.GlobalMaxPooling2D(name="pooled")(features))
+
+    first, same, other = (features.bank_folder(config, copied, network(name)) for name in ("relu", "relu", "gelu"))
+    assert first == same != other
+
+
 def test_the_bank_depends_on_the_content_of_a_weights_file_not_on_its_name(settings, copied, tmp_path):
     config = RunConfig(**settings | {"weights": weights_file(tmp_path, 0)})
     assert features.bank_folder(config, copied, pooled_of(config)) == blocks(copied)[0].parent

@@ -128,7 +128,7 @@ def faces() -> list[str]:
 
 
 def test_the_package_has_one_entry_for_each_step():
-    entries = [path for path in PACKAGE.iterdir() if path.name != "__pycache__"]
+    entries = [path for path in PACKAGE.iterdir() if path.name not in ("__pycache__", "py.typed")]
     # `find rsna_nb -maxdepth 1` counts the folder itself; import_run, export and predict are commands that users type.
     assert len(entries) + 1 <= 26
     assert steps() == set(ORDER)

@@ -18,6 +18,7 @@ from rsna_nb.training.callbacks import SwapAverages, Validate
 from rsna_nb.training.checkpoints import BestCheckpoint
 from rsna_nb.training.distribution import Devices
 from rsna_nb.training.inputs import Pictures
+from rsna_nb.training.sampling import AUGMENTATION_PARAMETERS
 from rsna_nb.training.training_model import ForwardPath, TrainingModel, compile_model, loss_of
 
 SIDE, IMAGES = 32, 8
@@ -408,9 +409,34 @@ def test_a_step_from_the_same_state_is_the_same_to_the_bit(model_of, precision):
     assert any(not np.array_equal(one, other) for one, other in zip(state[1], state[2], strict=True))
 
 
+def test_averages_are_the_weights_while_every_step_overflows():
+    """From zeros, the averages would stay zeros, and so would the network that is evaluated, saved and fine-tuned."""
+    training_model = compiled(network(tiny("float16")), ema=0.9)
+    training_model.optimizer.dynamic_scale.assign(np.inf)  # no gradient is finite
+    before = [variable.numpy() for variable in training_model.trainable_variables]
+    fit(training_model, 2)  # Keras puts the averages in place of the weights at its end
+    assert_equal([variable.numpy() for variable in training_model.trainable_variables], before)
+
+
+@pytest.mark.parametrize(("unit", "precision"), [("image", "float16"), ("woman", "bfloat16")])
+def test_strong_augmentation_trains_in_half_precision(unit, precision):
+    """Keras would cast the random numbers of augmentation to the precision of the network."""
+    config = config_of(unit=unit, augmentation="strong")
+    model, places = build_model(config, precision), () if unit == "image" else (4,)
+    shapes = {"uint8": (*places, SIDE, SIDE, 1), "int64": places, "float32": (*places, AUGMENTATION_PARAMETERS)}
+    inputs = [tf.zeros((2, *shape), dtype) for dtype, shape in shapes.items()]
+    views = [tf.ones((2, *places), tf.int32)] if places else []
+    data = (*views, *inputs), tf.ones((2, 1)), tf.ones((2, 1))
+    training_model = TrainingModel(ForwardPath(PICTURES, model, by_breast=bool(places)))
+    compile_model(training_model, config, 1e-3, tf.nest.map_structure(tf.TensorSpec.from_tensor, data), ALONE)
+    assert np.isfinite(training_model(data[0], training=True)).all()
+
+
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 def test_weights_and_averages_swapped_twice_are_as_they_were_to_the_bit(precision):
-    training_model = compiled(TrainingModel(ForwardPath(PICTURES, tiny(precision))), ema=0.9)
+    training_model = compiled(network(tiny(precision)), ema=0.9)
+    if precision == "float16":
+        training_model.optimizer.dynamic_scale.assign(1.0)  # else every step overflows, and nothing moves
     states: list[list[np.ndarray]] = []
 
     class Twice(SwapAverages):

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import keras
+import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState
@@ -254,6 +255,15 @@ def test_a_backbone_that_lacks_the_layer_to_fine_tune_from_is_refused_before_any
     alone = config.replace(backbone="yolo11n", fine_tune_epochs=0)
     with pytest.raises(ConfigError, match="backbone yolo11n: fine_tune_from stage_3"):
         tuning.tune(tuning.plan(alone, "layers", "val_auc", ["fine_tune_epochs"]), 1)
+
+
+def test_a_trial_starts_from_the_run_that_weights_names_by_its_id(settings, small_run):
+    config = RunConfig(**settings | {"weights": small_run.id, "runs_dir": str(small_run.path.parent)})
+    plan = tuning.plan(config, "from_a_run", "val_auc", ["dropout"])
+    own = build_model(tuning._in_study(plan, plan.config, "trial-0")).get_layer("cancer").get_weights()
+    trained = keras.models.load_model(small_run.checkpoint).get_layer("cancer").get_weights()
+    for mine, other in zip(own, trained, strict=True):
+        np.testing.assert_array_equal(mine, other)
 
 
 def test_the_space_holds_the_first_settings_and_all_choices_of_a_setting():

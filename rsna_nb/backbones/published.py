@@ -67,7 +67,7 @@ def origin_of(path: Path, pattern: str, assumed: Origin) -> Origin:
         If config.json is damaged or names another network.
     """
     config = _config_beside(path)
-    named = re.match(rf"({pattern})(?![a-z])", path.name)
+    named = re.match(rf"({pattern})(?![a-z])", path.stem)
     architecture = config.get("architecture") or (named[1] if named else assumed.architecture)
     if not re.fullmatch(pattern, architecture):
         raise WeightsError(

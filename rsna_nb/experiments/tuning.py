@@ -235,10 +235,16 @@ def _train(plan: Plan, trial: Trial, config: RunConfig) -> float:
         if "default" not in trial.user_attrs and trial.should_prune():
             raise optuna.TrialPruned(f"pruned at epoch {epoch}, worse than the median of the trials before")
 
-    config = config.replace(runs_dir=str(plan.folder), run_name=f"trial-{trial.number}")
-    run = training.train(config, on_epoch)
+    run = training.train(_in_study(plan, config, f"trial-{trial.number}"), on_epoch)
     # At the best epoch, whose network is kept; the last one may be worse by then.
     return float(run.history.set_index("epoch").loc[run.metrics["best_epoch"], plan.objective])
+
+
+def _in_study(plan: Plan, config: RunConfig, name: str) -> RunConfig:
+    """The settings of a run in the study's folder; a run that `weights` names by its id is named by its folder."""
+    run = resolve(plan.config.runs_dir) / config.weights
+    weights = str(run) if run.is_dir() else config.weights
+    return config.replace(runs_dir=str(plan.folder), run_name=name, weights=weights)
 
 
 def _drop_state(run: Path, finished: bool) -> None:
@@ -277,7 +283,8 @@ def write_results(plan: Plan, study: optuna.Study) -> Path:
 
     best.json holds every setting of the best trial: a file for papermill's -f, or for `settings` in 03_train.
     """
-    config = best_run(plan, study).config.replace(run_name=plan.name, runs_dir=plan.config.runs_dir)
+    own = {"run_name": plan.name, "runs_dir": plan.config.runs_dir, "weights": plan.config.weights}
+    config = best_run(plan, study).config.replace(**own)
     config.to_json(plan.folder / "best.json")
     write_whole(plan.folder / "trials.csv", table(study).to_csv(index=False).encode())
     return plan.folder / "best.json"

@@ -10,8 +10,9 @@ import tensorflow as tf
 
 from rsna_nb.config import resolve
 from rsna_nb.evaluation import data_folder
-from rsna_nb.explain.maps import heat_maps, read_images
+from rsna_nb.explain.maps import heat_maps
 from rsna_nb.explain.pointing import known_boxes
+from rsna_nb.inference import read_images
 from rsna_nb.model import OPPOSITE, Breasts, body_of, head_of
 from rsna_nb.notebook import Unavailable, attempt
 from rsna_nb.prepare import image_file, store_path

@@ -17,7 +17,8 @@ from rsna_nb.evaluation import Evaluation, data_folder, plain
 from rsna_nb.explain import deletion, pointing
 from rsna_nb.explain.breasts import ExplainedBreast, boxes_of, breasts_of, maps_in_breasts
 from rsna_nb.explain.geometry import Geometry
-from rsna_nb.explain.maps import check_method, heat_maps, read_images
+from rsna_nb.explain.maps import check_method, heat_maps
+from rsna_nb.inference import read_images
 from rsna_nb.metadata import MetadataError, load_metadata
 from rsna_nb.notebook import Markdown, Unavailable, UnavailableError
 from rsna_nb.runs import Run

@@ -9,7 +9,8 @@ from rsna_nb.config import resolve
 from rsna_nb.evaluation import PREPARE_FIRST, data_folder
 from rsna_nb.explain.breasts import maps_in_breasts
 from rsna_nb.explain.geometry import Geometry
-from rsna_nb.explain.maps import heat_maps, read_images
+from rsna_nb.explain.maps import heat_maps
+from rsna_nb.inference import read_images
 from rsna_nb.notebook import UnavailableError
 from rsna_nb.prepare import image_file, store_path
 from rsna_nb.prepare import ledger as ledgers

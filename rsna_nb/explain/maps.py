@@ -9,8 +9,7 @@ A model of breasts also has the layer "combination", and its logit is that of th
 then say what the images show (`model.Breasts`); the images are those of all places, breast by breast.
 """
 
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable
 
 import cv2
 import keras
@@ -19,23 +18,8 @@ import tensorflow as tf
 
 from rsna_nb.inference import FLIPS
 from rsna_nb.model import OPPOSITE, OTHER_VIEW, combination_of, is_own, norm_of
-from rsna_nb.notebook import UnavailableError
 
 BATCH = 16
-
-
-def read_images(files: Iterable[str | Path]) -> np.ndarray:
-    """Read images of the store: float32 (n, height, width, 1) in 0-1.
-
-    Raises `UnavailableError` if a file is missing or is not an image.
-    """
-    images = []
-    for file in files:
-        image = cv2.imread(str(file), cv2.IMREAD_GRAYSCALE)
-        if image is None:
-            raise UnavailableError(f"the image {file} is missing or damaged: notebooks/00_prepare.ipynb makes it")
-        images.append(image)
-    return np.stack(images)[..., np.newaxis].astype(np.float32) / 255
 
 
 def grad_cam(model: keras.Model, images: np.ndarray) -> np.ndarray:

@@ -94,11 +94,8 @@ def _validation_pictures(run: Run) -> Pictures:
     women = pd.Series(known["patient_id"].unique()).sample(frac=1, random_state=0)
     rows = known.set_index("patient_id", drop=False).loc[women].head(PICTURES).reset_index(drop=True)
     files = [str(image_file(store, *ids)) for ids in zip(rows["patient_id"], rows["image_id"], strict=True)]
-    images = [cv2.imread(file, cv2.IMREAD_GRAYSCALE) for file in files]
-    gone = [file for file, image in zip(files, images, strict=True) if image is None]
-    if gone:
-        raise UnavailableError(f"{len(gone)} of {len(files)} are not in the store, first {gone[0]}")
-    return Pictures(np.array(images)[..., np.newaxis], rows, f"{len(images)} {split} images of the run")
+    images = np.rint(255 * inference.read_images(files)).astype(np.uint8)
+    return Pictures(images, rows, f"{len(images)} {split} images of the run")
 
 
 def _drawn_pictures(shape: tuple[int, int]) -> Pictures:

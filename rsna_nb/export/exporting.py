@@ -1,6 +1,5 @@
 """A run -> a checked export and its model card."""
 
-import hashlib
 import logging
 import re
 import shutil
@@ -16,7 +15,7 @@ from rsna_nb.export.formats import FORMATS, Format
 from rsna_nb.export.serving import in_float32, serving_model
 from rsna_nb.inference import load_model
 from rsna_nb.runs import Run
-from rsna_nb.system import write_whole
+from rsna_nb.system import digest, write_whole
 
 log = logging.getLogger("rsna_nb.export")
 
@@ -131,8 +130,4 @@ def _reason(error: Exception) -> str:
 def digests(path: Path) -> dict[str, str]:
     """The SHA-256 in hexadecimal of a file, or of each file in a folder, by its name there."""
     files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
-    found = {}
-    for file in files:
-        with file.open("rb") as content:
-            found[file.relative_to(path).as_posix()] = hashlib.file_digest(content, "sha256").hexdigest()
-    return found
+    return {file.relative_to(path).as_posix(): digest(file) for file in files}

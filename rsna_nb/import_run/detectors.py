@@ -1,6 +1,5 @@
 """The files of a published detector -> run folders, and an ensemble of them."""
 
-import hashlib
 import importlib.metadata
 import logging
 import os
@@ -20,7 +19,7 @@ from rsna_nb.config import ConfigError, RunConfig, is_folder_name, resolve
 from rsna_nb.import_run.recipes import RECIPES, Recipe
 from rsna_nb.model import build_model
 from rsna_nb.runs import Run, RunError
-from rsna_nb.system import write_arrays
+from rsna_nb.system import digest, write_arrays
 
 log = logging.getLogger(__name__)
 
@@ -130,8 +129,7 @@ def _images(is_as_published: bool, roi: Path | None) -> str:
 
 def _sha256(file: Path) -> str:
     try:
-        with file.open("rb") as content:
-            return hashlib.file_digest(content, "sha256").hexdigest()
+        return digest(file)
     except OSError as error:
         raise WeightsError(f"{file} cannot be read: {error.strerror}") from error
 

@@ -101,7 +101,10 @@ def joined(source: pd.DataFrame, right: pd.DataFrame, join: Joined, path: Path, 
     matches = _matches(source, right, join.on)
     alone = matches["right"].isna()
     if alone.all():
-        keys = ", ".join(f"{left} = {other}" for left, other in join.on.items())
+        keys = ", ".join(
+            f"{left} = {other}, in the first rows {next(iter(source[left]), '')!r} and {next(iter(right[other]), '')!r}"
+            for left, other in join.on.items()
+        )
         raise MetadataError(path, [f"no row has a match in {right_path} ({keys})"])
     if alone.any():  # an empty cell may mean that there is no cancer
         words = "%s: %d of %d rows have no match in %s: its columns are empty there"

@@ -24,7 +24,7 @@ from rsna_nb.dicom import reader_of, shape_of
 from rsna_nb.prepare import ledger as ledgers
 from rsna_nb.prepare.ledger import COLUMNS, Ledger
 from rsna_nb.prepare.tasks import GONE, PrepareError, Task, Work, compared, fingerprint, run, state
-from rsna_nb.system import SAME, locked, remove_parts
+from rsna_nb.system import SAME, digest, locked, remove_parts
 
 if TYPE_CHECKING:
     from rsna_nb.config import ImageRecipe
@@ -56,7 +56,7 @@ def store_path(
     name, version = f"{height}x{width}", f"{RECIPE}"
     if recipe and recipe.name != "breast":
         reader_of(recipe)  # checks the detector
-        detector = hashlib.sha256(recipe.detector.read_bytes()).hexdigest() if recipe.detector else ""
+        detector = digest(recipe.detector) if recipe.detector else ""
         name, version = f"{name}-{recipe.name}", f"{recipe.name} {OTHER_RECIPES[recipe.name]} {detector}"
     key = hashlib.sha256(f"{data_dir}|{height}x{width}|{version}".encode()).hexdigest()[:8]
     return Path(store_dir) / f"{data_dir.name}-{name}-{key}"

@@ -5,6 +5,7 @@ from rsna_nb.system.bars import is_watched, progress
 from rsna_nb.system.console import IN_BAR, SAME, Console
 from rsna_nb.system.files import (
     DamagedFileError,
+    digest,
     processors,
     put,
     read_arrays,
@@ -22,6 +23,7 @@ __all__ = [
     "DamagedFileError",
     "MlflowRun",
     "add_to_mlflow",
+    "digest",
     "is_held",
     "is_watched",
     "locked",

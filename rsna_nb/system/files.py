@@ -1,6 +1,7 @@
 """Atomic file writes, and the number of cores to use."""
 
 import errno
+import hashlib
 import io
 import os
 import uuid
@@ -30,6 +31,12 @@ def write_whole(path: Path, content: bytes) -> None:
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     part.write_bytes(content)
     put(part, path)
+
+
+def digest(path: str | Path) -> str:
+    """The SHA-256 of a file in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def put(part: Path, path: Path) -> None:

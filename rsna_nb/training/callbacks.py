@@ -22,6 +22,7 @@ import tensorflow as tf
 from rsna_nb import metrics
 from rsna_nb.config import RunConfig
 from rsna_nb.system import IN_BAR, MlflowRun, is_watched, progress, write_whole
+from rsna_nb.training.training_model import averages_of
 
 log = logging.getLogger(__name__)
 
@@ -94,10 +95,7 @@ class SwapAverages(keras.callbacks.Callback):
     """
 
     def on_epoch_end(self, epoch: int, logs: Logs) -> None:
-        # In float16 a LossScaleOptimizer wraps the optimizer and has no averages of its own.
-        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
-        averages = optimizer._model_variables_moving_average
-        for variable, average in zip(self.model.trainable_variables, averages, strict=True):
+        for variable, average in zip(self.model.trainable_variables, averages_of(self.model), strict=True):
             value = variable.numpy()
             variable.assign(average.numpy())
             average.assign(value)

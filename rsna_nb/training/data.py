@@ -1,6 +1,5 @@
 """Settings -> the images of a run: each with its metadata, its split and its prepared image in the store."""
 
-import hashlib
 import logging
 import os
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from rsna_nb.dicom import NOTES
 from rsna_nb.metadata import find_data, load_metadata
 from rsna_nb.prepare import PrepareError, image_file, prepare_images, store_path
 from rsna_nb.splits import SplitError
+from rsna_nb.system import digest
 
 log = logging.getLogger(__name__)
 
@@ -152,7 +152,7 @@ def same_pictures(table: pd.DataFrame) -> Iterator[tuple[pd.Series, pd.Series]]:
     rows = table[table.duplicated("png_bytes", keep=False)]
     rows = rows.assign(end=rows["file"].map(_end_of))
     rows = rows[rows.duplicated(["png_bytes", "end"], keep=False)]
-    digests = rows["file"].map(lambda file: hashlib.sha256(Path(file).read_bytes()).hexdigest())
+    digests = rows["file"].map(digest)
     for _, twins in rows.groupby(digests, sort=False):
         first, *others = (row for _, row in twins.iterrows())
         yield from ((first, other) for other in others)

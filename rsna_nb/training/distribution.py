@@ -18,8 +18,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.client import device_lib  # no public name in TensorFlow 2.21 for a device's memory limit
-from tensorflow.python.eager import context  # nor for reporting an error to other computers
+from tensorflow.python.eager import context  # no public name in TensorFlow 2.21 for reporting an error to others
 
 from rsna_nb.training.sampling import Share
 
@@ -148,22 +147,6 @@ def find_devices() -> Devices:
     found = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     names = tuple(device.name for device in found)
     return Devices(names, tf.distribute.MirroredStrategy(names) if len(names) > 1 else None)
-
-
-def gpu_memory() -> str:
-    """The GPUs' memory limits as text for the log, empty without a GPU.
-
-    An error of TensorFlow's becomes part of the text and does not end the run.
-    """
-    try:
-        if not tf.config.list_physical_devices("GPU"):
-            return ""
-        # With the configuration of this process: otherwise TensorFlow would set up further devices.
-        found = device_lib.list_local_devices(context.context().config)
-    except Exception as error:
-        return f" (memory unknown: {error})"
-    limits = [f"{device.memory_limit / 2**30:.1f} GiB" for device in found if device.device_type == "GPU"]
-    return f" (memory {', '.join(limits)})"
 
 
 def _read_tf_config() -> tuple[dict[str, list[str]], tuple[str, int]]:

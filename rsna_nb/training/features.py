@@ -136,13 +136,10 @@ def bank_folder(config: RunConfig, data: Data, pooled: keras.Model) -> Path:
 
 
 def _settings_of(layer: keras.Layer) -> list[Any]:
-    """The kind of a layer and what networks with equal weights may differ in, such as the scaling of their input."""
-    values = (getattr(layer, name, None) for name in ("padding", "epsilon", "scale", "offset"))
-    # A layer of another kind may have variables or functions of these names.
-    return [
-        type(layer).__name__,
-        *(value if isinstance(value, str | int | float | list | tuple) else "" for value in values),
-    ]
+    """The kind of a layer and its settings, in which networks with equal weights may differ."""
+    config = layer.get_config()
+    # Keras numbers the names as it goes; a layer that is opened for fine-tuning gives the same features.
+    return [type(layer).__name__, {key: config[key] for key in config if key not in ("name", "trainable")}]
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,10 @@ class PhaseTrainer:
     def fit(self) -> None:
         """Train to the phase's end; if memory runs out, continue from its last epoch with smaller microbatches."""
         if self.progress.finished and self.session.arrays:  # resumed between two phases: the next goes on from this one
-            self._restore(self._compiled()[0])
+            model, _ = self._compiled()
+            self._restore(model)
+            # As Keras's fit does after its last epoch: the averaged weights take the place of the last ones.
+            model.optimizer.finalize_variable_values(model.trainable_variables)
         try:
             while not self.progress.finished:
                 try:

@@ -1,7 +1,6 @@
 """Settings -> a finished run folder."""
 
 import gc
-import hashlib
 import json
 import logging
 from collections.abc import Iterator
@@ -19,11 +18,11 @@ from rsna_nb.config import RunConfig
 from rsna_nb.metadata import announce
 from rsna_nb.model import attention_of, build_model, layers_from, score_breasts, weights_file
 from rsna_nb.runs import Run, RunError
-from rsna_nb.system import locked, mlflow_run, remove_parts, write_whole
+from rsna_nb.system import digest, locked, mlflow_run, remove_parts, write_whole
 from rsna_nb.training import checkpoints, features, phases
 from rsna_nb.training.callbacks import EpochCallback
 from rsna_nb.training.data import prepare, split_table
-from rsna_nb.training.distribution import Devices, explained_loss, find_devices, gpu_memory
+from rsna_nb.training.distribution import Devices, explained_loss, find_devices
 from rsna_nb.training.inputs import Pictures
 from rsna_nb.training.session import TrainingSession
 from rsna_nb.training.training_model import ForwardPath
@@ -80,7 +79,7 @@ def train(config: RunConfig, on_epoch: EpochCallback | None = None) -> Run:
     with _working_in(run) if devices.chief else nullcontext(), explained_loss(devices):
         announce(config.data_dir)  # the first line of the log: a model of generated data must not be taken for more
         log.info("run %s%s", run.path, " is resumed" if config.resume else "")
-        log.info("devices: %s%s", ", ".join(devices.names), gpu_memory())
+        log.info("devices: %s", ", ".join(devices.names))
         if run.is_finished:
             log.info("the run is finished: there is nothing to do")
         else:
@@ -140,7 +139,8 @@ def _start(run: Run, config: RunConfig, devices: Devices, on_epoch: EpochCallbac
     # The report must say that a run was trained on generated mammograms, and what "cancer" means in its data.
     environment |= {"precision": precision, "generated": (data_dir / "generated.json").is_file()}
     environment |= {"layout": layout.name, "label": layout.label, "layers": [layer.name for layer in model.layers]}
-    environment |= {"weights_fingerprint": _fingerprint(weights_file(config))}
+    weights = weights_file(config)
+    environment |= {"weights_fingerprint": digest(weights) if weights else ""}
     if devices.chief and not before.is_file():
         run.write_json("config/environment.json", environment)
     devices.wait()
@@ -149,14 +149,6 @@ def _start(run: Run, config: RunConfig, devices: Devices, on_epoch: EpochCallbac
         _draw_graph(model, run.path / "tensorboard" / "train")
     tracked = mlflow_run(run.path, config.model_dump(mode="json", exclude={"resume"})) if devices.chief else None
     return TrainingSession(config, run, devices, model, data, on_epoch, tracked)
-
-
-def _fingerprint(path: Path | None) -> str:
-    """SHA-256 of a file in hexadecimal; "" without one."""
-    if path is None:
-        return ""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def choose_precision(config: RunConfig) -> str:

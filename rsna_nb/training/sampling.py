@@ -4,7 +4,6 @@ An example is what gets one score: an image, or with `unit` "breast" and "woman"
 images (`model.Breasts`). All depends only on (seed, epoch), so any epoch can be repeated exactly, on any computer.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -142,8 +141,7 @@ class Sampling:
             others = np.setdiff1d(np.arange(self.batch), places)
             for label, where in ((1, places), (0, others)):
                 pool = np.flatnonzero(self.cancer == label)
-                sampled = list(_rounds(pool, self.steps * len(where), random))
-                images[:, where] = np.resize(sampled, (self.steps, len(where)))
+                images[:, where] = _rounds(pool, self.steps * len(where), random).reshape(self.steps, len(where))
         else:
             images = random.permutation(len(self.cancer))[: self.steps * self.batch].reshape(size)
         of_images = self._of_images
@@ -172,8 +170,6 @@ class Sampling:
         return tuple(plan.reshape(-1, *plan.shape[2:]) for plan in own)
 
 
-def _rounds(pool: np.ndarray, count: int, random: np.random.Generator) -> Iterator[int]:
+def _rounds(pool: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
     """`count` members of a pool: all of them in random order, then all in another order, and so on."""
-    while count > 0:
-        yield from random.permutation(pool)[:count]
-        count -= len(pool)
+    return np.concatenate([random.permutation(pool) for _ in range(-(-count // len(pool)))])[:count]

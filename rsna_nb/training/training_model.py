@@ -96,8 +96,9 @@ class TrainingModel(DistributedModel):
 
     def __init__(self, forward_path: ForwardPath, microbatches: int = 1, clip_norm: float = 0.0) -> None:
         """`clip_norm` is the largest global norm of a step's gradients; 0 disables clipping."""
-        # compile decides by the head's policy whether to scale the loss (float16).
-        super().__init__(name="training_model", dtype=forward_path.head.dtype_policy)
+        # compile decides by the head's policy whether to scale the loss (float16). Inputs stay as they are: the layers
+        # cast what they take, and augmentation computes in float32.
+        super().__init__(name="training_model", dtype=forward_path.head.dtype_policy, autocast=False)
         self.head, self.body = forward_path.head, forward_path.body  # Keras finds the variables of attributes
         self.forward_path, self.microbatches, self.clip_norm = forward_path, microbatches, clip_norm
 
@@ -174,6 +175,12 @@ def loss_of(config: RunConfig) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     return loss
 
 
+def averages_of(model: keras.Model) -> list[keras.Variable]:
+    """The moving averages of a compiled model's trainable variables, in their order."""
+    # In float16 a LossScaleOptimizer wraps the optimizer and has no averages of its own.
+    return getattr(model.optimizer, "inner_optimizer", model.optimizer)._model_variables_moving_average
+
+
 def compile_model(
     model: TrainingModel, config: RunConfig, learning_rate: float, batch_spec: Any, devices: Devices
 ) -> None:
@@ -199,3 +206,6 @@ def compile_model(
         )
         model.build_on(batch_spec)
         model.optimizer.build(model.trainable_variables)
+        if config.ema:
+            for average, variable in zip(averages_of(model), model.trainable_variables, strict=True):
+                average.assign(variable)  # Keras begins with zeros, which an epoch without a finite step would keep

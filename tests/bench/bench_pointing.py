@@ -20,8 +20,9 @@ from pathlib import Path
 from rsna_nb import evaluation, explain, inference, metrics, synthetic
 from rsna_nb.config import RunConfig
 from rsna_nb.explain.explanation import explain_images
-from rsna_nb.explain.maps import METHODS, heat_maps, read_images
+from rsna_nb.explain.maps import METHODS, heat_maps
 from rsna_nb.explain.pointing import count_hits
+from rsna_nb.inference import read_images
 from rsna_nb.metadata import find_data
 from rsna_nb.runs import Run
 from rsna_nb.training import run as training
