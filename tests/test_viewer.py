@@ -128,10 +128,11 @@ def test_repeated_views_other_views_and_missing_ones_get_lines_of_their_own(imag
 
 
 def test_examinations_stand_from_early_to_late(images):
-    df = pd.concat([images.assign(exam_year=2021), images.assign(exam_year=2019)], ignore_index=True)
+    dates = [20210102.0, 20210101.0]  # numbers with a fraction, as pandas reads a column with an empty cell
+    df = pd.concat([images.assign(date=date) for date in dates], ignore_index=True)
     assert women_of(df)[0]["exams"] == [
-        {"name": "2019", "rows": [[7, 6], [5, 4]]},
-        {"name": "2021", "rows": [[3, 2], [1, 0]]},
+        {"name": "20210101", "rows": [[7, 6], [5, 4]]},
+        {"name": "20210102", "rows": [[3, 2], [1, 0]]},
     ]
 
 
@@ -201,6 +202,13 @@ def test_the_lesions_of_generated_data_are_in_the_files_pixels(generated):
     assert df["boxes"].map(len).sum() == len(known) > 0
     assert set(df.loc[df["boxes"].map(len) > 0, "image_id"]) == set(known["image_id"])
     assert not viewer.with_lesions(df, generated / "nowhere")["boxes"].map(len).any()
+
+
+def test_lesions_without_a_box_are_a_fault_with_their_row(tmp_path):
+    rows = "patient_id,image_id,cancer,x_min,y_min,x_max,y_max\n1,2,1,0,0,5,5\n1,3,1,0,,5,5\n"
+    (tmp_path / "lesions.csv").write_text(rows)
+    with pytest.raises(UnavailableError, match="the box in row 3 is not four numbers"):
+        metadata.read_lesions(tmp_path)
 
 
 # ---------------------------------------------------------------- in a browser

@@ -21,4 +21,7 @@ def read_lesions(data_dir: str | Path) -> pd.DataFrame:
     df = pd.read_csv(path, dtype=dict.fromkeys(KEY, str))  # ids are text everywhere, so that 010006 keeps its 0
     if missing := sorted({*KEY, *BOX, "cancer"} - set(df)):
         raise UnavailableError(f"{path} lacks the columns {', '.join(missing)}")
+    df[BOX] = df[BOX].apply(pd.to_numeric, errors="coerce")
+    if (odd := df[BOX].isna().any(axis=1)).any():
+        raise UnavailableError(f"{path}: the box in row {odd.argmax() + 2} is not four numbers")
     return df.loc[df["cancer"] == 1, KEY + BOX].reset_index(drop=True)
