@@ -5,7 +5,7 @@ from rsna_nb.metadata.checks import BREAST, MetadataError
 from rsna_nb.metadata.folders import announce, find_data, results_folder
 from rsna_nb.metadata.kaggle import KaggleError
 from rsna_nb.metadata.lesions import read_lesions
-from rsna_nb.metadata.table import ARCHIVED, INPUTS, describe, load_metadata, model_inputs
+from rsna_nb.metadata.table import ARCHIVED, INPUTS, describe, load_metadata
 
 __all__ = [
     "ARCHIVED",
@@ -18,7 +18,6 @@ __all__ = [
     "find_data",
     "kaggle",
     "load_metadata",
-    "model_inputs",
     "read_lesions",
     "results_folder",
 ]
