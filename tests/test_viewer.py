@@ -220,7 +220,7 @@ def test_lesions_without_a_box_are_a_fault_with_their_row(tmp_path):
     rows = "patient_id,image_id,cancer,x_min,y_min,x_max,y_max\n1,2,1,0,0,5,5\n1,3,1,0,,5,5\n"
     (tmp_path / "lesions.csv").write_text(rows)
     with pytest.raises(UnavailableError, match="the box in row 3 is not four numbers"):
-        metadata.read_lesions(tmp_path)
+        metadata.lesion_boxes(tmp_path)
 
 
 # ---------------------------------------------------------------- in a browser
