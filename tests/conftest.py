@@ -146,6 +146,14 @@ def small_run(small_settings: dict):
 
 
 @pytest.fixture(scope="session")
+def model(small_run):
+    """`small_run` as `rsna_nb.predict` loads it."""
+    from rsna_nb import ensemble
+
+    return ensemble.load(str(small_run.path))
+
+
+@pytest.fixture(scope="session")
 def breast_run(small_settings: dict):
     """A finished run that scores breasts beside the other one; the images of a breast have unequal attention."""
     from rsna_nb.config import RunConfig

@@ -11,12 +11,19 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from rsna_nb.synthetic.anatomy import make_breast
+from rsna_nb.synthetic.anatomy import Breast, make_woman
 from rsna_nb.synthetic.drawing import MAX_VALUE, Look, draw_mammogram
 from rsna_nb.synthetic.table import DENSITIES
 
 SIDE = 1024
 SCALE = np.float32(1 / MAX_VALUE)
+
+
+def make_breast(
+    rng: np.random.Generator, laterality: str = "L", density: str = "B", implant: bool = False, cancer: bool = False
+) -> Breast:
+    """Make a generated woman at random and return one of her breasts; with `cancer` it has one malignant lesion."""
+    return make_woman(rng, density, implant, [laterality] if cancer else [])[laterality]
 
 
 @dataclass

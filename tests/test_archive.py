@@ -2,6 +2,7 @@ import io
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -117,15 +118,25 @@ def test_an_archive_in_a_folder_of_its_own_is_read_too(generated, tmp_path):
     with zipfile.ZipFile(tmp_path / "zipped.zip", "w") as archive:
         for path in (path for path in generated.rglob("*") if path.is_file() and not path.name.startswith(".")):
             archive.write(path, Path("rsna", path.relative_to(generated)))
+    without_dates = bytearray((tmp_path / "zipped.zip").read_bytes())
+    for start, place in ((b"PK\3\4", 10), (b"PK\1\2", 12)):  # of each member, and of its entry in the list of contents
+        for found in re.finditer(start, bytes(without_dates)):
+            without_dates[found.start() + place : found.start() + place + 4] = bytes(4)
+    (tmp_path / "zipped.zip").write_bytes(without_dates)
     ledger, _ = prepare(tmp_path / "zipped.zip", tmp_path)
     assert ledger["status"].eq("ok").all()
 
 
 def test_members_that_leave_the_folder_or_that_macos_adds_are_left_out(tmp_path):
     with zipfile.ZipFile(tmp_path / "odd.zip", "w") as archive:
-        for name in ("", "../a.csv", "/b.csv", "set/../../c.csv", "__MACOSX/set/._train.csv", "./set/train.csv"):
+        elsewhere = "", "../a.csv", "/b.csv", "set/../../c.csv", "__MACOSX/set/._train.csv", "D:e.csv"
+        for name in (*elsewhere, "./set/train.csv"):
             archive.writestr(zipfile.ZipInfo(name), name)
-    assert [*Archive(str(tmp_path / "odd.zip"), tmp_path).members()] == ["train.csv"]
+    odd = Archive(str(tmp_path / "odd.zip"), tmp_path / "data")
+    assert [*odd.members()] == ["train.csv"]
+    odd.members()["train.csv"].file_size = 2 * 10**9  # as of zeros, which compress to a thousandth
+    with pytest.raises(ArchiveError, match=r"train\.csv is damaged \(2\.0 GB unpacked, too large"):
+        odd.unpack(["train.csv"])
 
 
 def test_a_table_that_was_cut_down_is_kept_and_only_its_images_are_prepared(site, generated, tmp_path):

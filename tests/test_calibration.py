@@ -99,8 +99,8 @@ def test_a_temperature_does_not_undo_class_weights(known):
 @pytest.mark.parametrize("method", ["platt", "isotonic", "temperature"])
 def test_a_woman_is_never_in_the_fit_of_her_own_scores(known, method):
     few = known.iloc[:1200]
-    fold = operating.assign_folds(few, folds=3, seed=1)
-    before = calibration.recalibrated(few, method, folds=3, seed=1)
+    fold = operating.assign_folds(few)
+    before = calibration.recalibrated(few, method)
     own = fold == 0
     flipped = few.assign(cancer=few["cancer"].where(~own | (few["cancer"] == 0), 0), fold=fold)
     after = calibration.recalibrated(flipped, method)

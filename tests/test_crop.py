@@ -20,12 +20,11 @@ from rsna_nb.dicom.pyramid import Pyramid, stored_range
 from rsna_nb.dicom.reader import SEARCH_SIDE
 from rsna_nb.dicom.voi import declared_voi, modality_values, to_brightness
 from rsna_nb.synthetic import files
-from rsna_nb.synthetic.anatomy import make_breast
 from rsna_nb.synthetic.dataset import exposed
 from rsna_nb.synthetic.drawing import MAX_VALUE, draw_mammogram
 from rsna_nb.synthetic.table import DENSITIES, MACHINES, Machine
 from tests.conftest import ENCODERS, REAL_DIR, needs_real_files, write_dicom
-from tests.films import KINDS, draw_film
+from tests.films import KINDS, draw_film, make_breast
 
 Box = tuple[int, int, int, int]
 SEEDS = (0, 1, 2)

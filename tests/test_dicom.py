@@ -21,6 +21,7 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     HTJ2KLossless,
     JPEG2000Lossless,
+    JPEGExtended12Bit,
     JPEGLosslessSV1,
     JPEGLSLossless,
     RLELossless,
@@ -411,12 +412,19 @@ def test_rle_segments_with_wrong_offsets_are_refused(tmp_path, breast, offsets):
         read_mammogram(with_pixel_data(path, header + bytes(2000)), 64)
 
 
-def test_jpeg_lossless_data_that_end_too_soon_are_refused_despite_an_end_marker(tmp_path, breast):
-    codestream = imagecodecs.jpeg8_encode(breast, lossless=True, predictor=1, bitspersample=12)
+@pytest.mark.parametrize(
+    ("syntax", "options"), [(JPEGLosslessSV1, {"lossless": True, "predictor": 1}), (JPEGExtended12Bit, {"level": 95})]
+)
+def test_jpeg_data_that_end_too_soon_are_refused_despite_an_end_marker(tmp_path, breast, syntax, options):
+    codestream = imagecodecs.jpeg8_encode(breast, bitspersample=12, **options)
     path = write_dicom(tmp_path / "x.dcm", breast, JPEGLosslessSV1)
+    dataset = pydicom.dcmread(path)
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.save_as(path)
+    assert read_mammogram(with_pixel_data(path, codestream), 64).any()
     for share in (0.3, 0.6, 0.9):
         cut_off = codestream[: int(len(codestream) * share)] + b"\xff\xd9"
-        with pytest.raises(DicomError, match="defective JPEG Lossless"):
+        with pytest.raises(DicomError, match="defective JPEG"):
             read_mammogram(with_pixel_data(path, cut_off), 64)
 
 

@@ -16,7 +16,6 @@ from pydicom.uid import ComprehensiveSRStorage, SecondaryCaptureImageStorage
 from rsna_nb import ensemble, predict
 from rsna_nb.dicom_out.algorithm import MARK
 from rsna_nb.dicom_out.capture import BAND, marked
-from rsna_nb.ensemble import Ensemble
 from rsna_nb.metadata import load_metadata
 
 pytestmark = pytest.mark.skipif(not importlib.util.find_spec("highdicom"), reason="highdicom is not installed")
@@ -31,11 +30,6 @@ OF_PATIENT_AND_STUDY = {
     "AccessionNumber": "A-1",
     "ReferringPhysicianName": "",
 }
-
-
-@pytest.fixture(scope="module")
-def model(small_run) -> Ensemble:
-    return ensemble.load(str(small_run.path))
 
 
 @pytest.fixture

@@ -9,11 +9,12 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.tag import Tag
-from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1
+from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, JPEGLosslessSV1
 
 from rsna_nb.dicom import headers
 from rsna_nb.dicom import preprocessing_steps as steps
 from rsna_nb.metadata import load_metadata
+from rsna_nb.metadata.file_headers import header_values
 from tests.conftest import write_dicom
 
 pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR")
@@ -64,9 +65,12 @@ SECRETS = [*WHO.values(), "Doe^Jane", "DOE JANE", "JANE DOE", "private Jane", "N
 def odd_files(tmp_path, breast) -> dict[str, Path]:
     """Files with one fault each, and one without."""
     whole = write_personal(tmp_path / "whole.dcm", breast)
-    names = "empty", "text", "missing", "cut", "no size", "odd words", "odd letters"
+    names = "empty", "text", "missing", "cut", "no size", "odd words", "odd letters", "pipe", "deflated"
     files = {name: tmp_path / f"{name}.dcm" for name in names}
     files["empty"].write_bytes(b"")
+    os.mkfifo(files["pipe"])
+    write_dicom(files["deflated"], breast, DeflatedExplicitVRLittleEndian)
+    assert header_values((str(files["deflated"]), ("Rows",))) is None
     files["text"].write_text("the chart of Jane Doe")
     files["cut"].write_bytes(whole.read_bytes()[:600])
     write_personal(files["no size"], breast, Rows=None)
@@ -126,6 +130,8 @@ def test_a_file_that_cannot_be_read_is_a_row_with_its_error(odd_files, here):
     assert errors["text for rows"] == "defective header: BytesLengthException"
     assert errors["cut"] == errors["no size"] == "no Rows (0028,0010) and Columns (0028,0011): not an image"
     assert errors["whole"] == errors["odd words"] == errors["odd letters"] == ""
+    assert errors["deflated"] == "the file is deflated, and can inflate to any size"
+    assert errors["pipe"] == "cannot be read: OSError"
     odd = found.iloc[list(odd_files).index("odd words")]
     assert odd["PhotometricInterpretation"] == odd["VOILUTFunction"] == "other"
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from rsna_nb import metadata
-from rsna_nb.metadata import MetadataError, kaggle, load_metadata
+from rsna_nb.metadata import MetadataError, kaggle, load_metadata, reading
 from rsna_nb.metadata import layout as layouts
 from tests.conftest import SAMPLES, table_of, write_dicom
 
@@ -62,13 +62,17 @@ def test_a_table_is_read_whatever_its_separator_and_encoding(folder, separator, 
     assert ("read as latin-1" in caplog.text) == (encoding == "latin-1")
 
 
-def test_a_workbook_is_read_with_the_rows_of_its_sheet(write, folder):
+def test_a_workbook_is_read_with_the_rows_of_its_sheet(write, folder, monkeypatch):
     df = table_of(3, 1).astype({"cancer": object})
     df.loc[3, "cancer"] = "maybe"
     df.to_excel(folder / "t.xlsx", index=False)
     write({"table": "t.xlsx"})
     with pytest.raises(MetadataError, match=r"t\.xlsx: row 5: cancer is 'maybe'"):
         load_metadata(folder, check_files=False)
+    with monkeypatch.context() as limited:
+        limited.setattr(reading, "MOST_BYTES", 100)
+        with pytest.raises(MetadataError, match="too large unpacked"):
+            load_metadata(folder)
     df.assign(cancer=0).to_excel(folder / "t.xlsx", index=False)
     assert load_metadata(folder, check_files=False)["patient_id"].tolist() == df["patient_id"].tolist()
 

@@ -283,14 +283,6 @@ def test_a_column_map_may_begin_with_a_byte_order_mark_and_map_an_empty_label(wr
     assert load_metadata(tmp_path, check_files=False)["cancer"].tolist() == [1] * 4 + [0] * 8
 
 
-def test_columns_that_leak_never_become_inputs():
-    df = table_of(3, 1).assign(biopsy=0)
-    assert list(metadata.model_inputs(df, ["age", "machine_id"])) == ["age", "machine_id"]
-    for name in ("biopsy", "BIRADS", "density", "breast_birads", "cancer", "patient_id"):
-        with pytest.raises(ValueError, match=name):
-            metadata.model_inputs(df, ["age", name])
-
-
 def test_tables_about_two_data_folders_of_one_name_are_kept_apart(tmp_path):
     first, second = (metadata.results_folder(tmp_path / "out", tmp_path / place / "data") for place in "ab")
     assert first != second

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rsna_nb import evaluation, explain, inference, viewer
+from rsna_nb import evaluation, explain, inference, metadata, viewer
 from rsna_nb.config import RunConfig
 from rsna_nb.explain import explanation, pointing
 from rsna_nb.notebook import UnavailableError, attempt
@@ -131,11 +131,11 @@ def test_what_is_missing_is_named(run, data, without):
 
 def test_the_boxes_in_a_picture_are_those_of_the_file(run, data):
     targets = pointing.targets(evaluation.evaluate(run))
-    lesions = pointing.read_lesions(data).set_index("image_id")
+    lesions = metadata.lesion_boxes(data)
     model = inference.load_model(run)
     shown = {"all": explanation.explain_images(model, run, targets, "class_activation", False)}
     found = explain.map_in_file(run, shown)
-    expected = lesions.loc[[targets["image_id"][0]], pointing.BOX].to_numpy(float)
+    expected = lesions[targets["patient_id"][0], targets["image_id"][0]]
     np.testing.assert_allclose(found.boxes, expected, atol=1e-6)
     assert found.heat_map.shape[0] >= found.image.shape[0]
     images = viewer.images_of(evaluation.evaluate(run), {"all": targets})

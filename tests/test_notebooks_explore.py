@@ -40,7 +40,8 @@ def papermill_run(notebook: Path, folder: Path, *arguments: object, memory: int 
 @pytest.mark.filterwarnings("ignore:Invalid value for VR")
 def test_exploring_shows_the_data_and_the_faulty_files_but_no_names(generated, breast, tmp_path):
     data = shutil.copytree(generated, tmp_path / "data")
-    (data / "train.csv").write_text("\n".join((data / "train.csv").read_text().splitlines()[:30]))
+    head, *rows = (data / "train.csv").read_text().splitlines()[:30]
+    (data / "train.csv").write_text("\n".join([f"{head},<img src=x>", *(f"{row},1" for row in rows)]))
     paths = [Path(path) for path in metadata.load_metadata(data)["path"]]
     paths[0].write_text("no DICOM")
     write_dicom(paths[1], np.full((400, 300), 7, np.uint16))
@@ -54,6 +55,8 @@ def test_exploring_shows_the_data_and_the_faulty_files_but_no_names(generated, b
     assert executed.count('"image/png": "') == 4
     assert executed.count("<iframe ") == 2
     assert "machine 49" in executed
+    assert "&lt;img src=x&gt;" in executed
+    assert "<img src=x>" not in executed, "a table's text is no HTML"
     assert "background-color" in executed, "the share of missing values is shown by colour"
     assert paths[0].stem in executed
     assert "not a DICOM" in executed

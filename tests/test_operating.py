@@ -91,14 +91,14 @@ def test_a_threshold_that_has_no_meaning_is_an_error():
 
 def test_a_fold_is_called_by_the_threshold_of_the_others():
     df = breasts()
-    fold = operating.assign_folds(df, folds=4, seed=3)
-    fit = operating.cross_fitted(df, threshold_by_f1, folds=4, seed=3)
-    for i in range(4):
+    fold = operating.assign_folds(df)
+    fit = operating.cross_fitted(df, threshold_by_f1)
+    for i in range(5):
         others = df[fold != i]
         assert fit.thresholds[i] == threshold_by_f1(others["cancer"], others["score"])
         assert (fit.calls[fold == i] == (df["score"][fold == i] >= fit.thresholds[i])).all()
         changed = df.assign(score=df["score"].where(fold != i, 0.99))
-        assert operating.cross_fitted(changed, threshold_by_f1, folds=4, seed=3).thresholds[i] == fit.thresholds[i]
+        assert operating.cross_fitted(changed, threshold_by_f1).thresholds[i] == fit.thresholds[i]
     assert fit.point.tp == (fit.calls & (df["cancer"] == 1)).sum()
     assert fit.point.threshold == np.median(fit.thresholds)
     assert fit.in_sample == at_threshold(df["cancer"], df["score"], threshold_by_f1(df["cancer"], df["score"]))

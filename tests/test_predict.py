@@ -9,15 +9,9 @@ import pandas as pd
 import pytest
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from rsna_nb import dicom, ensemble, inference, predict
-from rsna_nb.ensemble import Ensemble
+from rsna_nb import dicom, inference, predict
 from rsna_nb.metadata import load_metadata
 from tests.conftest import REAL_DIR, needs_real_files, write_dicom
-
-
-@pytest.fixture(scope="module")
-def model(small_run) -> Ensemble:
-    return ensemble.load(str(small_run.path))
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from rsna_nb.synthetic import anatomy, drawing, files
 from rsna_nb.synthetic import table as tables
 from rsna_nb.synthetic.lesions import LESION_KINDS
 from tests.bench.bench_synthetic_honesty import leak_auc
+from tests.films import make_breast
 
 SMALL = {"patients": 5, "prevalence": 0.4, "seed": 3, "scale": 0.06, "test_patients": 2}
 MACHINES = {machine.machine_id: machine for machine in tables.MACHINES}
@@ -46,7 +47,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @cache
 def breasts(count: int, **arguments: object) -> list[anatomy.Breast]:
-    return [anatomy.make_breast(np.random.default_rng(seed), **arguments) for seed in range(count)]
+    return [make_breast(np.random.default_rng(seed), **arguments) for seed in range(count)]
 
 
 def women(count: int, **arguments: object) -> list[dict[str, anatomy.Breast]]:

@@ -84,14 +84,26 @@ WINDOWS = {
 }
 
 
+def as_shown(whole: dicom.WholePicture) -> np.ndarray:
+    """The brightness of a picture in 0-1, as viewer.js computes it."""
+    display = whole.display
+    share = np.clip((whole.stored - np.float32(display.low)) / np.float32(display.high - display.low), 0, 1)
+    if display.curve is not None:
+        share = np.interp(share, np.linspace(0, 1, len(display.curve)), display.curve)
+    bright = 1 - share if display.falling else share
+    if display.padding:
+        bright[(whole.stored >= display.padding[0]) & (whole.stored <= display.padding[1])] = 0
+    return bright
+
+
 @pytest.mark.parametrize("attributes", WINDOWS.values(), ids=WINDOWS)
 def test_a_picture_looks_at_first_as_the_reader_makes_it(tmp_path, breast, attributes):
     inverted = attributes.get("PhotometricInterpretation") == "MONOCHROME1" and "RescaleSlope" not in attributes
     path = write_dicom(tmp_path / "x.dcm", 4095 - breast if inverted else breast, **attributes)
     whole = dicom.read_whole(path)
     expected = dicom.reading_steps(str(path), (400, 300))[2].picture
-    np.testing.assert_allclose(whole.display.brightness(whole.stored), expected, atol=1 / 512)
-    assert whole.display.brightness(whole.stored)[0, -1] < 0.1
+    np.testing.assert_allclose(as_shown(whole), expected, atol=1 / 512)
+    assert as_shown(whole)[0, -1] < 0.1
     assert expected[150:250, :100].mean() > 0.2
 
 
@@ -108,7 +120,7 @@ def test_real_files_look_as_the_reader_makes_them_and_none_is_mirrored():
     for row in metadata.load_metadata(REAL_DIR).itertuples():
         expected = dicom.reading_steps(row.path, (256, 256))[2].picture
         whole = dicom.read_whole(row.path, 0.98 * expected.size)  # sides are rounded up at each level
-        np.testing.assert_allclose(whole.display.brightness(whole.stored), expected, atol=1 / 512)
+        np.testing.assert_allclose(as_shown(whole), expected, atol=1 / 512)
         assert whole.chest_wall == {"R": "right", "L": "left"}[row.laterality]
 
 
@@ -142,10 +154,11 @@ def test_examinations_of_embed_stand_by_date_and_not_by_accession_number(images)
 
 
 def test_examinations_stand_from_early_to_late(images):
-    df = pd.concat([images.assign(exam_year=2021), images.assign(exam_year=2019)], ignore_index=True)
+    dates = [20210102.0, 20210101.0]  # numbers with a fraction, as pandas reads a column with an empty cell
+    df = pd.concat([images.assign(date=date) for date in dates], ignore_index=True)
     assert women_of(df)[0]["exams"] == [
-        {"name": "2019", "rows": [[7, 6], [5, 4]]},
-        {"name": "2021", "rows": [[3, 2], [1, 0]]},
+        {"name": "20210101", "rows": [[7, 6], [5, 4]]},
+        {"name": "20210102", "rows": [[3, 2], [1, 0]]},
     ]
 
 
@@ -215,6 +228,13 @@ def test_the_lesions_of_generated_data_are_in_the_files_pixels(generated):
     assert df["boxes"].map(len).sum() == len(known) > 0
     assert set(df.loc[df["boxes"].map(len) > 0, "image_id"]) == set(known["image_id"])
     assert not viewer.with_lesions(df, generated / "nowhere")["boxes"].map(len).any()
+
+
+def test_lesions_without_a_box_are_a_fault_with_their_row(tmp_path):
+    rows = "patient_id,image_id,cancer,x_min,y_min,x_max,y_max\n1,2,1,0,0,5,5\n1,3,1,0,,5,5\n"
+    (tmp_path / "lesions.csv").write_text(rows)
+    with pytest.raises(UnavailableError, match="the box in row 3 is not four numbers"):
+        metadata.lesion_boxes(tmp_path)
 
 
 # ---------------------------------------------------------------- in a browser

@@ -8,7 +8,8 @@ raster.py does, and raises `UnreadableError`. first_place.py has the preprocessi
 
 from rsna_nb.dicom import headers, preprocessing_steps
 from rsna_nb.dicom.crop import Placement, placement, shape_of
-from rsna_nb.dicom.errors import DetectorError, DicomError
+from rsna_nb.dicom.dataset import read_header
+from rsna_nb.dicom.errors import DetectorError, DicomError, without_text
 from rsna_nb.dicom.identity import MOST_OF_A_WOMAN, PLACEHOLDERS, image_names
 from rsna_nb.dicom.notes import NOTES
 from rsna_nb.dicom.preprocessing_steps import Step, reading_steps
@@ -19,7 +20,7 @@ from rsna_nb.dicom.whole import WholePicture, read_whole
 # fmt: off
 __all__ = [
     "MOST_OF_A_WOMAN", "NOTES", "PLACEHOLDERS", "Box", "DetectorError", "DicomError", "Placement", "Reading", "Step",
-    "WholePicture", "headers", "image_names", "placement", "preprocessing_steps", "read", "read_mammogram",
-    "read_whole", "reader_of", "reading_steps", "shape_of",
+    "WholePicture", "headers", "image_names", "placement", "preprocessing_steps", "read", "read_header",
+    "read_mammogram", "read_whole", "reader_of", "reading_steps", "shape_of", "without_text",
 ]
 # fmt: on

@@ -1,16 +1,19 @@
 """One DICOM file -> a data set that is known to hold one greyscale radiograph of a plausible size."""
 
+import warnings
 from pathlib import Path
 
 import pydicom
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 from pydicom.tag import Tag
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from rsna_nb.dicom.decode import MAX_PIXELS, TRANSFER_SYNTAXES
 from rsna_nb.dicom.elements import first_number
 from rsna_nb.dicom.errors import UnreadableError
 from rsna_nb.dicom.purpose import check_purpose
+from rsna_nb.dicom.raster import format_of
 
 DEFER_SIZE = 1_000_000  # bytes: a larger element stays on the disk until its value is used
 ALLOWED = {
@@ -39,17 +42,33 @@ def read_dataset(path: str | Path) -> pydicom.Dataset:
         dataset = pydicom.dcmread(path, defer_size=DEFER_SIZE)
         check_purpose(dataset)
         _check_frame(dataset)
-    except (UnreadableError, MemoryError):
+    except MemoryError:
         raise
     except Exception as error:  # a damaged header makes pydicom raise nearly any built-in exception
         raise UnreadableError(header_fault(path, error)) from error
     return dataset
 
 
+def read_header(path: str | Path, keywords: list[str] | None = None) -> pydicom.Dataset:
+    """Read a header, or some of its elements, without the pixels. A damaged one raises nearly any built-in exception.
+
+    `ValueError` for a deflated file: dcmread would inflate it into memory, however large, and it has no score anyway.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's warnings quote the values that they warn of
+        if format_of(path) != "DICOM":
+            raise InvalidDicomError
+        if read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+            raise UnreadableError("the file is deflated, and can inflate to any size")
+        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=keywords)
+
+
 def header_fault(path: str | Path, error: Exception) -> str:
     """Say in words why a header could not be read, with the error's own text after a colon."""
     if isinstance(error, FileNotFoundError):
         return "the file is missing"
+    if isinstance(error, UnreadableError):
+        return str(error)
     if isinstance(error, InvalidDicomError):
         return "not a DICOM file" if Path(path).stat().st_size else "the file is empty"
     return f"{'cannot be read' if isinstance(error, OSError) else 'defective header'}: {error}"

@@ -16,6 +16,7 @@ from pydicom import Dataset, uid
 from pydicom.encaps import generate_fragments, parse_basic_offsets
 
 from rsna_nb.dicom.codestream import JPEG_2000, LOSSLESS_JPEG_2000, FrameHeader, checked_header
+from rsna_nb.dicom.containers import jpeg_layout
 from rsna_nb.dicom.errors import UnreadableError
 from rsna_nb.dicom.pyramid import Pyramid, in_range
 
@@ -136,25 +137,29 @@ def _decode_frame(dataset: Dataset, syntax: uid.UID) -> np.ndarray:
         stored = DECODERS[syntax](codestream)
     except (RuntimeError, ValueError) as error:  # imagecodecs derives its errors from RuntimeError
         raise UnreadableError(f"defective {syntax.name} codestream: {error}") from error
-    if header.is_lossless_jpeg and _is_damaged(stored, header.bits, codestream):
-        raise UnreadableError("defective JPEG Lossless codestream: its samples are out of range, or it ends too soon")
+    if syntax in JPEG and _is_damaged(stored, header, codestream):
+        raise UnreadableError(f"defective {syntax.name} codestream: its samples are out of range, or it ends too soon")
     return stored
 
 
-def _is_damaged(stored: np.ndarray, bits: int, codestream: bytes) -> bool:
-    """Return whether a JPEG Lossless frame is damaged.
+def _is_damaged(stored: np.ndarray, header: FrameHeader, codestream: bytes) -> bool:
+    """Return whether a JPEG frame is damaged: libjpeg only warns of it, and imagecodecs does not report its warnings.
 
-    libjpeg only warns of damage, and imagecodecs does not report its warnings. Damage leaves samples out of range, or
-    fills the missing rows with mid-grey. Mid-grey rows can be real, so a second, slower decoder has to confirm them.
+    A lossy frame is decoded again with filler where data are missing (`jpeg_layout`). In a lossless one, damage leaves
+    samples out of range, or fills the missing rows with mid-grey. Mid-grey rows can be real, so a second, slower
+    decoder has to confirm them.
     """
-    if stored.max() >= 2**bits:
-        return True
-    if not (stored[-1] == 2 ** (bits - 1)).all():
-        return False
+    highest, is_cut = 2**header.bits - 1, (stored[-1] == 2 ** (header.bits - 1)).all()
+    if header.is_lossless_jpeg and (stored.max() > highest or not is_cut):
+        return bool(stored.max() > highest)
     try:
-        return not np.array_equal(stored, imagecodecs.jpegsof3_decode(codestream))
-    except (RuntimeError, ValueError):
+        if header.is_lossless_jpeg:
+            again = imagecodecs.jpegsof3_decode(codestream)
+        else:
+            again = imagecodecs.jpeg8_decode(jpeg_layout(codestream[codestream.index(b"\xff\xd8") :])[1])
+    except (RuntimeError, ValueError, IndexError, struct.error):
         return True
+    return not np.array_equal(stored, again)
 
 
 def joined_fragments(dataset: Dataset) -> bytes:

@@ -16,7 +16,7 @@ import pydicom
 from PIL import Image
 from pydicom.multival import MultiValue
 
-from rsna_nb.dicom.dataset import header_fault
+from rsna_nb.dicom.dataset import header_fault, read_header
 from rsna_nb.dicom.purpose import NO_RADIOGRAPHS, VIEWS
 from rsna_nb.dicom.raster import format_of
 from rsna_nb.system import workers
@@ -75,15 +75,11 @@ def header(path: str) -> dict[str, Any]:
             warnings.simplefilter("ignore")  # pydicom's warnings quote the values that they warn of
             name = format_of(path)
             is_raster = name not in ("DICOM", "")
-            row |= _size_of(path, name) if is_raster else _allowed_values(_read_header(path))
+            row |= _size_of(path, name) if is_raster else _allowed_values(read_header(path, ATTRIBUTES))
     except Exception as error:  # a damaged header makes pydicom raise nearly any built-in exception
         fault, *quoted = header_fault(path, error).split(":", 1)
         row["error"] = f"{fault}: {type(error).__name__}" if quoted else fault
     return row
-
-
-def _read_header(path: str) -> pydicom.Dataset:
-    return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=ATTRIBUTES)
 
 
 def _size_of(path: str, name: str) -> dict[str, Any]:

@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
-import pydicom
-from pydicom.filereader import read_file_meta_info
-from pydicom.uid import DeflatedExplicitVRLittleEndian
 
+from rsna_nb.dicom.dataset import read_header
 from rsna_nb.dicom.purpose import purpose_of
 
 log = logging.getLogger(__name__)
@@ -49,9 +47,7 @@ def header_names(path: str) -> HeaderNames:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pydicom's warnings quote the values that they warn of
-            if read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-                return HeaderNames()  # dcmread would inflate it into memory, however large; such a file is not scored
-            dataset = pydicom.dcmread(path, stop_before_pixels=True)
+            dataset = read_header(path)
             purpose = purpose_of(dataset)
             patient_id = " ".join(str(dataset.get("PatientID") or "").split())
     except Exception:  # a damaged header makes pydicom raise nearly any built-in exception

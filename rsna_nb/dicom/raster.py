@@ -5,6 +5,8 @@ fewest bits b that hold its brightest level, so an ordinary one by 255. A pictur
 file without a window: the range of the breast is taken.
 """
 
+import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,6 +51,8 @@ def format_of(path: str | Path) -> str:
 
     A file that is DICOM as well as TIFF, by a TIFF header in its preamble (PS3.10, 7.1), is DICOM.
     """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError("not a regular file")  # reading a pipe would wait for ever
     with Path(path).open("rb") as file:
         start = file.read(132)
     if start[128:] == b"DICM":

@@ -49,16 +49,6 @@ class Display:
     padding: tuple[int, int] | None
     name: str
 
-    def brightness(self, stored: np.ndarray) -> np.ndarray:
-        """Return stored values as float32 brightness in 0-1."""
-        share = np.clip((stored - np.float32(self.low)) / np.float32(self.high - self.low), 0, 1)
-        if self.curve is not None:
-            share = np.interp(share, np.linspace(0, 1, SAMPLES), self.curve)
-        bright = (1 - share if self.falling else share).astype(np.float32)
-        if self.padding:
-            bright[(stored >= self.padding[0]) & (stored <= self.padding[1])] = 0
-        return bright
-
 
 @dataclass(frozen=True, eq=False)
 class WholePicture:

@@ -7,6 +7,7 @@ import pandas as pd
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 
+from rsna_nb.dicom import without_text
 from rsna_nb.dicom_out.algorithm import MARK, Algorithm, ascii_of
 from rsna_nb.dicom_out.sources import Source
 
@@ -86,7 +87,7 @@ def _comments(study: pd.DataFrame) -> Iterator[str]:
     yield f"{MARK}. Scores of a research model that no authority has approved; a score is not a probability."
     yield "The score of a breast is the mean over the images of this study that could be scored."
     for row in study[study["error"] != ""].itertuples():
-        yield ascii_of(f"Not scored: the image {row.instance}: {row.error}")
+        yield ascii_of(f"Not scored: the image {row.instance}: {without_text(str(row.error))}")
 
 
 def _evidence(source: Source) -> Dataset:

@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 from pydicom.dataset import Dataset
 
+from rsna_nb.dicom import read_header
 from rsna_nb.dicom_out.algorithm import Algorithm
 from rsna_nb.dicom_out.capture import capture
 from rsna_nb.dicom_out.report import report
-from rsna_nb.dicom_out.sources import Source, read_header, sources_of
+from rsna_nb.dicom_out.sources import Source, sources_of
 from rsna_nb.system import write_whole
 
 log = logging.getLogger(__name__)

@@ -1,14 +1,10 @@
 """What DICOM objects need to know of the image files that they are made from."""
 
 import re
-import warnings
 from collections.abc import Iterable
 from typing import NamedTuple
 
-import pydicom
-from pydicom.dataset import Dataset
-from pydicom.filereader import read_file_meta_info
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from rsna_nb.dicom import read_header
 
 REQUIRED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 UID = re.compile(r"[0-9]+(\.[0-9]+)*")  # a study's is the name of a folder, so that nothing else may be in it
@@ -49,12 +45,3 @@ def _source_of(file: str) -> Source | str:
         return f"{', '.join(faults)} missing, or not a UID"
     study, series, instance, sop_class = uids.values()
     return Source(file, study, series, instance, sop_class, str(header.get("PatientID") or ""))
-
-
-def read_header(file: str) -> Dataset:
-    """Read a header without the pixels. Any exception can come from a damaged one; the caller reports it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom's warnings quote the values that they warn of
-        if read_file_meta_info(file).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-            raise ValueError("dcmread would inflate the file into memory, however large; such a file is not scored")
-        return pydicom.dcmread(file, stop_before_pixels=True)

@@ -12,7 +12,7 @@ from rsna_nb.evaluation.evaluated_run import (
     weighs_nothing,
     with_fold,
 )
-from rsna_nb.evaluation.examples import PREPARE_FIRST, data_folder, examples
+from rsna_nb.evaluation.examples import PREPARE_FIRST, data_folder, examples, store_of
 from rsna_nb.evaluation.imbalance import constant_loss, group_names, in_order
 from rsna_nb.evaluation.results import plain, write_results
 from rsna_nb.evaluation.run_metrics import STATISTICS, Calibration, bands, calibrate, main_metrics
@@ -43,6 +43,7 @@ __all__ = [
     "paired",
     "plain",
     "refuse_seen",
+    "store_of",
     "summary",
     "weighs_nothing",
     "with_fold",

@@ -140,14 +140,12 @@ class ChoiceOptimism:
         return self.in_sample - self.optimism
 
 
-def choice_optimism(
-    rows: pd.DataFrame, scores: np.ndarray, value: Value, folds: int = FOLDS, repeats: int = REPEATS
-) -> ChoiceOptimism:
+def choice_optimism(rows: pd.DataFrame, scores: np.ndarray, value: Value) -> ChoiceOptimism:
     """Estimate the optimism of the AUC by breast at the best epoch, by a repeated cross-validation of the choice.
 
-    The women are divided into `folds`, those with cancer evenly. The epoch is chosen on all folds but one, and
+    The women are divided into `FOLDS`, those with cancer evenly. The epoch is chosen on all folds but one, and
     compared with the epoch that all women chose, by the pairs of breasts inside this fold. The optimism is the mean
-    difference of the AUC over folds and `repeats` divisions. The networks stay the same: only the choice is repeated
+    difference of the AUC over folds and `REPEATS` divisions. The networks stay the same: only the choice is repeated
     (Efron & Tibshirani 1997, J. Am. Stat. Assoc. 92:548).
 
     Measured by tests/bench/bench_epoch_choice.py on 200 data sets each with nothing and with something to learn, by
@@ -165,8 +163,6 @@ def choice_optimism(
         Of each row and epoch, (n, epochs).
     value
         What the choice maximises, from weights of the rows (`value_of`).
-    folds, repeats
-        At most as many folds as women with cancer, or women with a breast without, are used.
 
     Raises
     ------
@@ -177,13 +173,13 @@ def choice_optimism(
     women = metrics.Women.of(breasts, "patient_id")
     if women.rarer < 2:
         raise MetricsError("the choice of the epoch cannot be judged with fewer than 2 women with cancer or without")
-    folds = min(folds, women.rarer)
+    folds = min(FOLDS, women.rarer)
     held = np.concatenate(
         [
             np.stack([number == own for number in range(folds)])
-            for own in (metrics.assign_folds(breasts, folds, seed) for seed in range(repeats))
+            for own in (metrics.assign_folds(breasts, folds, seed) for seed in range(REPEATS))
         ]
-    )  # (repeats x folds, breasts)
+    )  # (REPEATS x folds, breasts)
     woman_held = pd.DataFrame(held.T).groupby(breasts["patient_id"].to_numpy()).first()
     row_weights = 1.0 - woman_held.loc[rows["patient_id"]].to_numpy(dtype=float).T
     chosen = _best(value(row_weights))

@@ -31,6 +31,11 @@ def data_folder(run: Run) -> Path:
         raise UnavailableError(str(error)) from error
 
 
+def store_of(run: Run) -> Path:
+    """The folder of the run's prepared images; `UnavailableError` as `data_folder`."""
+    return store_path(resolve(run.config.store_dir), data_folder(run), run.config.img_size, run.image_recipe)
+
+
 def examples(evaluation: Evaluation, fit: CrossFit, count: int) -> dict[str, pd.DataFrame]:
     """Up to `count` breasts of each kind, with one image of each in the column `file`.
 
@@ -48,8 +53,7 @@ def examples(evaluation: Evaluation, fit: CrossFit, count: int) -> dict[str, pd.
     """
     if count < 1:
         raise UnavailableError("the parameter pictures is 0")
-    run, breasts = evaluation.run, evaluation.breasts.assign(called=fit.calls)
-    store = store_path(resolve(run.config.store_dir), data_folder(run), run.config.img_size, run.image_recipe)
+    breasts, store = evaluation.breasts.assign(called=fit.calls), store_of(evaluation.run)
     if not store.is_dir():
         raise UnavailableError(f"there is no store of prepared images at {store}: {PREPARE_FIRST}")
     # stable: images of equal scores stay in the order of the table, so that reports are the same every time

@@ -37,6 +37,7 @@ EXPORT = Config(
         "NbConvertBase": {"display_data_priority": ["image/png", "text/markdown", "text/html", "text/plain"]},
     }
 )
+SAVED = ("ROC", "Mammograms, hits")
 CLEAN = SanitizeHTML(
     tags="a blockquote br code em h1 h2 h3 h4 hr li ol p pre strong table tbody td th thead tr ul".split(),
     attributes={"a": ["class", "href"], "td": ["colspan", "rowspan"], "th": ["colspan", "rowspan"]}
@@ -120,17 +121,17 @@ def _without_scripts(html: str) -> str:
     return CLEAN.sanitize_html_tags(re.sub(r"(?is)<(style|script)\b.*?</\1\s*>", "", html))
 
 
-def save_figure(notebook: Path, path: str | Path, kinds: tuple[str, ...] = ("ROC", "Mammograms, hits")) -> None:
-    """Save the figures of an executed notebook whose alt texts start with `kinds`, side by side, as one PNG.
+def save_figure(notebook: Path, path: str | Path) -> None:
+    """Save the figures of an executed notebook whose alt texts start with `SAVED`, side by side, as one PNG.
 
     `ReportError` if it has none of them.
     """
     found: dict[str, str] = {}
     for output in _outputs(nbformat.read(notebook, as_version=4)):
-        found |= {kind: output["data"]["image/png"] for kind in kinds if _alt(output).startswith(kind)}
-    images = [Image.open(io.BytesIO(base64.b64decode(found[kind]))) for kind in kinds if kind in found]
+        found |= {kind: output["data"]["image/png"] for kind in SAVED if _alt(output).startswith(kind)}
+    images = [Image.open(io.BytesIO(base64.b64decode(found[kind]))) for kind in SAVED if kind in found]
     if not images:
-        raise ReportError(f"{path} is not made: {notebook} has no figure {' or '.join(kinds)}")
+        raise ReportError(f"{path} is not made: {notebook} has no figure {' or '.join(SAVED)}")
     height = max(image.height for image in images)
     page = Image.new("RGB", (sum(image.width for image in images), height), "white")
     left = 0

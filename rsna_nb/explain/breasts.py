@@ -8,14 +8,13 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from rsna_nb.config import resolve
-from rsna_nb.evaluation import data_folder
+from rsna_nb.evaluation import store_of
 from rsna_nb.explain.maps import heat_maps
 from rsna_nb.explain.pointing import known_boxes
 from rsna_nb.inference import read_images
 from rsna_nb.model import OPPOSITE, Breasts, body_of, head_of
 from rsna_nb.notebook import Unavailable, attempt
-from rsna_nb.prepare import image_file, store_path
+from rsna_nb.prepare import image_file
 from rsna_nb.runs import Run
 
 BREAST = ["patient_id", "laterality"]
@@ -86,10 +85,9 @@ def explain_breasts(
 
     The images are those of predictions.csv, from the store. A breast that `rows` name twice is yielded once.
     """
-    config, predictions = run.config, run.predictions
+    store, predictions = store_of(run), run.predictions
     table = predictions[predictions["patient_id"].isin(rows["patient_id"])].reset_index(drop=True)
-    breasts, boxes = Breasts.of(table, config.unit), boxes_of(run, table)
-    store = store_path(resolve(config.store_dir), data_folder(run), config.img_size, run.image_recipe)
+    breasts, boxes = Breasts.of(table, run.config.unit), boxes_of(run, table)
     wanted = set(_keys(rows))
     for key, images, views in zip(_keys(breasts.table), *breasts.all(), strict=True):
         if key not in wanted:

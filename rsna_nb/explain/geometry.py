@@ -6,6 +6,7 @@ reduced level of the file (`dicom.reader`). Each halving shifts its content by l
 so by less than half a pixel of the image; this is not corrected.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -13,7 +14,11 @@ import numpy as np
 
 from rsna_nb.config import ImageRecipe
 from rsna_nb.dicom import Box, Placement, Reading, placement
+from rsna_nb.evaluation import PREPARE_FIRST, store_of
+from rsna_nb.notebook import UnavailableError
 from rsna_nb.prepare import Record
+from rsna_nb.prepare import ledger as ledgers
+from rsna_nb.runs import Run
 
 
 @dataclass(frozen=True)
@@ -83,3 +88,17 @@ class Geometry:
         whole = np.zeros((self.rows, self.columns), np.float32)
         whole[y_min:y_max, x_min:x_max] = enlarged[: self.rows - y_min, : self.columns - x_min]
         return whole
+
+
+def geometries_of(run: Run, ids: Sequence[tuple[str, str]]) -> list[Geometry]:
+    """The geometry of prepared images, which are named by their patient_id and image_id.
+
+    Raises `UnavailableError` if the store's ledger does not say where an image lies in its file.
+    """
+    store = store_of(run)
+    ledger = ledgers.read(store)
+    if missing := ["/".join(key) for key in ids if key not in ledger or ledger[key].status != "ok"]:
+        raise UnavailableError(
+            f"{store / 'ledger.csv'} does not say where {len(missing)} images lie, first {missing[0]}: {PREPARE_FIRST}"
+        )
+    return [Geometry.of(ledger[key], run.config.image_shape, run.image_recipe) for key in ids]

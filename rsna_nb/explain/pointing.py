@@ -14,18 +14,16 @@ import numpy as np
 import pandas as pd
 
 from rsna_nb import metrics
-from rsna_nb.config import resolve
-from rsna_nb.evaluation import PREPARE_FIRST, Evaluation, data_folder
-from rsna_nb.explain.geometry import Geometry
-from rsna_nb.metadata import read_lesions
+from rsna_nb.evaluation import Evaluation, data_folder, store_of
+from rsna_nb.explain.geometry import geometries_of
+from rsna_nb.metadata import lesion_boxes
 from rsna_nb.metrics import Interval, Women
 from rsna_nb.notebook import UnavailableError
-from rsna_nb.prepare import image_file, store_path
-from rsna_nb.prepare import ledger as ledgers
+from rsna_nb.prepare import image_file
 from rsna_nb.runs import Run
 
 KEY = ["patient_id", "image_id"]
-BOX = ["x_min", "y_min", "x_max", "y_max"]
+NONE = np.empty((0, 4))
 BASELINES = ("random", "brightest")
 # Standard deviation of the smoothing before the brightest point is found, as a share of the longer side. Of 0.5 to 12
 # pixels in images of 256 pixels, this hits most often on the demo set, which makes the baseline as strong as it can be.
@@ -38,16 +36,8 @@ def known_boxes(run: Run, ids: Sequence[tuple[str, str]]) -> list[np.ndarray]:
     `ids` are pairs of patient_id and image_id. Raises `UnavailableError` if the data have no lesions.csv, or the
     store's ledger does not say where an image lies in its file.
     """
-    config, folder = run.config, data_folder(run)
-    boxes = {key: df[BOX].to_numpy(float) for key, df in read_lesions(folder).groupby(KEY)}
-    store = store_path(resolve(config.store_dir), folder, config.img_size, run.image_recipe)
-    ledger = ledgers.read(store)
-    if missing := ["/".join(key) for key in ids if key not in ledger or ledger[key].status != "ok"]:
-        raise UnavailableError(
-            f"{store / 'ledger.csv'} does not say where {len(missing)} images lie, first {missing[0]}: {PREPARE_FIRST}"
-        )
-    geometries = [Geometry.of(ledger[key], config.image_shape, run.image_recipe) for key in ids]
-    return [one.to_image(boxes.get(key, np.empty((0, 4)))) for key, one in zip(ids, geometries, strict=True)]
+    boxes = lesion_boxes(data_folder(run))
+    return [one.to_image(boxes.get(key, NONE)) for key, one in zip(ids, geometries_of(run, ids), strict=True)]
 
 
 def targets(evaluation: Evaluation) -> pd.DataFrame:
@@ -66,7 +56,7 @@ def targets(evaluation: Evaluation) -> pd.DataFrame:
     run = evaluation.run
     df = evaluation.predictions[evaluation.predictions["cancer"] == 1]
     ids = list(zip(df["patient_id"], df["image_id"], strict=True))
-    store = store_path(resolve(run.config.store_dir), data_folder(run), run.config.img_size, run.image_recipe)
+    store = store_of(run)
     boxes = pd.Series(known_boxes(run, ids), index=df.index, dtype=object)
     df = df.assign(boxes=boxes, file=[str(image_file(store, *key)) for key in ids])
     df = df[df["boxes"].map(len) > 0].reset_index(drop=True)

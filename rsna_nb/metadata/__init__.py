@@ -4,8 +4,8 @@ from rsna_nb.metadata import kaggle
 from rsna_nb.metadata.checks import BREAST, MetadataError
 from rsna_nb.metadata.folders import announce, find_data, results_folder
 from rsna_nb.metadata.kaggle import KaggleError
-from rsna_nb.metadata.lesions import read_lesions
-from rsna_nb.metadata.table import ARCHIVED, INPUTS, describe, load_metadata, model_inputs
+from rsna_nb.metadata.lesions import lesion_boxes
+from rsna_nb.metadata.table import ARCHIVED, INPUTS, describe, load_metadata
 
 __all__ = [
     "ARCHIVED",
@@ -17,8 +17,7 @@ __all__ = [
     "describe",
     "find_data",
     "kaggle",
+    "lesion_boxes",
     "load_metadata",
-    "model_inputs",
-    "read_lesions",
     "results_folder",
 ]

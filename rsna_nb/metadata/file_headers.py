@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import pydicom
 
+from rsna_nb.dicom import read_header
 from rsna_nb.metadata.checks import MetadataError, shortened
 from rsna_nb.metadata.search import Images
 from rsna_nb.system import workers
@@ -70,9 +71,7 @@ def header_values(task: Task) -> dict[str, str] | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd values; they are compared as they are
-            dataset = pydicom.dcmread(
-                path, stop_before_pixels=True, specific_tags=[keyword.partition(".")[0] for keyword in keywords]
-            )
+            dataset = read_header(path, [keyword.partition(".")[0] for keyword in keywords])
             values = {keyword: _value(dataset, keyword) for keyword in keywords}
     except Exception:  # a damaged header makes pydicom raise nearly any built-in exception
         return None

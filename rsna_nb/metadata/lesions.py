@@ -1,7 +1,9 @@
 """The known lesions of a data set: lesions.csv, which generated data have."""
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from rsna_nb.notebook import UnavailableError
@@ -10,10 +12,10 @@ KEY = ["patient_id", "image_id"]
 BOX = ["x_min", "y_min", "x_max", "y_max"]
 
 
-def read_lesions(data_dir: str | Path) -> pd.DataFrame:
-    """Read the cancers of lesions.csv: patient_id, image_id, and the box in pixels of the file, half open.
+def lesion_boxes(data_dir: str | Path) -> dict[Any, np.ndarray]:
+    """Read the boxes of the cancers in lesions.csv by patient_id and image_id: (k, 4) in pixels of the file, half open.
 
-    Raises `UnavailableError` if there is no such table, or it lacks a column.
+    Raises `UnavailableError` if there is no such table, or it lacks a column or a number.
     """
     path = Path(data_dir) / "lesions.csv"
     if not path.is_file():
@@ -21,4 +23,7 @@ def read_lesions(data_dir: str | Path) -> pd.DataFrame:
     df = pd.read_csv(path, dtype=dict.fromkeys(KEY, str))  # ids are text everywhere, so that 010006 keeps its 0
     if missing := sorted({*KEY, *BOX, "cancer"} - set(df)):
         raise UnavailableError(f"{path} lacks the columns {', '.join(missing)}")
-    return df.loc[df["cancer"] == 1, KEY + BOX].reset_index(drop=True)
+    df[BOX] = df[BOX].apply(pd.to_numeric, errors="coerce")
+    if (odd := df[BOX].isna().any(axis=1)).any():
+        raise UnavailableError(f"{path}: the box in row {odd.argmax() + 2} is not four numbers")
+    return {key: own[BOX].to_numpy(float) for key, own in df[df["cancer"] == 1].groupby(KEY)}

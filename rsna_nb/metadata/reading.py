@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 import pandas as pd
 
@@ -16,6 +16,7 @@ from rsna_nb.metadata.checks import MetadataError
 
 log = logging.getLogger(__name__)
 
+MOST_BYTES = 10**9  # of a workbook, unpacked: a small file can hold zeros without end
 SEPARATORS = (",", ";", "\t")
 MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
@@ -116,6 +117,9 @@ def _is_workbook(path: Path) -> bool:
 
 def _workbook(path: Path) -> pd.DataFrame:
     """Return the first sheet of a workbook."""
+    with ZipFile(path) as file:
+        if sum(member.file_size for member in file.infolist()) > MOST_BYTES:
+            raise ValueError("the workbook is too large unpacked: save the table as CSV")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # openpyxl warns of styles and of validation that it does not keep
         sheets = pd.read_excel(path, sheet_name=None, dtype=str, header=None, engine="openpyxl")

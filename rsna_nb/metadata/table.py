@@ -131,28 +131,6 @@ def load_metadata(
     return _typed(df.reset_index(drop=True))
 
 
-def model_inputs(df: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-    """Select the columns of a table that a model takes as its inputs.
-
-    Raises
-    ------
-    ValueError
-        For a column that is not known before the diagnosis: only those in `INPUTS` are.
-
-    Examples
-    --------
-    >>> model_inputs(pd.DataFrame({"age": [61], "biopsy": [1]}), ["age"]).columns.tolist()
-    ['age']
-    >>> model_inputs(pd.DataFrame({"age": [61], "biopsy": [1]}), ["age", "biopsy"])
-    Traceback (most recent call last):
-    ValueError: biopsy: not among laterality, view, site_id, age, implant, machine_id, which are known before the diagnosis
-    """  # noqa: E501  a doctest cannot break the line
-    leaking = [name for name in columns if name not in INPUTS]
-    if leaking:
-        raise ValueError(f"{', '.join(leaking)}: not among {', '.join(INPUTS)}, which are known before the diagnosis")
-    return df[columns]
-
-
 def _source(layout: Layout, data_dir: Path, split: Split, table: str | Path) -> tuple[pd.DataFrame, Path]:
     """Read the tables of a split, all columns as text, and the file or folder that messages name."""
     paths = find_tables(layout, data_dir, split, table)

@@ -178,8 +178,10 @@ FIT: dict[Method, Callable[[np.ndarray, np.ndarray], Calibrator]] = {
 }
 
 
-def recalibrated(predictions: pd.DataFrame, method: Method = "platt", folds: int = 5, seed: int = 0) -> np.ndarray:
-    """Calibrated scores (rows,) in 0-1: those of each woman by a calibrator fitted on the women of the other folds.
+def recalibrated(predictions: pd.DataFrame, method: Method = "platt") -> np.ndarray:
+    """Calibrated scores (rows,) in 0-1: each woman's by a calibrator fitted on the women of the other folds.
+
+    The folds are those of `assign_folds`.
 
     Parameters
     ----------
@@ -187,8 +189,6 @@ def recalibrated(predictions: pd.DataFrame, method: Method = "platt", folds: int
         A row for each image or breast, with patient_id, cancer and score.
     method
         "platt", "isotonic" or "temperature".
-    folds, seed
-        How women are assigned to folds if the table has no column fold (`assign_folds`).
 
     Raises
     ------
@@ -199,7 +199,7 @@ def recalibrated(predictions: pd.DataFrame, method: Method = "platt", folds: int
         raise MetricsError(f"there is no calibration method {method}: give one of {', '.join(FIT)}")
     predictions = check_predictions(predictions, ["patient_id", "cancer", "score"])
     positive, scores = predictions["cancer"].to_numpy() == 1, predictions["score"].to_numpy()
-    fold = assign_folds(predictions, folds, seed)
+    fold = assign_folds(predictions)
     calibrated = np.empty(len(scores))
     for value in np.unique(fold):
         own = fold == value

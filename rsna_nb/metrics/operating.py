@@ -182,8 +182,8 @@ class CrossFit:
     optimism: dict[str, float]  # in_sample minus point: sensitivity, specificity, ppv, recall_rate, f1
 
 
-def cross_fitted(breasts: pd.DataFrame, choose: Choose, folds: int = 5, seed: int = 0) -> CrossFit:
-    """Call the breasts of each fold by the threshold that `choose` picks on all other women.
+def cross_fitted(breasts: pd.DataFrame, choose: Choose) -> CrossFit:
+    """Call the breasts of each fold (`assign_folds`) by the threshold that `choose` picks on all other women.
 
     Parameters
     ----------
@@ -191,8 +191,6 @@ def cross_fitted(breasts: pd.DataFrame, choose: Choose, folds: int = 5, seed: in
         A row for each breast (or image), with patient_id, cancer and score.
     choose
         A function from labels and scores to a threshold, such as `threshold_by_f1`.
-    folds, seed
-        How women are assigned to folds if the table has no column fold (`assign_folds`).
 
     Raises
     ------
@@ -201,7 +199,7 @@ def cross_fitted(breasts: pd.DataFrame, choose: Choose, folds: int = 5, seed: in
     """
     breasts = check_predictions(breasts, ["patient_id", "cancer", "score"])
     labels, scores = breasts["cancer"].to_numpy(), breasts["score"].to_numpy()
-    fold = assign_folds(breasts, folds, seed)
+    fold = assign_folds(breasts)
     thresholds, calls = [], np.zeros(len(breasts), dtype=bool)
     for value in np.unique(fold):
         own = fold == value

@@ -8,7 +8,6 @@ image is read, prepared and dropped, so the disk holds the prepared images and n
 """
 
 import argparse
-import calendar
 import functools
 import importlib
 import json
@@ -20,7 +19,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import pandas as pd
 
@@ -37,7 +36,7 @@ from rsna_nb.system import write_whole
 log = logging.getLogger("rsna_nb.prepare.archive")  # not __name__, which is "__main__" when this is run as a command
 
 TABLES = {".csv", ".tsv", ".txt", ".json", ".xlsx"}
-MOST_TEST_BYTES = 10**9  # the competition has four test images to unpack; the test images of others can be thousands
+MOST_BYTES = 10**9  # of one file, and of all test images: the competition has four, others can have thousands
 LOCAL_HEADER = 2**10  # bytes in front of a member; a longer one costs a second request
 DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, MemoryError)
 
@@ -74,6 +73,8 @@ class Archive:
 
     def read(self, member: zipfile.ZipInfo) -> bytes:
         """Read a member and compare its checksum. From a server, this takes one request."""
+        if member.file_size > MOST_BYTES:  # a small archive can hold zeros without end
+            raise zipfile.BadZipFile(f"{member.file_size / 1e9:.1f} GB unpacked, too large for a table or an image")
         archive = _opened(self.location)
         if isinstance(archive.fp, RemoteFile):
             start = member.header_offset
@@ -117,7 +118,8 @@ def _members(location: str) -> dict[str, zipfile.ZipInfo]:
         path: member
         for member in _opened(location).infolist()
         if (path := PurePosixPath(member.filename)).parts
-        and not (member.filename.endswith("/") or path.is_absolute() or {"..", "__MACOSX"} & {*path.parts})
+        and not (member.filename.endswith("/") or {"..", "__MACOSX"} & {*path.parts})
+        and not (path.is_absolute() or PureWindowsPath(member.filename).drive)
     }
     # Somebody who zips a data folder puts its name in front of everything.
     top = len({path.parts[0] for path in files}) == 1 and all(len(path.parts) > 1 for path in files)
@@ -142,7 +144,7 @@ def prepare_member(task: Task, archive: Archive) -> Record:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / Path(task.path).name
         path.write_bytes(content)
-        changed = calendar.timegm((*member.date_time, 0, 0, 0))  # the same whenever and wherever it is prepared
+        changed = member.CRC >> 1  # the same whenever and wherever it is prepared; archives can have no dates
         os.utime(path, (changed, changed))
         return prepare_one(replace(task, path=str(path)))
 
@@ -208,7 +210,7 @@ def _unpack_test_images(archive: Archive) -> None:
         return
     paths = [path for path in archive.paths_of(table) if path in members]
     size = sum(members[path].file_size for path in paths)
-    if size > MOST_TEST_BYTES:
+    if size > MOST_BYTES:
         log.warning(
             "the %d test images (%.1f GB) stay in the archive: unpack them to score them", len(paths), size / 1e9
         )

@@ -10,7 +10,7 @@ each line is parsed separately.
 import csv
 import io
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import get_type_hints
 
@@ -114,7 +114,7 @@ def count_notes(ledger: pd.DataFrame) -> pd.DataFrame:
 def _as_csv(records: list[Record]) -> str:
     """Return a line for each record."""
     lines = io.StringIO()
-    rows = ([_one_line(value) for value in asdict(record).values()] for record in records)
+    rows = ([_one_line(value) for value in vars(record).values()] for record in records)
     csv.writer(lines, lineterminator="\n").writerows(rows)
     return lines.getvalue()
 
@@ -123,4 +123,6 @@ def _one_line(value: str | int | float) -> str | int | float:
     """Remove characters that would break the line, such as U+2028 in a damaged header, and cut off long texts."""
     if not isinstance(value, str):
         return value
-    return " ".join("".join(letter if letter.isprintable() else " " for letter in value).split())[:MAX_LETTERS]
+    if not value.isprintable():
+        value = "".join(letter if letter.isprintable() else " " for letter in value)
+    return " ".join(value.split())[:MAX_LETTERS]

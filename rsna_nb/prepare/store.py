@@ -14,7 +14,7 @@ import shutil
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -137,7 +137,7 @@ def prepare_images(
             remove_parts(store)  # files that a killed worker had begun to write
         ledger |= {task.key: compared(ledger[task.key], task) for task in states}
         ledgers.write(store, ledger)
-    found = [asdict(ledger[key]) for key in zip(*(metadata[name] for name in KEY), strict=True)]
+    found = [vars(ledger[key]) for key in zip(*(metadata[name] for name in KEY), strict=True)]
     df = pd.DataFrame(found, columns=COLUMNS)
     _log_outcome(df, store)
     return df
@@ -145,7 +145,8 @@ def prepare_images(
 
 def _check_unique(metadata: pd.DataFrame) -> None:
     """Raise `PrepareError` if two rows would write the same image."""
-    twice = metadata.loc[metadata.duplicated(KEY), KEY]
+    # in small letters: names of files that differ only in case are one file on some systems
+    twice = metadata.loc[metadata[KEY].apply(lambda ids: ids.str.lower()).duplicated(), KEY]
     if len(twice):
         first = "/".join(map(str, twice.iloc[0]))
         raise PrepareError(

@@ -121,7 +121,7 @@ def fingerprint(path: str | Path) -> tuple[int, int]:
     """Return what identifies a version of a file: its bytes and the time of its last change in ns. 0, 0 if missing."""
     try:
         status = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a NUL byte in the path
         return GONE
     return status.st_size, status.st_mtime_ns
 

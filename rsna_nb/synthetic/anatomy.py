@@ -121,16 +121,6 @@ def _make_outlines(rng: np.random.Generator, implant: bool = False) -> dict[str,
     return {"CC": cc, "MLO": mlo}
 
 
-def make_breast(
-    rng: np.random.Generator, laterality: str = "L", density: str = "B", implant: bool = False, cancer: bool = False
-) -> Breast:
-    """Make a woman at random and return one of her breasts; with `cancer` it has one malignant lesion.
-
-    The parameters and errors are those of `make_woman`.
-    """
-    return make_woman(rng, density, implant, [laterality] if cancer else [])[laterality]
-
-
 def make_woman(
     rng: np.random.Generator, density: str = "B", implant: bool = False, cancer: Collection[str] = ()
 ) -> dict[str, Breast]:
@@ -156,7 +146,7 @@ def make_woman(
     outlines = {"L": left, "R": {view: _alike(rng, outline) for view, outline in left.items()}}
     placed: dict[str, list[Lesion]] = {side: [] for side in outlines}
     if not cancer and rng.random() < SYMMETRIC:
-        for side, lesion in zip(placed, _place_pair(rng, "symmetric_density", outlines), strict=False):
+        for side, lesion in zip(placed, _place_pair(rng, outlines), strict=False):
             placed[side].append(lesion)
     for side, own in placed.items():
         own += _lesions(rng, outlines[side], own, side in cancer)
@@ -208,10 +198,10 @@ def _in_one_view(rng: np.random.Generator, lesion: Lesion) -> Lesion:
     return replace(lesion, offset={view: lesion.offset[view]})
 
 
-def _place_pair(rng: np.random.Generator, name: str, outlines: dict[str, dict[str, Outline]]) -> list[Lesion]:
+def _place_pair(rng: np.random.Generator, outlines: dict[str, dict[str, Outline]]) -> list[Lesion]:
     """Place the same look-alike in both breasts, at mirrored places but for a little; empty if it does not fit."""
     for _ in range(20):
-        first = _place(rng, name, outlines["L"], [])
+        first = _place(rng, "symmetric_density", outlines["L"], [])
         if first is None:
             continue
         offset = {view: place + 0.01 * rng.standard_normal() for view, place in first.offset.items()}

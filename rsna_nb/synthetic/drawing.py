@@ -42,7 +42,7 @@ def draw_mammogram(
     Parameters
     ----------
     breast
-        From `make_breast`.
+        From `make_woman`.
     view
         "CC" or "MLO".
     size

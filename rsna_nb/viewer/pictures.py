@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from rsna_nb import dicom
-from rsna_nb.dicom import headers, preprocessing_steps
+from rsna_nb.dicom import headers
 
 FEWEST_BYTES = 0.25  # packed bytes of a pixel, of the files that pack best
 SMALLEST = 128  # pixels of a picture, however small its share of the page
@@ -45,7 +45,7 @@ def embedded(task: Task) -> dict[str, Any]:
     try:
         whole, values = _fitting(task)
     except dicom.DicomError as error:
-        return {"error": preprocessing_steps.without_text(error.reason), "facts": facts}
+        return {"error": dicom.without_text(error.reason), "facts": facts}
     mirrored = bool(whole.chest_wall) and whole.chest_wall != INNER_SIDE[task.laterality]
     display = whole.display
     return {

@@ -7,26 +7,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from rsna_nb.metadata import MetadataError, load_metadata, read_lesions
+from rsna_nb.metadata import MetadataError, lesion_boxes, load_metadata
 from rsna_nb.notebook import Unavailable, UnavailableError, attempt
 
 if TYPE_CHECKING:
     from rsna_nb.evaluation import Evaluation
 
 KEY = ["patient_id", "image_id"]
-BOX = ["x_min", "y_min", "x_max", "y_max"]
 
 
 def with_lesions(images: pd.DataFrame, data_dir: str | Path) -> pd.DataFrame:
     """Add the column `boxes`: known cancers, (k, 4) in pixels of the file, (0, 4) where none is known.
 
-    They come from lesions.csv of the data folder (`metadata.read_lesions`). Without it no lesion is known.
+    They come from lesions.csv of the data folder (`metadata.lesion_boxes`). Without it no lesion is known.
     """
-    lesions = attempt(read_lesions, data_dir)
-    by_image = (
-        {} if isinstance(lesions, Unavailable) else {key: df[BOX].to_numpy(float) for key, df in lesions.groupby(KEY)}
-    )
-    boxes = [by_image.get(key, np.empty((0, 4))) for key in images[KEY].itertuples(index=False, name=None)]
+    lesions = attempt(lesion_boxes, data_dir)
+    known = {} if isinstance(lesions, Unavailable) else lesions
+    boxes = [known.get(key, np.empty((0, 4))) for key in images[KEY].itertuples(index=False, name=None)]
     return images.assign(boxes=pd.Series(boxes, index=images.index, dtype=object))
 
 

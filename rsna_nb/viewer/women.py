@@ -79,5 +79,6 @@ def facts_of(row: pd.Series, names: Iterable[str]) -> dict[str, str]:
 
 
 def _text(value: Any) -> str:
-    """Return a number with up to four digits that count, or another value as text."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    """Return a whole number, a fraction with up to four digits that count, or another value as text."""
+    is_fraction = isinstance(value, float) and not value.is_integer()
+    return f"{value:.4g}" if is_fraction else f"{value:.0f}" if isinstance(value, float) else str(value)

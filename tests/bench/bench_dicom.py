@@ -49,13 +49,13 @@ from rsna_nb.dicom.codestream import checked_header
 from rsna_nb.dicom.dataset import read_dataset
 from rsna_nb.prepare import ledger
 from rsna_nb.prepare.tasks import Task, prepare_one
-from rsna_nb.synthetic.anatomy import make_breast
 from rsna_nb.synthetic.drawing import Look, draw_mammogram
 from rsna_nb.synthetic.files import encode
 from rsna_nb.system import workers
 from rsna_nb.system.files import processors
 from rsna_nb.system.worker_process import keep_freed_memory
 from tests.conftest import ENCODERS, REAL_DIR, write_dicom
+from tests.films import make_breast
 
 NAMES = {
     JPEG2000Lossless: "JPEG 2000",

@@ -28,14 +28,13 @@ from rsna_nb.dicom.polarity import Air, declares_inverted, find_air
 from rsna_nb.dicom.pyramid import Pyramid, stored_range
 from rsna_nb.dicom.reader import SEARCH_SIDE
 from rsna_nb.dicom.voi import declared_voi, modality_values, to_brightness
-from rsna_nb.synthetic.anatomy import make_breast
 from rsna_nb.synthetic.dataset import exposed
 from rsna_nb.synthetic.drawing import MAX_VALUE, draw_mammogram
 from rsna_nb.synthetic.table import DENSITIES, MACHINES
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # for the package of the tests
 from tests.conftest import REAL_DIR
-from tests.films import KINDS, draw_film
+from tests.films import KINDS, draw_film, make_breast
 
 LITTLE_AIR = ("left half", "right half", "box left half", "box right half", "box middle")
 
