@@ -174,9 +174,11 @@ def test_a_file_that_is_no_table_is_refused(tmp_path, content):
         load_metadata(tmp_path)
 
 
-def test_an_empty_folder_is_named(tmp_path):
-    with pytest.raises(MetadataError, match=r"train\.csv: there is no such table"):
+def test_an_empty_or_misspelt_folder_is_named(tmp_path):
+    with pytest.raises(MetadataError, match=r"this folder is empty\. Check the setting data_dir"):
         load_metadata(tmp_path)
+    with pytest.raises(MetadataError, match=r"tyop: there is no such folder\. Check the setting data_dir"):
+        load_metadata(tmp_path / "tyop")
 
 
 def test_a_table_is_read_without_its_images_only_when_asked(write):

@@ -186,7 +186,7 @@ def test_more_than_a_tenth_unreadable_stops_the_run(small_settings, generated, t
 
 def test_a_run_that_fails_leaves_its_log_with_the_reason(small_settings, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="there is no such table"):
+    with pytest.raises(ValueError, match="this folder is empty"):
         train(RunConfig(**small_settings | {"data_dir": str(tmp_path / "empty"), "runs_dir": str(tmp_path)}))
     (failed,) = runs.list_runs(tmp_path)
     assert "stopped: MetadataError" in (failed.path / "logs" / "train.log").read_text()
