@@ -114,6 +114,10 @@ def _probabilities(model: Ensemble, scores: pd.DataFrame) -> np.ndarray | float:
 def _breasts_of(images: pd.DataFrame) -> pd.DataFrame:
     """Return a row for each breast whose woman and side are known; its score is the mean of its readable images'."""
     known = images[(images["patient_id"] != "") & (images["laterality"] != "")]
+    if unknown := len(images) - len(known):
+        log.info(
+            "%d of %d files: neither name nor header tells the woman and the side, so no breast", unknown, len(images)
+        )
     known = known.assign(unreadable=known["error"] != "")
     return known.groupby(["patient_id", "laterality"], as_index=False).agg(
         images=("path", "size"),
@@ -281,7 +285,7 @@ def main(arguments: list[str] | None = None) -> None:
     if given.maps:
         log.info("heat maps: %s", given.maps)
     if given.dicom:
-        log.info("DICOM objects: %s", given.dicom)
+        log.info("DICOM objects: %d in %s", len(list(Path(given.dicom).rglob("*.dcm"))), given.dicom)
     readable = int(scores.images["error"].eq("").sum())
     log.info("scored: %d of %d files by %s, models: %d", readable, len(files), model.name, len(model.pool.runs))
     if not readable:

@@ -242,14 +242,14 @@ def _version(package: str) -> str:
 
 
 def _git_state() -> dict[str, Any] | None:
-    """The commit, and whether files differ from it; None outside a checkout."""
+    """The commit, and whether files of the package differ from it; None outside a checkout."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(PACKAGE), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain"))}
+        return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain", "."))}
     except (OSError, subprocess.CalledProcessError):  # git is not installed, or this is not a checkout
         return None
 
