@@ -37,7 +37,7 @@ from rsna_nb.ensemble import Ensemble, load, submission
 from rsna_nb.explain import heat_maps
 from rsna_nb.metrics import MetricsError
 from rsna_nb.runs import RunError, log_to_console
-from rsna_nb.system import write_whole
+from rsna_nb.system import make_folder, write_whole
 
 log = logging.getLogger("rsna_nb.predict")  # not __name__, which is "__main__" when this is run as a command
 
@@ -218,12 +218,6 @@ def _overlay(image: np.ndarray, heat_map: np.ndarray) -> np.ndarray:
     return np.rint(colour).astype(np.uint8)
 
 
-def _make_folder(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    if not os.access(folder, os.W_OK):
-        raise PermissionError(f"there is no permission to write into the folder {folder}")
-
-
 def _warn_of_generated(model: Ensemble, files: Sequence[str]) -> None:
     """Warn if the files are not of a generated data set, but the model was trained on one."""
     folders = {place for file in files for place in Path(file).resolve().parents}
@@ -273,7 +267,7 @@ def main(arguments: list[str] | None = None) -> None:
         files = image_files(given.paths)
         model = load(given.run, given.runs_dir)
         for folder in filter(None, (str(out.parent), given.maps, given.dicom)):
-            _make_folder(Path(folder))  # now, because scoring takes long
+            make_folder(Path(folder))  # now, because scoring takes long
         _warn_of_generated(model, files)
         scores = score_files(model, files, given.flips, given.maps, given.dicom)
     except (ConfigError, dicom.DetectorError, DicomOutError, MetricsError, OSError, RunError) as error:

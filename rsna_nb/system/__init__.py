@@ -5,6 +5,7 @@ from rsna_nb.system.bars import is_watched, progress
 from rsna_nb.system.console import IN_BAR, SAME, Console
 from rsna_nb.system.files import (
     DamagedFileError,
+    make_folder,
     processors,
     put,
     read_arrays,
@@ -25,6 +26,7 @@ __all__ = [
     "is_held",
     "is_watched",
     "locked",
+    "make_folder",
     "mlflow_run",
     "processors",
     "progress",
