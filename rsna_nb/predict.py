@@ -39,7 +39,7 @@ from rsna_nb.explain import heat_maps
 from rsna_nb.metrics import MetricsError
 from rsna_nb.notebook import Unavailable, attempt
 from rsna_nb.runs import RunError, log_to_console
-from rsna_nb.system import write_whole
+from rsna_nb.system import make_folder, write_whole
 
 log = logging.getLogger("rsna_nb.predict")  # not __name__, which is "__main__" when this is run as a command
 
@@ -120,6 +120,10 @@ def _probabilities(model: Ensemble, scores: pd.DataFrame) -> np.ndarray | float:
 def _breasts_of(images: pd.DataFrame) -> pd.DataFrame:
     """Return a row for each breast whose woman and side are known; its score is the mean of its readable images'."""
     known = images[(images["patient_id"] != "") & (images["laterality"] != "")]
+    if unknown := len(images) - len(known):
+        log.info(
+            "%d of %d files: neither name nor header tells the woman and the side, so no breast", unknown, len(images)
+        )
     known = known.assign(unreadable=known["error"] != "")
     return known.groupby(["patient_id", "laterality"], as_index=False).agg(
         images=("path", "size"),
@@ -220,12 +224,6 @@ def _overlay(image: np.ndarray, heat_map: np.ndarray) -> np.ndarray:
     return np.rint(colour).astype(np.uint8)
 
 
-def _make_folder(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    if not os.access(folder, os.W_OK):
-        raise PermissionError(f"there is no permission to write into the folder {folder}")
-
-
 def _warn_of_generated(model: Ensemble, files: Sequence[str]) -> None:
     """Warn of files that are not of a generated data set, if the model was trained on one."""
     places = [set(Path(file).resolve().parents) for file in files]
@@ -276,7 +274,7 @@ def main(arguments: list[str] | None = None) -> None:
         files = image_files(given.paths)
         model = load(given.run, given.runs_dir)
         for folder in filter(None, (str(out.parent), given.maps, given.dicom)):
-            _make_folder(Path(folder))  # now, because scoring takes long
+            make_folder(Path(folder))  # now, because scoring takes long
         _warn_of_generated(model, files)
         scores = score_files(model, files, given.flips, given.maps, given.dicom)
     except (ConfigError, dicom.DetectorError, DicomOutError, MetricsError, OSError, RunError) as error:
@@ -288,7 +286,7 @@ def main(arguments: list[str] | None = None) -> None:
     if given.maps:
         log.info("heat maps: %s", given.maps)
     if given.dicom:
-        log.info("DICOM objects: %s", given.dicom)
+        log.info("DICOM objects: %d in %s", len(list(Path(given.dicom).rglob("*.dcm"))), given.dicom)
     readable = int(scores.images["error"].eq("").sum())
     log.info("scored: %d of %d files by %s, models: %d", readable, len(files), model.name, len(model.pool.runs))
     if not readable:

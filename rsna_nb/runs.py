@@ -241,7 +241,7 @@ def _version(package: str) -> str:
 
 
 def _git_state() -> dict[str, Any] | None:
-    """The commit, and whether files differ from it; None outside a checkout."""
+    """The commit, and whether files of the package differ from it; None outside a checkout."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(PACKAGE), *arguments]
@@ -249,7 +249,7 @@ def _git_state() -> dict[str, Any] | None:
 
     try:
         git("ls-files", "--error-unmatch", "__init__.py")  # else in another project's checkout
-        return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain"))}
+        return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain", "."))}
     except (OSError, subprocess.CalledProcessError):  # git is not installed, or this is not a checkout
         return None
 

@@ -300,5 +300,5 @@ def test_the_command_writes_them_beside_the_table(small_run, files, tmp_path, ca
     out = tmp_path / "scores.csv"
     predict.main([str(small_run.path), files[0], "--dicom", str(tmp_path / "out"), "--out", str(out)])
     assert len(list((tmp_path / "out").rglob("*.dcm"))) == 2
-    assert f"DICOM objects: {tmp_path / 'out'}" in capsys.readouterr().out
+    assert f"DICOM objects: 2 in {tmp_path / 'out'}" in capsys.readouterr().out
     assert len(pd.read_csv(out)) == 1

@@ -279,6 +279,13 @@ def test_a_file_name_gives_the_woman_whom_the_table_does_not_name(write, caplog)
     assert "1 rows without a file are left out, since only files have woman: row 4" in caplog.text
 
 
+def test_files_of_the_other_split_are_not_counted_as_left_over(write, caplog):
+    caplog.set_level(logging.INFO)
+    layout = {"table": "t.csv", "images": "**/{split}_images*/{patient_id}/{image_id}.png", "columns": {"view": "view"}}
+    load_metadata(write(layout, ["train_images/7/a.png", "test_images/9/b.png"], t=[row("7", "a")]))
+    assert "1 files found for its rows; 0 more files belong to no row" in caplog.text
+
+
 def test_a_row_without_a_file_stays_if_the_table_says_whose_it_is(write, caplog):
     layout = {"table": "t.csv", "images": "**/{image_id}.png", "columns": {"view": "view"}}
     df = load_metadata(write(layout, ["x/y/a.png", "b.png"], t=[row("7", "a"), row("7", "b"), row("7", "c")]))

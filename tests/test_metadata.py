@@ -159,12 +159,20 @@ def test_blank_lines_are_passed_over_and_counted(write):
 
 
 def test_all_faults_are_reported_at_once_the_first_twenty_and_a_count(write):
-    df = table_of(10, 5).assign(laterality="X").drop(columns="age")
+    df = table_of(10, 5).assign(laterality="X").drop(columns="view")
     with pytest.raises(MetadataError) as caught:
         load_metadata(write(df), check_files=False)
-    assert "column age is missing" in str(caught.value)
+    assert "column view is missing" in str(caught.value)
     assert len(caught.value.faults) == 41
     assert str(caught.value).endswith("and 21 more")
+
+
+def test_a_table_of_ones_own_needs_no_description_and_the_log_names_what_it_lacks(write, caplog):
+    df = load_metadata(
+        write(table_of(10, 5)[["patient_id", "image_id", "laterality", "view", "cancer"]]), check_files=False
+    )
+    assert df[["site_id", "age", "implant", "machine_id"]].isna().all(axis=None)
+    assert "without the columns site_id, age, implant, machine_id, which RSNA's table has" in caplog.text
 
 
 @pytest.mark.parametrize("content", ["", "a,b\n", "a,b\n1,2,3\n1\n,,,,,\n"])
@@ -174,9 +182,11 @@ def test_a_file_that_is_no_table_is_refused(tmp_path, content):
         load_metadata(tmp_path)
 
 
-def test_an_empty_folder_is_named(tmp_path):
-    with pytest.raises(MetadataError, match=r"train\.csv: there is no such table"):
+def test_an_empty_or_misspelt_folder_is_named(tmp_path):
+    with pytest.raises(MetadataError, match=r"this folder is empty\. Check the setting data_dir"):
         load_metadata(tmp_path)
+    with pytest.raises(MetadataError, match=r"tyop: there is no such folder\. Check the setting data_dir"):
+        load_metadata(tmp_path / "tyop")
 
 
 def test_a_table_is_read_without_its_images_only_when_asked(write):

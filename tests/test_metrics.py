@@ -324,6 +324,11 @@ def test_what_is_no_share_has_an_interval_on_its_own_scale():
     assert metrics.draws_interval(0.0, draws, 10, 10, is_share=False).low < 0
 
 
+def test_a_difference_of_two_shares_has_an_interval_within_minus_1_to_1():
+    found = metrics.draws_interval(0.05, np.array([-0.6, 0.7, -0.1, 0.2]), positives=2, groups=2, is_share=False)
+    assert (found.low, found.high) == (-1, 1)
+
+
 def test_draws_of_0_and_1_leave_an_interval_inside_of_0_to_1():
     some = metrics.draws_interval(0.9, np.array([0.8, 0.85, 0.9, 0.95, 1.0]), positives=20, groups=20)
     assert 0.6 < some.low < 0.9 < some.high < 1

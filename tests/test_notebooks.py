@@ -131,7 +131,7 @@ def test_what_is_misspelt_stops_papermill_with_an_error_that_names_all_of_it(dat
 
 
 WRONG = {
-    "empty folder": ({"data_dir": "empty"}, MetadataError, "train.csv: there is no such table"),
+    "empty folder": ({"data_dir": "empty"}, MetadataError, "this folder is empty. Check the setting data_dir"),
     "no positives": ({"data_dir": "negative"}, SplitError, "no image with cancer"),
     "no ImageNet weights": ({"backbone": "small", "weights": "imagenet"}, WeightsError, "has no ImageNet weights"),
 }

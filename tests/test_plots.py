@@ -45,6 +45,12 @@ def test_an_interval_that_goes_on_ends_in_an_arrow():
     assert arrows[0].get_xdata()[0] == figure.axes[0].get_xlim()[1] < 0.9
 
 
+def test_intervals_are_drawn_whole_where_every_group_is_small():
+    both = shares(20, [4, 5])
+    axis = plots.prevalence_forest(both).axes[0]
+    assert axis.get_xlim()[1] > both["high"].max()
+
+
 def test_shortcuts_have_the_colour_of_their_kind_and_unavailable_ones_are_not_drawn():
     rows = [
         ("before", "age", "", 0.6),

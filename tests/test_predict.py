@@ -91,13 +91,15 @@ def test_another_table_of_the_same_name_is_kept(small_run, files, tmp_path):
     assert len(list(tmp_path.glob("*.csv"))) == 4, "the same scores again leave no other files"
 
 
-def test_what_is_odd_about_a_file_stands_beside_its_score(model, tmp_path):
+def test_what_is_odd_about_a_file_stands_beside_its_score(model, tmp_path, caplog):
+    caplog.set_level("INFO", "rsna_nb")
     grey = np.full((300, 200), 255, np.uint8)  # air is bright: the file says nothing about that
     cv2.ellipse(grey, (0, 150), (120, 130), 0, 0, 360, 60, -1)
     cv2.imwrite(str(tmp_path / "bright_air.png"), grey)
     (row,) = predict.score_files(model, [str(tmp_path / "bright_air.png")]).images.itertuples()
     assert not row.error
     assert "turned" in row.notes
+    assert "1 of 1 files: neither name nor header tells the woman and the side" in caplog.text
 
 
 def test_a_breast_with_an_unreadable_file_has_the_mean_of_the_others(model, files):

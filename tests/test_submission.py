@@ -220,6 +220,7 @@ def test_an_empty_data_dir_is_the_folder_that_the_runs_were_trained_on(alone, ge
 
 def test_a_warning_tells_when_generated_and_real_mammograms_meet(alone, generated, tmp_path, caplog):
     assert "the generated mammograms in" in submission.describe_data(alone, generated).text
+    assert f"In training, `data_dir` was `{str(generated)!r}`." in submission.describe_data(alone, generated).text
     assert not caplog.text
     assert "trained on generated mammograms" in submission.describe_data(alone, tmp_path).text
     assert "trained on generated mammograms" in caplog.text

@@ -184,9 +184,18 @@ def test_more_than_a_tenth_unreadable_stops_the_run(small_settings, generated, t
         data.prepare(config, *data.split_table(config))
 
 
+def test_a_folder_that_cannot_be_written_stops_before_preparing(small_settings, tmp_path):
+    (tmp_path / "file").touch()
+    folders = {"store_dir": str(tmp_path / "store"), "runs_dir": str(tmp_path / "file" / "runs")}
+    config = RunConfig(**small_settings | folders)
+    with pytest.raises(OSError, match=r"nothing can be written into the folder .*file/runs: Not a directory"):
+        data.prepare(config, *data.split_table(config))
+    assert not list((tmp_path / "store").iterdir())
+
+
 def test_a_run_that_fails_leaves_its_log_with_the_reason(small_settings, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="there is no such table"):
+    with pytest.raises(ValueError, match="this folder is empty"):
         train(RunConfig(**small_settings | {"data_dir": str(tmp_path / "empty"), "runs_dir": str(tmp_path)}))
     (failed,) = runs.list_runs(tmp_path)
     assert "stopped: MetadataError" in (failed.path / "logs" / "train.log").read_text()

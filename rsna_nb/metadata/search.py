@@ -97,6 +97,9 @@ def searched(pattern: str, known: Mapping[str, pd.Series], source: pd.DataFrame,
         raise MetadataError(table, [fault])
     if pattern.startswith("/") or ".." in pattern.split("/"):
         raise MetadataError(table, [f"images {pattern!r} leaves the data folder"])
+    if "split" in columns and len(set(known["split"])) == 1:  # the other split's files are not looked for
+        pattern = pattern.replace("{split}", str(known["split"].iloc[0]))
+        columns.remove("split")
     found, alone = _matches(pattern, known, columns, unknown, data_dir)
     if not found:
         raise MetadataError(table, [f"none of its {len(source)} images exists: no file in {data_dir} fits {pattern!r}"])

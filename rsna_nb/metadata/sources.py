@@ -42,7 +42,10 @@ def find_tables(layout: Layout, data_dir: Path, split: Split, table: str | Path 
     if found := _tables(layout, data_dir, split):
         return found
     name = layout.table[0].format(split=split)
-    if any(_tables(layout, data_dir, each) for each in SPLITS) or not _has_content(data_dir):
+    if not _has_content(data_dir):
+        fault = "this folder is empty" if data_dir.is_dir() else "there is no such folder"
+        raise MetadataError(data_dir, [fault], "Check the setting data_dir")
+    if any(_tables(layout, data_dir, each) for each in SPLITS):
         raise MetadataError(data_dir / name, [f"there is no such table in the data folder {data_dir}"])
     for folders in _nearby(data_dir):
         near = {folder.resolve(): each for folder in folders if (each := _tables(layout, folder, split))}

@@ -109,11 +109,13 @@ def load_metadata(
     if split == "train" and "cancer" in layout.values:
         df = with_label(df, path)
         source = source.loc[df.index]
-    # Other data sets need not have RSNA's descriptions, but RSNA's own table without one is a damaged file.
     labelled = split == "train" or ("cancer" in df and df["cancer"].notna().all())
-    required = IDENTITY + ([] if layout.columns else DESCRIPTION) + (["cancer"] if labelled else [])
+    required = IDENTITY + (["cancer"] if labelled else [])
     check_rows(df, required, path, unique_images=not layout.several_rows, exam=layout.exam)
-    df = df.assign(**{name: float("nan") for name in DESCRIPTION if name not in df})
+    absent = [name for name in DESCRIPTION if name not in df]
+    if absent and not layout.columns:
+        log.warning("%s: without the columns %s, which RSNA's table has; they stay empty", path, ", ".join(absent))
+    df = df.assign(**dict.fromkeys(absent, float("nan")))
     note_odd_values(df, path)
     df["path"] = named_files(layout, source, df, split, data_dir, path) if files is None else files
     if "images" in layout.model_fields_set:

@@ -40,9 +40,9 @@ def draws_interval(
     1927, J. Am. Stat. Assoc. 22:209; Korn & Graubard 1998, Surv. Methodol. 24:193). It never leaves 0-1. Above 0.9
     this size is at most 10 x `groups`: draws of few women repeat the same high scores and vary too little.
 
-    **Anything else**, such as a difference, gets estimate +- quantile x sd. In both cases the quantile is Student's t
-    with `groups` - 1 degrees of freedom, times sqrt(groups / (groups - 1)), which corrects for draws spreading less
-    than samples do (Hesterberg 2015, Am. Stat. 69:371).
+    **Anything else** gets estimate +- quantile x sd, a difference within -1 to 1. In both cases the quantile is that of
+    Student's t with `groups` - 1 degrees of freedom, times sqrt(groups / (groups - 1)), which corrects for draws
+    spreading less than samples do (Hesterberg 2015, Am. Stat. 69:371).
 
     **A share of exactly 0 or 1** has draws without spread. It gets the exact limits of `groups` women
     (`exact_limits`), because a bootstrap interval would have no width.
@@ -59,7 +59,7 @@ def draws_interval(
     positives, groups
         The number of women with cancer, and how many women limit the metric: for AUC the rarer of both kinds.
     is_share
-        False for a difference, even if all draws happen to lie in 0-1.
+        False for a difference of two shares, even if all draws happen to lie in 0-1.
     widen
         Factor of the standard deviation, above 1 for what draws of women do not vary.
 
@@ -69,8 +69,8 @@ def draws_interval(
     neither 0 nor 1, or if `positives` or `groups` is below 2 (a share of 0 or 1 needs 1 in `groups`).
     """
     known = draws[~np.isnan(draws)]
-    is_share = is_share and 0 <= estimate <= 1 and bool((known >= 0).all() and (known <= 1).all())
-    if is_share and estimate in (0, 1):
+    within = is_share and 0 <= estimate <= 1 and bool((known >= 0).all() and (known <= 1).all())
+    if within and estimate in (0, 1):
         low, high = exact_limits(estimate, groups)
     elif min(positives, groups) < 2 or len(known) < 2 or np.ptp(known) < 1e-12 or np.isnan(estimate):
         low, high = NO_LIMITS
@@ -80,7 +80,9 @@ def draws_interval(
         size = estimate * (1 - estimate) / spread**2
         if estimate > NEAR_ONE:
             size = min(size, LARGEST_SIZE * groups)
-        low, high = _score_limits(estimate, quantile**2 / size) if is_share else (estimate - reach, estimate + reach)
+        low, high = _score_limits(estimate, quantile**2 / size) if within else (estimate - reach, estimate + reach)
+        if not is_share:
+            low, high = max(low, -1.0), min(high, 1.0)
     return Interval(estimate, float(low), float(high), draws, positives)
 
 

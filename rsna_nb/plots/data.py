@@ -97,7 +97,10 @@ def reading_times(ledger: pd.DataFrame) -> Figure:
     jitter = np.random.default_rng(0)
     for height, (_, times) in enumerate(groups):
         shown = times.sample(min(len(times), MOST_DOTS), random_state=0)
-        axis.scatter(shown, height + jitter.uniform(-0.25, 0.25, len(shown)), s=4, color=BLUE, alpha=0.4, linewidths=0)
+        size = 4 if len(shown) > 100 else 16
+        axis.scatter(
+            shown, height + jitter.uniform(-0.25, 0.25, len(shown)), s=size, color=BLUE, alpha=0.4, linewidths=0
+        )
         axis.vlines(times.median(), height - 0.35, height + 0.35, color=ORANGE, linewidth=2)
     axis.set(xlim=0, xlabel="Time per file (ms; line: median)")
     # DICOM's names are long: "JPEG 2000 Image Compression (Lossless Only)".

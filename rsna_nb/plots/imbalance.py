@@ -28,8 +28,9 @@ def prevalence_forest(shares: pd.DataFrame, overall: float | None = None) -> Fig
         A share, 0-1, at which a dotted line is drawn.
     """
     # The axis reaches as far as the groups that say something: small ones would stretch it and flatten the others.
-    seen = shares["high"].where(shares["total"] >= SMALL, shares["share"].where(shares["total"] >= TINY))
-    limit = min(1.0, 1.15 * (seen.max() if seen.max() > 0 else shares["high"].max()))
+    large = shares["total"] >= SMALL
+    seen = shares["high"].where(large, shares["share"].where(shares["total"] >= TINY))
+    limit = min(1.0, 1.15 * (seen.max() if large.any() and seen.max() > 0 else shares["high"].max()))
     index = shares.index if shares.index.nlevels == 2 else pd.MultiIndex.from_product([[""], shares.index])
     columns = index.get_level_values(0)
     places = np.arange(len(shares)) + 0.6 * pd.factorize(columns)[0]  # a gap between the columns

@@ -6,6 +6,7 @@ from rsna_nb.system.console import IN_BAR, SAME, Console
 from rsna_nb.system.files import (
     DamagedFileError,
     digest,
+    make_folder,
     processors,
     put,
     read_arrays,
@@ -27,6 +28,7 @@ __all__ = [
     "is_held",
     "is_watched",
     "locked",
+    "make_folder",
     "mlflow_run",
     "processors",
     "progress",

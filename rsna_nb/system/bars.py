@@ -12,7 +12,8 @@ from typing import Any
 from tqdm import tqdm
 
 LINE = (
-    "{desc}: {percentage:.0f} %, {n_fmt} of {total_fmt}{unit}, {rate_fmt}, {elapsed} so far, {remaining} left{postfix}"
+    "{desc}: {percentage:.0f} %, {n_fmt} of {total_fmt}{unit}, {rate_noinv_fmt}, "
+    "{elapsed} so far, {remaining} left{postfix}"
 )
 SECONDS = 60  # between two lines of a log at most; long work has one a minute,
 SHARE, LEAST_SECONDS = 0.25, 5  # and short work one for each quarter, but none within five seconds of the last
@@ -108,4 +109,5 @@ class _Lines(_Bar):
     def close(self) -> None:
         if not self.disable:
             super().close()
-            self._print(time.monotonic(), 1.0)
+            if self.share < 1:
+                self._print(time.monotonic(), 1.0)

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import io
 import os
+import tempfile
 import uuid
 import zipfile
 from collections.abc import Mapping
@@ -14,6 +15,16 @@ import numpy as np
 
 class DamagedFileError(RuntimeError):
     """A file is damaged; the message names it."""
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder where it is missing; raise an `OSError` that names it if nothing can be written into it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise type(error)(f"nothing can be written into the folder {folder}: {error.strerror}") from error
 
 
 def write_whole(path: Path, content: bytes) -> None:

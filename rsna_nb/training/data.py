@@ -15,7 +15,7 @@ from rsna_nb.dicom import NOTES
 from rsna_nb.metadata import find_data, load_metadata
 from rsna_nb.prepare import PrepareError, image_file, prepare_images, store_path
 from rsna_nb.splits import SplitError
-from rsna_nb.system import digest
+from rsna_nb.system import digest, make_folder
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +64,8 @@ def prepare(config: RunConfig, table: pd.DataFrame, data_dir: Path) -> Data:
 
     Raises
     ------
+    OSError
+        If nothing can be written into the store or the folder of the runs.
     PrepareError
         If more than a tenth of the files is unreadable.
     DetectorError
@@ -72,6 +74,8 @@ def prepare(config: RunConfig, table: pd.DataFrame, data_dir: Path) -> Data:
         If the readable images of a split lack a class, or the same image is in two splits.
     """
     store_dir = resolve(config.store_dir)
+    for folder in (store_dir, resolve(config.runs_dir)):  # now, because preparing may take hours
+        make_folder(folder)
     ledger = prepare_images(table, data_dir, store_dir, config.img_size, recipe=config.image_recipe)
     failed, noted = ledger["status"] != "ok", has_note(ledger, config.leave_out_notes)
     if failed.mean() > MOST_FAILED:
