@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from rsna_nb import metrics, runs
 from rsna_nb.config import RunConfig
-from rsna_nb.training import TrainingError, callbacks, train
+from rsna_nb.training import TrainingError, callbacks, find_devices, train
 from rsna_nb.training.inputs import Pictures
 from rsna_nb.training.training_model import ForwardPath
 from tests.small import failing_on
@@ -129,6 +129,7 @@ def test_an_exception_of_on_epoch_ends_the_run_with_the_epoch_saved(frozen_setti
 
 def test_what_is_advisory_ends_no_run(frozen_settings, monkeypatch, tmp_path):
     """A device's memory is only for the log."""
+    find_devices()  # asks once in a process, and must be answered
 
     def broken(*arguments: object) -> None:
         raise FileNotFoundError("/proc/self/cgroup")
