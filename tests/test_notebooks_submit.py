@@ -72,7 +72,7 @@ def test_an_ensemble_of_folds_submits_calls_and_writes_nothing_but_two_files(fol
     assert found["cancer"].isin([0, 1]).all()
     text = words(tmp_path / "out.ipynb")
     assert len(figures(tmp_path / "out.ipynb")) == 1
-    assert "mean, models: 2" in text
+    assert "models: 2, combined by: mean" in text
     assert f"generated mammograms in `{generated}`" in text
     level = submission.threshold_of(submission.with_flips(made))
     assert f"threshold {level:.4f}" in text

@@ -125,6 +125,8 @@ def test_an_exception_of_on_epoch_ends_the_run_with_the_epoch_saved(frozen_setti
     (stopped,) = runs.list_runs(tmp_path)
     assert stopped.history["epoch"].tolist() == [1, 2]
     assert not stopped.is_finished
+    last = (stopped.path / "logs" / "train.log").read_text().splitlines()[-1]
+    assert last.endswith(f"of the caller's own; to continue, run 03_train with resume set to {stopped.id}")
 
 
 def test_what_is_advisory_ends_no_run(frozen_settings, monkeypatch, tmp_path):

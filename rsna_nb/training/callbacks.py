@@ -259,7 +259,7 @@ class StopOnSignal(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         if self.received:
             raise SignalError(
-                f"SIGTERM at epoch {self.epoch}, step {batch + 1}; resume the run to continue from epoch {self.epoch}"
+                f"SIGTERM at epoch {self.epoch}, step {batch + 1}; the run can continue from epoch {self.epoch}"
             )
 
 

@@ -125,7 +125,7 @@ class PhaseTrainer:
                 verbose=0,
             )
         if on_signal.received:  # after the last step of an epoch
-            raise SignalError("SIGTERM at the end of an epoch; resume the run to continue from there")
+            raise SignalError("SIGTERM at the end of an epoch")
         if self.progress.epoch < last:
             patience, monitor = session.config.early_stopping_patience, session.config.monitor
             log.info("stopped early: %s did not improve for %d epochs", monitor, patience)
