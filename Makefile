@@ -27,6 +27,7 @@ test-floor: .venv-floor/installed  ## run the tests with the lowest versions tha
 	.venv-floor/bin/python -m pytest $(if $(SLOW),,-m "not slow")
 
 .venv-floor/installed: pyproject.toml constraints-floor.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] > (3, 12) and "NumPy 2.0 needs Python 3.11 or 3.12")'
 	$(PYTHON) -m venv .venv-floor
 	.venv-floor/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-floor.txt -e '.[dev]'
 	touch $@

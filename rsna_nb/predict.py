@@ -253,6 +253,10 @@ def _shown(table: pd.DataFrame) -> str:
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
+def _objects(folder: str) -> set[Path]:
+    return set(Path(folder).rglob("*.dcm"))
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line. It exits with 1 if nothing could be scored, and with 2 for a wrong argument."""
     parser = argparse.ArgumentParser(prog="python -m rsna_nb.predict", description=__doc__.partition("\n")[0])
@@ -276,6 +280,7 @@ def main(arguments: list[str] | None = None) -> None:
         for folder in filter(None, (str(out.parent), given.maps, given.dicom)):
             make_folder(Path(folder))  # now, because scoring takes long
         _warn_of_generated(model, files)
+        earlier = _objects(given.dicom) if given.dicom else set()
         scores = score_files(model, files, given.flips, given.maps, given.dicom)
     except (ConfigError, dicom.DetectorError, DicomOutError, MetricsError, OSError, RunError) as error:
         parser.error(str(error))
@@ -286,7 +291,7 @@ def main(arguments: list[str] | None = None) -> None:
     if given.maps:
         log.info("heat maps: %s", given.maps)
     if given.dicom:
-        log.info("DICOM objects: %d in %s", len(list(Path(given.dicom).rglob("*.dcm"))), given.dicom)
+        log.info("DICOM objects: %d in %s", len(_objects(given.dicom) - earlier), given.dicom)
     readable = int(scores.images["error"].eq("").sum())
     log.info("scored: %d of %d files by %s, models: %d", readable, len(files), model.name, len(model.pool.runs))
     if not readable:

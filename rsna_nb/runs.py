@@ -264,7 +264,9 @@ def logged(run: Run) -> Iterator[logging.Logger]:
     try:
         yield package_log
     except BaseException as error:
-        can_resume = (run.path / "checkpoints" / "state.npz").is_file()
+        # Not of a run that ended by its own fault: it would only end there again.
+        can_resume = getattr(error, "can_resume", isinstance(error, KeyboardInterrupt | OSError))
+        can_resume = can_resume and (run.path / "checkpoints" / "state.npz").is_file()
         how = f"; to continue, run 03_train with resume set to {run.id}" if can_resume else ""
         package_log.error("stopped: %s: %s%s", type(error).__name__, error, how)
         raise

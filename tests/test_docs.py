@@ -70,6 +70,12 @@ def test_commands_name_files_modules_and_parameters_that_exist(page):
     assert not missing
 
 
+def test_every_page_is_in_the_contents_and_no_figure_is_left_open():
+    listed = set(re.findall(r"^(\w+)$", text_of(ROOT / "docs" / "index.md"), re.M))
+    assert {page.stem for page in PAGES if page.parent.name == "docs"} - listed == {"index"}
+    assert not [page.name for page in PAGES if re.search(r"\b(RANGE|TODO)\b", text_of(page))]
+
+
 @pytest.mark.slow
 def test_the_site_is_built_without_a_warning_and_asks_the_web_for_nothing(tmp_path):
     pytest.importorskip("sphinx", reason="`make docs` installs it")

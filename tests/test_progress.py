@@ -63,7 +63,7 @@ def test_a_minute_has_a_line_for_each_quarter(clock, capsys):
 
 def test_slow_steps_have_a_rate_too_and_the_end_has_one_line(clock, capsys):
     found = lines(4, 8.0, clock, capsys)
-    assert " women/s, " in found[-1]
+    assert ", 8.00 s/women, " in found[-1]
     assert [line.split()[1] for line in found].count("100") == 1
 
 

@@ -237,6 +237,16 @@ def test_lesions_without_a_box_are_a_fault_with_their_row(tmp_path):
         metadata.lesion_boxes(tmp_path)
 
 
+def test_a_benign_row_needs_no_box_and_a_fault_is_logged(tmp_path, caplog):
+    rows = "patient_id,image_id,cancer,x_min,y_min,x_max,y_max\n1,2,0,,,,\n1,3,1,0,1,5,6\n"
+    (tmp_path / "lesions.csv").write_text(rows)
+    assert metadata.lesion_boxes(tmp_path)["1", "3"].tolist() == [[0, 1, 5, 6]]
+    (tmp_path / "lesions.csv").write_text(rows + "1,4,1,,,,\n")
+    images = pd.DataFrame({"patient_id": ["1"], "image_id": ["3"]})
+    assert not viewer.with_lesions(images, tmp_path)["boxes"].map(len).any()
+    assert "row 4" in caplog.text
+
+
 # ---------------------------------------------------------------- in a browser
 
 READY = "document.querySelector('#hanging')?.getAttribute('aria-busy') === 'false'"

@@ -54,7 +54,9 @@ def describe_data(ensemble: Ensemble, folder: Path) -> Markdown:
     trained = {run.id: trained_on_generated(run) for run in ensemble.pool.runs}
     kinds = {True: "generated mammograms", False: "real mammograms", None: "unknown images"}
     text = f"The images scored are the {kinds[scored]} in `{folder}`."
-    if sources := sorted({f"`{run.config.data_dir!r}`" for run in ensemble.pool.runs if not run.imported}):
+    if sources := sorted(
+        {f"`{run.config.data_dir!r}`" for run in ensemble.pool.runs if run.config.data_dir and not run.imported}
+    ):
         text += f" In training, `data_dir` was {', '.join(sources)}."
     if others := [name for name, generated in trained.items() if generated not in (scored, None)]:
         names = f"{', '.join(others)} {'was' if len(others) == 1 else 'were'}"

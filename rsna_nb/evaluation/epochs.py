@@ -172,7 +172,7 @@ def choice_optimism(rows: pd.DataFrame, scores: np.ndarray, value: Value) -> Cho
     breasts, by_epoch = _breasts(rows, scores)
     women = metrics.Women.of(breasts, "patient_id")
     if women.rarer < 2:
-        raise MetricsError("the choice of the epoch cannot be judged with fewer than 2 women with cancer or without")
+        raise MetricsError("the choice of the epoch cannot be evaluated with fewer than 2 women with cancer or without")
     folds = min(FOLDS, women.rarer)
     held = np.concatenate(
         [

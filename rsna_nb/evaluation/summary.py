@@ -142,7 +142,7 @@ def limits(evaluation: Evaluation) -> list[str]:
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
     """`operating.operating_table`: the median threshold, and the rates in percent with intervals, by rule."""
-    columns = {"Threshold": table["threshold"].map("{:.3f}".format).to_list()} | {
+    columns = {"Threshold": table["threshold"].map("{:#.3g}".format).to_list()} | {
         head: [of_100(*row) for row in zip(table[name], table[f"{name}_low"], table[f"{name}_high"], strict=True)]
         for name, head in HEADS.items()
     }

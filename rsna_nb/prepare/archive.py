@@ -185,7 +185,10 @@ def prepare_archive(
     is_of_kaggle = str(location) == f"{kaggle.PREFIX}competition"
     archive = Archive(kaggle.archive_url() if is_of_kaggle else str(location), resolve(data_dir))
     members = archive.members()
-    archive.unpack(path for path in members if PurePosixPath(path).suffix.lower() in TABLES)
+    tables = [path for path in members if PurePosixPath(path).suffix.lower() in TABLES]
+    if large := [path for path in tables if members[path].file_size > MOST_BYTES]:
+        log.warning("too large for a table, so left in %s: %s", archive.name, ", ".join(large))
+    archive.unpack(path for path in tables if path not in large)
     table = load_metadata(archive.data_dir, check_files=False, mixed_breasts="keep")
     paths = archive.paths_of(table)
     missing = paths[~paths.isin(members.keys())]

@@ -145,12 +145,13 @@ def prepare_images(
 
 def _check_unique(metadata: pd.DataFrame) -> None:
     """Raise `PrepareError` if two rows would write the same image."""
-    # in small letters: names of files that differ only in case are one file on some systems
-    twice = metadata.loc[metadata[KEY].apply(lambda ids: ids.str.lower()).duplicated(), KEY]
+    # In small letters: names of files that differ only in case are one file on some systems.
+    twice = metadata.loc[metadata[KEY].apply(lambda ids: ids.astype(str).str.lower()).duplicated(), KEY]
     if len(twice):
         first = "/".join(map(str, twice.iloc[0]))
         raise PrepareError(
-            f"{len(twice)} images occur in the table more than once, first {first}: keep one row of each"
+            f"{len(twice)} images occur in the table more than once, first {first}, or differ from another only in "
+            "upper and lower case: keep one row of each"
         )
 
 

@@ -12,8 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 LINE = (
-    "{desc}: {percentage:.0f} %, {n_fmt} of {total_fmt}{unit}, {rate_noinv_fmt}, "
-    "{elapsed} so far, {remaining} left{postfix}"
+    "{desc}: {percentage:.0f} %, {n_fmt} of {total_fmt}{unit}, {rate_fmt}, {elapsed} so far, {remaining} left{postfix}"
 )
 SECONDS = 60  # between two lines of a log at most; long work has one a minute,
 SHARE, LEAST_SECONDS = 0.25, 5  # and short work one for each quarter, but none within five seconds of the last

@@ -39,6 +39,8 @@ class TrainingError(RuntimeError):
 class SignalError(TrainingError):
     """Training was stopped by SIGTERM; the run can be resumed."""
 
+    can_resume = True
+
 
 class Validate(keras.callbacks.Callback):
     """Adds exact validation metrics to the epoch's logs; place it before every callback that reads them.

@@ -1,5 +1,6 @@
 """The table of images that the viewer shows, from a run or with the known lesions of a data set."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,8 @@ from rsna_nb.notebook import Unavailable, UnavailableError, attempt
 if TYPE_CHECKING:
     from rsna_nb.evaluation import Evaluation
 
+log = logging.getLogger(__name__)
+
 KEY = ["patient_id", "image_id"]
 
 
@@ -22,6 +25,8 @@ def with_lesions(images: pd.DataFrame, data_dir: str | Path) -> pd.DataFrame:
     They come from lesions.csv of the data folder (`metadata.lesion_boxes`). Without it no lesion is known.
     """
     lesions = attempt(lesion_boxes, data_dir)
+    if isinstance(lesions, Unavailable) and (Path(data_dir) / "lesions.csv").is_file():
+        log.warning("no lesions are shown: %s", lesions.reason)
     known = {} if isinstance(lesions, Unavailable) else lesions
     boxes = [known.get(key, np.empty((0, 4))) for key in images[KEY].itertuples(index=False, name=None)]
     return images.assign(boxes=pd.Series(boxes, index=images.index, dtype=object))

@@ -64,7 +64,7 @@ def women_of(images: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _hung(rows: pd.DataFrame) -> list[list[int | None]]:
     """Return lines of (right, left), CC above MLO above other views; a repeated view gets another line."""
-    names = rows["view"].astype(str).str.upper()  # tables may have cc for CC
+    names = rows["view"].fillna("").astype(str).str.upper()  # tables may have cc for CC
     repeat = names.groupby([rows["laterality"], names]).cumcount()
     views = names.map(lambda view: (VIEWS.index(view), "") if view in VIEWS else (len(VIEWS), view))
     lines: dict[tuple[Any, int], dict[str, int]] = {}

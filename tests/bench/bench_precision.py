@@ -158,7 +158,9 @@ def load(run: Path):
     config = json.loads((run / "config" / "config.json").read_text())
     predictions = pd.read_csv(run / "predictions.csv", dtype={"patient_id": str, "image_id": str})
     known = predictions[predictions["split"] == "validation"]
-    (images,) = Path(os.environ.get("STORE", config["store_dir"])).glob("*/images")
+    first = known[["patient_id", "image_id"]].iloc[0]
+    stores = Path(os.environ.get("STORE", config["store_dir"])).glob("*/images")
+    images = next(folder for folder in stores if (folder / first.patient_id / f"{first.image_id}.png").is_file())
     files = [images / patient / f"{image}.png" for patient, image in zip(known.patient_id, known.image_id, strict=True)]
     pictures = np.float32([cv2.imread(str(file), cv2.IMREAD_GRAYSCALE) for file in files])[..., np.newaxis] / 255
     return config, known, pictures
