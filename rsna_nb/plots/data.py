@@ -77,7 +77,6 @@ def file_kinds(headers: pd.DataFrame) -> Figure:
     axes[1, 1].set(xlabel="Columns (pixels)", ylabel="Rows (pixels)", **limits)
     axes[1, 1].set_title("Image size (area: files)", loc="left", fontsize=10)
     names, megabytes = zip(*(df["file_bytes"] / 1e6).groupby(df["transfer_syntax"]), strict=True)
-    # `orientation` needs matplotlib 3.10; the older `vert` is deprecated since.
     orange = {"color": ORANGE}
     axes[1, 2].boxplot(megabytes, orientation="horizontal", tick_labels=names, medianprops=orange, widths=0.5)
     axes[1, 2].set(xlabel="File size (MB; line: median)", xlim=0)
