@@ -248,13 +248,9 @@ def _write(scores: Scores, out: Path) -> None:
 def _shown(table: pd.DataFrame) -> str:
     """Return a table as text of at most 30 rows, without empty columns."""
     short = table.assign(path=table["path"].map(lambda path: Path(path).name)) if "path" in table else table
-    useful = [name for name in short if short[name].replace("", np.nan).notna().any()]
+    useful = [name for name in short if (short[name].notna() & short[name].ne("")).any()]
     text, encoding = short[useful].to_string(index=False, max_rows=30, na_rep=""), sys.stdout.encoding or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)
-
-
-def _objects(folder: str) -> set[Path]:
-    return set(Path(folder).rglob("*.dcm"))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -280,7 +276,7 @@ def main(arguments: list[str] | None = None) -> None:
         for folder in filter(None, (str(out.parent), given.maps, given.dicom)):
             make_folder(Path(folder))  # now, because scoring takes long
         _warn_of_generated(model, files)
-        earlier = _objects(given.dicom) if given.dicom else set()
+        earlier = set(Path(given.dicom).rglob("*.dcm")) if given.dicom else set()
         scores = score_files(model, files, given.flips, given.maps, given.dicom)
     except (ConfigError, dicom.DetectorError, DicomOutError, MetricsError, OSError, RunError) as error:
         parser.error(str(error))
@@ -291,7 +287,7 @@ def main(arguments: list[str] | None = None) -> None:
     if given.maps:
         log.info("heat maps: %s", given.maps)
     if given.dicom:
-        log.info("DICOM objects: %d in %s", len(_objects(given.dicom) - earlier), given.dicom)
+        log.info("DICOM objects: %d in %s", len({*Path(given.dicom).rglob("*.dcm")} - earlier), given.dicom)
     readable = int(scores.images["error"].eq("").sum())
     log.info("scored: %d of %d files by %s, models: %d", readable, len(files), model.name, len(model.pool.runs))
     if not readable:

@@ -107,6 +107,7 @@ def test_over_http_each_byte_is_sent_about_once(site, archive, unpacked, tmp_pat
     assert json.loads((tmp_path / "data" / "archive.json").read_text()) == {"archive": f"{site.url}/archive.zip"}
 
 
+@pytest.mark.slow
 def test_connections_that_break_and_busy_servers_change_nothing(site, unpacked, tmp_path):
     site.broken, site.intact = Counter({"cut": 2, 503: 1}), 50
     ledger, _ = prepare(f"{site.url}/archive.zip", tmp_path)
@@ -148,6 +149,7 @@ def test_a_table_that_was_cut_down_is_kept_and_only_its_images_are_prepared(site
     assert site.requests["/archive.zip?part"] < 40
 
 
+@pytest.mark.slow
 def test_a_killed_run_continues_where_it_stopped(site, unpacked, tmp_path):
     command = [sys.executable, "-m", "rsna_nb.prepare.archive", f"{site.url}/archive.zip", str(tmp_path / "data")]
     command += ["--img-size", "64", "--store-dir", str(tmp_path / "stores")]

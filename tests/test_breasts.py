@@ -229,6 +229,7 @@ def test_the_head_of_a_network_for_images_starts_one_for_breasts(small_run, smal
         assert not started[len(kernel) :].any()
 
 
+@pytest.mark.slow
 def test_a_network_for_breasts_starts_another_combination(run, caplog):
     before = combination_of(inference.load_model(run))
     config = run.config.replace(weights=str(run.path), combine="mean")

@@ -64,6 +64,7 @@ def test_a_run_that_was_stopped_three_times_can_be_resumed_to_the_same_result(re
     assert_equal(resumed(run), whole)
 
 
+@pytest.mark.slow
 def test_a_run_stopped_after_the_last_epoch_of_a_phase_is_resumed_to_the_same_result(recipe, whole, tmp_path):
     last = int((whole.history["phase"] == "head").sum())
 
@@ -175,6 +176,7 @@ def test_a_setting_added_to_config_json_is_refused(stopped):
         checkpoints.load(stopped)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_resumed_with_more_devices_keeps_its_batch(stopped):
     """It is killed at its first step, which is enough to see the batch."""
     settings = json.dumps({"resume": stopped.id, "runs_dir": str(stopped.path.parent)})

@@ -244,6 +244,7 @@ def test_an_image_full_of_tissue_is_kept_whole(tmp_path, seed, framed):
 @needs_real_files
 @pytest.mark.parametrize("padded", [False, True], ids=["", "air called padding"])
 @pytest.mark.parametrize("image", range(8))
+@pytest.mark.slow
 def test_the_box_of_a_real_mammogram_holds_its_tissue(tmp_path, image, padded):
     path = sorted(REAL_DIR.glob("train_images/*/*.dcm"))[image]
     if padded:

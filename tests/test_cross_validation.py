@@ -48,6 +48,7 @@ def copied(recipe: dict, folder: Path) -> RunConfig:
     return RunConfig(**recipe | {"runs_dir": str(folder / "runs")})
 
 
+@pytest.mark.slow
 def test_every_image_is_out_of_fold_once_and_no_woman_in_two_folds(finished, generated):
     predictions = out_of_fold.out_of_fold(finished)
     assert sorted(predictions["image_id"]) == sorted(load_metadata(generated)["image_id"])
@@ -86,6 +87,7 @@ def test_one_fold_alone_gives_the_same_run_as_all_folds_together(recipe, finishe
     np.testing.assert_array_equal(alone[1].predictions["score"], finished[1].predictions["score"])
 
 
+@pytest.mark.slow
 def test_a_stopped_fold_goes_on_and_the_finished_one_is_not_trained_again(recipe, finished, tmp_path, monkeypatch):
     config = RunConfig(**recipe | {"runs_dir": str(tmp_path / "runs")})
     stop_at(STEPS + 8, monkeypatch)
@@ -180,6 +182,7 @@ def test_results_of_other_data_names_columns_or_draws_have_a_folder_of_their_own
     assert all(folder.parent == tmp_path / "runs" / "cross_validation" for folder in found)
 
 
+@pytest.mark.slow
 def test_the_models_of_earlier_folds_are_not_kept(recipe, tmp_path, monkeypatch):
     def models() -> int:
         return sum(isinstance(each, keras.Model) for each in gc.get_objects())
@@ -248,6 +251,7 @@ def load(config: RunConfig) -> pd.DataFrame:
     return load_metadata(config.data_dir)
 
 
+@pytest.mark.slow
 def test_each_machine_with_cancers_is_left_out_of_a_run(machines):
     found = cross_validation.leave_one_group_out(machines, "machine_id")
     assert set(found) == {"7", "49"}

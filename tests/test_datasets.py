@@ -52,6 +52,7 @@ def rows(df: pd.DataFrame, columns: list[str]) -> list[tuple]:
 
 
 @pytest.mark.parametrize("name", DATA_SETS)
+@pytest.mark.slow
 def test_a_data_set_is_recognised_and_its_rows_are_those_that_it_was_made_with(made, name):
     folder, kept = made(name)
     assert describe(folder).name == NAMES[name]

@@ -98,6 +98,7 @@ def assert_valid(folder: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_captures_show_the_map_in_the_patients_study_and_the_sources_stay_as_they_are(model, files, tmp_path):
     before = [Path(file).read_bytes() for file in files]
     scores = predict.score_files(model, files, dicom_folder=tmp_path / "out")

@@ -89,6 +89,7 @@ def test_with_max_pooling_a_channel_adds_its_maximum_where_it_is_and_ties_share_
 
 @pytest.mark.parametrize("pooling", ["avg", "max"])
 @pytest.mark.parametrize("backbone", FAMILIES)
+@pytest.mark.slow
 def test_the_positions_and_the_bias_sum_to_the_logit(backbone, pooling, pictures):
     model = network(backbone, pooling)
     kernel, _ = model.get_layer("cancer").get_weights()
@@ -127,6 +128,7 @@ def test_grad_cam_explains_the_logit_so_a_saturated_score_has_a_map():
 
 @pytest.mark.parametrize("method", maps.METHODS)
 @pytest.mark.parametrize("backbone", FAMILIES)
+@pytest.mark.slow
 def test_a_map_has_the_images_shape_is_in_0_to_1_and_0_outside_the_breast(backbone, method, pictures):
     model = network(backbone, "max")
     kernel, bias = model.get_layer("cancer").get_weights()
@@ -171,6 +173,7 @@ def breast_logits_and_constants(model: keras.Model, images: np.ndarray, views: n
 @pytest.mark.parametrize("combine", ["mean", "max", "attention"])
 @pytest.mark.parametrize("unit", ["breast", "woman"])
 @pytest.mark.parametrize(("backbone", "pooling"), [("small", "max"), ("small", "avg"), ("convnextsmall", "avg")])
+@pytest.mark.slow
 def test_the_positions_of_all_images_and_the_constants_sum_to_the_logit_of_the_breast(
     backbone, pooling, unit, combine, pictures, monkeypatch
 ):

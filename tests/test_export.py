@@ -65,6 +65,7 @@ def stored(run: Run) -> tuple[np.ndarray, pd.DataFrame]:
 
 
 @pytest.mark.parametrize("to", FORMATS)
+@pytest.mark.slow
 def test_an_export_gives_the_scores_that_the_run_recorded(small_run, to, tmp_path):
     path = export_run(small_run, to, tmp_path / "detector")
     images, rows = stored(small_run)
@@ -89,6 +90,7 @@ def test_each_family_of_networks_can_be_exported_to_every_format(backbone, tmp_p
 
 
 @pytest.mark.parametrize("to", FORMATS)
+@pytest.mark.slow
 def test_an_export_of_breasts_takes_any_number_of_places(breast_run, to, tmp_path):
     score = FORMATS[to].read(export_run(breast_run, to, tmp_path / "detector"))
     images, rows = stored(breast_run)

@@ -332,6 +332,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+@pytest.mark.slow
 def test_a_damaged_block_is_named_in_the_log_and_recomputed(config, copied, filled, pooled, log, damage):
     (block,) = blocks(copied)
     content = block.read_bytes()

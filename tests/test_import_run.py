@@ -196,6 +196,7 @@ def test_breasts_of_real_mammograms_are_scored_as_by_a_literal_script_of_the_rec
         assert found[name] == pytest.approx(np.mean(scores), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_the_breast_detector_becomes_part_of_every_run_and_files_are_still_read_once(
     files, generated, tmp_path, monkeypatch
 ):
@@ -219,6 +220,7 @@ def test_the_breast_detector_becomes_part_of_every_run_and_files_are_still_read_
     assert not list((tmp_path / "third").iterdir())
 
 
+@pytest.mark.slow
 def test_labelled_images_become_the_test_women_of_every_fold(scored, generated):
     table = load_metadata(generated)
     for run in scored:

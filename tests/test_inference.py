@@ -43,6 +43,7 @@ def paths_of(run: Run, generated: Path) -> list[str]:
     return load_metadata(generated).set_index("image_id")["path"][run.predictions["image_id"]].tolist()
 
 
+@pytest.mark.slow
 def test_several_runs_score_as_each_alone_and_read_a_file_once_for_each_size(run, half, generated, monkeypatch):
     same_size = Run(run.path.with_name("same-size"))
     shutil.copytree(run.path, same_size.path)
@@ -71,6 +72,7 @@ def test_a_model_trained_in_bfloat16_scores_as_in_training(half, generated):
     np.testing.assert_allclose(scores["score"], half.predictions["score"], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_flips_are_the_mean_over_the_four_mirror_images(run, generated):
     path = paths_of(run, generated)[0]
     picture = to_8_bits(read_mammogram(path, (64, 64))).astype(np.float32)[np.newaxis, ..., np.newaxis] / 255
@@ -82,6 +84,7 @@ def test_flips_are_the_mean_over_the_four_mirror_images(run, generated):
     assert found != pytest.approx(float(model.predict(picture, verbose=0)[0, 0]), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_many_files_are_read_by_processes_with_the_same_scores_in_the_same_order(run, generated, tmp_path, monkeypatch):
     table = load_metadata(generated)
     bad = tmp_path / "bad.dcm"
@@ -134,6 +137,7 @@ def twice(generated: Path, folder: Path, other_split: bool) -> tuple[RunConfig, 
     return config, table, [f"{row['patient_id']}/{row['image_id']} ({row['split']})" for row in (first, other)]
 
 
+@pytest.mark.slow
 def test_an_image_in_two_splits_is_refused_with_both_its_names(generated, tmp_path):
     config, table, names = twice(generated, tmp_path, other_split=True)
     with pytest.raises(SplitError) as error:
@@ -142,6 +146,7 @@ def test_an_image_in_two_splits_is_refused_with_both_its_names(generated, tmp_pa
     assert "1 such pairs" in str(error.value)
 
 
+@pytest.mark.slow
 def test_an_image_that_a_woman_has_twice_is_logged(generated, tmp_path, caplog):
     config, table, names = twice(generated, tmp_path, other_split=False)
     assert len(data.prepare(config, table, tmp_path / "data").table) == len(table)
@@ -185,6 +190,7 @@ def test_a_batch_size_of_0_is_refused(run, generated):
         inference.predict(run, paths_of(run, generated)[:1], batch_size=0)
 
 
+@pytest.mark.slow
 def test_large_images_are_scored_in_small_batches(run, half, generated, monkeypatch):
     monkeypatch.setattr(inference, "BATCH_PIXELS", 3 * 64 * 64)
     seen = []
@@ -204,6 +210,7 @@ def by_breast(settings) -> dict[str, Run]:
 
 
 @pytest.mark.parametrize("unit", ["breast", "woman"])
+@pytest.mark.slow
 def test_files_get_the_score_of_their_breast_as_in_training(by_breast, run, unit, generated, caplog):
     one, table = by_breast[unit], load_metadata(generated).set_index("image_id")
     rows = table.loc[one.predictions["image_id"]].sample(frac=1, random_state=0)

@@ -99,6 +99,7 @@ def assert_same_weights(network: keras.Model, other: keras.Model) -> None:
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_weights_come_from_a_file_at_any_size_and_freezing_keeps_them(mobilenet, weights_file):
     config = RunConfig(backbone="mobilenet", weights=weights_file, img_size=[96, 64], dropout=0.0)
     model = build_model(config)
@@ -121,6 +122,7 @@ def test_weights_come_from_a_file_at_any_size_and_freezing_keeps_them(mobilenet,
         ("legacy", "mobilenet_notop.weights.h5"),
     ],
 )
+@pytest.mark.slow
 def test_a_right_weights_file_is_loaded_whatever_its_name(mobilenet, tmp_path, written, called):
     if written == "legacy":
         legacy_file(mobilenet, tmp_path / called)
@@ -219,6 +221,7 @@ OWN = {
 
 
 @pytest.mark.parametrize("entry", OWN)
+@pytest.mark.slow
 def test_a_users_backbone_trains_saves_loads_and_predicts(register, tmp_path, entry):
     register(OWN[entry])
     config = RunConfig(backbone="own", weights="none", freeze_backbone=False, img_size=64)
@@ -329,6 +332,7 @@ def test_training_works_in_every_precision_with_averages_and_clipping(precision)
     assert any((a != b.numpy()).any() for a, b in zip(before, model.trainable_variables, strict=True))
 
 
+@pytest.mark.slow
 def test_ten_steps_on_the_small_network_lower_the_loss():
     keras.utils.set_random_seed(0)
     model = build_model(RunConfig(backbone="small", weights="none", freeze_backbone=False, img_size=64, dropout=0.0))

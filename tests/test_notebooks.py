@@ -59,6 +59,7 @@ def test_a_notebook_is_short_clean_and_runs_anywhere(path):
     assert sum("parameters" in cell.metadata.get("tags", []) for cell in code) == 1
 
 
+@pytest.mark.slow
 def test_training_runs_from_another_folder_and_its_config_repeats_it(data_settings, tmp_path, monkeypatch):
     answer = papermill_run(tmp_path, *data_settings, "-p", "epochs", "2")
     assert answer.returncode == 0, answer.stderr[-3000:]
@@ -104,6 +105,7 @@ def test_a_stopped_run_is_resumed_by_its_id_and_the_notebook_shows_the_whole_cur
     assert len(runs.list_runs(tmp_path / "runs")) == 1
 
 
+@pytest.mark.slow
 def test_preparing_shows_every_file_and_names_the_unreadable_one(generated, tmp_path):
     data = shutil.copytree(generated, tmp_path / "data")
     first = sorted((data / "train_images").rglob("*.dcm"))[0]
@@ -120,6 +122,7 @@ def test_preparing_shows_every_file_and_names_the_unreadable_one(generated, tmp_
     assert str(store) in executed
 
 
+@pytest.mark.slow
 def test_what_is_misspelt_stops_papermill_with_an_error_that_names_all_of_it(data_settings, tmp_path):
     """Wrong settings are tested in test_config.py."""
     (tmp_path / "unknown.json").write_text('{"batchsize": 3}')

@@ -22,6 +22,7 @@ def run(tmp_path) -> Run:
     return write_run(tmp_path / "runs" / "20261123-101530-fake", predictions_of())
 
 
+@pytest.mark.slow
 def test_it_evaluates_the_newest_run_without_tensorflow_and_compares_two(run, tmp_path):
     write_store(run)
     Path(run.config.data_dir).mkdir()

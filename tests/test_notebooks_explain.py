@@ -48,6 +48,7 @@ def without(tmp_path):
         shutil.move(aside, path)
 
 
+@pytest.mark.slow
 def test_the_notebook_shows_maps_curves_and_the_game_and_writes_them(run, tmp_path):
     own = ["-p", "run", run.path, "-p", "runs_dir", run.path.parent, "-p", "draws", 50, "-p", "pictures", 2]
     answer = papermill_run(tmp_path, *own, "-p", "flips", "false", notebook=EXPLAIN)

@@ -38,6 +38,7 @@ def papermill_run(notebook: Path, folder: Path, *arguments: object, memory: int 
 
 
 @pytest.mark.filterwarnings("ignore:Invalid value for VR")
+@pytest.mark.slow
 def test_exploring_shows_the_data_and_the_faulty_files_but_no_names(generated, breast, tmp_path):
     data = shutil.copytree(generated, tmp_path / "data")
     head, *rows = (data / "train.csv").read_text().splitlines()[:30]
@@ -80,6 +81,7 @@ def test_exploring_shows_the_data_and_the_faulty_files_but_no_names(generated, b
     assert not [secret for secret in SECRETS if secret in executed + answer.stdout + answer.stderr]
 
 
+@pytest.mark.slow
 def test_imbalance_needs_nothing_but_the_table_and_gives_the_published_counts(tmp_path):
     (tmp_path / "data").mkdir()
     rsna_table().to_csv(tmp_path / "data" / "train.csv", index=False)
@@ -130,6 +132,7 @@ def test_a_picture_that_cannot_be_read_is_a_reason_without_text_of_the_header(tm
     assert "JANE" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_exploring_needs_no_tensorflow():
     code = "import sys; from rsna_nb import dicom, evaluation, metadata, plots, prepare, splits; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()

@@ -3,6 +3,7 @@
 import json
 
 import pandas as pd
+import pytest
 
 from rsna_nb import runs
 from rsna_nb.metadata import load_metadata
@@ -12,6 +13,7 @@ from tests.small import SMALL
 CROSS_VALIDATE = NOTEBOOKS / "05_cross_validate.ipynb"
 
 
+@pytest.mark.slow
 def test_folds_and_sites_are_trained_and_evaluated_and_the_results_have_every_image(generated, small_weights, tmp_path):
     folders = {"data_dir": str(generated), "store_dir": str(tmp_path / "stores"), "runs_dir": str(tmp_path / "runs")}
     frozen = {"weights": small_weights, "freeze_backbone": True, "n_folds": 2, "epochs": 1}

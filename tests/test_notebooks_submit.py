@@ -30,6 +30,7 @@ def folds(generated, stores, tmp_path_factory) -> list[Run]:
     return [train(RunConfig(**settings, fold=fold)) for fold in range(2)]
 
 
+@pytest.mark.slow
 def test_recipes_of_several_folds_are_combined_without_tensorflow(tmp_path):
     own = {"data_dir": str(tmp_path / "rsna")}
     fold_runs(tmp_path / "runs", "a", **own)
@@ -57,6 +58,7 @@ def contents(folder: Path) -> dict[str, int]:
     return {str(file): file.stat().st_mtime_ns for file in folder.rglob("*")}
 
 
+@pytest.mark.slow
 def test_an_ensemble_of_folds_submits_calls_and_writes_nothing_but_two_files(folds, generated, tmp_path):
     runs_dir = folds[0].path.parent
     made = ensemble.Ensemble.fit(ensemble.gather(folds), "mean", "both")

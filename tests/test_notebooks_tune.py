@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from rsna_nb.config import RunConfig
 from tests.notebooks import NOTEBOOKS, figures, papermill_run, words
 from tests.small import SMALL
@@ -9,6 +11,7 @@ from tests.small import SMALL
 TUNE = NOTEBOOKS / "06_tune.ipynb"
 
 
+@pytest.mark.slow
 def test_it_tunes_by_a_parameter_file_and_writes_settings_that_training_takes(generated, tmp_path):
     folders = {"data_dir": str(generated), "store_dir": "stores", "runs_dir": "runs"}
     (tmp_path / "small.json").write_text(json.dumps(SMALL | folders | {"epochs": 1, "test_fraction": 0.3}))

@@ -131,6 +131,7 @@ def test_what_each_run_finds_anew_is_shown_once(capsys):
     assert shown.count("finished") == 2
 
 
+@pytest.mark.slow
 def test_tensorflow_starts_without_lines_of_its_own():
     script = "import rsna_nb, os, tensorflow; os.write(2, b'kept')"
     answer = subprocess.run(

@@ -224,6 +224,7 @@ def test_signed_samples_keep_their_sign_when_halved(tmp_path):
 
 @needs_real_files
 @pytest.mark.parametrize("path", SOME_REAL_FILES)
+@pytest.mark.slow
 def test_a_real_mammogram_gives_the_same_picture_in_every_codec(tmp_path, path):
     stored, _ = stored_values(read_dataset(path))
     paths = [rewritten(path, tmp_path / f"{syntax}.dcm", stored, syntax) for syntax in SYNTAXES]

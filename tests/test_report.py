@@ -59,6 +59,7 @@ class Tags(HTMLParser):
         return [attributes for name, attributes in self.found if name == tag]
 
 
+@pytest.mark.slow
 def test_the_page_stands_alone_and_shows_no_code(page, run):
     text = page.read_text()
     tags = Tags(text)

@@ -36,6 +36,7 @@ def begun(study, folder: Path, worker: str, trials: int = 10):
     return trial
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_trials_and_none_is_run_twice_nor_drawn_twice(tmp_path):
     storages = {"sqlite": "", "journal": str(tmp_path / "shared.journal")}
     where = [word for name, storage in storages.items() for word in (storage or "-", str(tmp_path / name))]

@@ -34,6 +34,7 @@ def alone(runs) -> Ensemble:
     return load(str(runs[0].path))
 
 
+@pytest.mark.slow
 def test_raw_scores_of_validation_images_equal_those_in_predictions_csv(runs, generated):
     both = Ensemble.fit(gather(runs), "logit", "both")
     for model, predictions in ((load(str(runs[0].path)), runs[0].predictions), (both, both.predictions)):

@@ -393,7 +393,7 @@ def test_the_air_is_dark_except_for_the_marker_away_from_the_breast() -> None:
         rows, columns = np.nonzero((pixels > 0) & ~mask)
         assert columns.min() > 385 / 2
         assert rows.max() < 500 / 4
-        assert pixels[~mask].max() > 4000
+        assert pixels[~mask].max() > 3500  # how letters are smoothed depends on the version of OpenCV
         assert pixels[mask].mean() > 400
 
 

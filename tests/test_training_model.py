@@ -212,6 +212,7 @@ np.savez(sys.argv[2], *steps_on(devices, sys.argv[1]))
 """
 
 
+@pytest.mark.slow
 def test_two_devices_make_the_step_of_one_and_clip_the_sum_of_their_gradients(tmp_path):
     weights, result = str(tmp_path / "all.weights.h5"), tmp_path / "steps.npz"
     tiny().save_weights(weights)

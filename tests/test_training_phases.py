@@ -16,6 +16,7 @@ from rsna_nb.training.session import TrainingSession
 from tests.small import changed_layers
 
 
+@pytest.mark.slow
 def test_the_head_learns_the_same_from_the_bank_as_from_the_pictures(frozen_settings):
     same = frozen_settings | {"dropout": 0.0, "epochs": 3, "early_stopping_patience": 0}
     plain, bank = (train(RunConfig(**same, feature_bank=used)) for used in (False, True))
@@ -26,6 +27,7 @@ def test_the_head_learns_the_same_from_the_bank_as_from_the_pictures(frozen_sett
 
 
 @pytest.mark.parametrize("bank", [True, False])
+@pytest.mark.slow
 def test_a_frozen_backbone_trains_its_head_alone_and_is_saved_with_it(frozen_settings, generated, bank):
     run = train(RunConfig(**frozen_settings | {"epochs": 1, "feature_bank": bank}))
     model = keras.models.load_model(run.checkpoint)
@@ -39,6 +41,7 @@ def test_a_frozen_backbone_trains_its_head_alone_and_is_saved_with_it(frozen_set
 
 
 @pytest.mark.parametrize("bank", [True, False])
+@pytest.mark.slow
 def test_fine_tuning_begins_at_the_last_head_whichever_was_best(frozen_settings, monkeypatch, bank):
     """The validation women chose the best head: fine-tuning from it would flatter them in all of its epochs."""
     ends, begins = {}, []
@@ -64,6 +67,7 @@ def test_fine_tuning_begins_at_the_last_head_whichever_was_best(frozen_settings,
 
 
 @pytest.mark.parametrize("bank", [True, False])
+@pytest.mark.slow
 def test_a_run_that_stopped_between_the_phases_goes_on_as_if_it_had_not(frozen_settings, monkeypatch, bank):
     settings = frozen_settings | {"epochs": 2, "fine_tune_epochs": 1, "feature_bank": bank}
     whole = train(RunConfig(**settings))

@@ -149,6 +149,7 @@ def live_networks() -> int:
     return sum(isinstance(each, keras.Model) for each in gc.get_objects())
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_history_to_the_byte_and_no_network_is_kept(small_settings, small_run):
     """Three runs one after another, as folds are."""
     config = RunConfig(**small_settings, test_fraction=0.2)

@@ -65,6 +65,7 @@ def plain(frozen_settings, tmp_path) -> dict:
     return frozen_settings | {"feature_bank": False, "runs_dir": str(tmp_path), "dropout": 0.0, "epochs": 2}
 
 
+@pytest.mark.slow
 def test_out_of_memory_halves_the_microbatches_and_the_run_goes_on(plain, monkeypatch):
     monkeypatch.setattr(Pictures, "to_network", hungry(2))
     less = train(RunConfig(**plain))
@@ -75,6 +76,7 @@ def test_out_of_memory_halves_the_microbatches_and_the_run_goes_on(plain, monkey
     assert "finished" in log
 
 
+@pytest.mark.slow
 def test_out_of_memory_halves_the_breasts_of_a_microbatch(plain, monkeypatch):
     monkeypatch.setattr(Pictures, "to_network", hungry(2))
     less = train(RunConfig(**plain | {"unit": "breast"}))
@@ -96,6 +98,7 @@ def test_out_of_memory_with_one_breast_names_the_images_of_a_breast(plain, monke
         train(RunConfig(**plain | {"unit": "breast", "images_per_breast": 3, "batch_size_per_gpu": 2}))
 
 
+@pytest.mark.slow
 def test_out_of_memory_in_a_later_epoch_keeps_those_before(plain, monkeypatch):
     """With the body frozen, the microbatches of a batch make the same step as the whole: so does the run."""
     whole = train(RunConfig(**plain))
@@ -151,6 +154,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_sigterm_stops_after_the_step_and_says_from_where_to_go_on(frozen_settings, tmp_path):
     (tmp_path / "terminated.py").write_text(TERMINATED)
     endless = {"runs_dir": str(tmp_path / "runs"), "epochs": 5000, "early_stopping_patience": 0}
