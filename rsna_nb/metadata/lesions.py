@@ -26,5 +26,5 @@ def lesion_boxes(data_dir: str | Path) -> dict[Any, np.ndarray]:
     df = df[df["cancer"] == 1]  # the index goes on counting the rows of the file
     df[BOX] = df[BOX].apply(pd.to_numeric, errors="coerce")
     if (odd := df[BOX].isna().any(axis=1)).any():
-        raise UnavailableError(f"{path}: the box in row {odd.idxmax() + 2} is not four numbers")
+        raise UnavailableError(f"{path}: the box in row {df.index[odd.argmax()] + 2} is not four numbers")
     return {key: own[BOX].to_numpy(float) for key, own in df.groupby(KEY)}
