@@ -23,8 +23,8 @@ def lesion_boxes(data_dir: str | Path) -> dict[Any, np.ndarray]:
     df = pd.read_csv(path, dtype=dict.fromkeys(KEY, str))  # ids are text everywhere, so that 010006 keeps its 0
     if missing := sorted({*KEY, *BOX, "cancer"} - set(df)):
         raise UnavailableError(f"{path} lacks the columns {', '.join(missing)}")
-    df = df[df["cancer"] == 1]  # the index goes on counting the rows of the file
+    df = df[df["cancer"] == 1].copy()  # the index goes on counting the rows of the file
     df[BOX] = df[BOX].apply(pd.to_numeric, errors="coerce")
     if (odd := df[BOX].isna().any(axis=1)).any():
-        raise UnavailableError(f"{path}: the box in row {df.index[odd.argmax()] + 2} is not four numbers")
+        raise UnavailableError(f"{path}: the box in row {df.index[int(odd.argmax())] + 2} is not four numbers")
     return {key: own[BOX].to_numpy(float) for key, own in df.groupby(KEY)}
