@@ -5,12 +5,14 @@ Tests on real files run if the folder RSNA_NB_SAMPLES (default: ../shared) has t
 
 import logging
 import os
+import shutil
 
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")  # the workers share the cores
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # the expected numbers were computed on a CPU
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import imagecodecs
 import numpy as np
@@ -31,6 +33,10 @@ from pydicom.uid import (
 )
 
 from rsna_nb import synthetic
+from rsna_nb.system import locked
+
+if TYPE_CHECKING:
+    from rsna_nb.runs import Run
 
 collect_ignore = ["bench"]  # the benchmarks need more packages than the tests
 SAMPLES = Path(os.environ.get("RSNA_NB_SAMPLES", Path(__file__).parents[2] / "shared"))
@@ -137,12 +143,27 @@ def frozen_settings(small_settings: dict, small_weights: str) -> dict:
 
 
 @pytest.fixture(scope="session")
-def small_run(small_settings: dict):
-    """A finished run of `small_settings` with test women."""
+def trained(small_settings: dict, generated: Path) -> Callable[..., "Run"]:
+    """A copy of a finished run of `small_settings` with other settings, which one worker trains for all."""
     from rsna_nb.config import RunConfig
+    from rsna_nb.runs import Run, list_runs
     from rsna_nb.training import train
 
-    return train(RunConfig(**small_settings, run_name="first", test_fraction=0.2))
+    def copy_of(name: str, **settings: object) -> Run:
+        shared = generated.parent / "trained" / name
+        with locked(shared):
+            finished = [run for run in list_runs(shared) if run.is_finished]
+            own = small_settings | settings | {"run_name": name, "runs_dir": str(shared)}
+            run = finished[0] if finished else train(RunConfig(**own))
+        return Run(shutil.copytree(run.path, Path(small_settings["runs_dir"]) / run.id))
+
+    return copy_of
+
+
+@pytest.fixture(scope="session")
+def small_run(trained: Callable[..., "Run"]) -> "Run":
+    """A finished run with test women, which scores images."""
+    return trained("first", test_fraction=0.2)
 
 
 @pytest.fixture(scope="session")
@@ -154,12 +175,15 @@ def model(small_run):
 
 
 @pytest.fixture(scope="session")
-def breast_run(small_settings: dict):
-    """A finished run that scores breasts beside the other one; the images of a breast have unequal attention."""
-    from rsna_nb.config import RunConfig
-    from rsna_nb.training import train
+def single_breast_run(trained: Callable[..., "Run"]) -> "Run":
+    """A finished run with test women, which scores breasts."""
+    return trained("single", unit="breast", test_fraction=0.2)
 
-    return train(RunConfig(**small_settings, run_name="breast", unit="woman"))
+
+@pytest.fixture(scope="session")
+def breast_run(trained: Callable[..., "Run"]) -> "Run":
+    """A finished run with test women, which scores breasts beside the other one; their images' attention differs."""
+    return trained("breast", unit="woman", test_fraction=0.2)
 
 
 def write_dicom(path: Path, pixels: np.ndarray, syntax: UID = ExplicitVRLittleEndian, **attributes: object) -> Path:

@@ -99,6 +99,7 @@ def test_training_reads_the_store_of_an_archive_and_no_file(archive, tmp_path, c
         data.split_table(config)
 
 
+@pytest.mark.slow
 def test_over_http_each_byte_is_sent_about_once(site, archive, unpacked, tmp_path):
     ledger, _ = prepare(f"{site.url}/archive.zip?signature=secret", tmp_path)
     same_as(unpacked, ledger)
@@ -115,6 +116,7 @@ def test_connections_that_break_and_busy_servers_change_nothing(site, unpacked, 
     assert not +site.broken
 
 
+@pytest.mark.slow
 def test_an_archive_in_a_folder_of_its_own_is_read_too(generated, tmp_path):
     with zipfile.ZipFile(tmp_path / "zipped.zip", "w") as archive:
         for path in (path for path in generated.rglob("*") if path.is_file() and not path.name.startswith(".")):
@@ -140,6 +142,7 @@ def test_members_that_leave_the_folder_or_that_macos_adds_are_left_out(tmp_path)
         odd.unpack(["train.csv"])
 
 
+@pytest.mark.slow
 def test_a_table_that_was_cut_down_is_kept_and_only_its_images_are_prepared(site, generated, tmp_path):
     (tmp_path / "data").mkdir()
     lines = (generated / "train.csv").read_text().splitlines(keepends=True)
@@ -168,6 +171,7 @@ def test_a_killed_run_continues_where_it_stopped(site, unpacked, tmp_path):
     assert site.requests["/archive.zip"] < len(unpacked) - prepared + 40
 
 
+@pytest.mark.slow
 def test_a_link_that_expires_stops_the_run_and_a_new_one_continues(site, unpacked, tmp_path):
     site.expires_after = 60
     with pytest.raises(ArchiveError, match="refuses with status 403: rerun with a new link"):
@@ -230,6 +234,7 @@ def test_the_command_line_checks_its_settings_and_ends_with_one_sentence(archive
         main([str(archive), str(tmp_path / "data"), "--img-size", "64", *detector])
 
 
+@pytest.mark.slow
 def test_the_competition_is_read_from_the_address_that_kaggle_gives(site, unpacked, tmp_path, monkeypatch):
     pytest.importorskip("kagglehub")
     from kagglesdk import kaggle_env

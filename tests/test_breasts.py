@@ -12,7 +12,7 @@ from rsna_nb.config import RunConfig
 from rsna_nb.model import Breasts, attention_of, body_of, build_model, combination_of, head_of, score_breasts
 from rsna_nb.model.breasts import NO_IMAGE, OPPOSITE
 from rsna_nb.model.combination import Combination
-from rsna_nb.training import sample_batch, train
+from rsna_nb.training import sample_batch
 from rsna_nb.training.sampling import Sampling, global_batch, places_of
 
 HOW = ["mean", "max", "attention"]
@@ -246,9 +246,9 @@ def test_images_of_no_known_breast_are_named():
         Breasts.of(rows, "breast")
 
 
-@pytest.fixture(scope="module", params=["breast", "woman"])
-def run(request, small_settings) -> runs.Run:
-    return train(RunConfig(**small_settings, unit=request.param, test_fraction=0.2))
+@pytest.fixture(scope="module", params=["single_breast_run", "breast_run"])
+def run(request) -> runs.Run:
+    return request.getfixturevalue(request.param)
 
 
 def test_predictions_have_a_score_for_each_breast(run):

@@ -44,11 +44,12 @@ def killed(recipe: dict, folder: Path, place: str, count: int, when: str) -> run
 @pytest.mark.parametrize(
     ("place", "count", "when"),
     [
-        pytest.param("fsync", 4, "after", marks=pytest.mark.slow),
+        ("fsync", 4, "after"),
         ("fsync", 11, "before"),  # between the phases
         ("step", 39, "after"),
     ],
 )
+@pytest.mark.slow
 def test_a_run_that_was_killed_can_be_resumed_to_the_same_result(recipe, whole, tmp_path, place, count, when):
     """tests/bench/bench_resume.py tries more places, also while the bank is computed."""
     assert_equal(resumed(killed(recipe, tmp_path, place, count, when)), whole)
@@ -77,6 +78,7 @@ def test_a_run_stopped_after_the_last_epoch_of_a_phase_is_resumed_to_the_same_re
     assert_equal(resumed(*runs.list_runs(tmp_path)), whole)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_left_as_it_is(whole):
     before = {path: path.read_bytes() for path in whole.path.rglob("*.*") if path.is_file() and path.suffix != ".log"}
     resumed(whole)

@@ -350,6 +350,7 @@ def test_a_run_whose_initial_weights_have_changed_is_not_resumed(tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.slow
 def test_the_norm_is_float32_and_belongs_to_the_backbone(file, precision):
     model = build_model(RunConfig(**settings_of(file, dropout=0.0)), precision)
     norm, pictures = norm_of(model), image((64, 64), 2)

@@ -79,6 +79,7 @@ def test_finished_folds_are_not_trained_again(recipe, finished, tmp_path):
     assert len(runs.list_runs(config.runs_dir)) == 2
 
 
+@pytest.mark.slow
 def test_one_fold_alone_gives_the_same_run_as_all_folds_together(recipe, finished, tmp_path):
     config = RunConfig(**recipe | {"runs_dir": str(tmp_path / "runs"), "fold": 1})
     (alone,) = cross_validation.cross_validate(config).items()
@@ -140,6 +141,7 @@ def test_a_run_with_unknown_settings_is_skipped(recipe, finished, tmp_path):
     assert found.id == run.id
 
 
+@pytest.mark.slow
 def test_a_second_process_on_a_fold_waits_and_finds_it_finished(recipe, finished, tmp_path):
     config = RunConfig(**recipe | {"runs_dir": str(tmp_path / "runs")})
     found: dict = {}

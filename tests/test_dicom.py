@@ -356,7 +356,9 @@ def test_the_marker_of_a_real_mammogram_is_outside_of_the_crop_and_the_breast_in
 
 
 @needs_real_files
-@pytest.mark.parametrize("name", ["966_fixed", "RG2_JPLL", "JPEGLosslessP14SV1_1s_1f_u_16_16"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("966_fixed", marks=pytest.mark.slow), "RG2_JPLL", "JPEGLosslessP14SV1_1s_1f_u_16_16"]
+)
 def test_other_real_files_have_the_values_that_a_second_codec_reads(name):
     """pydicom has no decoder of its own for these files, so the stored values are compared with a second codec's."""
     path = OTHER_DIR / f"{name}.dcm"

@@ -148,6 +148,7 @@ def test_the_report_has_the_score_of_each_image_and_breast_with_its_images(model
     assert (report.CompletionFlag, report.VerificationFlag) == ("PARTIAL", "UNVERIFIED")
 
 
+@pytest.mark.slow
 def test_a_second_run_overwrites_its_objects_and_another_model_writes_others(model, files, tmp_path):
     def names(**options) -> set[Path]:
         predict.score_files(model, files, dicom_folder=tmp_path / "out", **options)

@@ -38,6 +38,7 @@ def test_a_faulty_tf_config_is_refused(monkeypatch, text):
         find_devices.__wrapped__()
 
 
+@pytest.mark.slow
 def test_one_computer_alone_trains_as_without_tf_config(frozen_settings, monkeypatch, tmp_path):
     content = {"cluster": {"worker": ["127.0.0.1:1"]}, "task": {"type": "worker", "index": 0}}
     same = frozen_settings | {"epochs": 1, "runs_dir": str(tmp_path)}
@@ -74,6 +75,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.slow
 def test_two_devices_of_one_computer_share_a_batch_and_give_it_back_in_order():
     answer = subprocess.run([sys.executable, "-c", DEALT], capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr[-3000:]

@@ -54,6 +54,7 @@ def test_the_file_of_another_size_is_refused():
         build_backbone("efficientnet_lite1", 64, str(efficientnet.published_file("efficientnet_lite0")))
 
 
+@pytest.mark.slow
 def test_weights_that_keras_saved_of_the_network_are_loaded(tmp_path):
     network = build_backbone("efficientnet_lite0", 64, "none")
     network.save_weights(tmp_path / "own.weights.h5")

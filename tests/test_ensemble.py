@@ -138,6 +138,7 @@ def test_members_that_cannot_be_compared_are_refused_instead_of_the_first_being_
     assert combine.best_single(one_more, ["a", "b"]).tolist() == [0, 1]
 
 
+@pytest.mark.slow
 def test_pf1_is_of_scores_whose_class_weights_are_corrected_for_and_ranks_stay_raw(tmp_path):
     pool = model_pool.gather(single_runs(tmp_path / "a", [1, 2]))
     assert ensemble_gain.pf1_pool(pool).class_weights.keys() == {run.id for run in pool.runs}

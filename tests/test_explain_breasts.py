@@ -54,6 +54,7 @@ def test_the_map_of_an_image_is_the_one_of_its_breast(shown):
         assert len(one.boxes[number]) > 0
 
 
+@pytest.mark.slow
 def test_the_curves_follow_the_score_of_the_breast_while_one_image_changes(breast_run, model, shown):
     curves = explain.perturbation_curves(model, shown, "hits")
     scores = shown["hits"].rows["score"].to_numpy()
@@ -99,6 +100,7 @@ def test_a_breast_named_twice_is_explained_once(breast_run, model, targets):
     assert len(list(explain_breasts(model, breast_run, rows, "grad_cam", False))) == 1
 
 
+@pytest.mark.slow
 def test_the_notebook_shows_the_images_of_a_breast_and_writes_its_results(breast_run):
     folders = {"run": str(breast_run.path), "runs_dir": str(breast_run.path.parent)}
     shown = run_cells(NOTEBOOKS / "08_explain.ipynb", **folders, pictures=1, draws=50, flips=False)
@@ -110,6 +112,7 @@ def test_the_notebook_shows_the_images_of_a_breast_and_writes_its_results(breast
     assert written["perturbation"]
 
 
+@pytest.mark.slow
 def test_the_evaluation_of_the_run_has_one_row_of_metrics(breast_run):
     folders = {"run": str(breast_run.path), "runs_dir": str(breast_run.path.parent)}
     run_cells(NOTEBOOKS / "04_evaluate.ipynb", **folders, draws=50, pictures=1)

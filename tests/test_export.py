@@ -122,6 +122,7 @@ def test_the_model_card_says_what_the_file_is(small_run, tmp_path):
     assert "None was chosen" in card
 
 
+@pytest.mark.slow
 def test_the_model_card_has_the_intervals_and_thresholds_of_the_evaluation(small_run, tmp_path):
     model, config = untrained()
     run = run_of(model, config, tmp_path)
@@ -143,6 +144,7 @@ def test_the_model_card_has_the_intervals_and_thresholds_of_the_evaluation(small
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.slow
 def test_a_run_of_half_precision_is_exported_in_float32(precision, tmp_path):
     model, config = untrained(precision)
     same = in_float32(model)
@@ -175,6 +177,7 @@ def test_an_export_with_other_scores_is_an_error_and_leaves_nothing(by, differen
     assert not list((tmp_path / "out").iterdir())
 
 
+@pytest.mark.slow
 def test_a_breast_with_other_scores_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setitem(FORMATS, "wrong", shifted(2e-3))
     run = run_of(*untrained(unit="woman"), tmp_path)
@@ -206,6 +209,7 @@ def test_an_operation_that_the_format_lacks_is_an_error_with_its_name(to, reason
     assert export_run(run, "savedmodel").is_dir()
 
 
+@pytest.mark.slow
 def test_litert_takes_the_maximum_over_the_images_of_a_breast(tmp_path):
     run = run_of(*untrained(unit="breast", combine="max"), tmp_path)
     assert export_run(run, "litert").is_file()  # it was checked
@@ -217,6 +221,7 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
         export_run(run_of(*untrained(), tmp_path), "onnx")
 
 
+@pytest.mark.slow
 def test_an_export_replaces_an_earlier_one_and_nothing_else(tmp_path):
     run = run_of(*untrained(), tmp_path)
     path = export_run(run, "savedmodel", tmp_path / "detector")

@@ -211,6 +211,7 @@ def test_the_bank_does_not_depend_on_seed_head_or_loss(settings, copied):
 
 
 @pytest.mark.parametrize("change", ["weights", "pooling", "precision"])
+@pytest.mark.slow
 def test_another_network_has_another_folder(settings, copied, tmp_path, change):
     changed = {"weights": {"weights": weights_file(tmp_path, 1)}, "pooling": {"pooling": "max"}}.get(change, {})
     config = RunConfig(**settings | changed)

@@ -335,7 +335,7 @@ def assert_same_levels(picture: np.ndarray, expected: np.ndarray, most: int) -> 
 
 
 @needs_real_files
-@pytest.mark.parametrize("image", range(8))
+@pytest.mark.parametrize("image", [0, *(pytest.param(image, marks=pytest.mark.slow) for image in range(1, 8))])
 def test_a_real_file_gives_the_picture_of_a_literal_script(image):
     path = sorted(REAL_DIR.glob("train_images/*/*.dcm"))[image]
     pixels = open_frame(path).pyramid.level(0)
@@ -389,6 +389,7 @@ def test_stores_of_other_recipes_have_other_names_and_that_of_breast_keeps_its_n
     assert store_path("stores", "/data/rsna", 512, copy).name == names[1]
 
 
+@pytest.mark.slow
 def test_worker_processes_prepare_and_read_by_the_recipe(generated, tmp_path, monkeypatch):
     monkeypatch.setattr(prepare.reading, "MAX_HERE", 2)
     recipe, few = detector_file(tmp_path / "roi.npz", (0, 0, 416, 300)), load_metadata(generated).head(3)

@@ -191,6 +191,7 @@ def test_a_clustered_interval_covers_the_true_auc_where_a_womans_breasts_are_ali
     assert 0.92 <= np.mean(held) <= 0.98
 
 
+@pytest.mark.slow
 def test_columns_of_train_csv_alone_give_the_diagnosis_away(rsna):
     found = imbalance.shortcuts(rsna, seed=0).set_index(["kind", "column"])
     assert (found["unavailable"] == "").all()

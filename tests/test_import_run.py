@@ -94,6 +94,7 @@ def test_a_run_for_each_file_and_an_ensemble_of_them(imported, files):
     assert {"origin", "authors", "licence", "address", "published", "measured_here", "rsna_nb"} <= note.keys()
 
 
+@pytest.mark.slow
 def test_the_network_of_a_run_is_that_of_the_file(imported):
     picture = np.random.default_rng(0).integers(0, 256, SIZE).astype(float)
     images = (picture / 255).astype(np.float32)[np.newaxis, ..., np.newaxis]
@@ -142,6 +143,7 @@ def test_a_missing_file_of_a_run_is_explained_by_its_import(imported):
         evaluation.find_run("", imported[0].path.parent)
 
 
+@pytest.mark.slow
 def test_an_imported_ensemble_submits_without_any_predictions(imported, generated, caplog):
     model = ensemble.load(NAME, imported[0].path.parent)
     with pytest.raises(submission.SubmissionError, match=r"data_dir is empty.*was imported"):
@@ -263,6 +265,7 @@ def test_folds_that_have_only_test_women_are_combined_by_means(scored):
     np.testing.assert_allclose(written["score"], expected)
 
 
+@pytest.mark.slow
 def test_data_sets_of_the_detectors_training_are_refused_unless_they_have_other_women(runs, generated, tmp_path):
     shutil.copytree(generated, tmp_path / "real", ignore=shutil.ignore_patterns("generated.json", "prepared"))
     arguments = (NAME, tmp_path / "real", "", tmp_path / "runs", tmp_path / "stores")
@@ -288,6 +291,7 @@ def test_a_run_that_was_trained_here_is_not_scored_again(small_run, generated):
         score_labelled(small_run.path, generated)
 
 
+@pytest.mark.slow
 def test_the_command_imports_and_scores(files, generated, stores, tmp_path, capsys):
     common = ["--runs-dir", str(tmp_path / "runs"), "--store-dir", stores]
     command.main(["--recipe", NAME, str(files[0]), "--data-dir", str(generated), *common])

@@ -20,22 +20,14 @@ from tests.small import SMALL
 
 
 @pytest.fixture(scope="module")
-def settings(generated, stores, tmp_path_factory) -> dict:
-    folder = tmp_path_factory.mktemp("inference")
-    folders = {"data_dir": str(generated), "store_dir": stores, "runs_dir": str(folder / "runs")}
-    return SMALL | folders | {"epochs": 1}
+def run(small_run) -> Run:
+    return small_run  # a shorter name
 
 
 @pytest.fixture(scope="module")
-def run(settings) -> Run:
-    return training.train(RunConfig(**settings, run_name="one"))
-
-
-@pytest.fixture(scope="module")
-def half(settings) -> Run:
+def half(trained) -> Run:
     """A run trained in bfloat16, at another size."""
-    own = {"mixed_precision": "bfloat16", "img_size": [96, 64], "run_name": "half"}
-    return training.train(RunConfig(**settings | own))
+    return trained("half", mixed_precision="bfloat16", img_size=[96, 64], epochs=1)
 
 
 def paths_of(run: Run, generated: Path) -> list[str]:
@@ -67,6 +59,7 @@ def test_several_runs_score_as_each_alone_and_read_a_file_once_for_each_size(run
         inference.predict_by_runs([run, run], paths)
 
 
+@pytest.mark.slow
 def test_a_model_trained_in_bfloat16_scores_as_in_training(half, generated):
     scores = inference.predict(half, paths_of(half, generated))
     np.testing.assert_allclose(scores["score"], half.predictions["score"], atol=1e-5)
@@ -191,6 +184,7 @@ def test_a_batch_size_of_0_is_refused(run, generated):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_large_images_are_scored_in_small_batches(run, half, generated, monkeypatch):
     monkeypatch.setattr(inference, "BATCH_PIXELS", 3 * 64 * 64)
     seen = []
@@ -204,9 +198,9 @@ def test_large_images_are_scored_in_small_batches(run, half, generated, monkeypa
 
 
 @pytest.fixture(scope="module")
-def by_breast(settings) -> dict[str, Run]:
+def by_breast(single_breast_run, breast_run) -> dict[str, Run]:
     """A run of each unit other than the image."""
-    return {unit: training.train(RunConfig(**settings, unit=unit, run_name=unit)) for unit in ("breast", "woman")}
+    return {"breast": single_breast_run, "woman": breast_run}
 
 
 @pytest.mark.parametrize("unit", ["breast", "woman"])

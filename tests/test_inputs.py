@@ -86,6 +86,7 @@ def test_the_network_is_given_0_to_1_with_each_picture_flipped_as_its_variant_sa
 
 
 @pytest.mark.parametrize("settings", [{}, {"imbalance": "balanced_batches"}, {"augmentation": "strong"}])
+@pytest.mark.slow
 def test_a_resumed_run_has_the_batches_of_one_that_was_not_stopped(rows, settings):
     examples = examples_of(rows, **settings)
     steps = examples.sampling.steps

@@ -20,6 +20,7 @@ from tests.notebooks import NOTEBOOKS, figures, papermill_run, words
 from tests.small import SMALL
 
 EXPLAIN = NOTEBOOKS / "08_explain.ipynb"
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,6 @@ def without(tmp_path):
         shutil.move(aside, path)
 
 
-@pytest.mark.slow
 def test_the_notebook_shows_maps_curves_and_the_game_and_writes_them(run, tmp_path):
     own = ["-p", "run", run.path, "-p", "runs_dir", run.path.parent, "-p", "draws", 50, "-p", "pictures", 2]
     answer = papermill_run(tmp_path, *own, "-p", "flips", "false", notebook=EXPLAIN)

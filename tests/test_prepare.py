@@ -246,6 +246,7 @@ def test_a_store_whose_preparing_was_killed_twice_equals_one_never_interrupted(g
     assert len(rows) == len(load_metadata(generated))
 
 
+@pytest.mark.slow
 def test_two_processes_on_one_store_share_the_work(generated, tmp_path):
     script = tmp_path / "both.py"
     script.write_text(KILLED)
@@ -258,6 +259,7 @@ def test_two_processes_on_one_store_share_the_work(generated, tmp_path):
     assert len(text.splitlines()) == 1 + len(load_metadata(generated))
 
 
+@pytest.mark.slow
 def test_a_broken_executor_stops_preparing_and_the_next_call_continues(generated, tmp_path, monkeypatch):
     df, append = load_metadata(generated), ledger.append
 
@@ -272,6 +274,7 @@ def test_a_broken_executor_stops_preparing_and_the_next_call_continues(generated
     assert (prepare_images(df, generated, tmp_path, 64)["status"] == "ok").all()
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_a_row_and_the_other_files_are_prepared(few, tmp_path, monkeypatch):
     monkeypatch.setattr(tasks, "prepare_one", die_or_prepare)
     rows = prepare_images(few, tmp_path / "data", tmp_path / "stores", 64)

@@ -240,6 +240,7 @@ def test_a_real_mammogram_gives_the_same_picture_in_every_codec(tmp_path, path):
 @pytest.mark.parametrize(
     ("window", "mean", "percentile_99"), [({}, 0.002, 0.012), ({"WindowCenter": 2048, "WindowWidth": 1500}, 0.01, 0.07)]
 )
+@pytest.mark.slow
 def test_halving_before_windowing_differs_little_from_halving_after_it(path, window, mean, percentile_99):
     """Check the bounds that voi.py states, over the breast, after two halvings."""
     dataset = read_dataset(path)

@@ -320,7 +320,8 @@ def assert_same_as_png(path: Path, folder: Path, size: int) -> None:
 
 
 @needs_real_files
-@pytest.mark.parametrize("size", [512, pytest.param(1024, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [512, 1024])
 def test_a_real_mammogram_is_the_same_as_dicom_and_as_png(tmp_path, size):
     for path in sorted(REAL_DIR.glob("train_images/*/*.dcm")):
         assert_same_as_png(path, tmp_path, size)

@@ -50,7 +50,7 @@ def published(backbone: str, folder: Path) -> str:
 
 
 # The larger networks take 8 to 20 s each. All recipes are read and checked in test_notebooks.
-LARGE = ("resnet50v2-512", "strong", "vit", "yolo11")
+LARGE = ("pretrained", "resnet50v2-512", "strong", "vit", "yolo11")
 
 
 @pytest.mark.parametrize(

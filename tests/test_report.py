@@ -196,6 +196,7 @@ def test_cells_for_the_notebook_alone_are_not_on_the_page():
     assert "make report" not in text
 
 
+@pytest.mark.slow
 def test_a_notebook_that_stops_says_why_and_makes_no_page(tmp_path):
     run = write_run(tmp_path / "broken", predictions_of().assign(score=2.0))
     with pytest.raises(

@@ -32,6 +32,7 @@ CONSOLES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), CONSOLES.values(), ids=CONSOLES)
 def test_a_line_of_the_log_is_shown_once(tmp_path, before, after):
     script = SCRIPT.format(before=before, after=after)

@@ -44,6 +44,7 @@ def run_script(text: str, folder: Path, by: str) -> subprocess.CompletedProcess[
 
 
 @pytest.mark.parametrize("by", ["file", "standard input"])
+@pytest.mark.slow
 def test_a_script_without_a_main_guard_generates_and_prepares(tmp_path, by):
     answer = run_script(SCRIPT, tmp_path, by)
     assert answer.returncode == 0, answer.stderr
@@ -61,6 +62,7 @@ def test_a_function_of_the_script_itself_is_refused_with_one_sentence(tmp_path, 
     assert "WorkerError: worker processes cannot import <function double" in answer.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_while_it_draws_ends_generating_and_the_next_call_continues(tmp_path, monkeypatch):
     arguments = {"patients": 2, "prevalence": 0.5, "scale": 0.05, "test_patients": 0, "workers": 2}
     with monkeypatch.context() as patch:

@@ -8,25 +8,20 @@ import pandas as pd
 import pytest
 
 from rsna_nb import metrics
-from rsna_nb.config import ConfigError, RunConfig
+from rsna_nb.config import ConfigError
 from rsna_nb.ensemble import Ensemble, gather, load, submission
 from rsna_nb.metadata import load_metadata
 from rsna_nb.metrics import MetricsError, cross_fitted, threshold_by_f1
 from rsna_nb.notebook import Unavailable
 from rsna_nb.runs import Run
-from rsna_nb.training import train
-from tests.small import SMALL
 from tests.test_ensemble import fold_runs, single_runs
 from tests.test_evaluation import predictions_of, write_run
 
 
 @pytest.fixture(scope="module")
-def runs(generated, stores, tmp_path_factory) -> list[Run]:
+def runs(trained) -> list[Run]:
     """Two runs of one epoch on the same split."""
-    folder = tmp_path_factory.mktemp("submission")
-    folders = {"data_dir": str(generated), "store_dir": stores, "runs_dir": str(folder / "runs")}
-    settings = SMALL | folders | {"epochs": 1}
-    return [train(RunConfig(**settings, seed=seed, run_name=f"seed{seed}")) for seed in (1, 2)]
+    return [trained(f"seed{seed}", seed=seed, epochs=1) for seed in (1, 2)]
 
 
 @pytest.fixture

@@ -234,6 +234,7 @@ def test_headers_agree_with_the_table(data_dir: Path, table: pd.DataFrame) -> No
 
 
 @pytest.mark.parametrize("implant", [False, True])
+@pytest.mark.slow
 def test_a_cancer_lies_within_the_breast_in_the_views_that_show_it(implant: bool) -> None:
     for breast in breasts(40, cancer=True, implant=implant):
         assert [lesion.cancer for lesion in breast.lesions].count(1) == 1
@@ -272,6 +273,7 @@ def test_a_right_breast_lies_at_the_right_edge_with_its_boxes() -> None:
     assert x_max <= 154
 
 
+@pytest.mark.slow
 def test_healthy_breasts_have_look_alikes_as_often_as_those_with_cancer() -> None:
     healthy, affected = breasts(400), breasts(400, cancer=True)
     for kind in ("smooth_mass", "single_calcification"):
@@ -286,6 +288,7 @@ def share(group: list[anatomy.Breast], *names: str) -> float:
     return float(np.mean([any(name in kinds(breast) for name in names) for breast in group]))
 
 
+@pytest.mark.slow
 def test_neither_overlaps_nor_densities_in_a_single_breast_tell_a_cancer() -> None:
     """A woman's other breast does: a density is malignant if that breast has none at the mirrored place."""
     healthy, affected = breasts(400), breasts(400, cancer=True)
@@ -305,6 +308,7 @@ def test_an_overlap_looks_like_a_malignant_mass_and_is_in_one_view_alone() -> No
 
 
 @pytest.mark.parametrize("view", anatomy.VIEWS)
+@pytest.mark.slow
 def test_neither_size_nor_place_of_an_overlap_tells_it_from_a_malignant_mass(view: str) -> None:
     pairs = [
         (lesion.cancer, lesion.radius, lesion.behind_nipple, lesion.offset[view])
@@ -415,6 +419,7 @@ def test_a_full_size_picture_has_full_size_noise_and_marker() -> None:
     assert np.abs(np.diff(tissue, axis=1)).mean() > 3
 
 
+@pytest.mark.slow
 def test_two_processes_that_make_one_data_set_share_the_work(data_dir: Path, tmp_path: Path) -> None:
     code = "import sys; from rsna_nb import synthetic; synthetic.generate(sys.argv[1], 5, 0.4, 3, 0.06, 2, workers=1)"
     both = [subprocess.Popen([sys.executable, "-c", code, tmp_path / "both"], stderr=subprocess.DEVNULL) for _ in "ab"]

@@ -187,6 +187,7 @@ def first_blocks_of_b0(net: Reference, x: np.ndarray) -> np.ndarray:
     ("architecture", "padding", "epsilon"),
     [("tf_efficientnet_b0", "tensorflow", 1e-3), ("efficientnet_b0", "torch", 1e-5)],
 )
+@pytest.mark.slow
 def test_blocks_of_efficientnet_have_the_padding_and_epsilon_of_their_network(
     tmp_path, tensors_of, architecture, padding, epsilon
 ):
@@ -198,6 +199,7 @@ def test_blocks_of_efficientnet_have_the_padding_and_epsilon_of_their_network(
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_fused_blocks_of_efficientnet_v2_equal_a_separate_computation(tmp_path, tensors_of):
     tensors = tensors_of("efficientnetv2b0")
     backbone = build_backbone("efficientnetv2b0", SHAPE, write(tmp_path, tensors, "tf_efficientnetv2_b0"))
@@ -233,6 +235,7 @@ def resnet_block(net: Reference, x: np.ndarray, name: str, stride: int) -> np.nd
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+@pytest.mark.slow
 def test_blocks_of_resnet_equal_a_separate_computation(tmp_path, tensors_of, name):
     tensors = tensors_of(name)
     backbone = build_backbone(name, SHAPE, write(tmp_path, tensors, name))
@@ -240,6 +243,7 @@ def test_blocks_of_resnet_equal_a_separate_computation(tmp_path, tensors_of, nam
     np.testing.assert_allclose(part_of(backbone, "layer2.0.relu"), expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_without_config_json_the_name_of_the_file_or_an_assumption_decides_and_is_logged(tmp_path, tensors_of, caplog):
     tensors = tensors_of("efficientnetb0")
     for name, architecture, source in (
@@ -275,6 +279,7 @@ def test_timms_variants_with_another_scale_of_the_input_are_known_by_the_files_n
     assert origin_of(tmp_path / f"{name}.pth", r"\w+", assumed).mean[0] == mean
 
 
+@pytest.mark.slow
 def test_networks_of_equal_tensors_have_feature_banks_of_their_own(tmp_path, tensors_of):
     tensors, folders = tensors_of("resnet18"), set()
     for scale in (IMAGENET, IMAGENET, ((0.5,) * 3, (0.5,) * 3)):

@@ -133,6 +133,7 @@ def test_a_step_in_microbatches_is_the_step_of_the_whole_batch(microbatches):
     assert_close(moved(training_model), expected)
 
 
+@pytest.mark.slow
 def test_microbatches_compiled_by_xla_have_the_loss_and_the_metrics_of_the_whole():
     """A run on one GPU is compiled by XLA."""
     whole = fit(compiled(tuning(tiny(), clip_norm=0.5)), 2)
@@ -153,6 +154,7 @@ def test_with_a_frozen_body_only_the_head_trains():
 
 
 @pytest.mark.parametrize(("share", "microbatches"), [(0.01, 1), (0.5, 3), (2.0, 1)])
+@pytest.mark.slow
 def test_a_gradient_is_clipped_to_clip_norm_and_keeps_its_direction(share, microbatches):
     """`share` is clip_norm divided by the norm of the gradient."""
     model = tiny()
@@ -434,6 +436,7 @@ def test_strong_augmentation_trains_in_half_precision(unit, precision):
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
+@pytest.mark.slow
 def test_weights_and_averages_swapped_twice_are_as_they_were_to_the_bit(precision):
     training_model = compiled(network(tiny(precision)), ema=0.9)
     if precision == "float16":
@@ -466,6 +469,7 @@ def frozen(model: keras.Model) -> TrainingModel:
 
 
 @pytest.mark.parametrize(("model_of", "head_alone"), [(network, False), (frozen, True)])
+@pytest.mark.slow
 def test_averaged_weights_are_evaluated_and_kept_while_training_goes_on_without_them(
     rows, tmp_path, model_of, head_alone
 ):

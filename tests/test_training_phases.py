@@ -82,6 +82,7 @@ def test_a_run_that_stopped_between_the_phases_goes_on_as_if_it_had_not(frozen_s
     np.testing.assert_array_equal(resumed.predictions["score"], whole.predictions["score"])
 
 
+@pytest.mark.slow
 def test_fine_tuning_trains_from_the_layer_named(frozen_settings):
     tuned = {"epochs": 2, "fine_tune_epochs": 2, "fine_tune_from": "stage_3", "fine_tune_learning_rate": 1e-3}
     coarse = {"learning_rate": 1.0}  # of the head, so that fine-tuning has something to gain
@@ -108,6 +109,7 @@ class Subclassed(keras.Model):
         return self.convolution(images)
 
 
+@pytest.mark.slow
 def test_a_subclassed_backbone_trains(small_settings, monkeypatch):
     """An error in advisory output, such as peak memory, does not end a run."""
     from rsna_nb.backbones.registry import Backbone

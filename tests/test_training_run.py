@@ -37,7 +37,8 @@ FILES = [
 def test_a_run_folder_is_complete(small_run, small_settings):
     for name in FILES:
         assert small_run.file(name).stat().st_size > 0
-    assert small_run.config == RunConfig(**small_settings, run_name="first", test_fraction=0.2)
+    own = {"run_name": "first", "test_fraction": 0.2, "runs_dir": small_run.config.runs_dir}
+    assert small_run.config == RunConfig(**small_settings | own)
     environment = json.loads(small_run.file("config/environment.json").read_text())
     assert environment["packages"]["tensorflow"] == tf.__version__
     assert len(environment["table_fingerprint"]) == len(environment["store_fingerprint"]) == 64
@@ -171,6 +172,7 @@ def damaged_copy(generated: Path, folder: Path, files: int) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_unreadable_files_are_counted_and_the_others_are_trained_on(frozen_settings, generated, tmp_path):
     folder = damaged_copy(generated, tmp_path / "damaged", 5)
     run = train(RunConfig(**frozen_settings | {"data_dir": str(folder), "epochs": 1}))

@@ -92,6 +92,7 @@ def test_out_of_memory_with_one_image_names_the_settings_to_change(plain, monkey
         train(RunConfig(**plain | {"batch_size_per_gpu": 2}))
 
 
+@pytest.mark.slow
 def test_out_of_memory_with_one_breast_names_the_images_of_a_breast(plain, monkeypatch):
     monkeypatch.setattr(Pictures, "to_network", hungry(0))
     with pytest.raises(TrainingError, match=r"microbatches of 1 breasts .* images_per_breast \(3\)"):
@@ -132,6 +133,7 @@ def test_an_exception_of_on_epoch_ends_the_run_with_the_epoch_saved(frozen_setti
     assert last.endswith("of the caller's own")
 
 
+@pytest.mark.slow
 def test_what_is_advisory_ends_no_run(frozen_settings, monkeypatch, tmp_path):
     """A device's memory is only for the log."""
     find_devices()  # asks once in a process, and must be answered
@@ -174,6 +176,7 @@ def test_sigterm_stops_after_the_step_and_says_from_where_to_go_on(frozen_settin
     assert f"from epoch {len(stopped.history) + 1}" in last or "at the end of an epoch" in last
 
 
+@pytest.mark.slow
 def test_the_default_batch_follows_from_the_data_and_a_given_one_is_used_as_it_is(frozen_settings, tmp_path):
     same = frozen_settings | {"runs_dir": str(tmp_path), "epochs": 1}
     default, given = (train(RunConfig(**same | {"batch_size_per_gpu": size})) for size in (0, 256))

@@ -187,6 +187,7 @@ def test_failed_and_pruned_trials_have_a_reason_and_leave_no_network_and_the_stu
         evaluation.find_run("", plan.folder)
 
 
+@pytest.mark.slow
 def test_a_trial_whose_objective_is_not_a_number_has_failed_and_says_so(settings, monkeypatch):
     monkeypatch.setattr(tuning, "_train", lambda *_: float("nan"))
     plan = plan_of(settings, "undefined", "dropout")
@@ -258,6 +259,7 @@ def test_a_backbone_that_lacks_the_layer_to_fine_tune_from_is_refused_before_any
         tuning.tune(tuning.plan(alone, "layers", "val_auc", ["fine_tune_epochs"]), 1)
 
 
+@pytest.mark.slow
 def test_a_trial_starts_from_the_run_that_weights_names_by_its_id(settings, small_run):
     config = RunConfig(**settings | {"weights": small_run.id, "runs_dir": str(small_run.path.parent)})
     plan = tuning.plan(config, "from_a_run", "val_auc", ["dropout"])

@@ -81,6 +81,7 @@ def by_keras_hub(name: str, folder: str, pictures: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", SIDES)
+@pytest.mark.slow
 def test_at_the_presets_own_size_the_feature_map_equals_keras_hubs(presets, name):
     pictures = grey(SIDES[name], SIDES[name])
     ours = applied(build_backbone(name, SIDES[name], presets[name]), pictures)
@@ -89,6 +90,7 @@ def test_at_the_presets_own_size_the_feature_map_equals_keras_hubs(presets, name
 
 
 @pytest.mark.parametrize("name", ["dinov2_tiny", "dinov2_with_registers_small"])
+@pytest.mark.slow
 def test_at_another_size_positions_are_interpolated_as_keras_hubs_dinov2_does(presets, name):
     pictures = grey(224, 224)[:1]
     ours = applied(build_backbone(name, 224, presets[name]), pictures)
@@ -153,6 +155,7 @@ def test_a_size_that_the_patch_does_not_divide_is_padded_with_black_and_not_cut(
 
 
 @pytest.mark.parametrize(("name", "side"), [("vit_base", 384), ("dinov2_small", 518)])
+@pytest.mark.slow
 def test_the_number_of_parameters_is_keras_hubs(deep, name, side):
     transformer = TRANSFORMERS[name]
     published = getattr(hub(), f"{transformer.family}Backbone").presets[transformer.preset]["metadata"]["params"]
@@ -250,6 +253,7 @@ def test_a_stopped_run_resumes_as_if_it_had_not_been_stopped(settings, run, tmp_
     assert_equal(resumed(runs.list_runs(tmp_path)[0]), run)
 
 
+@pytest.mark.slow
 def test_a_saved_network_needs_no_keras_hub_and_scores_as_in_training(run, generated):
     classes: list[dict] = []
     with zipfile.ZipFile(run.checkpoint) as archive:

@@ -143,6 +143,7 @@ def test_large_tasks_and_results_do_not_block():
     assert sorted(answers) == [(task, task) for task in tasks]
 
 
+@pytest.mark.slow
 def test_an_answer_that_waits_for_a_busy_caller_is_not_late():
     answers = workers.run(same, [1, 2, 3], processes=2, seconds=2)
     found = [next(answers)]

@@ -222,6 +222,7 @@ def test_without_imagenet_weights_the_error_says_how_to_export_them():
         build_backbone("yolo11s", 64, "imagenet")
 
 
+@pytest.mark.slow
 def test_a_saved_bfloat16_detector_scores_the_same_and_contains_only_keras_layers(tmp_path):
     config = RunConfig(backbone="yolo11n", weights="none", freeze_backbone=False, img_size=list(SHAPE))
     model = build_model(config, "bfloat16")
