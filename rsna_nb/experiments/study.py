@@ -36,6 +36,7 @@ try:
     from optuna.distributions import CategoricalDistribution, FloatDistribution
     from optuna.storages.journal import JournalFileBackend
     from optuna.trial import FrozenTrial, Trial, TrialState
+    from sqlalchemy.pool import NullPool  # Optuna's storages need SQLAlchemy
 except ImportError as error:
     raise ImportError("tuning needs Optuna: pip install 'rsna_nb[tune]'") from error
 
@@ -151,8 +152,9 @@ def _open_storage(folder: Path, storage: str) -> optuna.storages.BaseStorage:
     if storage:
         resolve(storage).parent.mkdir(parents=True, exist_ok=True)
         return optuna.storages.JournalStorage(JournalFileBackend(str(resolve(storage))))
-    timeout = {"connect_args": {"timeout": 60}}  # seconds to wait while another process writes
-    return optuna.storages.RDBStorage(f"sqlite:///{folder / 'study.db'}", engine_kwargs=timeout)
+    # Seconds to wait while another process writes; no connection stays open: Python 3.13 warns where none closes it.
+    own = {"connect_args": {"timeout": 60}, "poolclass": NullPool}
+    return optuna.storages.RDBStorage(f"sqlite:///{folder / 'study.db'}", engine_kwargs=own)
 
 
 @contextmanager
