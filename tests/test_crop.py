@@ -12,9 +12,10 @@ import pytest
 from pydicom.uid import ExplicitVRLittleEndian
 
 from rsna_nb import dicom
-from rsna_nb.dicom.crop import Breast, find_breast, fit
+from rsna_nb.dicom.crop import Breast, find_breast
 from rsna_nb.dicom.dataset import read_dataset
 from rsna_nb.dicom.decode import open_pyramid
+from rsna_nb.dicom.fitting import fit
 from rsna_nb.dicom.polarity import declares_inverted
 from rsna_nb.dicom.pyramid import Pyramid, stored_range
 from rsna_nb.dicom.reader import SEARCH_SIDE
@@ -327,3 +328,49 @@ def test_a_breast_without_label_is_not_noted():
     for seed in SEEDS:
         picture, _ = drawn(np.random.default_rng(seed), MACHINES[seed], 0.1, implant=seed == 1)
         assert find_breast(picture).notes == ()
+
+
+def breast_with_black_fat() -> np.ndarray:
+    """A gland and the skin, which two strands join, with air and fat of one level; shape (300, 220), at the left."""
+    picture = np.zeros((300, 220), np.float32)
+    cv2.ellipse(picture, (0, 150), (160, 140), 0, -90, 90, 0.5, 2)
+    cv2.ellipse(picture, (0, 170), (110, 70), 0, -90, 90, 0.6, cv2.FILLED)
+    for end in ((100, 40), (150, 110)):
+        cv2.line(picture, (60, 150), end, 0.5, 3)
+    return picture
+
+
+def test_where_fat_is_as_dark_as_air_the_skin_and_the_fat_are_kept():
+    found = find_breast(breast_with_black_fat())
+    x_min, y_min, x_max, y_max = found.box
+    assert (x_min, y_min) == (0, pytest.approx(10, abs=3))
+    assert (x_max, y_max) == (pytest.approx(161, abs=3), pytest.approx(291, abs=3))
+    assert found.mask[60:250, :60].all(), "the fat"
+    assert found.notes == ()
+
+
+def test_skin_that_nothing_joins_to_the_gland_is_missed_and_noted():
+    picture = breast_with_black_fat()
+    picture[:, :100][:98] = 0  # leaves half of the skin, apart from the gland
+    assert find_breast(picture).box[1] > 30
+    assert "outline" in find_breast(picture).notes
+
+
+def test_a_label_that_stays_at_the_breast_is_noted():
+    assert "outline" in found_on(draw_film("two borders", 6)[0]).notes
+
+
+@needs_real_files
+@pytest.mark.parametrize("image", range(8))
+def test_a_window_that_darkens_a_real_mammogram_cuts_off_no_breast_without_a_note(image):
+    dataset = read_dataset(sorted(REAL_DIR.glob("train_images/*/*.dcm"))[image])
+    pyramid = open_pyramid(dataset)
+    voi = declared_voi(dataset, np.array(stored_range(pyramid.bits, pyramid.signed)))
+    values = modality_values(pyramid.level(int(log2(max(pyramid.shape) / SEARCH_SIDE))), dataset)
+    picture = to_brightness(values, declares_inverted(dataset), voi, None)
+    whole = find_breast(picture)
+    assert whole.notes == ()
+    for black in (0.1, 0.2, 0.3, 0.4, 0.5):
+        found = find_breast(np.clip((picture - black) / (1 - black), 0, 1))
+        kept = np.count_nonzero(found.mask & whole.mask) / np.count_nonzero(whole.mask)
+        assert kept > 0.95 or "outline" in found.notes, black

@@ -12,7 +12,7 @@ from keras import layers
 from rsna_nb import explain, inference
 from rsna_nb.config import RunConfig
 from rsna_nb.dicom import reader as dicom
-from rsna_nb.dicom.crop import fit, placement
+from rsna_nb.dicom.fitting import fit, placement
 from rsna_nb.dicom.preprocessing_steps import reading_steps
 from rsna_nb.explain import deletion, maps, pointing
 from rsna_nb.explain.geometry import Geometry

@@ -12,7 +12,7 @@ import pytest
 
 from rsna_nb import dicom, metadata, prepare
 from rsna_nb.dicom import preprocessing_steps as steps
-from rsna_nb.dicom.crop import fit
+from rsna_nb.dicom.fitting import fit
 from rsna_nb.evaluation import imbalance
 from tests.conftest import write_dicom
 from tests.test_headers import SECRETS, write_personal

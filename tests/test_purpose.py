@@ -13,7 +13,7 @@ from pydicom.sequence import Sequence
 from pydicom.sr.codedict import codes
 
 from rsna_nb.dicom import NOTES, DicomError, placement, read
-from rsna_nb.dicom.crop import fit
+from rsna_nb.dicom.fitting import fit
 from rsna_nb.dicom.purpose import MODIFIER_NOTES, VIEW_CODES
 from rsna_nb.explain.geometry import Geometry
 from rsna_nb.prepare import Record, prepare_images

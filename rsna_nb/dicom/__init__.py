@@ -7,9 +7,9 @@ raster.py does, and raises `UnreadableError`. first_place.py has the preprocessi
 """
 
 from rsna_nb.dicom import headers, preprocessing_steps
-from rsna_nb.dicom.crop import Placement, placement, shape_of
 from rsna_nb.dicom.dataset import read_header
 from rsna_nb.dicom.errors import DetectorError, DicomError, without_text
+from rsna_nb.dicom.fitting import Placement, placement, shape_of
 from rsna_nb.dicom.identity import MOST_OF_A_WOMAN, PLACEHOLDERS, image_names
 from rsna_nb.dicom.notes import NOTES
 from rsna_nb.dicom.preprocessing_steps import Step, reading_steps

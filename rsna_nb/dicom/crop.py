@@ -1,12 +1,9 @@
-"""Finds the breast in a mammogram, and resizes an image to a given shape.
+"""Finds the breast in a mammogram.
 
 Images are float32 (height, width) in 0-1, air dark and tissue bright.
 """
 
-import operator
-from collections.abc import Sequence
 from dataclasses import dataclass
-from math import floor
 
 import cv2
 import numpy as np
@@ -16,6 +13,7 @@ AIR_LIMIT = 64  # air is darker than this: the windowed background of a mammogra
 TISSUE_STEP = 5  # tissue is brighter than air by more than this
 NARROW, WIDE = 3, 16  # air: half of the pixels within WIDE of its level lie within NARROW of it
 LOW_CONTRAST = 25  # nine tenths of a breast's pixels span more levels than these
+CONVEX = 0.9  # a breast fills more of its convex hull: 0.95 and more on real mammograms and drawn films
 LABEL, LABEL_SHARE = 225, 0.0015  # a label is brighter than this, and its edge covers this share of the image
 WHITE, UNIFORM = 230, 5  # a line of a border is brighter than WHITE, or its levels differ by at most UNIFORM
 
@@ -45,6 +43,8 @@ def find_breast(picture: np.ndarray) -> Breast | None:
     The steps are: threshold above the air; erase uniform lines at the edges; open morphologically, which removes text
     and thin lines even where they touch the breast; keep the largest component; grow it back to the edge that opening
     removed. On a scanned film the component is taken above the film's fog, so that fog does not join a label to it.
+    Where a window makes fat as dark as air, opening also removes the skin, and what is left is not convex; then all
+    that is connected with it is kept, with its gaps, if that is convex.
 
     The image must be small, 200 to 399 pixels along its longer side, so that a frame, a letter or a fold of skin has
     about the same width in pixels whatever the file's size.
@@ -60,7 +60,9 @@ def find_breast(picture: np.ndarray) -> Breast | None:
     _erase_borders(grey, tissue, threshold)
     radius = max(1, round(0.008 * max(picture.shape)))
     body = _breast_above(fog, grey, clean, tissue, film, radius) if fog > threshold else None
-    body = _breast_of(tissue, radius) if body is None else body
+    if body is None:
+        body = _breast_of(tissue, radius)
+        body = body if body is None or _convexity(body) > CONVEX else _with_its_fat(body, tissue, radius)
     if body is None:
         return None
     whole = cv2.dilate(body, np.ones((3, 3), np.uint8))  # includes pixels that tissue fills by less than half
@@ -70,6 +72,8 @@ def find_breast(picture: np.ndarray) -> Breast | None:
         notes.append("label")
     if _span(grey, body) < LOW_CONTRAST:
         notes.append("low contrast")
+    if _convexity(body) <= CONVEX:
+        notes.append("outline")
     return Breast((x_min, y_min, x_min + width, y_min + height), cv2.dilate(body, _disc(2 * radius)), tuple(notes))
 
 
@@ -102,6 +106,37 @@ def _breast_of(tissue: np.ndarray, radius: int) -> np.ndarray | None:
     """Return the breast in a mask of tissue, or None if the mask holds nothing that is wider than a line."""
     body = _largest_component(_opened(tissue, radius), radius)
     return None if body is None else _grown(body, tissue, radius + 1, 2)
+
+
+def _with_its_fat(body: np.ndarray, tissue: np.ndarray, radius: int) -> np.ndarray:
+    """Return all tissue that is connected with the body, with its gaps filled; the body if that is no breast either.
+
+    Gaps are as dark as air and lie within tissue, or between tissue and an edge of the image, beyond which the breast
+    continues.
+    """
+    joined = cv2.morphologyEx(cv2.max(body, tissue), cv2.MORPH_CLOSE, _disc(radius))
+    _, labels = cv2.connectedComponents(joined)
+    whole = (labels == np.bincount(labels[body > 0]).argmax()).astype(np.uint8)
+    for edge in (whole[0], whole[-1], whole[:, 0], whole[:, -1]):
+        if edge.any():
+            touched = np.flatnonzero(edge)
+            edge[touched[0] : touched[-1]] = 1  # writes to `whole`
+    whole = _filled(whole)
+    is_breast = _convexity(whole) > CONVEX and cv2.countNonZero(whole) < 4 * cv2.countNonZero(body)
+    return whole if is_breast else body
+
+
+def _filled(mask: np.ndarray) -> np.ndarray:
+    """Return the mask without holes."""
+    contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    return cv2.drawContours(np.zeros_like(mask), contours, -1, 1, cv2.FILLED)
+
+
+def _convexity(body: np.ndarray) -> float:
+    """Return the share of the body's convex hull that the body fills, its holes included."""
+    filled = _filled(body)
+    hull = cv2.fillConvexPoly(np.zeros_like(body), cv2.convexHull(cv2.findNonZero(filled)), 1)
+    return cv2.countNonZero(filled) / cv2.countNonZero(hull)
 
 
 def _breast_above(
@@ -210,66 +245,3 @@ def _largest_component(mask: np.ndarray, margin: int) -> np.ndarray | None:
 def _disc(radius: int) -> np.ndarray:
     """Return a disc as a structuring element, uint8 (2 * radius + 1, 2 * radius + 1)."""
     return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
-
-
-def shape_of(img_size: int | Sequence[int]) -> tuple[int, int]:
-    """Return (height, width) of the setting `img_size`, which is a side or both; `ValueError` if it is neither.
-
-    >>> shape_of(512), shape_of([1024, 512])
-    ((512, 512), (1024, 512))
-    """
-    try:
-        sides = [operator.index(side) for side in (img_size if isinstance(img_size, Sequence) else (img_size,))]
-    except TypeError:
-        sides = []
-    if len(sides) not in (1, 2) or min(sides) < 1:
-        raise ValueError(f"img_size must be a side or (height, width) in whole pixels, 1 or more: it is {img_size!r}")
-    return sides[0], sides[-1]
-
-
-@dataclass(frozen=True)
-class Placement:
-    """The rectangle of a fitted image that holds the content, in pixels; everything around it is 0.
-
-    `scale` is the enlargement: pixels of the fitted image for each pixel of the content, across.
-    """
-
-    top: int
-    left: int
-    height: int
-    width: int
-    scale: float
-
-
-def placement(box: tuple[int, int], shape: tuple[int, int], aspect: float = 1.0, rounded: bool = True) -> Placement:
-    """Return where `fit` puts an image of size `box` (height, width) in one of `shape`.
-
-    `aspect` is the height of a pixel of the box divided by its width. Sides are rounded to the nearest pixel,
-    or down if `rounded` is False.
-
-    >>> placement((200, 100), (64, 64))
-    Placement(top=0, left=16, height=64, width=32, scale=0.32)
-    """
-    sides = aspect * box[0], box[1]
-    scale = min(shape[0] / sides[0], shape[1] / sides[1])
-    whole = round if rounded else floor
-    height, width = (min(side, max(1, whole(own * scale))) for own, side in zip(sides, shape, strict=True))
-    return Placement((shape[0] - height) // 2, (shape[1] - width) // 2, height, width, scale)
-
-
-def fit(picture: np.ndarray, shape: tuple[int, int], aspect: float = 1.0) -> np.ndarray:
-    """Resize an image to `shape` (height, width). What it shows keeps its proportions; zeros fill the rest.
-
-    `aspect` is the height of a pixel divided by its width: the pixels of the result are square.
-    """
-    at = placement((picture.shape[0], picture.shape[1]), shape, aspect)
-    fitted = np.zeros(shape, np.float32)
-    inner = fitted[at.top : at.top + at.height, at.left : at.left + at.width]
-    down, across = at.scale * aspect, at.scale
-    if min(down, across) < 1 <= max(down, across):  # INTER_AREA averages only where it reduces both sides
-        size = (picture.shape[1], at.height) if down < 1 else (at.width, picture.shape[0])
-        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-    method = cv2.INTER_AREA if max(down, across) < 1 else cv2.INTER_LINEAR  # averages areas, or interpolates
-    cv2.resize(picture, (at.width, at.height), dst=inner, interpolation=method)
-    np.clip(inner, 0, 1, out=inner)  # rounding in resize can exceed 1
-    return fitted

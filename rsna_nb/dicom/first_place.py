@@ -31,9 +31,9 @@ import cv2
 import numpy as np
 from pydicom import Dataset, uid
 
-from rsna_nb.dicom.crop import placement
 from rsna_nb.dicom.elements import first_number
 from rsna_nb.dicom.errors import UnreadableError
+from rsna_nb.dicom.fitting import placement
 from rsna_nb.dicom.purpose import purpose_of
 from rsna_nb.dicom.reading import Reading
 from rsna_nb.dicom.roi import Region, find_region, load_detector

@@ -23,8 +23,9 @@ import pydicom
 from pydicom.errors import BytesLengthException
 
 from rsna_nb.dicom import first_place
-from rsna_nb.dicom.crop import Breast, find_breast, fit, placement, shape_of
+from rsna_nb.dicom.crop import Breast, find_breast
 from rsna_nb.dicom.errors import DicomError, UnreadableError
+from rsna_nb.dicom.fitting import fit, placement, shape_of
 from rsna_nb.dicom.polarity import Air, declares_inverted, find_air
 from rsna_nb.dicom.purpose import purpose_of
 from rsna_nb.dicom.pyramid import Pyramid, level_for, stored_range

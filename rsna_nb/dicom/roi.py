@@ -12,8 +12,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from rsna_nb.dicom.crop import placement
 from rsna_nb.dicom.errors import DetectorError
+from rsna_nb.dicom.fitting import placement
 from rsna_nb.dicom.reading import Box
 from rsna_nb.dicom.yolox import SIDE, Yolox
 from rsna_nb.system import DamagedFileError, read_arrays

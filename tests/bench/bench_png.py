@@ -27,7 +27,8 @@ import numpy as np
 import pandas as pd
 
 from rsna_nb.dicom import read_mammogram, reading_steps
-from rsna_nb.dicom.crop import find_breast, fit
+from rsna_nb.dicom.crop import find_breast
+from rsna_nb.dicom.fitting import fit
 from rsna_nb.prepare import prepare_images, to_8_bits
 from rsna_nb.synthetic import generate
 from rsna_nb.system.files import processors
