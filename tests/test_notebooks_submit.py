@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell
 
-from rsna_nb import ensemble
+from rsna_nb import ensemble, metrics
 from rsna_nb.config import RunConfig
 from rsna_nb.ensemble import submission
 from rsna_nb.runs import Run
@@ -77,4 +77,4 @@ def test_an_ensemble_of_folds_submits_calls_and_writes_nothing_but_two_files(fol
     assert "models: 2, combined by: mean" in text
     assert f"generated mammograms in `{generated}`" in text
     level = submission.threshold_of(submission.with_flips(made))
-    assert f"threshold {level:.4f}" in text
+    assert f"threshold {metrics.threshold_text(level)}" in text

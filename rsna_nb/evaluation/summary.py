@@ -10,7 +10,7 @@ import pandas as pd
 from rsna_nb.config import RunConfig
 from rsna_nb.evaluation import epochs
 from rsna_nb.evaluation.evaluated_run import Evaluation
-from rsna_nb.metrics import RATES, CrossFit, Interval, rate_intervals
+from rsna_nb.metrics import RATES, CrossFit, Interval, rate_intervals, threshold_text
 from rsna_nb.notebook import Markdown, Unavailable, attempt
 from rsna_nb.runs import Run, RunError
 
@@ -142,7 +142,7 @@ def limits(evaluation: Evaluation) -> list[str]:
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
     """`operating.operating_table`: the median threshold, and the rates in percent with intervals, by rule."""
-    columns = {"Threshold": table["threshold"].map("{:#.3g}".format).to_list()} | {
+    columns = {"Threshold": [*map(threshold_text, table["threshold"])]} | {
         head: [of_100(*row) for row in zip(table[name], table[f"{name}_low"], table[f"{name}_high"], strict=True)]
         for name, head in HEADS.items()
     }

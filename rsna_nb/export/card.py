@@ -13,6 +13,7 @@ from rsna_nb import evaluation
 from rsna_nb.evaluation import summary
 from rsna_nb.export.check import Agreement
 from rsna_nb.export.formats import Format
+from rsna_nb.metrics import threshold_text
 from rsna_nb.notebook import Unavailable, attempt
 from rsna_nb.runs import Run
 
@@ -148,7 +149,7 @@ def _of_thresholds(run: Run) -> str:
     points = _recorded(run).get("operating_points", [])
     if not isinstance(points, list) or not points:
         return "None was chosen: notebook 04 chooses thresholds on other women than those whose rates it shows."
-    rows = {row["rule"]: f"{row['threshold']:.4f}" for row in points}
+    rows = {row["rule"]: threshold_text(row["threshold"]) for row in points}
     return (
         f"On scores of breasts, each the median of those chosen on parts of the women (notebook 04).\n\n{_table(rows)}"
     )

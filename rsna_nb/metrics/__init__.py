@@ -21,6 +21,7 @@ from rsna_nb.metrics.operating import (
     cross_fitted,
     rate_intervals,
     threshold_by_f1,
+    threshold_text,
 )
 from rsna_nb.metrics.placements import clustered_auc, share_below
 from rsna_nb.metrics.predictions import (
@@ -80,6 +81,7 @@ __all__ = [
     "split_breasts",
     "summary",
     "threshold_by_f1",
+    "threshold_text",
     "training_class_weights",
     "wilson",
     "within_folds",

@@ -7,6 +7,7 @@ equal scores are recalled together.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from math import floor, log10
 
 import numpy as np
 import pandas as pd
@@ -144,6 +145,19 @@ def threshold_at_specificity(labels: ArrayLike, scores: ArrayLike, specificity: 
     if df["specificity"].isna().any():
         raise MetricsError("a threshold at a specificity needs a negative")
     return float(df.loc[df["specificity"] >= specificity - 1e-12, "threshold"].min())
+
+
+def threshold_text(threshold: float) -> str:
+    """A threshold with three significant digits, also of its distance to 1.
+
+    Scores of a sharp network lie close to 1, and a threshold of 0.9996 must not be read as 1.
+
+    >>> [threshold_text(value) for value in (0.9996, 0.5, 0.00123, 1.0, 2.5)]
+    ['0.999600', '0.500', '0.00123', '1.00', '2.50']
+    """
+    if not 0.5 <= threshold < 1:
+        return f"{threshold:#.3g}"
+    return f"{threshold:.{2 - floor(log10(1 - threshold))}f}"
 
 
 def assign_folds(predictions: pd.DataFrame, folds: int = 5, seed: int = 0) -> np.ndarray:

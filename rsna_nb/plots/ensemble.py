@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
-from rsna_nb.metrics import logit
+from rsna_nb.metrics import logit, threshold_text
 from rsna_nb.plots.evaluation import CLOSEST, finish_scores, logit_bins
 from rsna_nb.plots.style import BLUE, GREY, ORANGE, with_alt
 
@@ -62,6 +62,7 @@ def submitted_scores(known: pd.DataFrame, submitted: pd.Series, threshold: float
         label = f"{name} ({len(scores):,})"
         _, _, drawn = axis.hist(logit(scores, CLOSEST), edges, weights=weights, histtype="stepfilled", label=label)
         plt.setp(drawn, facecolor=to_rgba(colour, filling), edgecolor=colour, linewidth=1.5)
-    finish_scores(axis, edges, threshold, "threshold" if threshold is None else f"threshold {threshold:.3g}")
+    words = "" if threshold is None else f"threshold {threshold_text(threshold)}"
+    finish_scores(axis, edges, threshold, words)
     medians = ", ".join(f"{name} {scores.median():.3f}" for name, (scores, _, _) in kinds.items())
     return with_alt(figure, f"Histograms of the scores by breast, with the medians {medians}.")
