@@ -155,6 +155,7 @@ def trained(small_settings: dict, generated: Path) -> Callable[..., "Run"]:
             finished = [run for run in list_runs(shared) if run.is_finished]
             own = small_settings | settings | {"run_name": name, "runs_dir": str(shared)}
             run = finished[0] if finished else train(RunConfig(**own))
+        assert run.config == RunConfig(**own), f"another test names a run {name}"
         return Run(shutil.copytree(run.path, Path(small_settings["runs_dir"]) / run.id))
 
     return copy_of

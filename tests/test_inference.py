@@ -36,8 +36,10 @@ def paths_of(run: Run, generated: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_several_runs_score_as_each_alone_and_read_a_file_once_for_each_size(run, half, generated, monkeypatch):
-    same_size = Run(run.path.with_name("same-size"))
+def test_several_runs_score_as_each_alone_and_read_a_file_once_for_each_size(
+    run, half, generated, monkeypatch, tmp_path
+):
+    same_size = Run(tmp_path / "same-size")
     shutil.copytree(run.path, same_size.path)
     sizes = []
 
@@ -183,7 +185,6 @@ def test_a_batch_size_of_0_is_refused(run, generated):
         inference.predict(run, paths_of(run, generated)[:1], batch_size=0)
 
 
-@pytest.mark.slow
 @pytest.mark.slow
 def test_large_images_are_scored_in_small_batches(run, half, generated, monkeypatch):
     monkeypatch.setattr(inference, "BATCH_PIXELS", 3 * 64 * 64)

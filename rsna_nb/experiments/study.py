@@ -152,9 +152,10 @@ def _open_storage(folder: Path, storage: str) -> optuna.storages.BaseStorage:
     if storage:
         resolve(storage).parent.mkdir(parents=True, exist_ok=True)
         return optuna.storages.JournalStorage(JournalFileBackend(str(resolve(storage))))
-    # Seconds to wait while another process writes; no connection stays open: Python 3.13 warns where none closes it.
-    own = {"connect_args": {"timeout": 60}, "poolclass": NullPool}
-    return optuna.storages.RDBStorage(f"sqlite:///{folder / 'study.db'}", engine_kwargs=own)
+    # `timeout`: seconds to wait while another process writes. NullPool closes each connection after its use, as Python
+    # 3.13 warns of connections that nobody closed.
+    engine_kwargs = {"connect_args": {"timeout": 60}, "poolclass": NullPool}
+    return optuna.storages.RDBStorage(f"sqlite:///{folder / 'study.db'}", engine_kwargs=engine_kwargs)
 
 
 @contextmanager
