@@ -68,7 +68,7 @@ def find_breast(picture: np.ndarray) -> Breast | None:
         body = _breast_of(tissue, radius)
     if body is None:
         return None
-    outside = cv2.countNonZero(tissue & (1 - cv2.dilate(body, _disc(2 * radius)))) / cv2.countNonZero(tissue)
+    outside = cv2.countNonZero(cv2.subtract(tissue, cv2.dilate(body, _disc(2 * radius)))) / cv2.countNonZero(tissue)
     is_odd = _convexity(body) <= CONVEX or (outside > LEFT_OUT and not on_film)  # fog is outside of the breast
     if is_odd and not on_film:
         body = _with_its_fat(body, tissue, radius)
