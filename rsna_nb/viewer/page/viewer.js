@@ -402,7 +402,7 @@ function move(tile, right, down) {
 
 // What is under the mouse stays there.
 function zoomAt(tile, event) {
-  if (!document.hasFocus()) return; // else the page around this frame could not be scrolled past it
+  if (window !== window.top && !document.hasFocus()) return; // else a notebook could not be scrolled past this frame
   event.preventDefault();
   const before = view.zoom, box = tile.canvas.getBoundingClientRect();
   view.zoom = Math.min(MOST_ZOOM, Math.max(1, before * Math.exp(-event.deltaY / 400)));
