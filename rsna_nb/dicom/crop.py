@@ -126,9 +126,8 @@ def _with_its_fat(body: np.ndarray, tissue: np.ndarray, radius: int) -> np.ndarr
     whole = (labels == np.bincount(labels[body > 0]).argmax()).astype(np.uint8)
     left, top, width, height = cv2.boundingRect(whole)
     for edge in (whole[top], whole[top + height - 1], whole[:, left], whole[:, left + width - 1]):
-        if edge.any():
-            touched = np.flatnonzero(edge)
-            edge[touched[0] : touched[-1]] = 1  # writes to `whole`
+        touched = np.flatnonzero(edge)
+        edge[touched[0] : touched[-1]] = 1  # writes to `whole`
     whole = _filled(whole)
     return whole if _convexity(whole) > CONVEX else body
 
