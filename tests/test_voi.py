@@ -238,7 +238,7 @@ def test_the_cut_table_of_the_cases_gives_way_to_its_window(tmp_path):
     path = CASES / "voi_lut_truncated_beside_window.dcm"
     dataset = pydicom.dcmread(path)
     del dataset.VOILUTSequence
-    assert read(path, 512).notes == ("window",)
+    assert read(path, 512).notes == ("outline", "window")
     np.testing.assert_array_equal(read(path, 512).picture, picture_of(tmp_path, dataset, 512))
 
 

@@ -17,6 +17,7 @@ LOW_CONTRAST = 25  # nine tenths of a breast's pixels span more levels than thes
 # Where the whole breast was found, a smaller share of the tissue than LEFT_OUT is outside: labels, at most 0.21 on
 # drawn mammograms. Where half of it was found, more than 0.3 was outside.
 CONVEX, LEFT_OUT = 0.9, 0.25
+MOST_GROWTH = 4  # skin and fat are less than three quarters of a breast of which more than its densest part was found
 LABEL, LABEL_SHARE = 225, 0.0015  # a label is brighter than this, and its edge covers this share of the image
 WHITE, UNIFORM = 230, 5  # a line of a border is brighter than WHITE, or its levels differ by at most UNIFORM
 
@@ -119,7 +120,8 @@ def _with_its_fat(body: np.ndarray, tissue: np.ndarray, radius: int) -> np.ndarr
     """Return all tissue that is connected with the body, with its gaps filled.
 
     Gaps are as dark as air and lie within tissue, or between tissue and the chest wall, beyond which the breast
-    continues. If the result is not convex, something else is connected, and the body is returned as it is.
+    continues. If the result is not convex, something else is connected, and if it is many times larger, the body is a
+    letter of a text: the body is then returned as it is.
     """
     joined = cv2.morphologyEx(cv2.max(body, tissue), cv2.MORPH_CLOSE, _disc(radius))
     _, labels = cv2.connectedComponents(joined)
@@ -129,7 +131,8 @@ def _with_its_fat(body: np.ndarray, tissue: np.ndarray, radius: int) -> np.ndarr
         touched = np.flatnonzero(edge)
         edge[touched[0] : touched[-1]] = 1  # writes to `whole`
     whole = _filled(whole)
-    return whole if _convexity(whole) > CONVEX else body
+    is_breast = _convexity(whole) > CONVEX and cv2.countNonZero(whole) < MOST_GROWTH * cv2.countNonZero(body)
+    return whole if is_breast else body
 
 
 def _filled(mask: np.ndarray) -> np.ndarray:
