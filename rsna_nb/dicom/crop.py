@@ -17,7 +17,7 @@ LOW_CONTRAST = 25  # nine tenths of a breast's pixels span more levels than thes
 # Where the whole breast was found, a smaller share of the tissue than LEFT_OUT is outside: labels, at most 0.21 on
 # drawn mammograms. Where half of it was found, more than 0.3 was outside.
 CONVEX, LEFT_OUT = 0.9, 0.25
-MOST_GROWTH = 4  # skin and fat are less than three quarters of a breast of which more than its densest part was found
+MOST_GROWTH = 4  # darkened real breasts grew more than twofold by skin and fat, and none fourfold; a text grows by more
 LABEL, LABEL_SHARE = 225, 0.0015  # a label is brighter than this, and its edge covers this share of the image
 WHITE, UNIFORM = 230, 5  # a line of a border is brighter than WHITE, or its levels differ by at most UNIFORM
 
@@ -120,8 +120,8 @@ def _with_its_fat(body: np.ndarray, tissue: np.ndarray, radius: int) -> np.ndarr
     """Return all tissue that is connected with the body, with its gaps filled.
 
     Gaps are as dark as air and lie within tissue, or between tissue and the chest wall, beyond which the breast
-    continues. If the result is not convex, something else is connected, and if it is many times larger, the body is a
-    letter of a text: the body is then returned as it is.
+    continues. If the result is not convex, something else is connected; if it is many times larger, the body is a
+    letter of a text. Then the body is returned as it is.
     """
     joined = cv2.morphologyEx(cv2.max(body, tissue), cv2.MORPH_CLOSE, _disc(radius))
     _, labels = cv2.connectedComponents(joined)

@@ -8,7 +8,7 @@ NOTES = {
     "turned": "as the file has it, air is brighter than tissue; the image was inverted",
     "no air": "no air was seen: the polarity was kept as the file has it, and air that is grey was not cut off",
     "label": "a label or the edge of a film may remain beside the breast",
-    "outline": "what was found first had not the outline of a breast: a part may be missing, or a label attached",
+    "outline": "the crop did not have a breast's outline at first: a part may be missing, or a label attached",
     "low contrast": "the breast's grey levels span less than a tenth of the range",
     "side": "the file's header gives another side than the table",
     "view": "the file's header gives another view than the table",
