@@ -53,6 +53,7 @@ LONGEST += (
     "test_yolo11",
 )
 LONGEST += ("test_report", "test_synthetic", "test_pyramid", "test_vit", "test_imbalance", "test_explain", "test_study")
+REAL_FILES = [pytest.param(path, id=path.stem) for path in sorted(REAL_DIR.glob("train_images/*/*.dcm"))]
 needs_real_files = pytest.mark.skipif(not REAL_DIR.is_dir(), reason="no real mammograms in RSNA_NB_SAMPLES")
 
 

@@ -34,7 +34,7 @@ from rsna_nb.dicom.polarity import declares_inverted
 from rsna_nb.dicom.pyramid import Pyramid, level_for, stored_range
 from rsna_nb.dicom.reader import read_frame
 from rsna_nb.dicom.voi import declared_voi, modality_values, padding_mask, range_voi, to_brightness
-from tests.conftest import OTHER_DIR, REAL_DIR, needs_real_files, write_dicom
+from tests.conftest import OTHER_DIR, REAL_FILES, needs_real_files, write_dicom
 
 SYNTAXES = [ExplicitVRLittleEndian, JPEG2000Lossless, HTJ2KLossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless]
 
@@ -325,12 +325,9 @@ def test_an_error_can_be_pickled_to_another_process():
     assert (error.path, error.reason, str(error)) == ("a.dcm", "broken", "a.dcm: broken")
 
 
-REAL_FILES = sorted(REAL_DIR.glob("train_images/*/*.dcm"))
-
-
 @needs_real_files
 @pytest.mark.parametrize("size", [512, 1024])
-@pytest.mark.parametrize("path", REAL_FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", REAL_FILES)
 def test_a_real_mammogram_is_whole_bright_and_on_black(path, size):
     reading = read(path, size)
     picture = reading.picture
@@ -343,7 +340,7 @@ def test_a_real_mammogram_is_whole_bright_and_on_black(path, size):
 
 
 @needs_real_files
-@pytest.mark.parametrize("path", REAL_FILES[:4], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", REAL_FILES[:4])
 def test_the_marker_of_a_real_mammogram_is_outside_of_the_crop_and_the_breast_inside(path):
     bright = brightness(path)
     x_min, y_min, x_max, y_max = read(path, 64).crop

@@ -25,12 +25,12 @@ from rsna_nb.dicom.dataset import read_dataset
 from rsna_nb.dicom.decode import Jpeg2000Pyramid, open_pyramid, stored_values
 from rsna_nb.dicom.pyramid import Pyramid, halve, stored_range
 from rsna_nb.dicom.voi import declared_voi, modality_values, to_brightness
-from tests.conftest import ENCODERS, REAL_DIR, needs_real_files, write_dicom
+from tests.conftest import ENCODERS, REAL_FILES, needs_real_files, write_dicom
 
 SYNTAXES = [JPEG2000Lossless, HTJ2KLossless, ExplicitVRLittleEndian, JPEGLosslessSV1, JPEGLSLossless, RLELossless]
-REAL_FILES = sorted(REAL_DIR.glob("train_images/*/*.dcm"))
 SOME_REAL_FILES = [  # encoding one in six syntaxes takes 3 s
-    pytest.param(path, id=path.stem, marks=[] if i == 7 else [pytest.mark.slow]) for i, path in enumerate(REAL_FILES)
+    pytest.param(*file.values, id=file.id, marks=[] if i == 7 else [pytest.mark.slow])
+    for i, file in enumerate(REAL_FILES)
 ]
 
 
@@ -236,7 +236,7 @@ def test_a_real_mammogram_gives_the_same_picture_in_every_codec(tmp_path, path):
 
 
 @needs_real_files
-@pytest.mark.parametrize("path", REAL_FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", REAL_FILES)
 @pytest.mark.parametrize(
     ("window", "mean", "percentile_99"), [({}, 0.002, 0.012), ({"WindowCenter": 2048, "WindowWidth": 1500}, 0.01, 0.07)]
 )

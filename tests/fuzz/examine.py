@@ -47,7 +47,7 @@ class Outcome:
     kind: str  # picture, error or death
     detail: str = ""  # the window of a picture, the reason of an error, the signal of a death
     seconds: float = 0.0
-    megabytes: int = 0  # peak memory of the process, if this read has raised it
+    megabytes: int = 0  # memory that this read added to the process, if it has raised the process's peak
     agreed: list[str] = field(default_factory=list)  # other decoders that read the same
     differing: list[str] = field(default_factory=list)  # differences where decoders need not agree
     faults: list[str] = field(default_factory=list)  # violations of what must hold for every file
@@ -85,14 +85,14 @@ def examine(damaged: Mutant, job: "Job", path: Path, say: Callable[[str], None])
 
 def read(path: Path, shape: tuple[int, int], outcome: Outcome) -> dicom.Reading | None:
     """Call `rsna_nb.dicom.read` and measure it. Its error goes into the outcome."""
-    before, started = peak_megabytes(), time.perf_counter()
+    held, before, started = megabytes("VmRSS"), megabytes("VmHWM"), time.perf_counter()
     try:
         reading = dicom.read(path, shape)
     except dicom.DicomError as error:
         reading, outcome.detail = None, error.reason
-    outcome.seconds, peak = round(time.perf_counter() - started, 3), peak_megabytes()
+    outcome.seconds, peak = round(time.perf_counter() - started, 3), megabytes("VmHWM")
     if peak > before:
-        outcome.megabytes = peak
+        outcome.megabytes = peak - held
     if outcome.seconds > SECONDS:
         outcome.faults.append(f"took {outcome.seconds} s")
     if outcome.megabytes * 1e6 > MEMORY:
@@ -100,9 +100,9 @@ def read(path: Path, shape: tuple[int, int], outcome: Outcome) -> dicom.Reading 
     return reading
 
 
-def peak_megabytes() -> int:
-    """Return the peak memory of this process. (getrusage would begin with the peak of its parent.)"""
-    return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) // 1024
+def megabytes(name: str) -> int:
+    """Return the memory of this process, "VmRSS", or its peak, "VmHWM". (getrusage begins with the parent's peak.)"""
+    return int(re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) // 1024
 
 
 def stored_picture_faults(path: Path, reading: dicom.Reading | None) -> list[str]:
