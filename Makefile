@@ -35,6 +35,11 @@ test-floor: .venv-floor/installed  ## run the tests with the lowest versions tha
 coverage: setup  ## run all tests and list the lines that none of them runs, in child processes too
 	$(BIN)/python -m pytest --cov --cov-report=term
 
+.venv-mlflow/installed: constraints.txt  # a server for tests/test_mlflow.py; its packages do not go with ours
+	$(PYTHON) -m venv .venv-mlflow
+	.venv-mlflow/bin/python -m pip install --quiet --disable-pip-version-check "$$(sed -n 's/^mlflow-skinny/mlflow/p' constraints.txt)"
+	touch $@
+
 check: setup  ## run the linters and the type checker
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -1,6 +1,6 @@
 """A training with MLFLOW_TRACKING_URI set is followed by an MLflow server, which can neither stop it nor hold it up.
 
-The tests with a server need the whole package mlflow, in this environment or as the command MLFLOW_SERVER of another.
+The tests with a server need the whole package mlflow: `make .venv-mlflow/installed`, or its command in MLFLOW_SERVER.
 """
 
 import importlib.util
@@ -37,10 +37,9 @@ def free_port() -> int:
 
 
 def server_command() -> str:
-    """A command that starts a server; skips the test without one. mlflow-skinny alone has the command but no server."""
-    own = shutil.which("mlflow", path=Path(sys.executable).parent) if importlib.util.find_spec("flask_cors") else None
-    command = os.environ.get("MLFLOW_SERVER") or own
-    return command or pytest.skip("no MLflow server: set MLFLOW_SERVER to the command mlflow of the whole package")
+    """A command that starts a server; skips the test without one. mlflow-skinny has the command but no server."""
+    command = os.environ.get("MLFLOW_SERVER", str(Path(__file__).parents[1] / ".venv-mlflow/bin/mlflow"))
+    return command if shutil.which(command) else pytest.skip("no MLflow server: run make .venv-mlflow/installed")
 
 
 @pytest.fixture(scope="module")
