@@ -42,8 +42,10 @@ REFUSED = {
     "report": ({"Modality": "SR"}, "not a radiograph"),
     "screen": (
         {"Modality": "MG", "ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"]},
-        "a screen, a document or a localizer, not a mammogram: ImageType is SCREEN SAVE",
+        "a screen, a document, a mask or a localizer, not a mammogram: ImageType is SCREEN SAVE",
     ),
+    "mask of CBIS-DDSM": ({"SeriesDescription": "ROI mask images"}, "SeriesDescription is ROI MASK IMAGES"),
+    "crop of CBIS-DDSM": ({"SeriesDescription": "cropped images"}, "SeriesDescription is CROPPED IMAGES"),
     "localizer": ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "not a mammogram: ImageType is LOCALIZER"),
     "scanned document": ({"ConversionType": "SD"}, "not a mammogram: ConversionType is SD"),
 }
@@ -60,6 +62,7 @@ SPOT, MAGNIFICATION, ROLLED = "R-102D7", "R-102D6", "R-102D3"
 NOTED = {
     "nothing": ({}, ()),
     "mammogram": ({"Modality": "MG", "ImageType": ["DERIVED", "PRIMARY"], "ConversionType": "DF"}, ()),
+    "mammogram of CBIS-DDSM": ({"SeriesDescription": "full mammogram images"}, ()),
     "for presentation": ({"PresentationIntentType": "FOR PRESENTATION"}, ()),
     "for processing": ({"PresentationIntentType": "FOR PROCESSING"}, ("for processing",)),
     "for processing by its class": ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.1.2.1"}, ("for processing",)),

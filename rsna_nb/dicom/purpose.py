@@ -18,10 +18,12 @@ NO_RADIOGRAPHS = frozenset(
     "RTINTENT RTPLAN RTRAD RTRECORD RTSEGANN RTSTRUCT RWV SEG SM SMR SR SRF ST STAIN TEXTUREMAP TG US VA VF XAPROTOCOL "
     "XC".split()
 )
-# Values of ImageType, and of ConversionType (scanned document, drawing), of pictures that show no breast.
+# Values of ImageType, of ConversionType (scanned document, drawing) and, in CBIS-DDSM, of SeriesDescription of pictures
+# that are no mammogram.
 NO_MAMMOGRAMS = {
     "ImageType": ("SCREEN SAVE", "SCREEN_SAVE", "SCREENSHOT", "LOCALIZER", "DOSE REPORT", "DOSE_REPORT"),
     "ConversionType": ("SD", "DRW"),
+    "SeriesDescription": ("ROI MASK IMAGES", "CROPPED IMAGES"),
 }
 FOR_PROCESSING_STORAGE = "1.2.840.10008.5.1.4.1.1.1.2.1"  # Digital Mammography X-Ray Image Storage - For Processing
 
@@ -67,7 +69,7 @@ def check_purpose(dataset: Dataset) -> None:
     for keyword, refused in NO_MAMMOGRAMS.items():
         for word in words(dataset, keyword):
             if word in refused:
-                raise UnreadableError(f"a screen, a document or a localizer, not a mammogram: {keyword} is {word}")
+                raise UnreadableError(f"a screen, a document, a mask or a localizer, not a mammogram: {keyword} is {word}")
 
 
 def purpose_of(dataset: Dataset) -> Purpose:
