@@ -212,6 +212,13 @@ for name in {names}:
     assert answer.returncode == 0, answer.stderr
 
 
+@pytest.mark.parametrize("name", [name for name in modules() if step_of(name) in ("backbones", "model")])
+def test_networks_run_on_every_backend_of_keras(name):
+    """The benchmark of precisions trains them on a GPU without TensorFlow."""
+    text = modules()[name].read_text(encoding="utf-8")
+    assert not re.search(r"^\s*(import|from) tensorflow", text, re.M)
+
+
 def public(tree: ast.Module, module: str) -> Iterator[tuple[str, ast.FunctionDef | ast.ClassDef]]:
     """Functions, classes and methods without a leading underscore, except methods that override one of Keras."""
     for node in tree.body:

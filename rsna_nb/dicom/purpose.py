@@ -69,7 +69,7 @@ def check_purpose(dataset: Dataset) -> None:
     for keyword, refused in NO_MAMMOGRAMS.items():
         for word in words(dataset, keyword):
             if word in refused:
-                raise UnreadableError(f"a screen, a document, a mask or a localizer, not a mammogram: {keyword} is {word}")
+                raise UnreadableError(f"a screen, document, mask or localizer, not a mammogram: {keyword} is {word}")
 
 
 def purpose_of(dataset: Dataset) -> Purpose:

@@ -1,15 +1,15 @@
 """Features of images -> the scores of their breasts, by all images of each."""
 
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from rsna_nb.model.breasts import Breasts
 from rsna_nb.model.combination import is_own
 
-Inputs = tuple[tf.Tensor, tf.Tensor]  # features (breasts, places, channels) and view codes (breasts, places)
+Inputs = tuple[Any, Any]  # tensors: features (breasts, places, channels) and view codes (breasts, places)
 MOST_IMAGES = 8192  # at a time: 64 MB of 2,048 channels
 
 
@@ -28,7 +28,7 @@ def score_breasts(head: keras.Model, features: np.ndarray, breasts: Breasts) -> 
     scores = np.empty(len(breasts.images))
 
     def write(rows: np.ndarray, images: np.ndarray, values: Inputs) -> None:
-        scores[rows] = head(values, training=False).numpy()[:, 0]
+        scores[rows] = keras.ops.convert_to_numpy(head(values, training=False))[:, 0]
 
     _in_chunks(features, breasts, write)
     return scores
@@ -42,8 +42,8 @@ def attention_of(head: keras.Model, features: np.ndarray, breasts: Breasts) -> n
     attention, combination = np.empty(len(features)), head.get_layer("combination")
 
     def write(rows: np.ndarray, images: np.ndarray, values: Inputs) -> None:
-        own = np.asarray(is_own(values[1]))
-        attention[images[own]] = combination.attention_of(*values).numpy()[own]
+        own = keras.ops.convert_to_numpy(is_own(values[1]))
+        attention[images[own]] = keras.ops.convert_to_numpy(combination.attention_of(*values))[own]
 
     _in_chunks(features, breasts, write)
     return attention
@@ -58,5 +58,5 @@ def _in_chunks(features: np.ndarray, breasts: Breasts, write: Callable[[np.ndarr
         alike = np.flatnonzero(counts == count)
         for rows in np.split(alike, range(MOST_IMAGES // count, len(alike), MOST_IMAGES // count)):
             used = (views[rows] > 0).any(axis=0)
-            chosen = images[rows][:, used]
-            write(rows, chosen, (tf.constant(features[chosen]), tf.constant(views[rows][:, used])))
+            chosen, tensor = images[rows][:, used], keras.ops.convert_to_tensor
+            write(rows, chosen, (tensor(features[chosen]), tensor(views[rows][:, used])))

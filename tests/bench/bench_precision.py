@@ -1,7 +1,8 @@
-"""What TensorFloat-32, bfloat16 and float16 change in features and scores, and the time that they save.
+"""What TensorFloat-32, bfloat16 and float16 change in features, scores and training, and the time that they save.
 
     python tests/bench/bench_precision.py                               one network of each family, random weights
     python tests/bench/bench_precision.py --runs runs/<id>              a run scores its validation images
+    python tests/bench/bench_precision.py --training resnet18 small:woman    detectors learn which noise is coarse
     KERAS_BACKEND=jax python tests/bench/bench_precision.py             on another backend of Keras
 
 Runs need the `unit` "image"; STORE names the folder of prepared images if it is not the run's own. Features of random
@@ -33,6 +34,8 @@ NETWORKS = [
 ]
 PRECISIONS = ["float32", "tensorfloat32", "bfloat16", "float16"]
 BATCH = 32
+EPOCHS = 20  # of training, 4 steps each
+VIEWS = [1, 2, 3, 4]  # codes of a woman's four images
 
 
 def set_tensorfloat(enabled: bool) -> None:
@@ -120,6 +123,48 @@ def networks(name: str, side: int) -> list[dict]:
     return rows
 
 
+def training(name: str, side: int) -> list[dict]:
+    """A row for each precision: a detector's loss in training, and its speed. `name` is "network" or "network:unit"."""
+    import keras
+    import numpy as np
+
+    from rsna_nb.config import RunConfig
+    from rsna_nb.model import build_model
+
+    network, _, unit = name.partition(":")
+    images, rows = smooth_noise(4 * BATCH, side), []
+    labels = np.abs(np.diff(images, axis=1)).mean(axis=(1, 2, 3))
+    inputs, batch = images, BATCH
+    if unit:
+        inputs = [images.reshape(-1, len(VIEWS), *images.shape[1:]), np.int32([VIEWS] * (len(images) // len(VIEWS)))]
+        labels, batch = labels[:: len(VIEWS)], BATCH // len(VIEWS)
+    labels = np.float32(labels < np.median(labels))
+    config = RunConfig(
+        backbone=network, unit=unit or "image", weights="none", img_size=side, freeze_backbone=False, dropout=0.0
+    )
+    for precision in PRECISIONS:
+        keras.utils.set_random_seed(0)
+        with_precision(precision)
+        model = build_model(config, {"tensorfloat32": "float32"}.get(precision, precision))
+        model.compile(keras.optimizers.Adam(1e-4), "binary_crossentropy")
+        first = model.fit(inputs, labels, batch, epochs=1, shuffle=False, verbose=0).history["loss"]
+        started = time.perf_counter()
+        later = model.fit(inputs, labels, batch, epochs=EPOCHS - 1, shuffle=False, verbose=0).history["loss"]
+        seconds = time.perf_counter() - started
+        rows.append(
+            {
+                "network": name,
+                "precision": precision,
+                "finite": all(bool(np.isfinite(weight).all()) for weight in model.get_weights()),
+                "loss, first epoch": first[0],
+                "last epoch": later[-1],
+                "loss scale": float(getattr(model.optimizer, "dynamic_scale", 1)),
+                "images per second": round(len(images) * (EPOCHS - 1) / seconds),
+            }
+        )
+    return rows
+
+
 def trained(folder: str) -> list[dict]:
     """A row for each precision: how far the scores of a run's validation images are from float32, and their AUC."""
     import keras
@@ -194,13 +239,15 @@ def main() -> None:
     parser.add_argument("networks", nargs="*", help="names in BACKBONES; default: one of each family")
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--runs", nargs="*", default=[])
+    parser.add_argument("--training", nargs="*", default=[], help="network or network:unit")
     parser.add_argument("--part", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    parts = {"networks": partial(networks, side=arguments.size), "runs": trained}
+    size = arguments.size
+    parts = {"networks": partial(networks, side=size), "training": partial(training, side=size), "runs": trained}
     if arguments.part:
         print("ROWS " + json.dumps(parts[arguments.part[0]](arguments.part[1])))
         return
-    if not (arguments.networks or arguments.runs):
+    if not (arguments.networks or arguments.runs or arguments.training):
         arguments.networks = NETWORKS
     failed = False
     for part, name in [(kind, name) for kind in parts for name in getattr(arguments, kind)]:
