@@ -19,7 +19,11 @@ SECONDS = 60  # to wait for an answer; the machine may be busy
 
 
 class Browser:
-    """One page. `errors` collects what the console complains of, `requests` the addresses that the page asks for."""
+    """One page, or a frame of it after `enter_frame`.
+
+    `errors` collects what its console complains of, `requests` the addresses that it asks for; not those of JupyterLab
+    around a frame, which asks its own server for something every few seconds.
+    """
 
     def __init__(self, folder: Path, size: tuple[int, int] = (1280, 900)) -> None:
         self.folder, self.size = folder, size
@@ -76,6 +80,8 @@ class Browser:
         details = event.get("params", {})
         if event["method"] == "Target.attachedToTarget":
             self._attached(details["sessionId"], details["targetInfo"]["type"])
+        elif event.get("sessionId", "") != self.session:
+            return
         elif event["method"] == "Network.requestWillBeSent":
             self.requests.append(details["request"]["url"])
         elif event["method"] == "Runtime.exceptionThrown":
