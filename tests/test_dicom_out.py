@@ -248,6 +248,15 @@ def test_an_image_that_cannot_be_scored_is_named_in_the_report(model, files, tmp
     assert len(written(tmp_path / "out", SecondaryCaptureImageStorage)) == len(files) - 1
 
 
+def test_no_text_of_a_header_that_is_in_an_error_is_in_the_report(model, files, tmp_path):
+    change(files[0], PhotometricInterpretation="MEYER")
+    images = predict.score_files(model, files, dicom_folder=tmp_path / "out").images
+    assert "MEYER" in images["error"][0]
+    (report,) = written(tmp_path / "out", ComprehensiveSRStorage)
+    assert "Not scored: the image" in texts(report)
+    assert "MEYER" not in str(report)
+
+
 def test_unusual_values_of_the_patient_are_copied_as_they_are(model, files, tmp_path):
     with pydicom.config.disable_value_validation():
         odd = {"PatientSex": "UNKNOWN", "PatientBirthDate": "1960", "PatientName": "Yamada", "StudyTime": "25:00"}

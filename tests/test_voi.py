@@ -1,4 +1,6 @@
-"""Tables of values, the order in which a table, a window and the range are used, and hot pixels."""
+"""Tables of values, the order in which a table, a window and the range are used, damaged numbers, and hot pixels."""
+
+from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -7,6 +9,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from rsna_nb.config import ImageRecipe
 from rsna_nb.dicom import DicomError, read
 from rsna_nb.dicom.voi import hot_pixels
 from tests.conftest import SAMPLES, write_dicom
@@ -130,6 +133,42 @@ def test_a_table_and_a_window_that_cannot_be_used_are_both_named(tmp_path, breas
     attributes = {"VOILUTSequence": DAMAGED["empty"], "WindowCenter": 9e6, "WindowWidth": 10}
     reading = read(write_dicom(tmp_path / "x.dcm", breast, **attributes), 256)
     assert reading.window.endswith(" (LUT, LINEAR 9e+06 10 cannot be used)")
+
+
+def damaged(path: Path, keyword: str) -> Path:
+    """Write a name where the header has a number of ten characters."""
+    number, value = b"1234.56789", b"Meyer^Anna"
+    dataset = pydicom.dcmread(path)
+    dataset.add_new(keyword, "DS", number.decode())
+    dataset.save_as(path)
+    path.write_bytes(path.read_bytes().replace(number, value))
+    return path
+
+
+@pytest.mark.parametrize("recipe", [None, ImageRecipe("rsna-first-place")], ids=["own", "rsna-first-place"])
+@pytest.mark.parametrize("keyword", ["WindowCenter", "WindowWidth"])
+def test_a_window_that_is_no_number_is_noted(tmp_path, breast, keyword, recipe):
+    reading = read(damaged(write_dicom(tmp_path / "1.dcm", breast, **WINDOW), keyword), 64, recipe)
+    assert reading.window.endswith(" (window cannot be used)")
+    assert "window" in reading.notes
+
+
+@pytest.mark.parametrize("keyword", ["RescaleSlope", "RescaleIntercept"])
+def test_a_rescaling_that_is_no_number_is_noted_and_left_out(tmp_path, breast, keyword):
+    plain = read(write_dicom(tmp_path / "1.dcm", breast, **WINDOW), 64)
+    reading = read(damaged(tmp_path / "1.dcm", keyword), 64)
+    assert (plain.notes, reading.notes) == ((), ("rescale",))
+    np.testing.assert_array_equal(reading.picture, plain.picture)
+
+
+def test_a_slope_of_0_is_noted(tmp_path, breast):
+    path = write_dicom(tmp_path / "1.dcm", breast, RescaleSlope="0", RescaleIntercept="0")
+    assert read(path, 64).notes == ("rescale",)
+
+
+@pytest.mark.parametrize("keyword", ["RescaleSlope", "WindowCenter"])
+def test_an_empty_number_is_not_noted(tmp_path, breast, keyword):
+    assert read(write_dicom(tmp_path / "1.dcm", breast, **{keyword: ""}), 64).notes == ()
 
 
 def test_a_sequence_of_empty_elements_is_no_table(tmp_path, breast):

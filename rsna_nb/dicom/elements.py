@@ -17,6 +17,13 @@ def first_number(dataset: Dataset, keyword: str) -> float | None:
     return number if np.isfinite(number) else None
 
 
+def is_stated(dataset: Dataset, *keywords: str) -> bool:
+    """Return whether an element has a value, even a damaged one that the other functions return as not stated."""
+    values = [dataset.get_item(keyword).value for keyword in keywords if keyword in dataset]
+    texts = [value.strip() if isinstance(value, bytes | str) else value for value in values]
+    return any(text not in (None, b"", "", []) for text in texts)
+
+
 def two_numbers(dataset: Dataset, keyword: str) -> tuple[float, float] | None:
     """Return the two positive numbers of an element, or None if it holds anything else."""
     value = _stated(dataset, keyword)

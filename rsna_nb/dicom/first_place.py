@@ -31,7 +31,7 @@ import cv2
 import numpy as np
 from pydicom import Dataset, uid
 
-from rsna_nb.dicom.elements import first_number
+from rsna_nb.dicom.elements import first_number, is_stated
 from rsna_nb.dicom.errors import UnreadableError
 from rsna_nb.dicom.fitting import placement
 from rsna_nb.dicom.purpose import purpose_of
@@ -153,7 +153,7 @@ def window_of(dataset: Dataset) -> Voi:
     """Return the header's first window. If it cannot be used, it has a name but no `apply`; "none" if there is none."""
     center, width = first_number(dataset, "WindowCenter"), first_number(dataset, "WindowWidth")
     if center is None or width is None:
-        return Voi("none")
+        return Voi("window" if is_stated(dataset, "WindowCenter", "WindowWidth") else "none")
     if dataset.file_meta.TransferSyntaxUID in HALF_PRECISION and max(abs(center), width) <= np.finfo(np.float16).max:
         center, width = float(np.float16(center)), float(np.float16(width))
     function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()

@@ -17,6 +17,7 @@ NOTES = {
     "magnified": "the header says that it is a magnification view",
     "spot view": "the header says that it is a spot compression view, which shows a part of the breast",
     "aspect": "the header says that pixels are not square; the column aspect is 1 if it is implausible and not used",
+    "rescale": "the header's rescale slope or intercept cannot be used and was left out",
     "window": "a VOI LUT or window of the header cannot be used; the column window says what replaces it",
     "hot pixels": "a few pixels are far outside the range of the others and were not used to set the window",
     "otsu": 'reading "rsna-first-place": the breast detector found no breast, so Otsu\'s threshold made the crop',

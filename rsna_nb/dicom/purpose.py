@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pydicom import Dataset
 
-from rsna_nb.dicom.elements import first_number, items, two_numbers, words
+from rsna_nb.dicom.elements import first_number, is_stated, items, two_numbers, words
 from rsna_nb.dicom.errors import UnreadableError
 
 # Modalities (PS3.3 C.7.3.1.1.1) that are no projection radiographs: other images, documents, plans and signals.
@@ -46,6 +46,7 @@ MODIFIER_NOTES = {  # of CID 4015, likewise
     **dict.fromkeys(("399055006", "R-102D7"), "spot view"),
 }
 PADDLE_NOTES = {"MAG": "magnified", "SPOT": "spot view"}  # part of PaddleDescription, such as "10CM MAG"
+RESCALING = ("RescaleSlope", "RescaleIntercept")
 MAGNIFIED = 1.2  # magnification factor of an image above which it is noted; contact views have about 1.0 to 1.1
 SQUARE = 0.01  # a pixel is square if its sides differ by no more than this share
 MOST_OBLONG = 4.0  # a ratio of sides beyond this is a damaged header
@@ -81,6 +82,8 @@ def purpose_of(dataset: Dataset) -> Purpose:
         or words(dataset, "SOPClassUID") == [FOR_PROCESSING_STORAGE],
         **dict.fromkeys(_view_notes(dataset), True),
         "aspect": is_odd,
+        "rescale": first_number(dataset, "RescaleSlope") == 0
+        or any(is_stated(dataset, name) and first_number(dataset, name) is None for name in RESCALING),
     }
     return Purpose(aspect, _laterality(dataset), _view(dataset), tuple(note for note in found if found[note]))
 

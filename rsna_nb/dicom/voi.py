@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pydicom
 
-from rsna_nb.dicom.elements import first_number
+from rsna_nb.dicom.elements import first_number, is_stated
 from rsna_nb.dicom.errors import UnreadableError
 from rsna_nb.dicom.lut import Table, read_table
 from rsna_nb.dicom.pyramid import stored_range
@@ -171,7 +171,7 @@ def _window_voi(dataset: pydicom.Dataset, domain: np.ndarray) -> Voi | None:
     """Return the first window (PS3.3 C.11.2.1.2), without `apply` if it is invalid; None if the file has none."""
     center, width = first_number(dataset, "WindowCenter"), first_number(dataset, "WindowWidth")
     if center is None or width is None:
-        return None
+        return Voi("window") if is_stated(dataset, "WindowCenter", "WindowWidth") else None
     function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
     known = function if function in WINDOWS else "unknown function"  # other text from the file may name a person
     name = f"{known} {center:g} {width:g}"
