@@ -23,19 +23,19 @@ test: check  ## run the linters, the type checker and all tests that are not mar
 test-all: check  ## run the slow tests too: several machines, killed processes, large samples
 	$(BIN)/python -m pytest
 
-test-floor: .venv-floor/installed  ## run the tests with the lowest versions that pyproject.toml allows; the slow ones too with SLOW=1
+test-floor: .venv-floor .venv-mlflow/installed  ## run the tests with the lowest versions that pyproject.toml allows; the slow ones too with SLOW=1
 	.venv-floor/bin/python -m pytest $(if $(SLOW),,-m "not slow")
 
 .venv-floor/installed: pyproject.toml constraints-floor.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] > (3, 12) and "NumPy 2.0 needs Python 3.11 or 3.12")'
-	$(PYTHON) -m venv .venv-floor
+	$(PYTHON) -m venv .venv-floor .venv-mlflow
 	.venv-floor/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-floor.txt -e '.[dev]'
 	touch $@
 
 coverage: setup  ## run all tests and list the lines that none of them runs, in child processes too
 	$(BIN)/python -m pytest --cov --cov-report=term
 
-.venv-mlflow/installed: constraints.txt  # a server for tests/test_mlflow.py; its packages do not go with ours
+.venv-mlflow/installed: constraints.txt  # a server for tests/test_mlflow.py; its dependencies conflict with ours
 	$(PYTHON) -m venv .venv-mlflow
 	.venv-mlflow/bin/python -m pip install --quiet --disable-pip-version-check "$$(sed -n 's/^mlflow-skinny/mlflow/p' constraints.txt)"
 	touch $@
@@ -64,4 +64,4 @@ bench: setup  ## run the benchmarks; installs the libraries to compare with, one
 	for file in tests/bench/bench_*.py; do echo "== $$file" && $(BIN)/python $$file || exit 1; done
 
 clean:  ## remove what can be made again, but no run folders and no data
-	rm -rf .venv .venv-floor docs/_build out.ipynb .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	rm -rf .venv .venv-floor .venv-mlflow docs/_build out.ipynb .mypy_cache .pytest_cache .ruff_cache *.egg-info

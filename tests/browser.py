@@ -21,8 +21,8 @@ SECONDS = 60  # to wait for an answer; the machine may be busy
 class Browser:
     """One page, or a frame of it after `enter_frame`.
 
-    `errors` collects what its console complains of, `requests` the addresses that it asks for; not those of JupyterLab
-    around a frame, which asks its own server for something every few seconds.
+    `errors` collects what the console complains of, `requests` the addresses that the page or the frame asks for.
+    JupyterLab around a frame asks its own server for something every few seconds, which does not count.
     """
 
     def __init__(self, folder: Path, size: tuple[int, int] = (1280, 900)) -> None:
@@ -80,10 +80,8 @@ class Browser:
         details = event.get("params", {})
         if event["method"] == "Target.attachedToTarget":
             self._attached(details["sessionId"], details["targetInfo"]["type"])
-        elif event.get("sessionId", "") != self.session:
-            return
         elif event["method"] == "Network.requestWillBeSent":
-            self.requests.append(details["request"]["url"])
+            self.requests += [details["request"]["url"]] if event.get("sessionId", "") == self.session else []
         elif event["method"] == "Runtime.exceptionThrown":
             self.errors.append(str(details["exceptionDetails"]))
         elif event["method"] == "Log.entryAdded" and details["entry"]["level"] in ("error", "warning"):

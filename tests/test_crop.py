@@ -18,7 +18,7 @@ from rsna_nb.dicom.decode import open_pyramid
 from rsna_nb.dicom.fitting import fit
 from rsna_nb.dicom.polarity import declares_inverted
 from rsna_nb.dicom.pyramid import Pyramid, stored_range
-from rsna_nb.dicom.reader import SEARCH_SIDE
+from rsna_nb.dicom.reader import SEARCH_SIDE, SMALLEST_SHARE
 from rsna_nb.dicom.voi import declared_voi, modality_values, to_brightness
 from rsna_nb.synthetic import files
 from rsna_nb.synthetic.dataset import exposed
@@ -347,6 +347,23 @@ def test_where_fat_is_as_dark_as_air_the_skin_and_the_fat_are_kept():
     assert (x_max, y_max) == (pytest.approx(161, abs=3), pytest.approx(291, abs=3))
     assert found.mask[60:250, :60].all(), "the fat"
     assert found.notes == ("outline",)
+
+
+def test_the_fat_is_kept_beside_a_large_label():
+    picture = breast_with_black_fat()
+    picture[5:200, 172:215] = 1
+    found = find_breast(picture)
+    assert found.mask[60:250, :60].all()
+    assert not found.mask[:, 175:].any()
+
+
+def test_letters_are_not_joined_to_words_as_if_they_were_a_breast():
+    picture = np.zeros((250, 200), np.float32)
+    for top in range(10, 230, 20):
+        for left in (*range(5, 50, 15), *range(75, 120, 15), *range(145, 190, 15)):
+            picture[top : top + 10, left : left + 12] = 1
+    x_min, y_min, x_max, y_max = find_breast(picture).box
+    assert (x_max - x_min) * (y_max - y_min) < SMALLEST_SHARE * picture.size
 
 
 def test_the_fat_is_kept_where_a_frame_was_erased():

@@ -138,8 +138,8 @@ def test_a_crop_too_small_for_a_breast_is_refused(tmp_path):
 
 @pytest.mark.parametrize("spacing", [35, 45, 75])
 @pytest.mark.parametrize("thickness", [1, 2, 3])
-def test_a_screen_of_text_is_refused(tmp_path, thickness, spacing):
-    """OpenCV's versions draw other letters, which join to a block or to words."""
+def test_a_screen_of_small_text_with_wide_spacing_is_refused(tmp_path, thickness, spacing):
+    """OpenCV's versions draw other letters. A dense block of text is not told from a breast."""
     screen = np.zeros((1000, 800), np.uint8)
     for line in range(60, 900, spacing):
         cv2.putText(screen, "DOSE REPORT AGD 1.4 mGy", (20, line), cv2.FONT_HERSHEY_SIMPLEX, 0.8, 255, thickness)

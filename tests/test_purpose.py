@@ -42,7 +42,7 @@ REFUSED = {
     "report": ({"Modality": "SR"}, "not a radiograph"),
     "screen": (
         {"Modality": "MG", "ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"]},
-        "a screen, document, mask or localizer, not a mammogram: ImageType is SCREEN SAVE",
+        "a screen, document, localizer, mask or crop, not a mammogram: ImageType is SCREEN SAVE",
     ),
     "mask of CBIS-DDSM": ({"SeriesDescription": "ROI mask images"}, "SeriesDescription is ROI MASK IMAGES"),
     "crop of CBIS-DDSM": ({"SeriesDescription": "cropped images"}, "SeriesDescription is CROPPED IMAGES"),

@@ -15,10 +15,11 @@ NARROW, WIDE = 3, 16  # air: half of the pixels within WIDE of its level lie wit
 LOW_CONTRAST = 25  # nine tenths of a breast's pixels span more levels than these
 # A breast fills more of its convex hull than CONVEX: 0.95 and more on 8 real mammograms, 0.97 and more on drawn films.
 # Where the whole breast was found, a smaller share of the tissue than LEFT_OUT is outside: labels, at most 0.21 on
-# drawn mammograms. Where half of it was found, more than 0.3 was outside. On darkened real mammograms and on screens of
-# text, tissue that is joined to what was found leaves out less than 0.07 where it is the breast, else more than 0.25.
+# drawn mammograms. Where half of it was found, more than 0.3 was outside.
 CONVEX, LEFT_OUT = 0.9, 0.25
-MOST_GROWTH = 4  # darkened real breasts grew more than twofold by skin and fat, and none fourfold; a text grows by more
+# A breast whose fat is black grows when skin and fat are added, and is larger than anything else; the letters of a text
+# grow to words, of which others are as large. Darkened real breasts grew less than 3.4 times.
+MOST_GROWTH, LARGEST_OTHER = 4, 0.5
 LABEL, LABEL_SHARE = 225, 0.0015  # a label is brighter than this, and its edge covers this share of the image
 WHITE, UNIFORM = 230, 5  # a line of a border is brighter than WHITE, or its levels differ by at most UNIFORM
 
@@ -49,7 +50,8 @@ def find_breast(picture: np.ndarray) -> Breast | None:
     and thin lines even where they touch the breast; keep the largest component; grow it back to the edge that opening
     removed. On a scanned film the component is taken above the film's fog, so that fog does not join a label to it.
     Where a window makes fat as dark as air, opening also removes the skin. What is left is not convex, as a breast is,
-    or much tissue is outside; then all that is connected with it is kept, with its gaps, if that is convex, and noted.
+    or much tissue is outside. Then it is noted, and all that is connected with it is kept, with its gaps, if that is
+    convex and larger than anything else.
 
     The image must be small, 200 to 399 pixels along its longer side, so that a frame, a letter or a fold of skin has
     about the same width in pixels whatever the file's size.
@@ -65,12 +67,13 @@ def find_breast(picture: np.ndarray) -> Breast | None:
     _erase_borders(grey, tissue, threshold)
     radius = max(1, round(0.008 * max(picture.shape)))
     body = _breast_above(fog, grey, clean, tissue, film, radius) if fog > threshold else None
-    on_film = body is not None  # then fog is left out rightly
+    on_film = body is not None
     if body is None:
         body = _breast_of(tissue, radius)
     if body is None:
         return None
-    is_odd = _convexity(body) <= CONVEX or (not on_film and _left_out(body, tissue, radius) > LEFT_OUT)
+    outside = cv2.countNonZero(cv2.subtract(tissue, cv2.dilate(body, _disc(2 * radius)))) / cv2.countNonZero(tissue)
+    is_odd = _convexity(body) <= CONVEX or (outside > LEFT_OUT and not on_film)  # fog is outside of the breast
     if is_odd and not on_film:
         body = _with_its_fat(body, tissue, radius)
     whole = cv2.dilate(body, np.ones((3, 3), np.uint8))  # includes pixels that tissue fills by less than half
@@ -120,29 +123,22 @@ def _with_its_fat(body: np.ndarray, tissue: np.ndarray, radius: int) -> np.ndarr
     """Return all tissue that is connected with the body, with its gaps filled.
 
     Gaps are as dark as air and lie within tissue, or between tissue and the chest wall, beyond which the breast
-    continues. If the result is not convex, something else is connected; if it leaves out much tissue, or is many times
-    larger than the body, it is a word or a block of text. Then the body is returned as it is.
+    continues. If the result is not convex, something else is connected. If something else is nearly as large, or the
+    result is many times larger than the body, it is a word or a block of text. Then the body is returned as it is.
     """
     joined = cv2.morphologyEx(cv2.max(body, tissue), cv2.MORPH_CLOSE, _disc(radius))
     _, labels = cv2.connectedComponents(joined)
-    whole = (labels == np.bincount(labels[body > 0]).argmax()).astype(np.uint8)
+    own = np.bincount(labels[body > 0]).argmax()
+    whole = (labels == own).astype(np.uint8)
     left, top, width, height = cv2.boundingRect(whole)
     for edge in (whole[top], whole[top + height - 1], whole[:, left], whole[:, left + width - 1]):
         touched = np.flatnonzero(edge)
         edge[touched[0] : touched[-1]] = 1  # writes to `whole`
     whole = _filled(whole)
-    is_breast = (
-        _convexity(whole) > CONVEX
-        and _left_out(whole, tissue, radius) <= LEFT_OUT
-        and cv2.countNonZero(whole) < MOST_GROWTH * cv2.countNonZero(body)
-    )
-    return whole if is_breast else body
-
-
-def _left_out(body: np.ndarray, tissue: np.ndarray, radius: int) -> float:
-    """Return the share of the tissue that lies outside of the body and its margin."""
-    outside = cv2.subtract(tissue, cv2.dilate(body, _disc(2 * radius)))
-    return cv2.countNonZero(outside) / cv2.countNonZero(tissue)
+    sizes, size = np.bincount(labels.ravel()), cv2.countNonZero(whole)
+    sizes[0] = sizes[own] = 0
+    is_largest = sizes.max() < LARGEST_OTHER * size < LARGEST_OTHER * MOST_GROWTH * cv2.countNonZero(body)
+    return whole if is_largest and _convexity(whole) > CONVEX else body
 
 
 def _filled(mask: np.ndarray) -> np.ndarray:

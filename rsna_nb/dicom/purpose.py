@@ -18,8 +18,8 @@ NO_RADIOGRAPHS = frozenset(
     "RTINTENT RTPLAN RTRAD RTRECORD RTSEGANN RTSTRUCT RWV SEG SM SMR SR SRF ST STAIN TEXTUREMAP TG US VA VF XAPROTOCOL "
     "XC".split()
 )
-# Values of ImageType, of ConversionType (scanned document, drawing) and, in CBIS-DDSM, of SeriesDescription of pictures
-# that are no mammogram.
+# Values of pictures that are no mammograms. Those of ConversionType are a scanned document and a drawing; those of
+# SeriesDescription are CBIS-DDSM's, and no other text is expected there.
 NO_MAMMOGRAMS = {
     "ImageType": ("SCREEN SAVE", "SCREEN_SAVE", "SCREENSHOT", "LOCALIZER", "DOSE REPORT", "DOSE_REPORT"),
     "ConversionType": ("SD", "DRW"),
@@ -63,14 +63,16 @@ class Purpose:
 
 
 def check_purpose(dataset: Dataset) -> None:
-    """Raise `UnreadableError` if the header says that the file holds no radiograph, or one that shows no breast."""
+    """Raise `UnreadableError` if the header says that the file holds no radiograph, or no whole breast."""
     for modality in words(dataset, "Modality"):
         if modality in NO_RADIOGRAPHS:
             raise UnreadableError(f"not a radiograph: Modality (0008,0060) is {modality}")
     for keyword, refused in NO_MAMMOGRAMS.items():
         for word in words(dataset, keyword):
             if word in refused:
-                raise UnreadableError(f"a screen, document, mask or localizer, not a mammogram: {keyword} is {word}")
+                raise UnreadableError(
+                    f"a screen, document, localizer, mask or crop, not a mammogram: {keyword} is {word}"
+                )
 
 
 def purpose_of(dataset: Dataset) -> Purpose:

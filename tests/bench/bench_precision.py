@@ -35,7 +35,7 @@ NETWORKS = [
 PRECISIONS = ["float32", "tensorfloat32", "bfloat16", "float16"]
 BATCH = 32
 EPOCHS = 20  # of training, 4 steps each
-VIEWS = [1, 2, 3, 4]  # codes of a woman's four images
+VIEWS = [1, 2, 3, 4]  # of four images: CC, MLO and another view of the breast, and CC of the other breast
 
 
 def set_tensorfloat(enabled: bool) -> None:
@@ -124,7 +124,10 @@ def networks(name: str, side: int) -> list[dict]:
 
 
 def training(name: str, side: int) -> list[dict]:
-    """A row for each precision: a detector's loss in training, and its speed. `name` is "network" or "network:unit"."""
+    """A row for each precision: a detector's loss in training, and its speed. `name` is "network" or "network:woman".
+
+    The label says whether the first image of a woman is one of the coarser ones.
+    """
     import keras
     import numpy as np
 
@@ -239,7 +242,7 @@ def main() -> None:
     parser.add_argument("networks", nargs="*", help="names in BACKBONES; default: one of each family")
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--runs", nargs="*", default=[])
-    parser.add_argument("--training", nargs="*", default=[], help="network or network:unit")
+    parser.add_argument("--training", nargs="*", default=[], help="network or network:woman")
     parser.add_argument("--part", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     size = arguments.size

@@ -10,7 +10,7 @@ const MOST_WHILE_DRAGGING = 1.5e6; // pixels of a picture that are windowed for 
 const MOST_ZOOM = 40;
 const MAP_COLOUR = [255, 90, 0];
 const BOX_COLOUR = "#56b4e9";
-const OPAQUE = { alpha: false }; // drawing replaces pixels and blends none, which is faster
+const OPAQUE = { alpha: false }; // of canvases: the browser blends them with nothing behind them, which is faster
 const CLOSEST = 3; // screen pixels of a stored one, from which on single ones are shown
 
 const data = JSON.parse(document.getElementById("data").textContent);
