@@ -23,12 +23,12 @@ test: check  ## run the linters, the type checker and all tests that are not mar
 test-all: check  ## run the slow tests too: several machines, killed processes, large samples
 	$(BIN)/python -m pytest
 
-test-floor: .venv-floor .venv-mlflow/installed  ## run the tests with the lowest versions that pyproject.toml allows; the slow ones too with SLOW=1
+test-floor: .venv-floor/installed  ## run the tests with the lowest versions that pyproject.toml allows; the slow ones too with SLOW=1
 	.venv-floor/bin/python -m pytest $(if $(SLOW),,-m "not slow")
 
 .venv-floor/installed: pyproject.toml constraints-floor.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] > (3, 12) and "NumPy 2.0 needs Python 3.11 or 3.12")'
-	$(PYTHON) -m venv .venv-floor .venv-mlflow
+	$(PYTHON) -m venv .venv-floor
 	.venv-floor/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-floor.txt -e '.[dev]'
 	touch $@
 
