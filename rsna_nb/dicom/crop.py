@@ -51,7 +51,7 @@ def find_breast(picture: np.ndarray) -> Breast | None:
     removed. On a scanned film the component is taken above the film's fog, so that fog does not join a label to it.
     Where a window makes fat as dark as air, opening also removes the skin. What is left is not convex, as a breast is,
     or much tissue is outside. Then it is noted, and all that is connected with it is kept, with its gaps, if that is
-    convex and larger than anything else.
+    convex and more than twice as large as anything else.
 
     The image must be small, 200 to 399 pixels along its longer side, so that a frame, a letter or a fold of skin has
     about the same width in pixels whatever the file's size.
@@ -123,8 +123,8 @@ def _with_its_fat(body: np.ndarray, tissue: np.ndarray, radius: int) -> np.ndarr
     """Return all tissue that is connected with the body, with its gaps filled.
 
     Gaps are as dark as air and lie within tissue, or between tissue and the chest wall, beyond which the breast
-    continues. If the result is not convex, something else is connected. If something else is nearly as large, or the
-    result is many times larger than the body, it is a word or a block of text. Then the body is returned as it is.
+    continues. If the result is not convex, something else is connected. If something apart from it is half as large, or
+    if it is many times larger than the body, it is a word or a block of text. Then the body is returned as it is.
     """
     joined = cv2.morphologyEx(cv2.max(body, tissue), cv2.MORPH_CLOSE, _disc(radius))
     _, labels = cv2.connectedComponents(joined)
@@ -135,10 +135,10 @@ def _with_its_fat(body: np.ndarray, tissue: np.ndarray, radius: int) -> np.ndarr
         touched = np.flatnonzero(edge)
         edge[touched[0] : touched[-1]] = 1  # writes to `whole`
     whole = _filled(whole)
-    sizes, size = np.bincount(labels.ravel()), cv2.countNonZero(whole)
-    sizes[0] = sizes[own] = 0
-    is_largest = sizes.max() < LARGEST_OTHER * size < LARGEST_OTHER * MOST_GROWTH * cv2.countNonZero(body)
-    return whole if is_largest and _convexity(whole) > CONVEX else body
+    size, others = cv2.countNonZero(whole), np.bincount(labels.ravel())
+    others[0] = others[own] = 0
+    is_text = others.max() >= LARGEST_OTHER * size or size >= MOST_GROWTH * cv2.countNonZero(body)
+    return body if is_text or _convexity(whole) <= CONVEX else whole
 
 
 def _filled(mask: np.ndarray) -> np.ndarray:
